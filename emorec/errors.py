@@ -1,0 +1,38 @@
+"""The error a user can cause and mend."""
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(Exception):
+    """Says what was expected, what was found and where; ends a command with exit code 2."""
+
+
+def raise_problems(heading: str, problems: Iterable[str], *, shown: int = 20) -> None:
+    """Raises one `UserError` that lists every problem, if there is any.
+
+    Args:
+        heading: what was being checked.
+        problems: one line each.
+        shown: how many lines are printed before the rest is only counted.
+    """
+    lines = list(problems)
+    if not lines:
+        return
+    listed = [f"  - {line}" for line in lines[:shown]]
+    if len(lines) > shown:
+        listed.append(f"  … and {len(lines) - shown} more")
+    raise UserError("\n".join([f"{heading}: {len(lines)} problem(s)", *listed]))
+
+
+def choose(choices: Mapping[str, T], name: str, what: str) -> T:
+    """The choice called `name`.
+
+    Raises:
+        UserError: there is none of that name; says which there are.
+    """
+    if name not in choices:
+        raise UserError(f"expected {what} in {sorted(choices)}, got {name!r}")
+    return choices[name]

@@ -1,0 +1,1 @@
+"""Files on disks that many processes share: atomic writes, digests, claims and links."""

@@ -1,0 +1,233 @@
+"""A claim says that one process does a piece of work, so that others need not.
+
+A claim is a file created whole and exclusively; it names host, boot, process and start of the process, and a thread
+touches it while the work goes on. A claim is stale once its process is known to be dead (same host), or once its
+file has not been touched for `stale_after` seconds of the watcher's own clock (other hosts: their clocks may differ).
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from emorec.storage.atomic import follow_folder_mode, make_folder
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 5.0
+STALE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a claim."""
+
+    host: str
+    boot: str
+    pid: int
+    started: str  # the process's start time in clock ticks since boot; tells a reused pid from the holder
+    token: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def _boot_id() -> str:
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def _process_start(pid: int) -> str:
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
+
+
+def _is_zombie(pid: int) -> bool:
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return False
+
+
+def this_process() -> Holder:
+    """The holder that stands for this process, with a token of its own."""
+    pid = os.getpid()
+    return Holder(socket.gethostname(), _boot_id(), pid, _process_start(pid), uuid.uuid4().hex)
+
+
+def read_holder(path: Path) -> Holder | None:
+    """The holder named in a claim file, or `None` where there is no (readable) claim."""
+    try:
+        return Holder(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def is_dead(holder: Holder) -> bool:
+    """True where the holder's process is known to have ended; a process on another host is never known to have."""
+    if holder.host != socket.gethostname():
+        return False
+    if holder.boot != _boot_id():
+        return True
+    if _process_start(holder.pid) != holder.started or _is_zombie(holder.pid):
+        return True
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+class Claim:
+    """A held claim; `release` it, or leave a `with` block.
+
+    A thread touches the file until then. `lost` turns true when someone else took the claim over.
+    """
+
+    def __init__(self, path: Path, holder: Holder) -> None:
+        self.path = path
+        self.holder = holder
+        self.lost = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"claim {path.name}", daemon=True)
+        self._thread.start()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            if read_holder(self.path) != self.holder:
+                self.lost = True
+                log.warning("the claim %s was taken over by %s", self.path, read_holder(self.path))
+                return
+            with suppress(OSError):
+                os.utime(self.path)
+
+    def release(self) -> None:
+        """Gives the claim up; one that was taken over is left to its new holder."""
+        self._stop.set()
+        self._thread.join()
+        if read_holder(self.path) == self.holder:
+            self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> "Claim":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _create(path: Path, holder: Holder) -> bool:
+    """Creates the claim file whole and exclusively; False where there is one."""
+    temporary = path.parent / f".{path.name}.{holder.token}.tmp"
+    text = json.dumps(asdict(holder))
+    try:
+        temporary.write_text(text)
+        follow_folder_mode(temporary)
+        os.link(temporary, path)  # atomic, also on network disks
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if not temporary.exists() or error.errno in (28, 30):  # no space, read-only
+            raise
+        return _create_without_link(path, text)  # a filesystem without hard links
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    return True
+
+
+def _create_without_link(path: Path, text: str) -> bool:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(text)
+    return True
+
+
+def remove_stale(path: Path, stale: Holder | None) -> None:
+    """Moves a stale claim aside; puts back one that another taker has made in the meantime."""
+    aside = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    found = read_holder(aside)
+    if found is not None and found != stale:
+        with suppress(OSError):
+            os.link(aside, path)
+    aside.unlink(missing_ok=True)
+
+
+class Watch:
+    """Watches someone else's claim and tells when it has become stale."""
+
+    def __init__(self, path: Path, stale_after: float) -> None:
+        self.path = path
+        self.stale_after = stale_after
+        self._seen: tuple[Holder | None, int] | None = None
+        self._since = time.monotonic()
+
+    def stale(self) -> bool:
+        """True once the holder is dead or has not touched its claim for `stale_after` seconds of our clock."""
+        try:
+            seen = (read_holder(self.path), self.path.stat().st_mtime_ns)
+        except FileNotFoundError:
+            return False
+        if seen != self._seen:
+            self._seen, self._since = seen, time.monotonic()
+        holder = seen[0]
+        return (holder is not None and is_dead(holder)) or time.monotonic() - self._since > self.stale_after
+
+
+def try_claim(path: Path) -> Claim | None:
+    """Claims at once, taking over the claim of a process that is known to be dead; `None` where it is held."""
+    make_folder(path.parent)
+    while True:
+        holder = this_process()
+        if _create(path, holder):
+            return Claim(path, holder)
+        other = read_holder(path)
+        if other is None or not is_dead(other):
+            return None
+        log.warning("taking over from %s, which ended without finishing (%s)", other, path)
+        remove_stale(path, other)
+
+
+@contextmanager
+def claimed(
+    path: Path,
+    *,
+    stale_after: float = STALE_SECONDS,
+    poll: float = 0.2,
+    waiting: Callable[[Holder | None], None] | None = None,
+) -> Iterator[Claim]:
+    """Waits until the claim at `path` is ours, and holds it inside the block.
+
+    Args:
+        path: the claim's file.
+        stale_after: seconds without a heartbeat after which a claim from another host is taken over.
+        poll: seconds between two looks.
+        waiting: called with the holder at each look that finds the claim held.
+    """
+    watch = Watch(path, stale_after)
+    while (claim := try_claim(path)) is None:
+        if watch.stale():
+            log.warning("taking over from %s: no heartbeat for %.0f s (%s)", read_holder(path), stale_after, path)
+            remove_stale(path, read_holder(path))
+            continue
+        if waiting is not None:
+            waiting(read_holder(path))
+        time.sleep(poll)
+    with claim:
+        yield claim

@@ -1,0 +1,114 @@
+"""sha256 of files and of values, remembered while a file stays the same."""
+
+import hashlib
+import json
+import os
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from emorec.storage.atomic import follow_folder_mode, make_folder
+
+BLOCK = 1 << 20
+
+
+def _with_plain_numbers(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {str(key): _with_plain_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_plain_numbers(item) for item in value]
+    return value
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, whole floats as integers (0.0 is 0).
+
+    Raises:
+        ValueError: the value holds NaN or an infinity.
+        TypeError: the value holds something that JSON has no word for.
+    """
+    plain = _with_plain_numbers(value)
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of the canonical JSON of `value`, 64 hex digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's content, 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class FileDigests:
+    """Digests of files, remembered by path, size, mtime, ctime and inode.
+
+    The memory is a text file that processes append whole lines to. A line carries its own checksum, so a torn one
+    is skipped; the file may be deleted at any time.
+
+    Args:
+        database: where to remember; `None` remembers within this process only.
+        verify: hash each file once a process, whatever the database says.
+    """
+
+    def __init__(self, database: Path | None = None, *, verify: bool = False) -> None:
+        self.database = database
+        self._known: dict[tuple[str, ...], str] = {}
+        self._fresh: list[str] = []
+        if database is not None and not verify:
+            self._load(database)
+
+    def digest(self, path: Path) -> str:
+        """sha256 of the file at `path`.
+
+        Raises:
+            OSError: the file is missing or cannot be read.
+        """
+        status = os.stat(path)
+        identity = (
+            os.path.abspath(path),
+            str(status.st_size),
+            str(status.st_mtime_ns),
+            str(status.st_ctime_ns),
+            str(status.st_ino),
+        )
+        if identity not in self._known:
+            self._known[identity] = hash_file(path)
+            if "\n" not in identity[0] and "\t" not in identity[0]:
+                self._fresh.append("\t".join((*identity, self._known[identity])))
+        return self._known[identity]
+
+    def digest_folder(self, folder: Path, suffixes: tuple[str, ...]) -> str:
+        """sha256 over names and contents of a folder's files that end in one of `suffixes`."""
+        names = sorted(path.name for path in folder.iterdir() if path.suffix in suffixes and path.is_file())
+        return digest_of({name: self.digest(folder / name) for name in names})
+
+    def save(self) -> None:
+        """Appends what was learned since the last call; a database that cannot be written is left as it is."""
+        if self.database is None or not self._fresh:
+            return
+        lines = "".join(f"{zlib.crc32(line.encode()):08x}\t{line}\n" for line in self._fresh)
+        with suppress(OSError):
+            make_folder(self.database.parent)
+            new = not self.database.exists()
+            with self.database.open("ab") as stream:
+                stream.write(lines.encode())
+            if new:
+                follow_folder_mode(self.database)
+            self._fresh.clear()
+
+    def _load(self, database: Path) -> None:
+        try:
+            text = database.read_bytes().decode(errors="replace")
+        except OSError:
+            return
+        for line in text.splitlines():
+            checksum, _, rest = line.partition("\t")
+            fields = rest.split("\t")
+            if len(fields) == 6 and checksum == f"{zlib.crc32(rest.encode()):08x}":
+                self._known[tuple(fields[:5])] = fields[5]
