@@ -1,0 +1,1 @@
+"""Corpora as their authors ship them, read into manifests of utterances."""

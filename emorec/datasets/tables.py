@@ -1,0 +1,40 @@
+"""Annotation tables in CSV, read with every fault named by file and line."""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+from emorec.datasets.manifest import Problem
+
+
+def read_table(path: Path, columns: Iterable[str], problems: list[Problem]) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file as (line number, {column: text}).
+
+    What is wrong goes to `problems`: a missing file, bytes that are not UTF-8, a missing column, a row too short.
+    """
+    if not path.is_file():
+        problems.append(Problem("missing", str(path), "expected this file, found none"))
+        return []
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        problems.append(Problem("encoding", str(path), f"expected UTF-8, got {error}"))
+        return []
+    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    absent = [column for column in columns if column not in (reader.fieldnames or ())]
+    if absent:
+        problems.append(
+            Problem("column", str(path), f"expected columns {absent}, found {list(reader.fieldnames or ())}")
+        )
+        return []
+    rows = []
+    try:
+        for row in reader:
+            if any(row[column] is None for column in columns):
+                detail = f"expected {len(reader.fieldnames or ())} cells, found fewer"
+                problems.append(Problem("row", f"{path.name}:{reader.line_num}", detail))
+            else:
+                rows.append((reader.line_num, row))
+    except csv.Error as error:
+        problems.append(Problem("row", f"{path.name}:{reader.line_num}", f"expected CSV, got {error}"))
+    return rows
