@@ -1,0 +1,123 @@
+"""The contract of an encoder: what it reads, what it makes of it, and what identifies its output."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from emorec.datasets.manifest import Manifest
+from emorec.datasets.utterance import Utterance
+from emorec.errors import UserError
+from emorec.media.source import Source
+
+Training = Literal["frozen", "full", "lora"]
+StoredType = Literal["float16", "float32"]
+Inputs = dict[str, Tensor]
+
+
+class Encoder(nn.Module, ABC):
+    """Turns an utterance's media into features (T, D).
+
+    The work is in three steps: `read` decodes one source (on the CPU, in worker threads), `collate` makes a batch of
+    what was read, `encode` runs the batch. An encoder loads its weights in `load`, and only there.
+
+    Class attributes:
+        modality: "text", "audio" or "video".
+        version: counts up whenever the output changes; a golden test holds it.
+        pads_exactly: false where an utterance's features depend on the padding that longer batch mates give it; such an
+            encoder gets batches of equal length only.
+
+    Args:
+        training: "frozen" encoders go through the feature store; "full" and "lora" ones train with the model.
+        dtype: how features are stored.
+    """
+
+    modality: ClassVar[str]
+    version: ClassVar[int]
+    pads_exactly: ClassVar[bool] = True
+
+    def __init__(self, *, training: Training = "frozen", dtype: StoredType = "float32") -> None:
+        super().__init__()
+        if training != "frozen":
+            raise UserError(f"expected training=frozen for {type(self).__name__}, got {training!r}")
+        if dtype not in ("float16", "float32"):
+            raise UserError(f"expected dtype float16 or float32 for {type(self).__name__}, got {dtype!r}")
+        self.dtype: StoredType = dtype
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """D of the features."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The fields of the spec that are this encoder's own: any of `checkpoint`, `revision`, `layer`, `pooling`,
+        `processor`, `media`, `state`."""
+
+    def spec(self) -> dict[str, Any]:
+        """What identifies the output. Loads no weights and imports no backbone."""
+        unset = dict.fromkeys(("checkpoint", "revision", "layer", "pooling", "state"))
+        fields: dict[str, Any] = {**unset, "processor": {}, "media": {}}
+        own = self.settings()
+        assert own.keys() <= fields.keys(), own.keys()
+        return {"encoder": type(self).__name__, "version": self.version, "dtype": self.dtype, **fields, **own}
+
+    def source(self, utterance: Utterance, manifest: Manifest) -> Source | None:
+        """What will be read for the utterance; `None` where it lacks the modality."""
+        if self.modality == "text":
+            return None if utterance.text is None else Source(modality="text", text=utterance.text)
+        path = utterance.audio if self.modality == "audio" else utterance.video
+        if path is None:
+            return None
+        crop = utterance.crop if self.modality == "video" else None
+        return Source(modality=self.modality, path=path, start=utterance.start, end=utterance.end, crop=crop)
+
+    def load(self) -> None:
+        """Loads the weights; called once before the first `collate` or `encode`."""
+
+    @abstractmethod
+    def read(self, source: Source) -> Any:
+        """Decodes a source.
+
+        Raises:
+            MediaError: its content cannot be used.
+            OSError: its file is missing or may not be read.
+        """
+
+    @abstractmethod
+    def length(self, item: Any) -> int:
+        """How long an item that `read` returned is: batches are made of items of similar length."""
+
+    @abstractmethod
+    def collate(self, items: Sequence[Any]) -> Inputs:
+        """A batch of what `read` returned."""
+
+    @abstractmethod
+    def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Features (B, T, D) with T ≥ 1, and mask (B, T), true where there is data."""
+
+
+class UtteranceEncoder(Encoder):
+    """An encoder without a network: its whole work is done in `read`, utterance by utterance."""
+
+    @abstractmethod
+    def features(self, source: Source) -> NDArray[np.float32]:
+        """The features (T, D) of one source."""
+
+    def read(self, source: Source) -> NDArray[np.float32]:
+        return self.features(source)
+
+    def length(self, item: NDArray[np.float32]) -> int:
+        return len(item)
+
+    def collate(self, items: Sequence[NDArray[np.float32]]) -> Inputs:
+        lengths = torch.tensor([len(item) for item in items])
+        values = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(item) for item in items], batch_first=True)
+        return {"values": values, "mask": torch.arange(values.shape[1]) < lengths[:, None]}
+
+    def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        return inputs["values"], inputs["mask"]

@@ -1,0 +1,157 @@
+"""Any text model of the Hugging Face hub, or of a local folder."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from emorec.datasets.manifest import Manifest
+from emorec.datasets.utterance import Utterance
+from emorec.encoders.checkpoint import load_pretrained, resolve_revision
+from emorec.encoders.encoder import Encoder, Inputs, StoredType, Training
+from emorec.errors import UserError
+from emorec.media.source import Source
+from emorec.media.text import read_text
+
+POOLINGS = ("none", "mean", "cls", "last")
+
+
+def pool_tokens(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """One vector a text, whichever side is padded.
+
+    Args:
+        hidden: (B, T, D).
+        mask: (B, T), true where there is a token.
+        pooling: "mean" over tokens, "cls" the first token, "last" the last token.
+
+    Returns:
+        (B, 1, D)
+    """
+    if pooling == "mean":
+        weights = mask[:, :, None].to(hidden.dtype)
+        return (hidden * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
+    places = torch.arange(mask.shape[1], device=mask.device)
+    if pooling == "cls":
+        chosen = torch.where(mask, places, mask.shape[1]).argmin(1)  # (B,)
+    else:
+        chosen = torch.where(mask, places, -1).argmax(1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), chosen][:, None]
+
+
+class HuggingFaceText(Encoder):
+    """A pretrained text encoder, frozen.
+
+    Args:
+        model: the model's name on the hub, or a local folder made by `save_pretrained`.
+        revision: branch, tag or commit on the hub; what it resolves to counts. Not used for a local folder.
+        layer: which hidden states: -1 the last layer, 0 the embeddings.
+        pooling: "mean", "cls", "last", or "none" for all tokens.
+        max_length: longer texts are cut; with context turns the oldest tokens go first.
+        context_turns: how many earlier turns of the dialogue are read before the text.
+        template: how a turn reads, with {speaker} and {text}; used with context turns.
+        training: "frozen".
+        dtype: how features are stored.
+    """
+
+    modality: ClassVar[str] = "text"
+    version: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        revision: str = "main",
+        layer: int = -1,
+        pooling: str = "mean",
+        max_length: int = 128,
+        context_turns: int = 0,
+        template: str = "{speaker}: {text}",
+        training: Training = "frozen",
+        dtype: StoredType = "float32",
+    ) -> None:
+        super().__init__(training=training, dtype=dtype)
+        if pooling not in POOLINGS:
+            raise UserError(f"expected encoder.text.pooling in {POOLINGS}, got {pooling!r}")
+        self.model = model
+        self.wanted_revision = revision
+        self.layer = layer
+        self.pooling = pooling
+        self.max_length = max_length
+        self.context_turns = context_turns
+        self.template = template
+        self._resolved: tuple[str, str] | None = None
+        self._tokenizer: Any = None
+        self._backbone: Any = None
+
+    @property
+    def dim(self) -> int:
+        self.load()
+        return int(self._backbone.config.hidden_size)
+
+    def settings(self) -> dict[str, Any]:
+        checkpoint, revision = self._resolve()
+        processor: dict[str, Any] = {"max_length": self.max_length}
+        if self.context_turns:
+            processor["template"] = self.template
+        return {
+            "checkpoint": checkpoint,
+            "revision": revision,
+            "layer": self.layer,
+            "pooling": self.pooling,
+            "processor": processor,
+        }
+
+    def source(self, utterance: Utterance, manifest: Manifest) -> Source | None:
+        if utterance.text is None or not self.context_turns:
+            return super().source(utterance, manifest)
+        turns = manifest.previous_turns(utterance, self.context_turns)
+        context = tuple(self._turn(turn.speaker, turn.text) for turn in turns if turn.text)
+        prompt = self._turn(utterance.speaker, "{text}")
+        return Source(modality="text", text=utterance.text, prompt=prompt, context=context)
+
+    def _turn(self, speaker: str | None, text: str) -> str:
+        return self.template.replace("{speaker}", speaker or "?").replace("{text}", text)
+
+    def _resolve(self) -> tuple[str, str]:
+        if self._resolved is None:
+            self._resolved = resolve_revision(self.model, self.wanted_revision)
+        return self._resolved
+
+    def load(self) -> None:
+        if self._backbone is not None:
+            return
+        import transformers
+
+        _, revision = self._resolve()
+        self._tokenizer = load_pretrained(transformers.AutoTokenizer, self.model, revision)
+        self._tokenizer.truncation_side = "left" if self.context_turns else "right"
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._backbone = load_pretrained(transformers.AutoModel, self.model, revision).eval().requires_grad_(False)
+        layers = self._backbone.config.num_hidden_layers
+        if not -1 <= self.layer <= layers:
+            raise UserError(f"expected encoder.text.layer from -1 to {layers} for {self.model}, got {self.layer}")
+
+    def read(self, source: Source) -> str:
+        text = read_text(source)
+        current = source.prompt.replace("{text}", text) if source.prompt else text
+        return "\n".join((*source.context, current))
+
+    def length(self, item: str) -> int:
+        return len(item)
+
+    def collate(self, items: Sequence[str]) -> Inputs:
+        tokens = self._tokenizer(
+            list(items), padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+
+    def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        output = self._backbone(**inputs, output_hidden_states=self.layer != -1)
+        hidden = output.last_hidden_state if self.layer == -1 else output.hidden_states[self.layer]  # (B, T, D)
+        mask = inputs["attention_mask"].bool()
+        if self.pooling == "none":
+            return hidden * mask[:, :, None], mask
+        pooled = pool_tokens(hidden, mask, self.pooling)
+        return pooled, torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device)

@@ -1,0 +1,75 @@
+"""Log mel spectrogram: frames, or functionals of them."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emorec.encoders.encoder import StoredType, Training, UtteranceEncoder
+from emorec.encoders.functionals import COUNT, checked_pooling, functionals
+from emorec.media.audio import AudioSettings, read_audio
+from emorec.media.source import Source
+
+FLOOR = 1e-6  # power below it is taken for it: -60 dB
+
+
+class LogMel(UtteranceEncoder):
+    """Natural logarithm of mel band power.
+
+    Args:
+        sample_rate: Hz.
+        bands: how many mel bands.
+        window: seconds of a frame.
+        hop: seconds between frames.
+        pooling: "none" for frames (T, bands), "functionals" for one vector (1, 8 bands).
+        training: "frozen".
+        dtype: how features are stored.
+    """
+
+    modality: ClassVar[str] = "audio"
+    version: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int = 16_000,
+        bands: int = 64,
+        window: float = 0.025,
+        hop: float = 0.010,
+        pooling: str = "none",
+        training: Training = "frozen",
+        dtype: StoredType = "float32",
+    ) -> None:
+        super().__init__(training=training, dtype=dtype)
+        self.media = AudioSettings(sample_rate=sample_rate)
+        self.bands = bands
+        self.window = round(window * sample_rate)
+        self.hop = round(hop * sample_rate)
+        self.pooling = checked_pooling(pooling, "encoder.audio.pooling")
+        self._transform: Any = None
+
+    @property
+    def dim(self) -> int:
+        return self.bands * (COUNT if self.pooling == "functionals" else 1)
+
+    def settings(self) -> dict[str, Any]:
+        processor = {"bands": self.bands, "window": self.window, "hop": self.hop, "floor": FLOOR}
+        return {"pooling": self.pooling, "processor": processor, "media": self.media.identity()}
+
+    def load(self) -> None:
+        import torchaudio
+
+        self._transform = torchaudio.transforms.MelSpectrogram(
+            sample_rate=self.media.sample_rate,
+            n_fft=self.window,
+            hop_length=self.hop,
+            n_mels=self.bands,
+            pad_mode="constant",  # mirrored edges would refuse sound shorter than half a window
+        )
+
+    def features(self, source: Source) -> NDArray[np.float32]:
+        waveform = torch.from_numpy(read_audio(source, self.media))
+        with torch.inference_mode():
+            frames = self._transform(waveform).clamp_min(FLOOR).log().T.contiguous().numpy()  # (T, bands)
+        return functionals(frames) if self.pooling == "functionals" else frames

@@ -1,0 +1,315 @@
+"""Computes the features that a store does not have yet: each once, published as the work goes on."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from emorec.encoders.encoder import Encoder
+from emorec.errors import UserError
+from emorec.features.spec import FeatureSpec
+from emorec.features.store import FeatureStore
+from emorec.media.source import MediaError, Source
+from emorec.progress import Progress
+from emorec.storage.claims import STALE_SECONDS, Holder, claimed
+from emorec.storage.digests import FileDigests
+
+log = logging.getLogger(__name__)
+
+PUBLISH_BYTES = 128 << 20
+PUBLISH_SECONDS = 15.0
+CLAIM = "extraction.claim"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionSettings:
+    """How features are computed; nothing here changes them.
+
+    Attributes:
+        batch_size: utterances of one forward pass.
+        workers: threads that decode media.
+        on_bad_media: "skip" leaves an utterance's modality out and says so, "fail" ends with all of them listed.
+        device: where encoders run; `None` for the GPU if there is one.
+        stale_after: seconds without a sign of life after which another host's work is taken over.
+        progress: whether bars are drawn.
+    """
+
+    batch_size: int = 16
+    workers: int = 2
+    on_bad_media: str = "skip"
+    device: str | None = None
+    stale_after: float = STALE_SECONDS
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.on_bad_media not in ("skip", "fail"):
+            raise UserError(f"expected extraction.on_bad_media in ('skip', 'fail'), got {self.on_bad_media!r}")
+        if self.batch_size < 1 or self.workers < 1:
+            raise UserError(
+                f"expected extraction.batch_size and extraction.workers of at least 1, "
+                f"got {self.batch_size} and {self.workers}"
+            )
+
+
+@dataclass(kw_only=True)
+class ExtractionReport:
+    """What one call of `extract` found and did.
+
+    Attributes:
+        keys: {utterance id: key of its features}; `None` where the modality is absent or its file is missing.
+        found: how many utterances' features were there.
+        computed: how many were computed now.
+        bad: {utterance id: why its media cannot be used}.
+        seconds: time spent computing.
+    """
+
+    keys: dict[str, bytes | None]
+    found: int = 0
+    computed: int = 0
+    bad: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def source_keys(
+    sources: Mapping[str, Source | None], digests: FileDigests, workers: int
+) -> tuple[dict[str, bytes | None], dict[str, str]]:
+    """The key of each source, and {id: why} of the sources whose file is missing or cannot be read."""
+    missing: dict[str, str] = {}
+
+    def key(item: tuple[str, Source | None]) -> bytes | None:
+        identifier, source = item
+        try:
+            return None if source is None else bytes.fromhex(source.key(digests.digest))
+        except OSError as error:
+            missing[identifier] = f"{source.path if source else ''}: {error.strerror or error}"
+            return None
+
+    with ThreadPoolExecutor(workers) as pool:
+        keys = dict(zip(sources, pool.map(key, sources.items(), chunksize=64), strict=True))
+    return keys, missing
+
+
+def extract(
+    store: FeatureStore,
+    encoder: Encoder,
+    sources: Mapping[str, Source | None],
+    settings: ExtractionSettings,
+    *,
+    title: str = "features",
+) -> ExtractionReport:
+    """Makes sure that the store holds the features of all sources.
+
+    Args:
+        store: of the encoder's spec.
+        encoder: loaded only if something has to be computed.
+        sources: {utterance id: what is read for it}, `None` where the modality is absent.
+        settings: how.
+        title: names the work in log and progress bar.
+
+    Raises:
+        UserError: media are bad and `on_bad_media` is "fail", or a value cannot be stored.
+    """
+    keys, bad = source_keys(sources, store.digests, settings.workers)
+    report = ExtractionReport(keys=keys, bad=bad)
+    wanted = {key: identifier for identifier, key in keys.items() if key is not None}
+    todo = _absent(store, wanted)
+    if todo:
+        started = time.monotonic()
+        with claimed(store.folder / CLAIM, stale_after=settings.stale_after, waiting=_Waiting(title, store, len(todo))):
+            store.refresh()  # another process may have done it in the meantime
+            todo = _absent(store, wanted)
+            if todo:
+                log.info("%s: %d to compute", title, len(todo))
+                _compute(
+                    store,
+                    encoder,
+                    {key: sources[name] for key, name in todo.items()},
+                    todo,
+                    settings=settings,
+                    title=title,
+                )
+                store.refresh()
+        report.seconds = time.monotonic() - started
+    computed = set(todo)
+    report.computed = sum(key in computed for key in keys.values() if key is not None)
+    report.found = sum(key is not None for key in keys.values()) - report.computed
+    names = [name for name, key in keys.items() if key is not None]
+    reasons = store.reasons([key for key in keys.values() if key is not None])
+    report.bad |= {names[place]: reason for place, reason in reasons.items()}
+    store.digests.save()
+    _tell(report, store.spec, title, settings.on_bad_media)
+    return report
+
+
+def _absent(store: FeatureStore, wanted: Mapping[bytes, str]) -> dict[bytes, str]:
+    found = store.locate(list(wanted)).found
+    return {key: name for (key, name), there in zip(wanted.items(), found, strict=True) if not there}
+
+
+class _Waiting:
+    """Says once, and then every half minute, who computes what we wait for."""
+
+    def __init__(self, title: str, store: FeatureStore, wanted: int) -> None:
+        self.title, self.store, self.wanted = title, store, wanted
+        self._next = 0.0
+
+    def __call__(self, holder: Holder | None) -> None:
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + 30
+        self.store.refresh()
+        log.info(
+            "%s: waiting for %s, which computes them (%d stored so far)", self.title, holder or "?", len(self.store)
+        )
+
+
+def _tell(report: ExtractionReport, spec: FeatureSpec, title: str, on_bad_media: str) -> None:
+    rate = f" ({report.computed / report.seconds:.1f} a second)" if report.computed and report.seconds else ""
+    log.info("%s: %d found, %d computed%s [%s]", title, report.found, report.computed, rate, spec.folder_name)
+    if not report.bad:
+        return
+    shown = [f"  - {name}: {reason}" for name, reason in list(report.bad.items())[:20]]
+    if len(report.bad) > len(shown):
+        shown.append(f"  … and {len(report.bad) - len(shown)} more")
+    heading = f"{title}: {len(report.bad)} of {len(report.keys)} utterances have media that cannot be used"
+    if on_bad_media == "fail":
+        raise UserError("\n".join([f"{heading} (extraction.on_bad_media=fail)", *shown]))
+    log.warning("%s and are left out:\n%s", heading, "\n".join(shown))
+
+
+class _Publisher:
+    """Collects entries and publishes them as shards."""
+
+    def __init__(self, store: FeatureStore, dim: int) -> None:
+        self.store, self.dim = store, dim
+        self._clear()
+
+    def _clear(self) -> None:
+        self.keys: list[bytes] = []
+        self.values: list[NDArray[Any]] = []
+        self.reasons: dict[int, str] = {}
+        self.bytes = 0
+        self.since = time.monotonic()
+
+    def add(self, key: bytes, values: NDArray[Any]) -> None:
+        self.keys.append(key)
+        self.values.append(values)
+        self.bytes += values.nbytes
+        if self.bytes > PUBLISH_BYTES or time.monotonic() - self.since > PUBLISH_SECONDS:
+            self.publish()
+
+    def add_bad(self, key: bytes, reason: str) -> None:
+        self.reasons[len(self.keys)] = reason
+        self.add(key, np.zeros((0, self.dim), self.store.spec.dtype))
+
+    def publish(self) -> None:
+        if self.keys:
+            self.store.add(self.keys, self.values, self.reasons)
+        self._clear()
+
+
+def _compute(
+    store: FeatureStore,
+    encoder: Encoder,
+    sources: Mapping[bytes, Source | None],
+    names: Mapping[bytes, str],
+    *,
+    settings: ExtractionSettings,
+    title: str,
+) -> None:
+    encoder.load()
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    encoder.to(device).eval()
+    publisher = _Publisher(store, encoder.dim)
+    try:
+        with Progress(title, len(sources), settings.progress) as progress, torch.inference_mode():
+            for batch in _batches(_read_ahead(encoder, sources, settings), encoder, settings.batch_size):
+                items = []
+                for key, item in batch:
+                    if isinstance(item, MediaError):
+                        publisher.add_bad(key, str(item))
+                    else:
+                        items.append((key, item))
+                if items:
+                    for key, values in _encode(encoder, items, names, device):
+                        publisher.add(key, values)
+                progress.advance(len(batch))
+    finally:
+        publisher.publish()
+
+
+def _read_ahead(
+    encoder: Encoder, sources: Mapping[bytes, Source | None], settings: ExtractionSettings
+) -> Iterator[tuple[bytes, Any]]:
+    """(key, what was read or the `MediaError`) in the given order, decoded in threads ahead of need."""
+
+    def read(source: Source) -> Any:
+        try:
+            return encoder.read(source)
+        except MediaError as error:
+            return error
+
+    ahead = settings.batch_size * 8
+    waiting: deque[tuple[bytes, Future[Any]]] = deque()
+    with ThreadPoolExecutor(settings.workers) as pool:
+        for key, source in sources.items():
+            assert source is not None
+            waiting.append((key, pool.submit(read, source)))
+            if len(waiting) > ahead:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+
+
+def _batches(
+    items: Iterator[tuple[bytes, Any]], encoder: Encoder, batch_size: int
+) -> Iterator[Sequence[tuple[bytes, Any]]]:
+    """Batches of similar length, or of equal length where padding would leak into the output."""
+
+    def length(item: tuple[bytes, Any]) -> int:
+        return -1 if isinstance(item[1], MediaError) else encoder.length(item[1])
+
+    def cut(window: list[tuple[bytes, Any]]) -> Iterator[Sequence[tuple[bytes, Any]]]:
+        window.sort(key=length)
+        start = 0
+        for end in range(1, len(window) + 1):
+            full = end - start == batch_size
+            parted = not encoder.pads_exactly and end < len(window) and length(window[end]) != length(window[start])
+            if full or parted or end == len(window):
+                yield window[start:end]
+                start = end
+
+    window: list[tuple[bytes, Any]] = []
+    for item in items:
+        window.append(item)
+        if len(window) == batch_size * 4:
+            yield from cut(window)
+            window = []
+    yield from cut(window)
+
+
+def _encode(
+    encoder: Encoder, items: Sequence[tuple[bytes, Any]], names: Mapping[bytes, str], device: str
+) -> Iterator[tuple[bytes, NDArray[Any]]]:
+    inputs = encoder.collate([item for _, item in items])
+    features, mask = encoder.encode({name: tensor.to(device) for name, tensor in inputs.items()})
+    stored = features.to(getattr(torch, encoder.dtype)).cpu()
+    lengths = mask.sum(1).cpu()
+    for (key, _), values, length, kept in zip(items, stored, lengths, mask.cpu(), strict=True):
+        rows = values[kept].contiguous()  # (T, D)
+        if int(length) == 0 or not bool(torch.isfinite(rows).all()):
+            raise UserError(
+                f"expected finite features of {names[key]}, got {int(length)} frames with "
+                f"{int((~torch.isfinite(rows)).sum())} values that {encoder.dtype} cannot hold "
+                f"({type(encoder).__name__}); try dtype=float32"
+            )
+        yield key, rows.numpy()

@@ -1,0 +1,133 @@
+"""One immutable file of features: safetensors with packed values, offsets and keys.
+
+    values   (ΣT, D)   rows of all entries, one entry after the other
+    offsets  (N + 1,)  entry n holds rows offsets[n] to offsets[n + 1]
+    keys     (N, 32)   sha256 of what each entry was computed from
+
+The header carries the spec, a digest of the payload, and the reasons of entries without rows: sources that cannot be
+decoded. A shard is named by the sha256 of the whole file, which is how a reader finds out that one has rotted.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emorec.features.spec import FeatureSpec
+from emorec.storage.atomic import write_bytes
+
+KEY_BYTES = 32
+NAME_DIGITS = 32
+SUFFIX = ".safetensors"
+TYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "U8": np.uint8}
+
+
+class ShardError(Exception):
+    """The file is not a whole shard of the spec it is kept under."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An open shard; `values` is mapped, not read."""
+
+    path: Path
+    spec: dict[str, Any]
+    values: NDArray[Any]
+    offsets: NDArray[np.int64]
+    keys: NDArray[np.uint8]
+    reasons: dict[int, str]  # entry -> why its source cannot be decoded
+
+
+def _payload_digest(values: NDArray[Any], offsets: NDArray[np.int64], keys: NDArray[np.uint8]) -> str:
+    digest = hashlib.sha256()
+    for array in (keys, offsets, values):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def write_shard(
+    folder: Path, spec: FeatureSpec, keys: list[bytes], values: list[NDArray[Any]], reasons: dict[int, str]
+) -> Path:
+    """Writes a shard into `folder` and returns its path.
+
+    Args:
+        folder: the spec's folder.
+        spec: what the values are.
+        keys: 32 bytes an entry.
+        values: (T, D) an entry, of the spec's dtype; (0, D) for an entry with a reason.
+        reasons: why an entry's source cannot be decoded.
+    """
+    from safetensors import numpy as safetensors_numpy
+
+    packed = np.concatenate(values)
+    offsets = np.concatenate([[0], np.cumsum([len(item) for item in values])]).astype(np.int64)
+    key_rows = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES)
+    metadata = {
+        "spec": spec.canonical,
+        "payload": _payload_digest(packed, offsets, key_rows),
+        "reasons": json.dumps({str(entry): reason for entry, reason in reasons.items()}),
+    }
+    content = safetensors_numpy.save({"values": packed, "offsets": offsets, "keys": key_rows}, metadata)
+    path = folder / f"{hashlib.sha256(content).hexdigest()[:NAME_DIGITS]}{SUFFIX}"
+    if not path.exists():
+        write_bytes(path, content)
+    return path
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file and where its data start.
+
+    Raises:
+        ShardError: there is no whole header.
+        OSError: the file cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= size - 8:
+            raise ShardError(f"expected a header within {size} bytes, got one of {length}")
+        try:
+            header = json.loads(stream.read(length))
+        except ValueError as error:
+            raise ShardError(f"expected a JSON header, got {error}") from error
+    if not isinstance(header, dict) or not isinstance(header.get("__metadata__"), dict):
+        raise ShardError("expected a header with metadata")
+    return header, 8 + length
+
+
+def open_shard(path: Path) -> Shard:
+    """Maps a shard.
+
+    Raises:
+        ShardError: the file is not a whole shard.
+        OSError: the file cannot be read.
+    """
+    header, start = read_header(path)
+    size = path.stat().st_size
+    try:
+        metadata = header["__metadata__"]
+        arrays = {}
+        for name in ("values", "offsets", "keys"):
+            first, last = header[name]["data_offsets"]
+            shape, kind = tuple(header[name]["shape"]), np.dtype(TYPES[header[name]["dtype"]])
+            if start + last > size or last - first != int(np.prod(shape)) * kind.itemsize:
+                raise ShardError(f"expected {name} of shape {shape} within {size} bytes")
+            # copy-on-write, for torch refuses to share memory that may not be written
+            arrays[name] = (
+                np.memmap(path, dtype=kind, mode="c", offset=start + first, shape=shape)
+                if last > first
+                else np.zeros(shape, dtype=kind)
+            )
+        spec = json.loads(metadata["spec"])
+        reasons = {int(entry): str(reason) for entry, reason in json.loads(metadata["reasons"]).items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ShardError(f"expected the header of a shard, got {error!r}") from error
+    values, offsets, keys = arrays["values"], arrays["offsets"], arrays["keys"]
+    entries = len(keys)
+    if len(offsets) != entries + 1 or offsets[0] != 0 or offsets[-1] != len(values) or (np.diff(offsets) < 0).any():
+        raise ShardError("expected offsets that cover the values in order")
+    return Shard(path, spec, values, np.asarray(offsets), np.asarray(keys), reasons)
