@@ -1,0 +1,200 @@
+"""Utterances one by one, without regard to their dialogue."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import lightning.pytorch as lightning
+import numpy as np
+import torch
+from torch import Tensor
+
+from emorec.batch import IGNORED, Batch
+from emorec.datasets.manifest import Manifest
+from emorec.datasets.utterance import SPLITS, Task, Utterance
+from emorec.errors import UserError
+from emorec.features.store import FeatureReader
+
+
+class UtteranceTable:
+    """Utterances of one split as tensors, gathered into batches without a loop over them.
+
+    Args:
+        utterances: N of them.
+        manifest: the corpus they are from.
+        task: whose targets are taken.
+        readers: {modality: reader of features}.
+        places: (N,) the readers' place of each utterance.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        manifest: Manifest,
+        task: Task,
+        readers: Mapping[str, FeatureReader],
+        places: Tensor,
+    ) -> None:
+        self.utterances = tuple(utterances)
+        self.task = task
+        self.readers = dict(readers)
+        self._place = places
+        self._present = {modality: reader.present[places] for modality, reader in readers.items()}
+        speakers = {name: number for number, name in enumerate(manifest.speakers)}
+        dialogues = {name: number for number, name in enumerate(manifest.dialogues)}
+        self._id = np.array([item.id for item in utterances], dtype=object)
+        self._speaker = torch.tensor([speakers.get(item.speaker or "", -1) for item in utterances])
+        self._dialogue = torch.tensor([dialogues.get(item.dialogue or "", -1) for item in utterances])
+        self._turn = torch.tensor([-1 if item.turn is None else item.turn for item in utterances])
+        self._has_target = torch.tensor([task.name in item.targets for item in utterances])
+        if task.kind == "classification":
+            self.target = torch.tensor([item.targets.get(task.name, IGNORED) for item in utterances])
+        else:
+            self.target = torch.tensor([item.targets.get(task.name, 0.0) for item in utterances], dtype=torch.float32)
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def batch(self, rows: Tensor) -> Batch:
+        """The utterances `rows` (B,), numbered from 0 to N - 1."""
+        features, mask, present = {}, {}, {}
+        for modality, reader in self.readers.items():
+            features[modality], mask[modality] = reader.gather(self._place[rows])
+            present[modality] = self._present[modality][rows]
+        return Batch(
+            id=tuple(self._id[rows.numpy()]),
+            features=features,
+            mask=mask,
+            present=present,
+            targets={self.task.name: self.target[rows]},
+            target_mask={self.task.name: self._has_target[rows]},
+            speaker=self._speaker[rows],
+            dialogue=self._dialogue[rows],
+            turn=self._turn[rows],
+        )
+
+    def class_counts(self) -> Tensor:
+        """(C,) utterances a class."""
+        return torch.bincount(self.target[self._has_target], minlength=len(self.task.labels))
+
+    def feature_statistics(self, modality: str, *, batch_size: int = 512) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation over all frames of a modality, each (D,), in one pass in float64."""
+        reader = self.readers[modality]
+        count, total, square = 0, torch.zeros(reader.dim).double(), torch.zeros(reader.dim).double()
+        shift: Tensor | None = None
+        for places in torch.split(self._place, batch_size):
+            values, mask = reader.gather(places)
+            rows = values[mask].double()  # (frames, D)
+            if len(rows) == 0:
+                continue
+            shift = rows.mean(0) if shift is None else shift  # near the mean, squares lose no digits
+            count += len(rows)
+            total += (rows - shift).sum(0)
+            square += (rows - shift).square().sum(0)
+        if count == 0 or shift is None:
+            raise UserError(f"no utterance of the training split has {modality}")
+        mean = total / count
+        return (shift + mean).float(), (square / count - mean.square()).clamp_min(0).sqrt().float()
+
+
+class EpochOrder:
+    """The order of N rows: a permutation that depends on (seed, epoch), or the order they come in."""
+
+    def __init__(self, count: int, *, shuffle: bool, seed: int) -> None:
+        self.count, self.shuffle, self.seed, self.epoch = count, shuffle, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch."""
+        self.epoch = epoch
+
+    def rows(self) -> Tensor:
+        """(N,) of this epoch."""
+        if not self.shuffle:
+            return torch.arange(self.count)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % (1 << 63))
+        return torch.randperm(self.count, generator=generator)
+
+
+class BatchLoader:
+    """Iterates over batches of a table; carries its state, so that a run resumes inside an epoch.
+
+    Args:
+        table: the utterances.
+        batch_size: of each batch but the last.
+        shuffle: a new order each epoch.
+        seed: of the order.
+    """
+
+    def __init__(self, table: UtteranceTable, *, batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
+        self.table = table
+        self.batch_size = batch_size
+        self.sampler = EpochOrder(len(table), shuffle=shuffle, seed=seed)
+        self.batch_sampler = None  # Lightning asks for it once there is a sampler
+        self._done = 0  # batches given in this epoch
+        self._resume_at = 0
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.table) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._done, self._resume_at = self._resume_at, 0
+        for rows in torch.split(self.sampler.rows(), self.batch_size)[self._done :]:
+            self._done += 1
+            yield self.table.batch(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.sampler.epoch, "done": self._done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sampler.set_epoch(int(state["epoch"]))
+        self._resume_at = int(state["done"]) % max(1, len(self))
+
+
+class UtteranceDataModule(lightning.LightningDataModule):
+    """The three splits of a corpus on cached features.
+
+    Args:
+        manifest: the whole corpus.
+        splits: {split: its utterances}.
+        task: what is predicted.
+        readers: {modality: reader of features}.
+        places: {split: (N,) the readers' place of each utterance}.
+        batch_size: of each split's batches.
+        seed: of the training split's order.
+    """
+
+    def __init__(
+        self,
+        *,
+        manifest: Manifest,
+        splits: Mapping[str, Sequence[Utterance]],
+        task: Task,
+        readers: Mapping[str, FeatureReader],
+        places: Mapping[str, Tensor],
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise UserError(f"expected batch_size of at least 1, got {batch_size}")
+        self.task = task
+        self.batch_size, self.seed = batch_size, seed
+        self.tables = {name: UtteranceTable(splits[name], manifest, task, readers, places[name]) for name in SPLITS}
+
+    @property
+    def feature_dims(self) -> dict[str, int]:
+        """{modality: D}."""
+        return {modality: reader.dim for modality, reader in self.tables["train"].readers.items()}
+
+    def loader(self, split: str, *, shuffle: bool = False) -> BatchLoader:
+        """The batches of a split."""
+        return BatchLoader(self.tables[split], batch_size=self.batch_size, shuffle=shuffle, seed=self.seed)
+
+    def train_dataloader(self) -> BatchLoader:
+        return self.loader("train", shuffle=True)
+
+    def val_dataloader(self) -> BatchLoader:
+        return self.loader("val")
+
+    def test_dataloader(self) -> BatchLoader:
+        return self.loader("test")

@@ -1,0 +1,27 @@
+"""Concatenation."""
+
+import torch
+from torch import Tensor, nn
+
+from emorec.batch import FusionOutput
+from emorec.fusion.fusion import Fusion
+
+
+class Concat(Fusion):
+    """The modalities' vectors side by side, zero where one is missing, then one layer.
+
+    Args:
+        dims: {modality: D}.
+        hidden: H of the fused vector.
+        pooling: over time.
+        dropout: before and after the layer.
+    """
+
+    def __init__(self, *, dims: dict[str, int], hidden: int, pooling: str = "mean", dropout: float = 0.0) -> None:
+        super().__init__(dims=dims, hidden=hidden, pooling=pooling)
+        self.layer = nn.Sequential(
+            nn.Dropout(dropout), nn.Linear(sum(dims.values()), hidden), nn.GELU(), nn.Dropout(dropout)
+        )
+
+    def fuse(self, vectors: dict[str, Tensor], present: Tensor) -> FusionOutput:
+        return FusionOutput(fused=self.layer(torch.cat(list(vectors.values()), dim=1)), vectors=vectors)

@@ -1,0 +1,44 @@
+"""The contract of a fusion."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from emorec.batch import FusionOutput
+from emorec.fusion.pooling import make_pooling
+
+
+class Fusion(nn.Module, ABC):
+    """Fuses the sequences of all modalities into one vector an utterance.
+
+    Args:
+        dims: {modality: D}, in the order of the modalities.
+        hidden: H of the fused vector.
+        pooling: how a sequence becomes a vector: "mean" or "attention".
+    """
+
+    def __init__(self, *, dims: dict[str, int], hidden: int, pooling: str = "mean") -> None:
+        super().__init__()
+        self.dims = dict(dims)
+        self.hidden = hidden
+        self.pool = nn.ModuleDict({modality: make_pooling(pooling, dim) for modality, dim in dims.items()})
+
+    def forward(self, features: dict[str, Tensor], mask: dict[str, Tensor], present: dict[str, Tensor]) -> FusionOutput:
+        """Fuses a batch.
+
+        Args:
+            features: {modality: (B, T, D)}.
+            mask: {modality: (B, T)}, true where there is data.
+            present: {modality: (B,)}, true where the utterance has the modality.
+        """
+        vectors = {
+            modality: self.pool[modality](features[modality], mask[modality]) * present[modality][:, None]
+            for modality in self.dims
+        }
+        there = torch.stack([present[modality] for modality in self.dims], dim=1)
+        return self.fuse(vectors, there)
+
+    @abstractmethod
+    def fuse(self, vectors: dict[str, Tensor], present: Tensor) -> FusionOutput:
+        """Fuses vectors {modality: (B, D)}, zero where missing; `present` is (B, M), true somewhere in each row."""

@@ -1,0 +1,35 @@
+"""Gated fusion."""
+
+import torch
+from torch import Tensor, nn
+
+from emorec.batch import FusionOutput
+from emorec.fusion.fusion import Fusion
+
+
+class Gated(Fusion):
+    """A mixture of the modalities with weights that all of them decide, for each unit of the fused vector.
+
+    After Arevalo et al. (2017), "Gated multimodal units", arXiv 1702.01992; for any number of modalities the gates are
+    a softmax over those that are there.
+
+    Args:
+        dims: {modality: D}.
+        hidden: H of the fused vector.
+        pooling: over time.
+        dropout: on the modalities' vectors.
+    """
+
+    def __init__(self, *, dims: dict[str, int], hidden: int, pooling: str = "mean", dropout: float = 0.0) -> None:
+        super().__init__(dims=dims, hidden=hidden, pooling=pooling)
+        self.dropout = nn.Dropout(dropout)
+        self.values = nn.ModuleDict({modality: nn.Linear(dim, hidden) for modality, dim in dims.items()})
+        self.gate = nn.Linear(sum(dims.values()), hidden * len(dims))
+
+    def fuse(self, vectors: dict[str, Tensor], present: Tensor) -> FusionOutput:
+        dropped = {modality: self.dropout(vector) for modality, vector in vectors.items()}
+        values = torch.stack([torch.tanh(self.values[name](vector)) for name, vector in dropped.items()], dim=1)
+        gates = self.gate(torch.cat(list(dropped.values()), dim=1))
+        gates = gates.view(len(gates), len(vectors), self.hidden)  # (B, M H) -> (B, M, H)
+        gates = gates.masked_fill(~present[:, :, None], torch.finfo(gates.dtype).min).softmax(1)
+        return FusionOutput(fused=(gates * values).sum(1), vectors=vectors)

@@ -1,0 +1,46 @@
+"""Self-attention over modality tokens."""
+
+import torch
+from torch import Tensor, nn
+
+from emorec.batch import ConfigurationError, FusionOutput
+from emorec.fusion.fusion import Fusion
+
+
+class SelfAttention(Fusion):
+    """One transformer layer over the modalities of an utterance, a token each; missing ones are masked.
+
+    Attention is within the utterance: (B, M, H), never across the batch. Vaswani et al. (2017), arXiv 1706.03762.
+
+    Args:
+        dims: {modality: D}.
+        hidden: H of the tokens and of the fused vector, a multiple of `heads`.
+        pooling: over time.
+        heads: attention heads.
+        dropout: of the layer.
+    """
+
+    def __init__(
+        self, *, dims: dict[str, int], hidden: int, pooling: str = "mean", heads: int = 4, dropout: float = 0.0
+    ) -> None:
+        super().__init__(dims=dims, hidden=hidden, pooling=pooling)
+        if hidden % heads:
+            raise ConfigurationError(f"expected fusion.heads to divide the hidden size {hidden}, got {heads}")
+        self.tokens = nn.ModuleDict({modality: nn.Linear(dim, hidden) for modality, dim in dims.items()})
+        self.kind = nn.Parameter(torch.randn(len(dims), hidden) * 0.02)
+        self.attention = nn.MultiheadAttention(hidden, heads, dropout=dropout, batch_first=True)
+        self.first_norm, self.second_norm = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(hidden, 2 * hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * hidden, hidden)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def fuse(self, vectors: dict[str, Tensor], present: Tensor) -> FusionOutput:
+        tokens = torch.stack([self.tokens[name](vector) for name, vector in vectors.items()], dim=1)  # (B, M, H)
+        tokens = tokens + self.kind
+        normed = self.first_norm(tokens)
+        attended, _ = self.attention(normed, normed, normed, key_padding_mask=~present, need_weights=False)
+        tokens = tokens + self.dropout(attended)
+        tokens = tokens + self.dropout(self.feed_forward(self.second_norm(tokens)))
+        weights = present[:, :, None].to(tokens.dtype)
+        return FusionOutput(fused=(tokens * weights).sum(1) / weights.sum(1), vectors=vectors)

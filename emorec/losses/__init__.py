@@ -1,0 +1,1 @@
+"""Losses: each takes the model's output and the batch, and returns named scalars."""

@@ -1,0 +1,41 @@
+"""Cross-entropy with label smoothing and class weights."""
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from emorec.batch import Batch, ModelOutput
+from emorec.losses.class_weights import weigh_classes
+from emorec.losses.loss import Loss
+
+
+class CrossEntropy(Loss):
+    """Mean cross-entropy; with class weights the mean is over weights.
+
+    Args:
+        task: the task whose logits and targets are compared.
+        class_counts: (C,) utterances a class in the training split.
+        label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, arXiv 1512.00567).
+        class_weights: "none", "inverse" or "effective_number".
+        weights: {name of a scalar: its weight in the sum}.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: str,
+        class_counts: Tensor,
+        label_smoothing: float = 0.0,
+        class_weights: str = "none",
+        weights: dict[str, float] | None = None,
+    ) -> None:
+        super().__init__(task=task, class_counts=class_counts, weights=weights)
+        self.label_smoothing = label_smoothing
+        self.class_weight: Tensor | None
+        self.register_buffer("class_weight", weigh_classes(class_counts, class_weights), persistent=False)
+
+    def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        logits = output.logits[self.task]  # (B, C)
+        value = cross_entropy(
+            logits.float(), batch.targets[self.task], weight=self.class_weight, label_smoothing=self.label_smoothing
+        )
+        return {"cross_entropy": value}

@@ -1,0 +1,56 @@
+"""Focal loss."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from emorec.batch import Batch, ModelOutput
+from emorec.losses.class_weights import weigh_classes
+from emorec.losses.loss import Loss
+
+
+def focal_loss(logits: Tensor, target: Tensor, gamma: float, alpha: Tensor | None = None) -> Tensor:
+    """Mean of α_y (1 - p_y)^γ · -log p_y (Lin et al. 2017, "Focal loss for dense object detection").
+
+    Args:
+        logits: (B, C).
+        target: (B,) class numbers; -100 does not count.
+        gamma: γ ≥ 0; 0 is cross-entropy.
+        alpha: (C,) class weights.
+    """
+    entropy = cross_entropy(logits, target, reduction="none")  # (B,), 0 where the target is -100
+    value = (1 - torch.exp(-entropy)) ** gamma * entropy
+    counts = target >= 0
+    if alpha is not None:
+        value = value * alpha[target.clamp_min(0)]
+    return (value * counts).sum() / counts.sum().clamp_min(1)
+
+
+class Focal(Loss):
+    """Focal loss with optional class weights.
+
+    Args:
+        task: the task whose logits and targets are compared.
+        class_counts: (C,) utterances a class in the training split.
+        gamma: how much easy utterances are played down.
+        class_weights: "none", "inverse" or "effective_number".
+        weights: {name of a scalar: its weight in the sum}.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: str,
+        class_counts: Tensor,
+        gamma: float = 2.0,
+        class_weights: str = "none",
+        weights: dict[str, float] | None = None,
+    ) -> None:
+        super().__init__(task=task, class_counts=class_counts, weights=weights)
+        self.gamma = gamma
+        self.class_weight: Tensor | None
+        self.register_buffer("class_weight", weigh_classes(class_counts, class_weights), persistent=False)
+
+    def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        logits = output.logits[self.task].float()  # (B, C)
+        return {"focal": focal_loss(logits, batch.targets[self.task], self.gamma, self.class_weight)}

@@ -1,0 +1,35 @@
+"""The contract of a loss."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from emorec.batch import Batch, ModelOutput
+
+
+class Loss(nn.Module, ABC):
+    """Named scalars of one batch.
+
+    Args:
+        task: the task whose logits and targets are compared.
+        class_counts: (C,) utterances a class in the training split.
+        weights: {name of a scalar: its weight in the sum}; 1 for names that are not given.
+    """
+
+    def __init__(self, *, task: str, class_counts: Tensor, weights: dict[str, float] | None = None) -> None:
+        super().__init__()
+        self.task = task
+        self.class_counts = class_counts
+        self.weights = dict(weights or {})
+
+    @abstractmethod
+    def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        """{name: scalar}; utterances without a target do not count."""
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """The weighted sum of all scalars, the fusion's own among them."""
+        parts = [value * self.weights.get(name, 1.0) for name, value in losses.items()]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total

@@ -1,0 +1,1 @@
+"""Metrics: a functional core on confusion matrices, tested against scikit-learn."""

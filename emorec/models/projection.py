@@ -1,0 +1,22 @@
+"""From an encoder's features to the model's width."""
+
+from typing import cast
+
+from torch import Tensor, nn
+
+
+class Projection(nn.Module):
+    """Dropout, a linear layer and GELU, on each frame.
+
+    Args:
+        dim: D of the features.
+        hidden: H of the model.
+        dropout: on the features.
+    """
+
+    def __init__(self, *, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, hidden), nn.GELU())
+
+    def forward(self, features: Tensor) -> Tensor:
+        return cast(Tensor, self.layers(features))  # (B, T, D) -> (B, T, H)
