@@ -1,0 +1,64 @@
+"""`emorec <command> …`. Imports nothing heavy: a command's module is imported when it is called."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from emorec import __version__
+from emorec.errors import UserError
+
+COMMANDS = {
+    "train": "train one model, or with -m one for each combination of values",
+    "extract": "compute and store the features of a corpus",
+    "evaluate": "apply a finished run to a split, or to another corpus",
+    "report": "compare finished runs: tables and figures",
+    "data": "check: look a corpus over before anything is trained on it",
+    "cache": "ls: what features are stored",
+    "runs": "ls, show: what runs there are",
+}
+COMPLETION_FLAGS = ("-sc", "--shell-completion")
+
+USAGE = "\n".join(
+    [
+        "emorec: experiments in emotion recognition from text, audio and video",
+        "",
+        "usage: emorec <command> [key=value …] [flags]",
+        "",
+        *(f"  {name:<10}{text}" for name, text in COMMANDS.items()),
+        "",
+        "emorec <command> --help tells more; emorec --version prints the version.",
+    ]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0, 1 for a failed job or a fatal finding, 2 for a user's error."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    first = words[0] if words else "--help"
+    if first in COMMANDS:
+        return _run(first, words[1:])
+    if first in COMPLETION_FLAGS:
+        return int(importlib.import_module("emorec.commands.completion").main(words, list(COMMANDS)))
+    answers = {"--help": USAGE, "-h": USAGE, "help": USAGE, "--version": f"emorec {__version__}"}
+    if first in answers:
+        print(answers[first])
+        return 0
+    print(f"emorec: expected a command in {list(COMMANDS)}, got {first!r}", file=sys.stderr)
+    return 2
+
+
+def _run(command: str, words: Sequence[str]) -> int:
+    try:
+        return int(importlib.import_module(f"emorec.commands.{command}").main(words))
+    except UserError as error:
+        message, code = str(error), 2
+    except KeyboardInterrupt:
+        message, code = "interrupted; the same command goes on from here", 130
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        message, code = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2
+    print(f"emorec {command}: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,1 @@
+"""The commands: each composes what the packages offer, and nothing else."""

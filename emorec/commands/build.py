@@ -1,0 +1,74 @@
+"""Puts a model together from a config."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from emorec.batch import ConfigurationError
+from emorec.configuration import instantiate
+from emorec.datamodules.utterances import UtteranceDataModule
+from emorec.errors import UserError
+from emorec.losses.loss import Loss
+from emorec.models.emotion_model import EmotionModel
+from emorec.models.heads import Head
+from emorec.models.normalisation import Normalisation
+from emorec.models.projection import Projection
+
+
+def build_model(config: Mapping[str, Any], module: UtteranceDataModule, *, fit_normalisation: bool) -> EmotionModel:
+    """The model of a config, for the dimensions of its data.
+
+    Args:
+        config: resolved, primitives only.
+        module: the data.
+        fit_normalisation: whether statistics are taken from the training split; false where weights will be loaded.
+
+    Raises:
+        UserError: a part's arguments do not fit.
+    """
+    settings, task = config["model"], module.task
+    hidden, dropout = settings["hidden"], settings["dropout"]
+    dims = module.feature_dims
+    normalisations: dict[str, nn.Module] = {}
+    projections: dict[str, nn.Module] = {}
+    for modality, dim in dims.items():
+        normalisation = Normalisation(kind=settings["normalisation"], dim=dim)
+        if fit_normalisation and settings["normalisation"] != "none":
+            normalisation.fit(*module.tables["train"].feature_statistics(modality))
+        normalisations[modality] = normalisation
+        projections[modality] = Projection(dim=dim, hidden=hidden, dropout=dropout)
+    try:
+        fusion = instantiate(config["fusion"], where="fusion", dims=dict.fromkeys(dims, hidden), hidden=hidden)
+        loss = instantiate(
+            config["loss"], where="loss", task=task.name, class_counts=module.tables["train"].class_counts()
+        )
+    except ConfigurationError as error:
+        raise UserError(str(error)) from error
+    assert isinstance(loss, Loss)
+    return EmotionModel(
+        task=task.name,
+        normalisations=normalisations,
+        projections=projections,
+        fusion=fusion,
+        head=Head(hidden=hidden, outputs=len(task.labels), dropout=dropout),
+        loss=loss,
+        make_optimizer=lambda parameters: _optimizer(config["optimizer"], parameters),
+        make_scheduler=None if config["scheduler"] is None else lambda *given: _schedule(config["scheduler"], *given),
+    )
+
+
+def _optimizer(settings: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
+    optimizer = instantiate(settings, where="optimizer", params=list(parameters))
+    assert isinstance(optimizer, Optimizer)
+    return optimizer
+
+
+def _schedule(settings: Mapping[str, Any], optimizer: Optimizer, total_steps: int) -> Any:
+    return instantiate(settings, where="scheduler", optimizer=optimizer, total_steps=total_steps)
+
+
+def parameter_count(model: nn.Module) -> int:
+    """How many numbers training changes."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,0 +1,186 @@
+"""Everything `emorec data check` finds out about a corpus."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emorec.configuration import instantiate
+from emorec.datasets.manifest import Corpus, Manifest, Problem
+from emorec.datasets.splits import speaker_overlap
+from emorec.datasets.utterance import SPLITS, Utterance
+from emorec.errors import UserError, choose
+from emorec.media.audio import AudioSettings, audio_seconds
+from emorec.media.source import MediaError, Source
+from emorec.media.video import VideoSettings, read_video
+from emorec.progress import Progress
+from emorec.reporting.tables import markdown_table
+from emorec.storage.digests import FileDigests
+
+PROBE = VideoSettings(frames=3, size=32)
+SHOWN = 20
+
+
+@dataclass(kw_only=True)
+class Checkup:
+    """What was found.
+
+    Attributes:
+        dataset: the corpus.
+        protocol: how it is split, with the fold.
+        utterances: how many.
+        counts: {split: {label: utterances}}.
+        seconds: {modality: total, shortest and longest}, of what can be decoded.
+        modalities: {modality: utterances that state it}.
+        problems: everything wrong.
+        overlap: speakers in more than one split.
+        parts_speakers: whether the protocol promises that there are none.
+        notes: of the corpus.
+    """
+
+    dataset: str
+    protocol: str
+    utterances: int
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    seconds: dict[str, dict[str, float]] = field(default_factory=dict)
+    modalities: dict[str, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    overlap: list[str] = field(default_factory=list)
+    parts_speakers: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fatal(self) -> bool:
+        return any(problem.fatal for problem in self.problems)
+
+    def as_json(self) -> dict[str, Any]:
+        return {**vars(self), "problems": [vars(problem) for problem in self.problems], "fatal": self.fatal}
+
+
+def check(config: Mapping[str, Any]) -> Checkup:
+    """Reads the whole corpus of a config, decodes every file, and splits it."""
+    corpus = instantiate(config["dataset"], where="dataset")
+    assert isinstance(corpus, Corpus)
+    manifest = corpus.scan()
+    fold = "" if corpus.fold is None else f" fold {corpus.fold}"
+    checkup = Checkup(
+        dataset=manifest.dataset,
+        protocol=f"{corpus.protocol}{fold}",
+        utterances=len(manifest.utterances),
+        problems=list(manifest.problems),
+        notes=manifest.notes,
+    )
+    split_of = _check_splits(checkup, corpus, manifest)
+    _check_media(checkup, manifest, config["extraction"])
+    _check_duplicates(checkup, manifest, split_of)
+    return checkup
+
+
+def _check_splits(checkup: Checkup, corpus: Corpus, manifest: Manifest) -> dict[str, str]:
+    try:
+        task = corpus.chosen_task(manifest)
+        rule = choose(manifest.protocols, corpus.protocol, f"dataset.protocol (dataset={corpus.name})")
+        checkup.parts_speakers = rule.speaker_independent
+        splits = corpus.split(manifest)
+    except UserError as error:
+        checkup.problems.append(Problem("split", checkup.protocol, str(error)))
+        return {}
+    for split in SPLITS:
+        found = Counter(item.targets[task.name] for item in splits[split])
+        checkup.counts[split] = {label: found[number] for number, label in enumerate(task.labels)}
+    checkup.overlap = speaker_overlap(splits)
+    return {item.id: split for split, items in splits.items() for item in items}
+
+
+def _check_media(checkup: Checkup, manifest: Manifest, extraction: Mapping[str, Any]) -> None:
+    """Decodes every file; a bad one is fatal where extraction would fail on it."""
+    fatal = extraction["on_bad_media"] == "fail"
+    settings = AudioSettings()
+
+    def probe(item: tuple[Utterance, str]) -> float | Problem | None:
+        utterance, modality = item
+        path = utterance.audio if modality == "audio" else utterance.video
+        source = Source(modality=modality, path=path, start=utterance.start, end=utterance.end, crop=utterance.crop)
+        try:
+            if modality == "audio":
+                return audio_seconds(source, settings)
+            read_video(source, PROBE)
+        except MediaError as error:
+            return Problem("broken", utterance.id, f"{modality}: {error} ({path})", fatal)
+        except OSError as error:
+            return Problem("missing", utterance.id, f"{modality}: {error.strerror or error} ({path})", fatal)
+        return None
+
+    stated = [(item, name) for name in ("audio", "video") for item in manifest.utterances if getattr(item, name)]
+    checkup.modalities = {
+        name: sum(getattr(item, name) is not None for item in manifest.utterances)
+        for name in ("text", "audio", "video")
+    }
+    lengths: dict[str, list[float]] = defaultdict(list)
+    bar = Progress("decoding", len(stated), extraction["progress"])
+    with ThreadPoolExecutor(extraction["workers"]) as pool, bar:
+        for (_, modality), found in zip(stated, pool.map(probe, stated), strict=True):
+            bar.advance()
+            if isinstance(found, Problem):
+                checkup.problems.append(found)
+            elif found is not None:
+                lengths[modality].append(found)
+    for modality, values in lengths.items():
+        checkup.seconds[modality] = {"total": sum(values), "shortest": min(values), "longest": max(values)}
+
+
+def _check_duplicates(checkup: Checkup, manifest: Manifest, split_of: Mapping[str, str]) -> None:
+    """The same content twice: a warning, and fatal across the splits of a protocol that parts speakers."""
+    digests = FileDigests()
+    for modality in ("audio", "video"):
+        found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+        for item in manifest.utterances:
+            path: Path | None = getattr(item, modality)
+            if path is not None and path.is_file():
+                found[digests.digest(path), item.start, item.end, item.crop].append(item.id)
+        checkup.problems += _duplicates(found.values(), modality, split_of, checkup.parts_speakers)
+
+
+def _duplicates(
+    groups: Iterable[list[str]], modality: str, split_of: Mapping[str, str], fatal_across: bool
+) -> Iterable[Problem]:
+    for names in groups:
+        if len(names) > 1:
+            splits = sorted({split_of[name] for name in names if name in split_of})
+            across = f", across {' and '.join(splits)}" if len(splits) > 1 else ""
+            detail = f"the same {modality} as {', '.join(names[1:])}{across}"
+            yield Problem("duplicate", names[0], detail, fatal_across and len(splits) > 1)
+
+
+def tell(checkup: Checkup) -> str:
+    """A checkup as text."""
+    lines = [f"{checkup.dataset}: {checkup.utterances} utterances, {checkup.protocol}"]
+    lines += [f"note: {note}" for note in checkup.notes]
+    if checkup.counts:
+        labels = list(next(iter(checkup.counts.values())))
+        rows = [
+            [split, *(str(row[label]) for label in labels), str(sum(row.values()))]
+            for split, row in checkup.counts.items()
+        ]
+        lines += ["", markdown_table(["split", *labels, "all"], rows), ""]
+    for modality, count in checkup.modalities.items():
+        length = checkup.seconds.get(modality)
+        told = (
+            ""
+            if length is None
+            else (f", {length['total'] / 3600:.2f} h decoded, {length['shortest']:.2f} to {length['longest']:.2f} s")
+        )
+        lines.append(f"{modality}: {count} utterances{told}")
+    promise = "speaker-independent" if checkup.parts_speakers else "speakers may recur"
+    lines.append(f"speakers in more than one split: {len(checkup.overlap)} ({promise})")
+    kinds = Counter((problem.kind, problem.fatal) for problem in checkup.problems)
+    for (kind, fatal), count in sorted(kinds.items()):
+        lines.append(f"{kind}: {count}{' (fatal)' if fatal else ''}")
+    shown = sorted(checkup.problems, key=lambda problem: not problem.fatal)
+    lines += [f"  - {'fatal: ' if problem.fatal else ''}{problem}" for problem in shown[:SHOWN]]
+    if len(shown) > SHOWN:
+        lines.append(f"  … and {len(shown) - SHOWN} more (--json lists all)")
+    lines.append("fatal problems: mend them before training" if checkup.fatal else "nothing fatal")
+    return "\n".join(lines)

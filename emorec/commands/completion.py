@@ -1,0 +1,37 @@
+"""Shell completion: `eval "$(emorec train -sc install=bash)"`."""
+
+import os
+from collections.abc import Sequence
+
+from emorec.commands.composition import CommandLine, print_with_hydra
+
+SUBCOMMANDS = {"data": ("check",), "cache": ("ls",), "runs": ("ls", "show")}
+CONFIG_NAMES = {"train": "train", "extract": "extract", "evaluate": "evaluate", "report": "report", "data": "extract"}
+
+
+def main(words: Sequence[str], commands: Sequence[str]) -> int:
+    """Answers the shell: completes the command's name here, and lets Hydra complete what follows it."""
+    flag, *overrides = words
+    if not any(word.startswith("query=") for word in overrides):
+        return print_with_hydra(CommandLine("train", overrides, [flag]))
+    line = os.environ.get("COMP_LINE", "")
+    typed = line.split()[1:]
+    complete = typed if line.endswith(" ") else typed[:-1]  # words that are typed out
+    if not complete:
+        print("\n".join(commands))
+        return 0
+    command = complete[0]
+    depth = 2 if command in SUBCOMMANDS else 1
+    if len(complete) < depth:
+        print("\n".join(SUBCOMMANDS[command]))
+    elif command in CONFIG_NAMES:
+        os.environ["COMP_LINE"] = _rest(line, depth)
+        print_with_hydra(CommandLine(CONFIG_NAMES[command], overrides, [flag]))
+    return 0
+
+
+def _rest(line: str, depth: int) -> str:
+    """The line without the command's words: "emorec data check da" -> "emorec da"."""
+    parts = line.lstrip().split(maxsplit=depth + 1)
+    rest = parts[depth + 1] if len(parts) > depth + 1 else ""
+    return f"emorec {rest}"

@@ -1,0 +1,174 @@
+"""From a command line to a composed config, through Hydra."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir, main
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from emorec.configuration import config_folder, register_resolvers
+from emorec.errors import UserError
+
+# Flags that take a value, and flags that only print something; Hydra answers the latter itself.
+WITH_VALUE = {"--config-name", "-cn", "--config-dir", "-cd", "--package", "-p", "--cfg", "-c", "--info", "-i"}
+PRINTING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
+WITH_OPTIONAL_VALUE = {"--info", "-i"}
+INFO_CHOICES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+KNOWN = WITH_VALUE | PRINTING | {"--multirun", "-m", "--resolve", "--run", "-r"}
+
+
+@dataclass
+class CommandLine:
+    """A command's arguments, flags parted from overrides wherever they stood.
+
+    Attributes:
+        config_name: the command's config.
+        overrides: `key=value`, in order.
+        flags: all flags with their values, in order.
+        multirun: whether `-m` was among them.
+        config_dir: a lab's own configs.
+    """
+
+    config_name: str
+    overrides: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    multirun: bool = False
+    config_dir: str | None = None
+
+    @property
+    def prints_only(self) -> bool:
+        return any(flag in PRINTING for flag in self.flags)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A composed config.
+
+    Attributes:
+        config: resolved, primitives only.
+        choices: {group: name} that were composed.
+        overrides: what the command line changed.
+    """
+
+    config: dict[str, Any]
+    choices: dict[str, str]
+    overrides: list[str]
+
+
+def parse(config_name: str, words: Sequence[str]) -> CommandLine:
+    """Parts flags from overrides.
+
+    Raises:
+        UserError: an unknown flag, or one without its value.
+    """
+    line = CommandLine(config_name)
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            line.overrides.append(word)
+            continue
+        flag, _, value = word.partition("=")
+        if flag not in KNOWN:
+            raise UserError(f"expected a flag in {sorted(KNOWN)}, got {word!r}")
+        line.flags.append(flag)
+        if flag in WITH_VALUE:
+            optional = flag in WITH_OPTIONAL_VALUE
+            if not value and rest and (not optional or rest[0] in INFO_CHOICES):
+                value = rest.pop(0)
+            if value:
+                line.flags.append(value)
+            elif not optional:
+                raise UserError(f"expected a value after {flag}")
+        line.multirun |= flag in ("-m", "--multirun")
+        if flag in ("--config-dir", "-cd"):
+            line.config_dir = str(Path(value).expanduser().absolute())
+        if flag in ("--config-name", "-cn"):
+            line.config_name = value
+    return line
+
+
+def print_with_hydra(line: CommandLine) -> int:
+    """Lets Hydra answer `--help`, `--cfg`, `--info` and shell completion."""
+    register_resolvers()
+    sys.argv = ["emorec", *line.flags, *map(_placed, line.overrides)]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors reach us as exceptions, with their messages
+    with _hydra_errors():
+        main(version_base="1.3", config_path=str(config_folder()), config_name=line.config_name)(lambda _: None)()
+    return 0
+
+
+def _placed(override: str) -> str:
+    """An override as Hydra takes it: experiments are composed at the top, whatever their first line is."""
+    key, separator, value = override.partition("=")
+    return f"{key}@_global_={value}" if separator and key.lstrip("+") == "experiment" else override
+
+
+@contextmanager
+def _hydra_errors() -> Iterator[None]:
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
+        raise UserError(f"{str(error).strip()}{cause}") from error
+
+
+@contextmanager
+def composer(line: CommandLine) -> Iterator["Composer"]:
+    """Composes configs for a command line, as many as are asked for."""
+    register_resolvers()
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_folder()), job_name="emorec"):
+        yield Composer(line)
+
+
+class Composer:
+    """Composes configs; see `composer`."""
+
+    def __init__(self, line: CommandLine) -> None:
+        self.line = line
+
+    def compose(self, overrides: Sequence[str]) -> Composed:
+        """The config of one job.
+
+        Raises:
+            UserError: a choice that is not there (the choices are listed), an unknown key, a missing value.
+        """
+        extra = [] if self.line.config_dir is None else [f"hydra.searchpath=[file://{self.line.config_dir}]"]
+        with _hydra_errors():
+            node = compose(
+                self.line.config_name, overrides=[*map(_placed, overrides), *extra], return_hydra_config=True
+            )
+            choices = {
+                group.partition("@")[0]: str(name)
+                for group, name in node.hydra.runtime.choices.items()
+                if name is not None and not group.startswith("hydra")
+            }
+            with open_dict(node):
+                node.pop("hydra")
+            assert isinstance(node, DictConfig)
+            config = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        assert isinstance(config, dict)
+        return Composed({str(key): value for key, value in config.items()}, choices, list(overrides))
+
+
+def compose_once(config_name: str, words: Sequence[str]) -> Composed | None:
+    """The config of a command that runs once; `None` where Hydra has answered a printing flag.
+
+    Raises:
+        UserError: as `Composer.compose`, or `-m` for a command that has no multirun.
+    """
+    line = parse(config_name, words)
+    if line.prints_only:
+        print_with_hydra(line)
+        return None
+    if line.multirun:
+        raise UserError(f"expected no -m, for emorec {config_name} runs once")
+    with composer(line) as open_composer:
+        return open_composer.compose(line.overrides)

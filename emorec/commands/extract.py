@@ -1,0 +1,24 @@
+"""`emorec extract`: computes the features of a corpus, and nothing else."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from emorec.commands.composition import compose_once
+from emorec.commands.logs import start_logging
+
+
+def main(words: Sequence[str]) -> int:
+    """Extracts, and prints a line a modality."""
+    composed = compose_once("extract", words)
+    if composed is None:
+        return 0
+    start_logging()
+    from emorec.commands.workbench import Workbench
+
+    cache = Path(composed.config["paths"]["cache"])
+    data = Workbench(cache).data(composed.config)
+    for modality, features in data.features.items():
+        report = features.report
+        counts = f"{report.found} found, {report.computed} computed, {len(report.bad)} bad"
+        print(f"{modality}: {counts}  {cache / features.spec.folder_name}")
+    return 0

@@ -1,0 +1,143 @@
+"""Trains a run, chooses its best epoch on validation, and reads test once."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as lightning
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+
+from emorec.commands.build import build_model, parameter_count
+from emorec.commands.results import write_results
+from emorec.datamodules.utterances import UtteranceDataModule
+from emorec.errors import UserError
+from emorec.models.emotion_model import EmotionModel, Predictions
+from emorec.progress import Progress
+from emorec.runs.checkpoint_store import RunRecord
+from emorec.runs.history import History
+from emorec.runs.resume import AtomicCheckpointIO, SaveStates
+
+if TYPE_CHECKING:
+    from emorec.commands.training import Job
+
+log = logging.getLogger(__name__)
+
+
+def fit(job: "Job", record: RunRecord, state: Path | None, *, owned: Callable[[], bool]) -> None:
+    """Trains, and fills the run's directory and record.
+
+    Args:
+        job: the run.
+        record: changed in place: timings, epochs, weights, reads of test, status.
+        state: where to go on from.
+        owned: false once another process has taken the run over.
+    """
+    config, folder = job.composed.config, job.folder
+    lightning.seed_everything(config["seed"], verbose=False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    with _timed(record, "setup"):
+        module = job.data.module(config)
+        model = build_model(config, module, fit_normalisation=True)
+    counts = ", ".join(f"{split} {len(items)}" for split, items in job.data.splits.items())
+    log.info("run %s: %s utterances; %d parameters", record.run_id, counts, parameter_count(model))
+    epochs = config["trainer"]["max_epochs"]
+    with Progress(f"run {record.run_id}", epochs, config["progress"]) as progress, _timed(record, "training"):
+        history = History(
+            path=folder / "history.csv",
+            monitor=f"val/{module.task.monitor}",
+            direction=module.task.direction,
+            progress=progress,
+        )
+        saver = SaveStates(folder=folder / "resume", every_seconds=config["checkpoint"]["every_seconds"], owned=owned)
+        trainer = _trainer(config, folder, history, saver)
+        trainer.fit(model, datamodule=module, ckpt_path=None if state is None else str(state))
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    model.load_state_dict(history.best_weights, strict=True)
+    record.epochs, record.best_epoch = len(history.rows), history.best_epoch
+    with _timed(record, "evaluation"):
+        predictions = {"val": _predict(model, module, "val", config)}
+        if config["test"]:
+            predictions["test"] = _predict_test(model, module, config, record)
+    history.write()
+    write_results(folder, predictions, module.task)
+    record.weights = job.store.publish(record.run_id, model.components())
+    shutil.rmtree(folder / "resume", ignore_errors=True)
+    record.status = "finished"
+
+
+def read_test(job: "Job", record: RunRecord) -> None:
+    """Reads test with the stored weights of a run that was trained with `test=false`."""
+    config = job.composed.config
+    module = job.data.module(config)
+    model = build_model(config, module, fit_normalisation=False)
+    load_weights(model, job.store.load(record), record.run_id)
+    predictions = {"val": _predict(model, module, "val", config)}
+    predictions["test"] = _predict_test(model, module, config, record)
+    write_results(job.folder, predictions, module.task)
+
+
+def load_weights(model: EmotionModel, components: dict[str, dict[str, torch.Tensor]], run_id: str) -> None:
+    """Gives a model the stored weights of a run.
+
+    Raises:
+        UserError: they are not the weights of such a model.
+    """
+    try:
+        model.load_components(components)
+    except RuntimeError as error:
+        raise UserError(f"expected the weights of run {run_id} to fit its model: {error}") from error
+
+
+@contextmanager
+def _timed(record: RunRecord, step: str) -> Any:
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        record.timings[step] = round(record.timings.get(step, 0.0) + time.monotonic() - started, 3)
+
+
+def _predict(model: EmotionModel, module: UtteranceDataModule, split: str, config: dict[str, Any]) -> Predictions:
+    return model.predict(module.loader(split), precision=str(config["trainer"]["precision"]))
+
+
+def _predict_test(
+    model: EmotionModel, module: UtteranceDataModule, config: dict[str, Any], record: RunRecord
+) -> Predictions:
+    record.test_reads.append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "why": f"best epoch {record.best_epoch}"})
+    return _predict(model, module, "test", config)
+
+
+def _trainer(config: dict[str, Any], folder: Path, history: History, saver: SaveStates) -> lightning.Trainer:
+    settings = config["trainer"]
+    callbacks: list[lightning.Callback] = []
+    if settings["patience"] is not None:
+        callbacks.append(
+            EarlyStopping(
+                history.monitor,
+                mode=history.direction,
+                patience=settings["patience"],
+                check_on_train_epoch_end=False,
+            )
+        )
+    return lightning.Trainer(
+        max_epochs=settings["max_epochs"],
+        accelerator=settings["accelerator"],
+        devices=settings["devices"],
+        precision=settings["precision"],
+        gradient_clip_val=settings["gradient_clip"],
+        callbacks=[*callbacks, history, saver],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )

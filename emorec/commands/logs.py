@@ -1,0 +1,36 @@
+"""What a command says while it runs: to stderr, and to the run's log."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
+
+
+def start_logging() -> None:
+    """Sends emorec's log to stderr, and only warnings of the libraries."""
+    root = logging.getLogger()
+    if not any(isinstance(handler, logging.StreamHandler) for handler in root.handlers):
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("emorec").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Appends emorec's log to a file as well."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter(FORMAT))
+    logger = logging.getLogger("emorec")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

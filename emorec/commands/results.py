@@ -1,0 +1,73 @@
+"""What a run leaves: metrics, predictions, and the line that sums it up."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from emorec.datasets.utterance import Task
+from emorec.metrics.classification import confusion_matrix, per_class_scores
+from emorec.models.emotion_model import Predictions
+from emorec.runs.checkpoint_store import RunRecord
+from emorec.storage.atomic import write_bytes, write_json
+
+LINE_METRICS = ("val/weighted_f1", "test/weighted_f1", "test/uar", "test/accuracy")
+
+
+def metrics_of(predictions: Predictions, split: str, task: Task) -> dict[str, Any]:
+    """The metrics of a split: `<split>/<metric>`, `<split>/per_class`, `<split>/confusion` (rows are targets)."""
+    confusion = confusion_matrix(predictions.target, predictions.logits.argmax(1), len(task.labels))
+    return {
+        **{f"{split}/{name}": value for name, value in predictions.scores().items()},
+        f"{split}/per_class": per_class_scores(confusion, task.labels),
+        f"{split}/confusion": confusion.tolist(),
+    }
+
+
+def write_results(folder: Path, predictions: Mapping[str, Predictions], task: Task) -> dict[str, Any]:
+    """Writes `metrics.json` and `predictions.parquet` of some splits into `folder` and returns the metrics."""
+    metrics: dict[str, Any] = {"labels": list(task.labels)}
+    for split, found in predictions.items():
+        metrics |= metrics_of(found, split, task)
+    write_predictions(folder / "predictions.parquet", predictions, task)
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def write_predictions(path: Path, predictions: Mapping[str, Predictions], task: Task) -> None:
+    """Writes a Parquet table: id, split, target, predicted (labels), and `probability_<label>` for each class."""
+    import pyarrow
+    from pyarrow import parquet
+
+    tables = []
+    for split, found in predictions.items():
+        probabilities = found.logits.softmax(1)
+        columns: dict[str, Any] = {
+            "id": list(found.id),
+            "split": [split] * len(found.id),
+            "target": [task.labels[number] for number in found.target.tolist()],
+            "predicted": [task.labels[number] for number in found.logits.argmax(1).tolist()],
+        }
+        for number, label in enumerate(task.labels):
+            columns[f"probability_{label}"] = probabilities[:, number].numpy()
+        tables.append(pyarrow.table(columns))
+    stream = io.BytesIO()
+    parquet.write_table(pyarrow.concat_tables(tables), stream)
+    write_bytes(path, stream.getvalue())
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """`metrics.json` of a run's directory; empty where there is none."""
+    try:
+        found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def result_line(record: RunRecord, folder: Path) -> str:
+    """`run <run_id>  val/weighted_f1=…  test/weighted_f1=…  test/uar=…  test/accuracy=…  <path>`"""
+    metrics = read_metrics(folder)
+    values = [f"{name}={metrics[name]:.4f}" for name in LINE_METRICS if name in metrics]
+    return "  ".join([f"run {record.run_id}", *values, str(folder)])

@@ -1,0 +1,205 @@
+"""One run from its config to its directory, whoever else is at it and whatever became of it before."""
+
+import logging
+import time
+import traceback
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from emorec.commands.composition import Composed
+from emorec.commands.fitting import fit, read_test
+from emorec.commands.logs import log_to
+from emorec.commands.results import read_metrics, result_line
+from emorec.commands.validation import check_training
+from emorec.commands.workbench import Data, Workbench, identify_run
+from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
+from emorec.runs.identity import RunIdentity
+from emorec.runs.provenance import provenance, source_digest
+from emorec.runs.resume import newest_state
+from emorec.storage.atomic import make_folder, write_text
+from emorec.storage.claims import Claim, Holder, Watch, read_holder, remove_stale, try_claim
+
+log = logging.getLogger(__name__)
+
+CLAIM = "claim.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        run_id: the run.
+        status: its status, or "skipped" where somebody else runs it.
+        folder: its directory.
+        line: what is printed.
+    """
+
+    run_id: str
+    status: str
+    folder: Path
+    line: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be had: its config, data and identity, and the store it goes to."""
+
+    composed: Composed
+    data: Data
+    identity: RunIdentity
+    store: CheckpointStore
+
+    @property
+    def folder(self) -> Path:
+        return self.store.folder(self.identity.run_id)
+
+    def new_record(self, earlier: RunRecord | None) -> RunRecord:
+        """The record of a start."""
+        config, data = self.composed.config, self.data
+        return RunRecord(
+            run_id=self.identity.run_id,
+            group_id=self.identity.group_id,
+            identity=self.identity.digest,
+            status="running",
+            seed=config["seed"],
+            fold=config["dataset"]["fold"],
+            task={
+                "name": data.task.name,
+                "labels": list(data.task.labels),
+                "monitor": data.task.monitor,
+                "direction": data.task.direction,
+            },
+            choices=self.composed.choices,
+            overrides=self.composed.overrides,
+            started=now(),
+            data={
+                "dataset": data.manifest.dataset,
+                "protocol": data.corpus.protocol,
+                "utterances": {split: len(items) for split, items in data.splits.items()},
+                "bad_media": data.bad,
+                "left_out": data.left_out,
+                "notes": list(data.manifest.notes),
+            },
+            features={modality: item.spec.folder_name for modality, item in data.features.items()},
+            test_reads=list(earlier.test_reads) if earlier is not None else [],
+            provenance=provenance(),
+            attempts=1 + (earlier.attempts if earlier is not None else 0),
+            tags=list(config["tags"]),
+            notes=config["notes"],
+        )
+
+
+def now() -> str:
+    """The time with its zone, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def train(composed: Composed, workbench: Workbench) -> Outcome:
+    """Makes sure that the run of a config is finished, and returns what became of it.
+
+    A finished run is only told of; an interrupted one goes on from its newest state; a failed one starts again; one
+    that somebody else runs is waited for, or skipped.
+
+    Raises:
+        UserError: the config, the data or the store is not as it must be.
+    """
+    check_training(composed.config)
+    data = workbench.data(composed.config)
+    store = CheckpointStore(Path(composed.config["paths"]["checkpoints"]))
+    job = Job(composed, data, identify_run(composed, data), store)
+    record = store.check_identity(job.identity)
+    if record is None or not _is_done(record, job):
+        make_folder(job.folder)
+        claim = _claim(job)
+        if claim is None:
+            line = f"run {job.identity.run_id}  skipped: {read_holder(job.folder / CLAIM)} runs it  {job.folder}"
+            return Outcome(job.identity.run_id, "skipped", job.folder, line)
+        with claim:
+            record = store.check_identity(job.identity)
+            if record is None or not _is_done(record, job):
+                return _run(job, record, claim)
+    _tell_finished(record, job)
+    return Outcome(record.run_id, record.status, job.folder, result_line(record, job.folder))
+
+
+def _is_done(record: RunRecord, job: Job) -> bool:
+    config = job.composed.config
+    if record.status != "finished" or config["rerun"]:
+        return False
+    return not config["test"] or "test/accuracy" in read_metrics(job.folder)
+
+
+def _tell_finished(record: RunRecord, job: Job) -> None:
+    log.info("run %s is finished (%s)", record.run_id, record.ended)
+    if record.provenance.get("source") != source_digest():
+        log.warning("run %s was made by other code of emorec; rerun=true trains it anew", record.run_id)
+
+
+def _claim(job: Job) -> Claim | None:
+    """The claim of the run; `None` where somebody else holds it and `on_running` is "skip"."""
+    path = job.folder / CLAIM
+    stale_after = job.composed.config["extraction"]["stale_after"]
+    watch, told = Watch(path, stale_after), None
+    while (claim := try_claim(path)) is None:
+        if watch.stale():
+            holder = read_holder(path)
+            log.warning(
+                "taking over run %s from %s: no sign of life for %s s", job.identity.run_id, holder, stale_after
+            )
+            remove_stale(path, holder)
+            continue
+        if job.composed.config["on_running"] == "skip":
+            return None
+        told = _tell_waiting(job, read_holder(path), told)
+        time.sleep(0.5)
+    return claim
+
+
+def _tell_waiting(job: Job, holder: Holder | None, told: Holder | None) -> Holder | None:
+    if holder is not None and holder != told:
+        log.info("run %s is being run by %s: waiting for it (on_running=skip goes on)", job.identity.run_id, holder)
+    return holder
+
+
+def _run(job: Job, earlier: RunRecord | None, claim: Claim) -> Outcome:
+    """Runs a claimed run: trains it, or only reads test where that is all that is missing."""
+    config = job.composed.config
+    only_test = earlier is not None and earlier.status == "finished" and not config["rerun"]
+    resumes = earlier is not None and earlier.status in ("running", "interrupted") and not config["rerun"]
+    folder = job.store.prepare(job.identity.run_id, keep_resume=resumes or only_test)
+    with log_to(folder / "log.txt"):
+        if only_test and earlier is not None:
+            record = earlier
+            read_test(job, record)
+        else:
+            record = job.new_record(earlier)
+            _train(job, record, claim, resumes)
+        record = replace(record, ended=now())
+        job.store.write(record)
+        line = result_line(record, folder)
+        log.info("%s", line)
+    return Outcome(record.run_id, record.status, folder, line)
+
+
+def _train(job: Job, record: RunRecord, claim: Claim, resumes: bool) -> None:
+    config, folder = job.composed.config, job.folder
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+    job.store.write(record)
+    state = newest_state(folder / "resume") if resumes else None
+    if state is not None:
+        log.info("run %s was interrupted: going on from %s", record.run_id, state.name)
+    elif resumes:
+        log.warning("run %s was interrupted before its first state was saved: it starts again", record.run_id)
+    try:
+        fit(job, record, state, owned=lambda: not claim.lost)
+    except KeyboardInterrupt:
+        job.store.write(replace(record, status="interrupted", ended=now()))
+        raise
+    except BaseException as error:
+        log.error("run %s failed:\n%s", record.run_id, traceback.format_exc())
+        if not claim.lost:  # else the run is another process's, and so is its record
+            job.store.write(replace(record, status="failed", ended=now(), error=f"{type(error).__name__}: {error}"))
+        raise

@@ -1,0 +1,41 @@
+"""Checks a training config before anything is started: all problems at once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from emorec.errors import raise_problems
+
+PRECISIONS = ("32", "bf16-mixed", "16-mixed")
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def check_training(config: Mapping[str, Any]) -> None:
+    """Raises a `UserError` that lists everything in the config that cannot be trained."""
+    trainer, model = config["trainer"], config["model"]
+    problems = []
+
+    def expect(holds: bool, what: str, got: Any) -> None:
+        if not holds:
+            problems.append(f"expected {what}, got {got!r}")
+
+    expect(_is_whole(config["seed"], 0), "seed to be a whole number from 0", config["seed"])
+    expect(_is_whole(config["batch_size"], 1), "batch_size to be a whole number from 1", config["batch_size"])
+    expect(_is_whole(model["hidden"], 1), "model.hidden to be a whole number from 1", model["hidden"])
+    dropout = model["dropout"]
+    expect(isinstance(dropout, int | float) and 0 <= dropout < 1, "model.dropout in [0, 1)", dropout)
+    epochs, patience = trainer["max_epochs"], trainer["patience"]
+    expect(_is_whole(epochs, 1), "trainer.max_epochs to be a whole number from 1", epochs)
+    expect(patience is None or _is_whole(patience, 1), "trainer.patience to be null or a whole number from 1", patience)
+    expect(str(trainer["precision"]) in PRECISIONS, f"trainer.precision in {PRECISIONS}", trainer["precision"])
+    expect(
+        trainer["devices"] == 1,
+        "trainer.devices=1, for training on several devices is not there yet",
+        trainer["devices"],
+    )
+    expect(config["on_running"] in ("wait", "skip"), "on_running in ('wait', 'skip')", config["on_running"])
+    for name in ("test", "rerun"):
+        expect(isinstance(config[name], bool), f"{name} to be true or false", config[name])
+    raise_problems("the config", problems)

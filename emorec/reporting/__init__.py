@@ -1,0 +1,1 @@
+"""Comparing finished runs: groups, tables and figures."""

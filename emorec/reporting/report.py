@@ -1,0 +1,123 @@
+"""The report of a store's runs: Markdown and CSV, with figures beside them."""
+
+import csv
+import io
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from emorec.reporting.aggregate import SUMMARY_METRICS, Group, Run, distinction, distinctions
+from emorec.reporting.tables import markdown_table, with_deviation
+from emorec.storage.atomic import make_folder, write_text
+
+BEST = "**best**"
+
+
+def _numbers(values: Sequence[int]) -> str:
+    """`0–3` for a run of numbers, else `0, 2, 5`."""
+    if len(values) > 2 and list(values) == list(range(values[0], values[-1] + 1)):
+        return f"{values[0]}–{values[-1]}"
+    return ", ".join(map(str, values)) or "–"
+
+
+def _shown_metrics(groups: Sequence[Group]) -> list[str]:
+    monitor = groups[0].first.task["monitor"]
+    return [f"val/{monitor}", *(f"test/{name}" for name in ("weighted_f1", "uar", "accuracy"))]
+
+
+def group_table(groups: Sequence[Group]) -> str:
+    """A Markdown table of the groups of one contest, the best by validation first and marked."""
+    keys, metrics = distinctions(groups), _shown_metrics(groups)
+    rows = []
+    for place, group in enumerate(groups):
+        scores = [group.score(metric) for metric in metrics]
+        rows.append(
+            [
+                group.group_id,
+                *(distinction(group, key) for key in keys),
+                str(len(group.runs)),
+                _numbers(group.seeds),
+                _numbers(group.folds),
+                *("–" if score is None else with_deviation(*score) for score in scores),
+                BEST if place == 0 and len(groups) > 1 else "",
+            ]
+        )
+    return markdown_table(["group", *keys, "n", "seeds", "folds", *metrics, "by validation"], rows)
+
+
+def tables_of(groups: Sequence[Group]) -> str:
+    """A heading and a table for each (dataset, task, protocol)."""
+    parts = []
+    for (dataset, task, protocol), members in groupby(groups, key=lambda group: group.contest):
+        parts.append(f"## {dataset}: {task}, {protocol}\n\n{group_table(list(members))}\n")
+    return "\n".join(parts)
+
+
+def _csv(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(headers)
+    table.writerows(rows)
+    return stream.getvalue()
+
+
+def groups_csv(groups: Sequence[Group]) -> str:
+    """A row a group: mean and standard deviation of each metric on validation and test."""
+    metrics = [f"{split}/{name}" for split in ("val", "test") for name in SUMMARY_METRICS]
+    keys = distinctions(groups)
+    headers = ["group_id", "dataset", "task", "protocol", *keys, "n", "seeds", "folds"]
+    headers += [f"{metric}/{part}" for metric in metrics for part in ("mean", "std")]
+    rows: list[list[object]] = []
+    for group in groups:
+        row: list[object] = [group.group_id, *group.contest, *(distinction(group, key) for key in keys)]
+        row += [len(group.runs), " ".join(map(str, group.seeds)), " ".join(map(str, group.folds))]
+        for metric in metrics:
+            score = group.score(metric)
+            row += ["", ""] if score is None else [score[0], "" if score[1] is None else score[1]]
+        rows.append(row)
+    return _csv(headers, rows)
+
+
+def runs_csv(runs: Sequence[Run]) -> str:
+    """A row a run."""
+    metrics = [f"{split}/{name}" for split in ("val", "test") for name in SUMMARY_METRICS]
+    headers = ["run_id", "group_id", "seed", "fold", "best_epoch", "epochs", *metrics]
+    rows = [
+        [
+            run.record.run_id,
+            run.record.group_id,
+            run.record.seed,
+            run.record.fold,
+            run.record.best_epoch,
+            run.record.epochs,
+            *(run.metrics.get(metric, "") for metric in metrics),
+        ]
+        for run in runs
+    ]
+    return _csv(headers, rows)
+
+
+def write_report(folder: Path, groups: Sequence[Group]) -> str:
+    """Writes `report.md`, `groups.csv`, `runs.csv` and `figures/` into a folder, and returns the tables as Markdown."""
+    from emorec.reporting.figures import plot_confusion, plot_curves
+
+    figures = make_folder(folder / "figures")
+    for old in figures.glob("*.png"):
+        old.unlink()
+    tables = tables_of(groups)
+    keys = distinctions(groups)
+    sections = ["# Report\n", tables, "## Figures\n"]
+    for group in groups:
+        names = " ".join(distinction(group, key) for key in keys) or group.first.choices.get("dataset", "")
+        title = f"{group.contest[0]} {names} ({group.group_id}, n = {len(group.runs)})"
+        split = "test" if group.score("test/uar") is not None else "val"
+        confusion, curves = f"confusion_{group.group_id}.png", f"curves_{group.group_id}.png"
+        sections.append(f"### {title}\n")
+        if plot_confusion(group, figures / confusion, split=split, title=f"{title}\n{split}"):
+            sections.append(f"![confusion matrix on {split}](figures/{confusion})\n")
+        plot_curves(group, figures / curves, title=title)
+        sections.append(f"![training curves](figures/{curves})\n")
+    write_text(folder / "report.md", "\n".join(sections))
+    write_text(folder / "groups.csv", groups_csv(groups))
+    write_text(folder / "runs.csv", runs_csv([run for group in groups for run in group.runs]))
+    return tables

@@ -1,0 +1,1 @@
+"""Runs: what identifies one, where it lies, how it resumes and where it came from."""

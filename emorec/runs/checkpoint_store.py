@@ -1,0 +1,218 @@
+"""Run directories, and the one store of weights that they link to."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from emorec.errors import UserError
+from emorec.runs.identity import RunIdentity
+from emorec.storage.atomic import make_folder, write_bytes, write_json
+from emorec.storage.links import link_relative
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1  # of run.json
+WEIGHTS = "weights"
+SUFFIX = ".safetensors"
+STATUSES = ("running", "finished", "failed", "interrupted")
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """`run.json`.
+
+    Attributes:
+        run_id: 12 hex digits, the directory's name.
+        group_id: the same for runs that differ only in seed and fold.
+        identity: digest of the whole identity.
+        status: "running", "finished", "failed" or "interrupted".
+        seed: of the run.
+        fold: of the protocol, or `None`.
+        task: {name, labels, monitor, direction}.
+        choices: the names that were composed: {dataset, encoder/text, …, fusion, loss: name}.
+        overrides: what the command line changed.
+        started: ISO 8601 time of the (last) start.
+        ended: ISO 8601 time of the end.
+        timings: seconds by step.
+        epochs: how many were trained.
+        best_epoch: the epoch whose weights are kept, chosen on validation.
+        data: utterances by split, bad media, notes of the corpus.
+        weights: {component: sha256 of its file}.
+        features: {modality: folder of its features in the cache}.
+        test_reads: when the test split was read, and why.
+        provenance: code, versions, machine.
+        error: the last line of what failed.
+        attempts: how often it was started.
+        tags: of the last start.
+        notes: of the last start.
+        schema: version of this file.
+    """
+
+    run_id: str
+    group_id: str
+    identity: str
+    status: str
+    seed: int
+    fold: int | None
+    task: dict[str, Any]
+    choices: dict[str, str]
+    overrides: list[str]
+    started: str
+    ended: str | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+    epochs: int = 0
+    best_epoch: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict)
+    features: dict[str, str] = field(default_factory=dict)
+    test_reads: list[dict[str, str]] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    attempts: int = 1
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+    schema: int = SCHEMA
+
+
+class CheckpointStore:
+    """`checkpoints/`: one directory a run, and `weights/` with one file for equal weights.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, run_id: str) -> Path:
+        """The run's directory."""
+        return self.root / run_id
+
+    def read(self, run_id: str) -> RunRecord | None:
+        """The run's record, `None` where there is no such run.
+
+        Raises:
+            UserError: `run.json` is not readable as one.
+        """
+        path = self.folder(run_id) / "run.json"
+        try:
+            return RunRecord(**json.loads(path.read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise UserError(f"expected the record of a run in {path}, got {error}") from error
+
+    def write(self, record: RunRecord) -> None:
+        """Writes the run's record."""
+        write_json(self.folder(record.run_id) / "run.json", asdict(record))
+
+    def check_identity(self, identity: RunIdentity) -> RunRecord | None:
+        """The run's record, if it is there.
+
+        Raises:
+            UserError: the directory belongs to a run of another identity.
+        """
+        record = self.read(identity.run_id)
+        if record is not None and record.identity != identity.digest:
+            raise UserError(
+                f"expected identity {identity.digest} in {self.folder(identity.run_id)}, got {record.identity}: "
+                "another run has this directory; move it away, nothing was changed"
+            )
+        return record
+
+    def records(self) -> Iterator[RunRecord]:
+        """All runs, oldest start first. A directory whose record cannot be read is named and left out."""
+        found = []
+        for path in sorted(self.root.glob("*/run.json")) if self.root.is_dir() else []:
+            try:
+                record = self.read(path.parent.name)
+            except UserError as error:
+                log.warning("%s", error)
+                continue
+            if record is not None:
+                found.append(record)
+        yield from sorted(found, key=lambda record: record.started)
+
+    def find(self, prefix: str) -> RunRecord:
+        """The one run whose id starts with `prefix`.
+
+        Raises:
+            UserError: there is none, or more than one.
+        """
+        names = sorted(path.parent.name for path in self.root.glob(f"{prefix}*/run.json")) if prefix.isalnum() else []
+        record = self.read(names[0]) if len(names) == 1 else None
+        if record is None:
+            raise UserError(f"expected one run that starts with {prefix!r} in {self.root}, found {names or 'none'}")
+        return record
+
+    def publish(self, run_id: str, components: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str]:
+        """Stores weights by their content and links them into the run's `model/`.
+
+        Args:
+            run_id: whose weights they are.
+            components: {component: its weights}.
+
+        Returns:
+            {component: sha256 of its file}
+        """
+        from safetensors.torch import save
+
+        digests = {}
+        for name, weights in components.items():
+            content = save(dict(weights))  # no metadata: equal weights are equal bytes
+            digest = hashlib.sha256(content).hexdigest()
+            blob = self.root / WEIGHTS / f"{digest}{SUFFIX}"
+            link = self.folder(run_id) / "model" / f"{name}{SUFFIX}"
+            while True:
+                if blob.exists():
+                    os.utime(blob)  # young again: a clean-up that runs now leaves it alone
+                else:
+                    write_bytes(blob, content)
+                if not link_relative(blob, link):
+                    log.warning("%s takes no links: the weights of %s were copied", self.root, name)
+                if link.exists():
+                    break
+            digests[name] = digest
+        for old in (self.folder(run_id) / "model").glob(f"*{SUFFIX}"):
+            if old.name.removesuffix(SUFFIX) not in components:
+                old.unlink()
+        return digests
+
+    def load(self, record: RunRecord) -> dict[str, dict[str, Tensor]]:
+        """{component: its weights} of a finished run.
+
+        Raises:
+            UserError: a file is missing or does not match its digest.
+        """
+        from safetensors.torch import load
+
+        components = {}
+        for name, digest in record.weights.items():
+            path = self.folder(record.run_id) / "model" / f"{name}{SUFFIX}"
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise UserError(f"expected the weights of run {record.run_id} in {path}: {error.strerror}") from error
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise UserError(f"expected weights of digest {digest} in {path}, found others: the file has rotted")
+            components[name] = load(content)
+        return components
+
+    def prepare(self, run_id: str, *, keep_resume: bool) -> Path:
+        """The run's directory, ready for a start: without the states of an earlier one, unless they are to be kept."""
+        folder = make_folder(self.folder(run_id))
+        if not keep_resume:
+            shutil.rmtree(folder / "resume", ignore_errors=True)
+            log_file = folder / "log.txt"
+            if log_file.exists():
+                number = 1 + len(list(folder.glob("log.*.txt")))
+                log_file.rename(folder / f"log.{number}.txt")
+        return folder

@@ -1,0 +1,122 @@
+"""States to resume from: two generations of everything that training needs, only while a run is unfinished."""
+
+import hashlib
+import logging
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from emorec.storage.atomic import make_folder, replacing
+
+log = logging.getLogger(__name__)
+
+GENERATIONS = 2
+SUFFIX = ".ckpt"
+DIGEST_DIGITS = 16
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:DIGEST_DIGITS]
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes a state whole, under a name that carries its digest; reads tensors and primitives only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        wanted = Path(path)
+        with replacing(wanted) as temporary:
+            torch.save(checkpoint, temporary)
+            digest = _digest(temporary)
+        wanted.rename(wanted.with_name(f"{wanted.stem}-{digest}{SUFFIX}"))
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        state: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return state
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def states(folder: Path) -> list[Path]:
+    """The states in `folder`, newest first."""
+    return sorted(folder.glob(f"*-*{SUFFIX}"), reverse=True)
+
+
+def newest_state(folder: Path) -> Path | None:
+    """The newest state whose content matches its digest; says so when that is not the newest."""
+    for place, path in enumerate(states(folder)):
+        if _digest(path) == path.stem.rpartition("-")[2]:
+            if place:
+                log.warning("resuming from an older state, %s: the newest is broken", path.name)
+            return path
+        log.warning("the state %s is broken and is not used", path)
+    return None
+
+
+class SaveStates(Checkpoint):
+    """Saves a state at the end of an epoch, at most every so many seconds, and keeps the newest two.
+
+    Args:
+        folder: where the states lie.
+        every_seconds: between two of them.
+        owned: false once someone else has taken the run over; then training ends.
+    """
+
+    def __init__(self, *, folder: Path, every_seconds: float, owned: Callable[[], bool]) -> None:
+        self.folder, self.every_seconds, self.owned = folder, every_seconds, owned
+        self._last = time.monotonic()
+        self._random: dict[str, Any] | None = None
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not self.owned():
+            raise RunTakenOverError("another process has taken this run over")
+        if time.monotonic() - self._last >= self.every_seconds:
+            self.save(trainer)
+            self._last = time.monotonic()
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        """Saves a state now."""
+        make_folder(self.folder)
+        trainer.save_checkpoint(self.folder / f"{trainer.global_step:012d}{SUFFIX}")
+        for old in states(self.folder)[GENERATIONS:]:
+            old.unlink(missing_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        kind, keys, *rest = np.random.get_state(legacy=True)
+        version, internal, gauss = random.getstate()
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy": [str(kind), torch.from_numpy(np.array(keys).astype(np.int64)), *rest],
+            "python": [version, list(internal), gauss],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._random = state_dict
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self._random is None:
+            return
+        torch.set_rng_state(self._random["torch"])
+        if self._random["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(self._random["cuda"])
+        kind, keys, *rest = self._random["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+        version, internal, gauss = self._random["python"]
+        random.setstate((version, tuple(internal), gauss))
+        self._random = None
+
+
+class RunTakenOverError(Exception):
+    """The claim of a run that this process trains has gone to another process."""

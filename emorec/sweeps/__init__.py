@@ -1,0 +1,1 @@
+"""Multiruns: which jobs a command line stands for, and what became of each."""
