@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emorec.batch import MODALITIES
 from emorec.configuration import instantiate
 from emorec.datasets.manifest import Corpus, Manifest, Problem
 from emorec.datasets.splits import speaker_overlap
@@ -14,6 +15,7 @@ from emorec.datasets.utterance import SPLITS, Utterance
 from emorec.errors import UserError, choose
 from emorec.media.audio import AudioSettings, audio_seconds
 from emorec.media.source import MediaError, Source
+from emorec.media.text import read_text
 from emorec.media.video import VideoSettings, read_video
 from emorec.progress import Progress
 from emorec.reporting.tables import markdown_table
@@ -101,23 +103,23 @@ def _check_media(checkup: Checkup, manifest: Manifest, extraction: Mapping[str, 
 
     def probe(item: tuple[Utterance, str]) -> float | Problem | None:
         utterance, modality = item
-        path = utterance.audio if modality == "audio" else utterance.video
+        path = None if modality == "text" else getattr(utterance, modality)
         source = Source(modality=modality, path=path, start=utterance.start, end=utterance.end, crop=utterance.crop)
         try:
             if modality == "audio":
                 return audio_seconds(source, settings)
-            read_video(source, PROBE)
+            if modality == "video":
+                read_video(source, PROBE)
+            else:
+                read_text(Source(modality="text", text=utterance.text))
         except MediaError as error:
-            return Problem("broken", utterance.id, f"{modality}: {error} ({path})", fatal)
+            return Problem("broken", utterance.id, f"{modality}: {error}{f' ({path})' if path else ''}", fatal)
         except OSError as error:
             return Problem("missing", utterance.id, f"{modality}: {error.strerror or error} ({path})", fatal)
         return None
 
-    stated = [(item, name) for name in ("audio", "video") for item in manifest.utterances if getattr(item, name)]
-    checkup.modalities = {
-        name: sum(getattr(item, name) is not None for item in manifest.utterances)
-        for name in ("text", "audio", "video")
-    }
+    stated = [(item, name) for name in MODALITIES for item in manifest.utterances if getattr(item, name) is not None]
+    checkup.modalities = {name: sum(modality == name for _, modality in stated) for name in MODALITIES}
     lengths: dict[str, list[float]] = defaultdict(list)
     bar = Progress("decoding", len(stated), extraction["progress"])
     with ThreadPoolExecutor(extraction["workers"]) as pool, bar:

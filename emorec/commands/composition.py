@@ -100,8 +100,11 @@ def print_with_hydra(line: CommandLine) -> int:
     register_resolvers()
     sys.argv = ["emorec", *line.flags, *map(_placed, line.overrides)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors reach us as exceptions, with their messages
-    with _hydra_errors():
-        main(version_base="1.3", config_path=str(config_folder()), config_name=line.config_name)(lambda _: None)()
+    try:
+        with _hydra_errors():
+            main(version_base="1.3", config_path=str(config_folder()), config_name=line.config_name)(lambda _: None)()
+    except SystemExit as ended:  # some flags end Hydra so
+        return int(ended.code or 0)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Trains a run, chooses its best epoch on validation, and reads test once."""
 
 import logging
-import shutil
+import signal
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -54,21 +54,25 @@ def fit(job: "Job", record: RunRecord, state: Path | None, *, owned: Callable[[]
             progress=progress,
         )
         saver = SaveStates(folder=folder / "resume", every_seconds=config["checkpoint"]["every_seconds"], owned=owned)
-        trainer = _trainer(config, folder, history, saver)
-        trainer.fit(model, datamodule=module, ckpt_path=None if state is None else str(state))
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        _fit(_trainer(config, folder, history, saver), model, module, state)
     model.load_state_dict(history.best_weights, strict=True)
     record.epochs, record.best_epoch = len(history.rows), history.best_epoch
     with _timed(record, "evaluation"):
         predictions = {"val": _predict(model, module, "val", config)}
         if config["test"]:
-            predictions["test"] = _predict_test(model, module, config, record)
+            predictions["test"] = _predict_test(model, module, job, record)
     history.write()
     write_results(folder, predictions, module.task)
     record.weights = job.store.publish(record.run_id, model.components())
-    shutil.rmtree(folder / "resume", ignore_errors=True)
     record.status = "finished"
+
+
+def _fit(trainer: lightning.Trainer, model: EmotionModel, module: UtteranceDataModule, state: Path | None) -> None:
+    try:
+        trainer.fit(model, datamodule=module, ckpt_path=None if state is None else str(state))
+    except SystemExit as ended:  # Lightning makes one of a KeyboardInterrupt, and ignores further ones
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from ended
 
 
 def read_test(job: "Job", record: RunRecord) -> None:
@@ -78,7 +82,7 @@ def read_test(job: "Job", record: RunRecord) -> None:
     model = build_model(config, module, fit_normalisation=False)
     load_weights(model, job.store.load(record), record.run_id)
     predictions = {"val": _predict(model, module, "val", config)}
-    predictions["test"] = _predict_test(model, module, config, record)
+    predictions["test"] = _predict_test(model, module, job, record)
     write_results(job.folder, predictions, module.task)
 
 
@@ -107,11 +111,17 @@ def _predict(model: EmotionModel, module: UtteranceDataModule, split: str, confi
     return model.predict(module.loader(split), precision=str(config["trainer"]["precision"]))
 
 
-def _predict_test(
-    model: EmotionModel, module: UtteranceDataModule, config: dict[str, Any], record: RunRecord
-) -> Predictions:
+def _predict_test(model: EmotionModel, module: UtteranceDataModule, job: "Job", record: RunRecord) -> Predictions:
     record.test_reads.append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "why": f"best epoch {record.best_epoch}"})
-    return _predict(model, module, "test", config)
+    job.store.write(record)  # before the read, so that a kill does not lose it
+    return _predict(model, module, "test", job.composed.config)
+
+
+class ResumableEarlyStopping(EarlyStopping):
+    """Early stopping that a run resumed after its last epoch remembers, instead of training one epoch more."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
 def _trainer(config: dict[str, Any], folder: Path, history: History, saver: SaveStates) -> lightning.Trainer:
@@ -119,7 +129,7 @@ def _trainer(config: dict[str, Any], folder: Path, history: History, saver: Save
     callbacks: list[lightning.Callback] = []
     if settings["patience"] is not None:
         callbacks.append(
-            EarlyStopping(
+            ResumableEarlyStopping(
                 history.monitor,
                 mode=history.direction,
                 patience=settings["patience"],

@@ -16,6 +16,7 @@ def start_logging() -> None:
     if not any(isinstance(handler, logging.StreamHandler) for handler in root.handlers):
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.addFilter(lambda record: record.exc_info is None)  # tracebacks are for the run's log
         root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("emorec").setLevel(logging.INFO)

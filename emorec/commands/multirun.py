@@ -2,7 +2,6 @@
 
 import logging
 import time
-import traceback
 from pathlib import Path
 
 from emorec.commands.composition import Composer
@@ -36,8 +35,7 @@ def run_all(composer: Composer) -> int:
             outcome = train(composed, workbenches.setdefault(cache, Workbench(Path(cache))))
         except UserError as error:
             _failed(job, str(error))
-        except Exception as error:  # whatever breaks one job, the others go on; `train` keeps the traceback in its log
-            log.debug("%s", traceback.format_exc())
+        except Exception as error:  # whatever breaks one job, the others go on; the run's log keeps the traceback
             _failed(job, f"{type(error).__name__}: {error}")
         else:
             metrics = read_metrics(outcome.folder)

@@ -1,8 +1,8 @@
 """One run from its config to its directory, whoever else is at it and whatever became of it before."""
 
 import logging
+import shutil
 import time
-import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from emorec.runs.identity import RunIdentity
 from emorec.runs.provenance import provenance, source_digest
 from emorec.runs.resume import newest_state
 from emorec.storage.atomic import make_folder, write_text
-from emorec.storage.claims import Claim, Holder, Watch, read_holder, remove_stale, try_claim
+from emorec.storage.claims import Claim, Holder, acquire, read_holder
 
 log = logging.getLogger(__name__)
 
@@ -140,28 +140,17 @@ def _tell_finished(record: RunRecord, job: Job) -> None:
 
 def _claim(job: Job) -> Claim | None:
     """The claim of the run; `None` where somebody else holds it and `on_running` is "skip"."""
-    path = job.folder / CLAIM
-    stale_after = job.composed.config["extraction"]["stale_after"]
-    watch, told = Watch(path, stale_after), None
-    while (claim := try_claim(path)) is None:
-        if watch.stale():
-            holder = read_holder(path)
-            log.warning(
-                "taking over run %s from %s: no sign of life for %s s", job.identity.run_id, holder, stale_after
-            )
-            remove_stale(path, holder)
-            continue
-        if job.composed.config["on_running"] == "skip":
-            return None
-        told = _tell_waiting(job, read_holder(path), told)
-        time.sleep(0.5)
-    return claim
+    config, told = job.composed.config, set[Holder]()
 
+    def waiting(holder: Holder | None) -> bool:
+        if config["on_running"] == "skip":
+            return False
+        if holder is not None and holder not in told:
+            told.add(holder)
+            log.info("run %s is run by %s: waiting for it (on_running=skip goes on)", job.identity.run_id, holder)
+        return True
 
-def _tell_waiting(job: Job, holder: Holder | None, told: Holder | None) -> Holder | None:
-    if holder is not None and holder != told:
-        log.info("run %s is being run by %s: waiting for it (on_running=skip goes on)", job.identity.run_id, holder)
-    return holder
+    return acquire(job.folder / CLAIM, stale_after=config["extraction"]["stale_after"], waiting=waiting)
 
 
 def _run(job: Job, earlier: RunRecord | None, claim: Claim) -> Outcome:
@@ -179,6 +168,7 @@ def _run(job: Job, earlier: RunRecord | None, claim: Claim) -> Outcome:
             _train(job, record, claim, resumes)
         record = replace(record, ended=now())
         job.store.write(record)
+        shutil.rmtree(folder / "resume", ignore_errors=True)  # only now: a kill before this resumes
         line = result_line(record, folder)
         log.info("%s", line)
     return Outcome(record.run_id, record.status, folder, line)
@@ -199,7 +189,7 @@ def _train(job: Job, record: RunRecord, claim: Claim, resumes: bool) -> None:
         job.store.write(replace(record, status="interrupted", ended=now()))
         raise
     except BaseException as error:
-        log.error("run %s failed:\n%s", record.run_id, traceback.format_exc())
+        log.error("run %s failed", record.run_id, exc_info=True)
         if not claim.lost:  # else the run is another process's, and so is its record
             job.store.write(replace(record, status="failed", ended=now(), error=f"{type(error).__name__}: {error}"))
         raise

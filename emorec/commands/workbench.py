@@ -162,15 +162,15 @@ class Workbench:
         manifest = self.manifest(config)
         corpus = self.corpus(config)
         splits = corpus.split(manifest)
-        chosen = [item for split in SPLITS for item in splits[split]]
+        split_of = {item.id: split for split in SPLITS for item in splits[split]}
+        chosen = [item for item in manifest.utterances if item.id in split_of]  # one order for all folds
         features = {modality: self.features(config, modality, manifest, chosen) for modality in used}
         present = torch.stack([item.reader.present for item in features.values()]).any(0)
-        bounds = torch.tensor([len(splits[split]) for split in SPLITS]).cumsum(0).tolist()
-        places, kept = {}, {}
-        for split, end in zip(SPLITS, bounds, strict=True):
-            start = end - len(splits[split])
-            places[split] = start + present[start:end].nonzero().squeeze(1)
-            kept[split] = tuple(chosen[place] for place in places[split].tolist())
+        places = {
+            split: torch.tensor([n for n, item in enumerate(chosen) if split_of[item.id] == split and present[n]])
+            for split in SPLITS
+        }
+        kept = {split: tuple(chosen[place] for place in places[split].tolist()) for split in SPLITS}
         left_out = int((~present).sum())
         if left_out:
             log.warning("%d of %d utterances have none of %s and are left out", left_out, len(chosen), ", ".join(used))

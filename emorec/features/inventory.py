@@ -1,6 +1,5 @@
 """What a cache holds, read from the shards themselves."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,13 @@ def inventory(root: Path) -> list[dict[str, Any]]:
         paths = sorted(folder.glob(f"*{SUFFIX}"))
         for path in paths:
             try:
-                header, _ = read_header(path)
-                spec = json.loads(header["__metadata__"]["spec"])
-                entry |= {key: spec[key] for key in ("encoder", "checkpoint", "revision")}
+                header, about, _ = read_header(path)
+                entry |= {key: about["spec"][key] for key in ("encoder", "checkpoint", "revision")}
                 entry["utterances"] += header["keys"]["shape"][0]
-                entry["bad"] += len(json.loads(header["__metadata__"]["reasons"]))
+                entry["bad"] += len(about["reasons"])
                 entry["shards"] += 1
                 entry["bytes"] += path.stat().st_size
-            except (ShardError, OSError, KeyError, ValueError):
+            except (ShardError, OSError, KeyError):
                 entry["broken"] += 1
         if paths:
             found.append({**entry, "last_use": folder.stat().st_mtime})

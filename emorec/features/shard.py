@@ -10,7 +10,7 @@ decoded. A shard is named by the sha256 of the whole file, which is how a reader
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from emorec.features.spec import FeatureSpec
 from emorec.storage.atomic import write_bytes
+from emorec.storage.digests import canonical_json
 
 KEY_BYTES = 32
 NAME_DIGITS = 32
 SUFFIX = ".safetensors"
+METADATA = "emorec"  # the header's one text: JSON of spec, payload digest and reasons
 TYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "U8": np.uint8}
 
 
@@ -66,20 +68,22 @@ def write_shard(
     packed = np.concatenate(values)
     offsets = np.concatenate([[0], np.cumsum([len(item) for item in values])]).astype(np.int64)
     key_rows = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES)
-    metadata = {
-        "spec": spec.canonical,
+    about = {
+        "spec": asdict(spec),
         "payload": _payload_digest(packed, offsets, key_rows),
-        "reasons": json.dumps({str(entry): reason for entry, reason in reasons.items()}),
+        "reasons": {str(entry): reason for entry, reason in reasons.items()},
     }
-    content = safetensors_numpy.save({"values": packed, "offsets": offsets, "keys": key_rows}, metadata)
+    arrays = {"values": packed, "offsets": offsets, "keys": key_rows}
+    # one text, for safetensors writes several in any order, and equal shards shall be equal bytes
+    content = safetensors_numpy.save(arrays, {METADATA: canonical_json(about)})
     path = folder / f"{hashlib.sha256(content).hexdigest()[:NAME_DIGITS]}{SUFFIX}"
     if not path.exists():
         write_bytes(path, content)
     return path
 
 
-def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file and where its data start.
+def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """The tensors of a shard's header, what it says about them (spec, payload, reasons), and where the data start.
 
     Raises:
         ShardError: there is no whole header.
@@ -94,9 +98,12 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
             header = json.loads(stream.read(length))
         except ValueError as error:
             raise ShardError(f"expected a JSON header, got {error}") from error
-    if not isinstance(header, dict) or not isinstance(header.get("__metadata__"), dict):
-        raise ShardError("expected a header with metadata")
-    return header, 8 + length
+    try:
+        about = json.loads(header.pop("__metadata__")[METADATA])
+        spec, reasons = about["spec"], {int(entry): str(reason) for entry, reason in about["reasons"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ShardError(f"expected a header that describes a shard, got {error!r}") from error
+    return header, {"spec": spec, "payload": about.get("payload"), "reasons": reasons}, 8 + length
 
 
 def open_shard(path: Path) -> Shard:
@@ -106,10 +113,9 @@ def open_shard(path: Path) -> Shard:
         ShardError: the file is not a whole shard.
         OSError: the file cannot be read.
     """
-    header, start = read_header(path)
+    header, about, start = read_header(path)
     size = path.stat().st_size
     try:
-        metadata = header["__metadata__"]
         arrays = {}
         for name in ("values", "offsets", "keys"):
             first, last = header[name]["data_offsets"]
@@ -122,12 +128,10 @@ def open_shard(path: Path) -> Shard:
                 if last > first
                 else np.zeros(shape, dtype=kind)
             )
-        spec = json.loads(metadata["spec"])
-        reasons = {int(entry): str(reason) for entry, reason in json.loads(metadata["reasons"]).items()}
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"expected the header of a shard, got {error!r}") from error
     values, offsets, keys = arrays["values"], arrays["offsets"], arrays["keys"]
     entries = len(keys)
     if len(offsets) != entries + 1 or offsets[0] != 0 or offsets[-1] != len(values) or (np.diff(offsets) < 0).any():
         raise ShardError("expected offsets that cover the values in order")
-    return Shard(path, spec, values, np.asarray(offsets), np.asarray(keys), reasons)
+    return Shard(path, about["spec"], values, np.asarray(offsets), np.asarray(keys), about["reasons"])

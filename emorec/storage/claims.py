@@ -204,6 +204,37 @@ def try_claim(path: Path) -> Claim | None:
         remove_stale(path, other)
 
 
+def acquire(
+    path: Path,
+    *,
+    stale_after: float = STALE_SECONDS,
+    poll: float = 0.2,
+    waiting: Callable[[Holder | None], bool] | None = None,
+) -> Claim | None:
+    """Waits until the claim at `path` is ours.
+
+    Args:
+        path: the claim's file.
+        stale_after: seconds without a heartbeat after which a claim is taken over.
+        poll: seconds between two looks.
+        waiting: called with the holder at each look that finds the claim held; false gives up.
+
+    Returns:
+        The claim, to be released; `None` where `waiting` gave up.
+    """
+    watch = Watch(path, stale_after)
+    while (claim := try_claim(path)) is None:
+        if watch.stale():
+            holder = read_holder(path)
+            log.warning("taking over from %s: no sign of life for %.0f s (%s)", holder, stale_after, path)
+            remove_stale(path, holder)
+            continue
+        if waiting is not None and not waiting(read_holder(path)):
+            return None
+        time.sleep(poll)
+    return claim
+
+
 @contextmanager
 def claimed(
     path: Path,
@@ -212,22 +243,14 @@ def claimed(
     poll: float = 0.2,
     waiting: Callable[[Holder | None], None] | None = None,
 ) -> Iterator[Claim]:
-    """Waits until the claim at `path` is ours, and holds it inside the block.
+    """Holds the claim at `path` inside the block; waits for it as long as it takes. Arguments as for `acquire`."""
 
-    Args:
-        path: the claim's file.
-        stale_after: seconds without a heartbeat after which a claim from another host is taken over.
-        poll: seconds between two looks.
-        waiting: called with the holder at each look that finds the claim held.
-    """
-    watch = Watch(path, stale_after)
-    while (claim := try_claim(path)) is None:
-        if watch.stale():
-            log.warning("taking over from %s: no heartbeat for %.0f s (%s)", read_holder(path), stale_after, path)
-            remove_stale(path, read_holder(path))
-            continue
+    def go_on(holder: Holder | None) -> bool:
         if waiting is not None:
-            waiting(read_holder(path))
-        time.sleep(poll)
+            waiting(holder)
+        return True
+
+    claim = acquire(path, stale_after=stale_after, poll=poll, waiting=go_on)
+    assert claim is not None
     with claim:
         yield claim

@@ -1,0 +1,99 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from emorec.cli import COMMANDS, main
+from tests.conftest import REPOSITORY
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["no_such_command"], ["--version"]])
+def test_help_and_errors_load_neither_torch_nor_hydra(words: list[str]) -> None:
+    code = (
+        "import sys; from emorec.cli import main; main(sys.argv[1:]); "
+        "print([name for name in ('torch', 'lightning', 'hydra', 'numpy') if name in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(command in printed for command in COMMANDS)
+
+
+def test_an_unknown_command_says_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    assert "train" in capsys.readouterr().err
+
+
+def test_train_help_names_the_groups_and_their_choices(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    assert main(["train", "--help"]) == 0
+    printed = capsys.readouterr().out
+    for line in ("dataset: demo, meld, ravdess", "fusion: concat, gated, self_attention", "encoder/audio: log_mel"):
+        assert line in printed
+
+
+@pytest.mark.parametrize("words", [["--cfg", "job", "--resolve", "seed=7"], ["seed=7", "--resolve", "-c", "job"]])
+def test_the_config_is_printed_wherever_the_flags_stand(
+    words: list[str], capsys: pytest.CaptureFixture[str], root: Path
+) -> None:
+    assert main(["train", *words]) == 0
+    printed = capsys.readouterr().out
+    assert "seed: 7" in printed
+    assert f"root: {root}/data/demo" in printed
+
+
+def test_an_unknown_choice_lists_what_there_is(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    assert main(["train", "fusion=concta"]) == 2
+    printed = capsys.readouterr().err
+    assert "concta" in printed
+    assert all(name in printed for name in ("concat", "gated", "self_attention"))
+
+
+def test_an_unknown_key_is_named(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    assert main(["train", "optimizer.learning_rate=1"]) == 2
+    assert "learning_rate" in capsys.readouterr().err
+
+
+def test_all_problems_of_a_config_are_named_at_once(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    assert main(["train", "seed=-1", "batch_size=0", "trainer.devices=2", "trainer.precision=8"]) == 2
+    printed = capsys.readouterr().err
+    assert all(name in printed for name in ("seed", "batch_size", "trainer.devices", "trainer.precision"))
+    assert "4 problem" in printed
+    assert list(root.iterdir()) == []
+
+
+def test_a_class_outside_the_trusted_packages_is_refused(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    assert main(["train", "fusion._target_=os.system"]) == 2
+    assert "EMOREC_TRUST" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("emorec ", "train"),
+        ("emorec train fusion=", "fusion=gated"),
+        ("emorec data ", "check"),
+        ("emorec data check dataset=", "dataset=meld"),
+        ("emorec train optimizer.", "optimizer.lr="),
+    ],
+)
+def test_the_shell_completes_commands_groups_and_keys(
+    line: str, offered: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], root: Path
+) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    assert main(["-sc", "query=bash"]) == 0
+    assert offered in capsys.readouterr().out.split()
+
+
+def test_the_completion_script_is_for_emorec(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    assert main(["train", "-sc", "install=bash"]) == 0
+    assert "hydra_bash_completion emorec" in capsys.readouterr().out

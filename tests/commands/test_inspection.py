@@ -1,0 +1,172 @@
+"""The commands that look at what is there: report, evaluate, data check, cache ls, runs ls and show."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from emorec.cli import main
+from emorec.datasets.demo import EMOTIONS
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, small_demo: Path) -> Path:
+    """A root with runs of two fusions × two seeds."""
+    folder = tmp_path_factory.mktemp("lab")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("EMOREC_ROOT", str(folder))
+    words = [f"dataset.root={small_demo}", "trainer.max_epochs=3", "model.hidden=16", "batch_size=8"]
+    assert main(["train", "-m", *words, "fusion=concat,gated", "seed=0,1"]) == 0
+    patch.undo()
+    return folder
+
+
+@pytest.fixture
+def in_lab(lab: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EMOREC_ROOT", str(lab))
+    return lab
+
+
+def test_the_report_groups_seeds_and_marks_the_best_by_validation(
+    in_lab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report"]) == 0
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.splitlines() if line.startswith("| ") and "group" not in line]
+    assert len(rows) == 2
+    assert all("| 2 " in row and "| 0, 1 " in row and "±" in row for row in rows)
+    assert ["**best**" in row for row in rows] == [True, False]
+    assert {"concat", "gated"} == {row.split("|")[2].strip() for row in rows}
+    report = in_lab / "checkpoints" / "report"
+    groups = list(csv.DictReader((report / "groups.csv").open()))
+    runs = list(csv.DictReader((report / "runs.csv").open()))
+    assert (len(groups), len(runs)) == (2, 4)
+    for group in groups:
+        members = [float(run["test/uar"]) for run in runs if run["group_id"] == group["group_id"]]
+        assert float(group["test/uar/mean"]) == pytest.approx(sum(members) / 2)
+        assert float(group["test/uar/std"]) == pytest.approx(abs(members[0] - members[1]) / 2**0.5)
+    markdown = (report / "report.md").read_text()
+    for picture in (report / "figures").glob("*.png"):
+        assert f"figures/{picture.name}" in markdown
+        assert min(Image.open(picture).size) > 200
+    assert len(list((report / "figures").glob("*.png"))) == 4
+
+
+def test_the_report_filters_by_choices_and_values(in_lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "fusion=gated", "seed=1"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ") and "group" not in line]
+    assert len(rows) == 1
+
+
+def test_the_report_says_what_it_did_not_find(in_lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "fusion=tensor"]) == 2
+    assert "fusion=tensor" in capsys.readouterr().err
+    assert main(["report", "fusoin=gated"]) == 2
+    assert "fusion" in capsys.readouterr().err
+
+
+def test_runs_are_listed_and_shown(in_lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "ls", "--json"]) == 0
+    records = json.loads(capsys.readouterr().out)
+    assert [record["status"] for record in records] == ["finished"] * 4
+    assert main(["runs", "ls"]) == 0
+    listed = capsys.readouterr().out
+    assert all(record["run_id"] in listed for record in records)
+    run_id = records[0]["run_id"]
+    assert main(["runs", "show", run_id[:6]]) == 0
+    shown = capsys.readouterr().out
+    assert run_id in shown
+    assert all(label in shown for label in EMOTIONS)
+    assert main(["runs", "show", run_id, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["run"]["run_id"] == run_id
+    assert main(["runs", "show", "ffffffffffff"]) == 2
+    assert main(["runs", "prune"]) == 2
+
+
+def test_the_cache_is_listed(in_lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cache", "ls", "--json"]) == 0
+    found = {item["encoder"]: item for item in json.loads(capsys.readouterr().out)}
+    assert set(found) == {"HashedNgrams", "LogMel", "FrameStatistics"}
+    assert found["LogMel"]["utterances"] == 32
+    assert found["LogMel"]["shards"] == 1
+    assert main(["cache", "ls"]) == 0
+    assert found["LogMel"]["folder"] in capsys.readouterr().out
+
+
+def test_evaluating_a_run_gives_what_it_was_trained_to(in_lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = next((in_lab / "checkpoints").glob("*/run.json")).parent
+    wanted = json.loads((run / "metrics.json").read_text())
+    assert main(["evaluate", f"run={run.name}"]) == 0
+    assert f"test/uar={wanted['test/uar']:.4f}" in capsys.readouterr().out
+    (kept,) = (run / "evaluations").glob("*/metrics.json")
+    assert json.loads(kept.read_text())["test/confusion"] == wanted["test/confusion"]
+    reads = json.loads((run / "run.json").read_text())["test_reads"]
+    assert reads[-1]["why"] == "evaluate dataset=demo"
+
+
+def test_evaluating_on_other_classes_is_refused(
+    in_lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = next((in_lab / "checkpoints").glob("*/run.json")).parent.name
+    header = "Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID\n"
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}_sent_emo.csv").write_text(f"{header}Hello there,Joey,joy,positive,0,0\n")
+    assert main(["evaluate", f"run={run}", "dataset=meld", f"dataset.root={tmp_path}"]) == 2
+    assert "expected" in capsys.readouterr().err
+    assert main(["evaluate", "run=ffff"]) == 2
+    assert main(["evaluate", f"run={run}", "split=dev"]) == 2
+
+
+@pytest.fixture
+def spoiled(small_demo: Path, tmp_path: Path) -> Path:
+    """The small demo corpus with a truncated clip, a missing one, and one sound in two splits."""
+    shutil.copytree(small_demo, tmp_path / "spoiled")
+    folder = next((tmp_path / "spoiled").iterdir())
+    clip = folder / "video" / "speaker0_01.mp4"
+    clip.write_bytes(clip.read_bytes()[:500])
+    (folder / "audio" / "speaker1_02.flac").unlink()
+    shutil.copy(folder / "audio" / "speaker0_00.flac", folder / "audio" / "speaker7_00.flac")
+    return tmp_path / "spoiled"
+
+
+def test_data_check_finds_everything_and_says_what_is_fatal(
+    root: Path, spoiled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "check", f"dataset.root={spoiled}", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    kinds = {(problem["kind"], problem["where"]): problem["fatal"] for problem in found["problems"]}
+    assert kinds == {
+        ("broken", "speaker0_01"): False,
+        ("missing", "speaker1_02"): False,
+        ("duplicate", "speaker0_00"): True,
+    }
+    assert found["counts"]["train"] == dict.fromkeys(EMOTIONS, 4)
+    assert main(["data", "check", f"dataset.root={spoiled}", "extraction.on_bad_media=fail"]) == 1
+    assert capsys.readouterr().out.count("fatal: ") == 3
+
+
+def test_data_check_of_a_sound_corpus_ends_with_zero(
+    root: Path, small_demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "check", "dataset=demo", f"dataset.root={small_demo}"]) == 0
+    printed = capsys.readouterr().out
+    assert "nothing fatal" in printed
+    assert "speakers in more than one split: 0" in printed
+
+
+def test_data_check_without_a_corpus_says_where_it_looked(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", "dataset=ravdess", f"dataset.root={root / 'nowhere'}"]) == 2
+    assert str(root / "nowhere") in capsys.readouterr().err
+
+
+def test_bad_clips_are_left_out_of_training_and_counted(root: Path, spoiled: Path) -> None:
+    words = [f"dataset.root={spoiled}", "trainer.max_epochs=1", "encoder/text=none", "encoder/video=none"]
+    assert main(["train", *words]) == 0
+    record = json.loads(next((root / "checkpoints").glob("*/run.json")).read_text())
+    assert record["data"]["bad_media"] == {"audio": 1}
+    assert record["data"]["left_out"] == 1
+    assert sum(record["data"]["utterances"].values()) == 31
+    assert main(["train", *words, "extraction.on_bad_media=fail", "seed=1"]) == 2

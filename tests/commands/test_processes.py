@@ -1,0 +1,137 @@
+"""Several processes, and processes that are killed: the same command always gets to the same result."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emorec.cli import main
+from tests.conftest import emorec_process
+
+TIMEOUT = 120  # seconds after which a process is taken to hang
+LONG = ["trainer.max_epochs=120", "trainer.patience=null", "checkpoint.every_seconds=0"]
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Waits until a condition holds while a process runs."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(0.02)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=TIMEOUT)
+    return process.returncode, out, err
+
+
+def results(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metrics and record of the only run under a root."""
+    (path,) = (root / "checkpoints").glob("*/run.json")
+    return json.loads((path.parent / "metrics.json").read_text()), json.loads(path.read_text())
+
+
+def test_a_killed_training_resumes_to_what_an_undisturbed_one_gives(
+    root: Path, train_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", *train_overrides, *LONG]
+    process = emorec_process(*words, root=root)
+    wait_for(lambda: len(list(root.glob("checkpoints/*/resume/*-*.ckpt"))) >= 2, process)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert json.loads(next(root.glob("checkpoints/*/run.json")).read_text())["status"] == "running"
+
+    code, _, err = finish(emorec_process(*words, root=root))
+    assert code == 0, err
+    assert "taking over from" in err
+    assert "going on from" in err
+    monkeypatch.setenv("EMOREC_ROOT", str(tmp_path / "undisturbed"))
+    (tmp_path / "undisturbed").mkdir()
+    assert finish(emorec_process(*words, root=tmp_path / "undisturbed"))[0] == 0
+    (metrics, record), (wanted, undisturbed) = results(root), results(tmp_path / "undisturbed")
+    assert metrics == wanted
+    assert record["weights"] == undisturbed["weights"]
+    assert record["attempts"] == 2
+    assert record["epochs"] == 120
+    assert len(record["test_reads"]) == 1
+    run = next(root.glob("checkpoints/*/run.json")).parent
+    assert not (run / "resume").exists()
+    assert list(run.rglob("*.tmp")) == []
+
+
+def test_a_broken_newest_state_is_told_of_and_the_one_before_it_is_used(root: Path, train_overrides: list[str]) -> None:
+    words = ["train", *train_overrides, *LONG]
+    process = emorec_process(*words, root=root)
+    wait_for(lambda: len(list(root.glob("checkpoints/*/resume/*-*.ckpt"))) >= 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    newest = sorted(root.glob("checkpoints/*/resume/*-*.ckpt"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    code, _, err = finish(emorec_process(*words, root=root))
+    assert code == 0, err
+    assert "is broken" in err
+    assert "going on from" in err
+
+
+def test_ctrl_c_leaves_a_run_that_resumes(root: Path, train_overrides: list[str]) -> None:
+    words = ["train", *train_overrides, *LONG]
+    process = emorec_process(*words, root=root)
+    wait_for(lambda: list(root.glob("checkpoints/*/resume/*-*.ckpt")), process)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130, err
+    assert "Traceback" not in err
+    assert json.loads(next(root.glob("checkpoints/*/run.json")).read_text())["status"] == "interrupted"
+    assert not list(root.glob("checkpoints/*/claim.json"))
+    code, _, err = finish(emorec_process(*words, root=root))
+    assert code == 0, err
+    assert "going on from" in err
+
+
+def test_a_killed_extraction_keeps_what_it_did(root: Path, small_demo: Path) -> None:
+    words = ["extract", f"dataset.root={small_demo}", "encoder/text=none", "encoder/audio=none"]
+    words += ["extraction.batch_size=1", "extraction.workers=1", "encoder.video.frames=16"]
+    process = emorec_process(*words, root=root)
+    wait_for(lambda: list(root.glob("cache/frame_statistics-*/*.safetensors")), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    code, out, err = finish(emorec_process(*words, root=root))
+    assert code == 0, err
+    found, computed = (int(part.split()[0]) for part in out.split(": ", 1)[1].split(", ")[:2])
+    assert found >= 1
+    assert found + computed == 32
+    code, out, _ = finish(emorec_process(*words, root=root))
+    assert "32 found, 0 computed, 0 bad" in out
+
+
+def test_two_processes_that_start_the_same_run_do_it_once(root: Path, train_overrides: list[str]) -> None:
+    processes = [emorec_process("train", *train_overrides, root=root) for _ in range(2)]
+    outcomes = [finish(process) for process in processes]
+    assert [code for code, _, _ in outcomes] == [0, 0], outcomes
+    assert outcomes[0][1] == outcomes[1][1]
+    _, record = results(root)
+    assert record["attempts"] == 1
+    computed = [line for _, _, err in outcomes for line in err.splitlines() if "32 computed" in line]
+    assert len(computed) == 3  # each modality once, by either process
+
+
+def test_on_running_skip_goes_on_without_waiting(
+    root: Path, train_overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*train_overrides, *LONG]
+    process = emorec_process("train", *words, root=root)
+    try:
+        wait_for(lambda: list(root.glob("checkpoints/*/claim.json")), process)
+        assert main(["train", *words, "on_running=skip"]) == 0
+        assert f"process {process.pid} on {os.uname().nodename}" in capsys.readouterr().out
+    finally:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,88 @@
+"""A few numbers that tell an encoder's output on one fixed input from any other output."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+
+from emorec.configuration import instantiate
+from emorec.datasets.demo_synthesis import write_video
+from emorec.encoders.encoder import Encoder
+from emorec.media.source import Source
+from tests.discovery import node
+from tests.encoders.conftest import ENCODERS, NEEDS, is_pretrained, moving_picture, voice
+
+FILE = Path(__file__).with_name("golden.json")
+HOW_TO_RENEW = "count the encoder's `version` up, then run: python -m tests.encoders.renew_golden"
+CHOICES = [choice for choice in ENCODERS if not is_pretrained(choice)]  # a hub model's output is its own
+TEXT = "Well, I am not so sure about this news, are you? Not so sure at all."
+ENTRIES = 8
+# Decoders and mathematical libraries round differently from release to release: relative, then of the range.
+TOLERANCE = {"text": (1e-5, 1e-6), "audio": (1e-3, 1e-3), "video": (1e-2, 1e-2)}
+
+
+def can_run(choice: str) -> bool:
+    """Whether the packages that the encoder needs are installed."""
+    name = choice.partition("/")[2]
+    return all(importlib.util.find_spec(needed) for start, needed in NEEDS.items() if name.startswith(start))
+
+
+def make(choice: str) -> Encoder:
+    modality, _, name = choice.partition("/")
+    encoder = instantiate(node(f"encoder/{modality}", name), where=f"encoder.{choice}")
+    assert isinstance(encoder, Encoder)
+    return encoder
+
+
+def fixed_source(modality: str, folder: Path) -> Source:
+    """The one input; its media are written into `folder`."""
+    if modality == "text":
+        return Source(modality="text", text=TEXT)
+    if modality == "audio":
+        soundfile.write(folder / "voice.wav", voice(1.2, 150, seed=11), 16_000, subtype="FLOAT")
+        return Source(modality="audio", path=folder / "voice.wav")
+    write_video(folder / "spot.mp4", moving_picture(20, seed=3), 12, None, 16_000)
+    return Source(modality="video", path=folder / "spot.mp4")
+
+
+def output(encoder: Encoder, folder: Path) -> NDArray[np.float64]:
+    """The features (T, D) of the fixed input."""
+    encoder.load()
+    encoder.eval()
+    with torch.inference_mode():
+        features, mask = encoder.encode(encoder.collate([encoder.read(fixed_source(encoder.modality, folder))]))
+    return features[0][mask[0]].double().numpy()
+
+
+def summary(values: NDArray[np.float64]) -> dict[str, Any]:
+    """Shape, mean, deviation, a mean that depends on the order of the values, and some of them."""
+    flat = values.ravel()
+    places = np.linspace(0, len(flat) - 1, ENTRIES).round().astype(int)
+    return {
+        "shape": list(values.shape),
+        "mean": float(f"{flat.mean():.8g}"),
+        "deviation": float(f"{flat.std():.8g}"),
+        "ramp": float(f"{(flat * np.linspace(-1, 1, len(flat))).mean():.8g}"),
+        "entries": [float(f"{flat[place]:.8g}") for place in places],
+    }
+
+
+def agree(modality: str, actual: dict[str, Any], golden: dict[str, Any]) -> bool:
+    """Whether two summaries are of the same output."""
+    relative, of_the_range = TOLERANCE[modality]
+    if actual["shape"] != golden["shape"]:
+        return False
+    pairs = [(actual[key], golden[key]) for key in ("mean", "deviation", "ramp", "entries")]
+    absolute = of_the_range * golden["deviation"]
+    return all(np.allclose(left, right, rtol=relative, atol=absolute) for left, right in pairs)
+
+
+def read() -> dict[str, dict[str, Any]]:
+    """{choice: {"version": …, "summary": …}} as it was kept."""
+    found: dict[str, dict[str, Any]] = json.loads(FILE.read_text()) if FILE.exists() else {}
+    return found

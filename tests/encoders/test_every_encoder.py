@@ -1,0 +1,257 @@
+"""What every encoder owes the feature store, checked for each YAML of `conf/encoder`."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from emorec.encoders.encoder import Encoder, UtteranceEncoder
+from emorec.errors import UserError
+from emorec.features.extraction import ExtractionSettings, extract
+from emorec.features.spec import FeatureSpec
+from emorec.features.store import FeatureStore
+from emorec.media.source import Source
+from emorec.storage.digests import FileDigests
+from tests.conftest import REPOSITORY
+from tests.encoders.conftest import ENCODERS, is_pretrained, settings_of
+from tests.encoders.tiny_checkpoints import save_bert
+
+MakeEncoder = Callable[..., Encoder]
+
+# Another valid value of each setting that changes an encoder's output; a new setting needs its line here.
+ALTERNATIVES: dict[str, Any] = {
+    "sample_rate": 8000,
+    "bands": 32,
+    "window": 0.05,
+    "hop": 0.02,
+    "coefficients": 13,
+    "feature_set": {"egemaps": "compare", "compare": "egemaps"},
+    "pooling": {"none": "functionals", "functionals": "none", "mean": "cls"},
+    "dtype": {"float16": "float32", "float32": "float16"},
+    "dim": 512,
+    "analyzer": "char_wb",
+    "shortest": 2,
+    "longest": 3,
+    "frames": 4,
+    "size": 48,
+    "grid": 8,
+    "layer": 1,
+    "max_length": 16,
+    "context_turns": 2,
+}
+NOT_IN_THE_SPEC = {
+    "_target_",
+    "training",
+    "revision",  # of a local folder, which is what is tested here: its digest counts
+    "template",  # reads nothing without context turns
+    "model",  # has a test of its own
+}
+SETTINGS = ExtractionSettings(batch_size=3, progress=False, device="cpu")
+
+
+def live(encoder: Encoder, source: Source) -> Tensor:
+    """The features (T, D) of one source, computed alone."""
+    encoder.load()
+    encoder.eval()
+    with torch.inference_mode():
+        features, mask = encoder.encode(encoder.collate([encoder.read(source)]))
+    assert features.shape[:2] == mask.shape == (1, features.shape[1])
+    return features[0][mask[0]]
+
+
+def stored(
+    folder: Path, encoder: Encoder, sources: Mapping[str, Source], settings: ExtractionSettings = SETTINGS
+) -> dict[str, Tensor]:
+    """{id: features (T, D)} as they come back from a new store."""
+    store = FeatureStore(folder, FeatureSpec(**encoder.spec()), FileDigests())
+    report = extract(store, encoder, sources, settings)
+    assert report.computed == len(sources)
+    reader = store.reader([report.keys[name] for name in sources], resident_bytes=0)
+    found = {}
+    for place, name in enumerate(sources):
+        values, mask = reader.gather(torch.tensor([place]))
+        assert reader.dim == values.shape[2]
+        found[name] = values[0][mask[0]]
+    return found
+
+
+def assert_same(encoder: Encoder, actual: Tensor, expected: Tensor) -> None:
+    """Equal to the last bit, or within rounding where the batch decides the order of a network's sums."""
+    assert actual.shape == expected.shape
+    if isinstance(encoder, UtteranceEncoder):
+        assert torch.equal(actual, expected)
+    else:
+        torch.testing.assert_close(actual, expected, rtol=1e-3 if encoder.dtype == "float16" else 1e-4, atol=1e-5)
+
+
+def test_the_spec_is_plain_json(make: MakeEncoder) -> None:
+    spec = make().spec()
+    assert json.loads(json.dumps(spec, allow_nan=False)) == spec
+    assert len(FeatureSpec(**spec).digest) == 64
+
+
+def test_the_spec_loads_nothing(make: MakeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = make()
+
+    def refuse(_: Encoder) -> None:
+        raise AssertionError("expected spec() to load nothing")
+
+    monkeypatch.setattr(type(encoder), "load", refuse)
+    encoder.spec()
+    assert getattr(encoder, "_backbone", None) is None
+    assert not list(encoder.parameters())
+
+
+def test_specs_import_no_backbone(checkpoints: dict[str, Path]) -> None:
+    nodes = [settings_of(choice, checkpoints) for choice in ENCODERS]
+    code = (
+        "import json, sys\n"
+        "from emorec.configuration import instantiate\n"
+        "for node in json.load(sys.stdin): instantiate(node, where='encoder').spec()\n"
+        "heavy = {'transformers', 'torchaudio', 'opensmile', 'decord', 'av', 'sklearn', 'soundfile'}\n"
+        "print(sorted(heavy & sys.modules.keys()))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        input=json.dumps(nodes),
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == "[]"
+
+
+def test_two_instances_have_the_same_spec(make: MakeEncoder) -> None:
+    assert make().spec() == make().spec()
+
+
+def test_computing_leaves_the_spec_as_it_was(make: MakeEncoder, sources: dict[str, Source]) -> None:
+    encoder = make()
+    before = encoder.spec()
+    live(encoder, sources["u0"])
+    assert encoder.spec() == before
+
+
+def test_every_setting_that_changes_the_output_changes_the_spec(
+    choice: str, checkpoints: dict[str, Path], make: MakeEncoder
+) -> None:
+    settings = settings_of(choice, checkpoints)
+    digests = {"as it is": FeatureSpec(**make().spec()).digest}
+    for key in settings.keys() - NOT_IN_THE_SPEC:
+        if key == "dtype" and "opensmile" in choice:
+            continue  # stores float32 only
+        assert key in ALTERNATIVES, f"expected another value of {choice}'s {key!r} in ALTERNATIVES, found none"
+        value = ALTERNATIVES[key]
+        value = value[settings[key]] if isinstance(value, dict) else value
+        assert value != settings[key]
+        digests[key] = FeatureSpec(**make(**{key: value}).spec()).digest
+    assert len(digests) > 2
+    assert len(set(digests.values())) == len(digests), digests
+
+
+def test_another_model_changes_the_spec(choice: str, make: MakeEncoder, tmp_path: Path) -> None:
+    if not is_pretrained(choice):
+        pytest.skip("has no pretrained model")
+    other = save_bert(tmp_path / "other", seed=1)
+    assert make(model=str(other)).spec() != make().spec()
+
+
+def test_training_other_than_frozen_is_refused(make: MakeEncoder) -> None:
+    with pytest.raises(UserError, match="expected training=frozen"):
+        make(training="full")
+
+
+def test_each_utterance_gets_at_least_one_frame_of_the_stated_width(
+    make: MakeEncoder, sources: dict[str, Source]
+) -> None:
+    encoder = make()
+    for source in sources.values():
+        features = live(encoder, source)
+        assert len(features) >= 1
+        assert features.shape == (len(features), encoder.dim)
+        assert torch.isfinite(features).all()
+
+
+def test_different_utterances_get_different_features(make: MakeEncoder, sources: dict[str, Source]) -> None:
+    encoder = make()
+    summaries = torch.stack([live(encoder, source).mean(0) for source in sources.values()])
+    assert torch.pdist(summaries).min() > 1e-4
+
+
+def test_the_mask_marks_each_utterances_own_frames(make: MakeEncoder, sources: dict[str, Source]) -> None:
+    encoder = make()
+    alone = [live(encoder, source) for source in sources.values()]
+    with torch.inference_mode():
+        features, mask = encoder.encode(encoder.collate([encoder.read(source) for source in sources.values()]))
+    assert features.shape == (*mask.shape, encoder.dim)
+    assert mask.dtype == torch.bool
+    assert mask.sum(1).tolist() == [len(item) for item in alone]
+    assert (features[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_stored_features_equal_live_ones_whatever_the_batch(
+    make: MakeEncoder, sources: dict[str, Source], tmp_path: Path, batch_size: int
+) -> None:
+    encoder = make()
+    settings = ExtractionSettings(batch_size=batch_size, progress=False, device="cpu")
+    found = stored(tmp_path, make(), sources, settings)
+    for name, source in sources.items():
+        expected = live(encoder, source).to(getattr(torch, encoder.dtype)).float()
+        assert_same(encoder, found[name], expected)
+
+
+def test_the_order_of_extraction_does_not_matter(make: MakeEncoder, sources: dict[str, Source], tmp_path: Path) -> None:
+    backwards = dict(reversed(sources.items()))
+    forth, back = stored(tmp_path / "forth", make(), sources), stored(tmp_path / "back", make(), backwards)
+    for name in sources:
+        assert_same(make(), back[name], forth[name])
+
+
+def test_an_encoder_left_in_train_mode_is_extracted_in_eval(
+    make: MakeEncoder, sources: dict[str, Source], tmp_path: Path
+) -> None:
+    encoder = make()
+    encoder.load()
+    encoder.train()
+    found = stored(tmp_path, encoder, sources)
+    fresh = make()
+    for name, source in sources.items():
+        assert_same(fresh, found[name], live(fresh, source).to(getattr(torch, fresh.dtype)).float())
+
+
+def test_a_second_extraction_computes_nothing(
+    make: MakeEncoder, sources: dict[str, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = make()
+    stored(tmp_path, encoder, sources)
+    again = make()
+    monkeypatch.setattr(again, "load", lambda: pytest.fail("expected nothing to be loaded"))
+    store = FeatureStore(tmp_path, FeatureSpec(**again.spec()), FileDigests())
+    report = extract(store, again, sources, SETTINGS)
+    assert (report.found, report.computed) == (len(sources), 0)
+
+
+def test_media_that_cannot_be_used_is_named_and_hurts_nobody_else(
+    make: MakeEncoder, sources: dict[str, Source], unusable: dict[str, Source], tmp_path: Path
+) -> None:
+    encoder = make()
+    mixed = {"bad": unusable[encoder.modality], **sources}
+    store = FeatureStore(tmp_path, FeatureSpec(**encoder.spec()), FileDigests())
+    report = extract(store, encoder, mixed, SETTINGS)
+    reader = store.reader(list(report.keys.values()), resident_bytes=1 << 30)
+    assert list(report.bad) == ["bad"]
+    assert report.bad["bad"]
+    assert reader.present.tolist() == [False, *(True for _ in sources)]
+    values, mask = reader.gather(torch.tensor([2]))
+    assert_same(encoder, values[0][mask[0]], live(encoder, sources["u1"]).to(getattr(torch, encoder.dtype)).float())

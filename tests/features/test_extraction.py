@@ -1,0 +1,192 @@
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from emorec.encoders.log_mel import LogMel
+from emorec.errors import UserError
+from emorec.features.extraction import ExtractionReport, ExtractionSettings, extract
+from emorec.features.spec import FeatureSpec
+from emorec.features.store import FeatureStore
+from emorec.media.source import Source
+from emorec.storage.digests import FileDigests
+from tests.conftest import tone
+
+Sources = dict[str, Source | None]
+
+
+@pytest.fixture
+def sounds(write_sound: Callable[..., Path]) -> Sources:
+    """Six tones of different lengths."""
+    return {
+        f"clip{n}": Source(modality="audio", path=write_sound(f"clip{n}.wav", tone(0.2 + 0.05 * n, pitch=200 + 40 * n)))
+        for n in range(6)
+    }
+
+
+def run(
+    cache: Path, sources: Sources, encoder: LogMel | None = None, **settings: Any
+) -> tuple[FeatureStore, ExtractionReport]:
+    encoder = encoder or LogMel()
+    store = FeatureStore(cache, FeatureSpec(**encoder.spec()), FileDigests())
+    return store, extract(store, encoder, sources, ExtractionSettings(**settings))
+
+
+class NeverRead(LogMel):
+    """Fails at any work."""
+
+    def load(self) -> None:
+        raise AssertionError("the encoder was loaded")
+
+
+NeverRead.__name__ = "LogMel"  # the spec names the class
+
+
+def test_a_second_run_computes_nothing_and_loads_no_encoder(tmp_path: Path, sounds: Sources) -> None:
+    _, first = run(tmp_path / "cache", sounds)
+    _, second = run(tmp_path / "cache", sounds, NeverRead())
+    assert (first.found, first.computed) == (0, 6)
+    assert (second.found, second.computed) == (6, 0)
+
+
+def test_a_moved_corpus_is_a_full_hit(tmp_path: Path, sounds: Sources) -> None:
+    run(tmp_path / "cache", sounds)
+    moved: Sources = {}
+    for name, source in sounds.items():
+        assert source is not None
+        assert source.path is not None
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        moved[name] = Source(modality="audio", path=Path(shutil.move(source.path, tmp_path / "elsewhere")))
+    _, report = run(tmp_path / "cache", moved, NeverRead())
+    assert report.found == 6
+
+
+def test_an_edited_file_is_computed_anew(tmp_path: Path, sounds: Sources, write_sound: Callable[..., Path]) -> None:
+    run(tmp_path / "cache", sounds)
+    write_sound("clip3.wav", tone(0.35, pitch=555))
+    _, report = run(tmp_path / "cache", sounds)
+    assert (report.found, report.computed) == (5, 1)
+
+
+def test_an_edited_file_with_its_size_and_time_kept_is_computed_anew(tmp_path: Path, sounds: Sources) -> None:
+    database = tmp_path / "cache" / "digests.tsv"
+    source = sounds["clip3"]
+    assert source is not None
+    assert source.path is not None
+    digests = FileDigests(database)
+    before = digests.digest(source.path)
+    digests.save()
+    status = source.path.stat()
+    content = bytearray(source.path.read_bytes())
+    content[-2] ^= 0x40
+    source.path.write_bytes(bytes(content))
+    os.utime(source.path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert FileDigests(database).digest(source.path) != before
+
+
+def test_equal_content_shares_a_row(tmp_path: Path, write_sound: Callable[..., Path]) -> None:
+    sources: Sources = {
+        name: Source(modality="audio", path=write_sound(f"{name}.wav", tone(0.3))) for name in ("one", "two")
+    }
+    store, report = run(tmp_path / "cache", sources)
+    assert len(store) == 1
+    assert report.keys["one"] == report.keys["two"]
+    assert report.computed == 2
+
+
+@pytest.fixture
+def with_bad(sounds: Sources, write_sound: Callable[..., Path], tmp_path: Path) -> Sources:
+    """The sounds with a silent, an empty and a missing one among them, and one without the modality."""
+    (tmp_path / "empty.wav").touch()
+    return {
+        **sounds,
+        "silent": Source(modality="audio", path=write_sound("silent.wav", np.zeros(8000, np.float32))),
+        "empty": Source(modality="audio", path=tmp_path / "empty.wav"),
+        "missing": Source(modality="audio", path=tmp_path / "missing.wav"),
+        "wordless": None,
+    }
+
+
+def test_bad_media_are_reported_by_id_and_left_out(
+    tmp_path: Path, with_bad: Sources, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    store, report = run(tmp_path / "cache", with_bad)
+    assert set(report.bad) == {"silent", "empty", "missing"}
+    for name in report.bad:
+        assert name in caplog.text
+    reader = store.reader([report.keys[name] for name in with_bad], resident_bytes=0)
+    assert reader.present.tolist() == [True] * 6 + [False] * 4
+    assert report.found + report.computed + sum(key is None for key in report.keys.values()) == len(with_bad)
+
+
+def test_what_failed_once_is_not_tried_again(tmp_path: Path, with_bad: Sources) -> None:
+    run(tmp_path / "cache", with_bad)
+    _, again = run(tmp_path / "cache", with_bad, NeverRead())
+    assert again.computed == 0
+    assert set(again.bad) == {"silent", "empty", "missing"}
+
+
+def test_bad_media_end_the_command_where_asked_for(tmp_path: Path, with_bad: Sources) -> None:
+    with pytest.raises(UserError) as caught:
+        run(tmp_path / "cache", with_bad, on_bad_media="fail")
+    assert all(name in str(caught.value) for name in ("silent", "empty", "missing"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_the_batch_size_changes_no_feature(tmp_path: Path, sounds: Sources, batch_size: int) -> None:
+    stores = [run(tmp_path / f"cache{size}", sounds, batch_size=size) for size in (batch_size, 16)]
+    (values, mask), (other, other_mask) = (
+        store.reader([report.keys[name] for name in sounds], resident_bytes=0).gather(torch.arange(6))
+        for store, report in stores
+    )
+    assert torch.equal(mask, other_mask)
+    assert torch.equal(values, other)
+
+
+class Overflowing(LogMel):
+    """Makes values that half precision cannot hold."""
+
+    def features(self, source: Source) -> np.ndarray:
+        return super().features(source) * np.float32(1e6)
+
+
+def test_a_value_that_the_stored_type_cannot_hold_is_an_error(tmp_path: Path, sounds: Sources) -> None:
+    with pytest.raises(UserError, match="float16 cannot hold"):
+        run(tmp_path / "cache", sounds, Overflowing(dtype="float16"))
+
+
+class Interrupted(LogMel):
+    """Stops in the middle."""
+
+    def features(self, source: Source) -> np.ndarray:
+        if source.path is not None and source.path.stem == "clip5":
+            raise KeyboardInterrupt
+        return super().features(source)
+
+
+Interrupted.__name__ = "LogMel"
+
+
+def test_what_was_extracted_before_an_interrupt_is_kept(
+    tmp_path: Path, sounds: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("emorec.features.extraction.PUBLISH_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cache", sounds, Interrupted(), batch_size=1, workers=1)
+    _, report = run(tmp_path / "cache", sounds)
+    assert report.found >= 1
+    assert report.found + report.computed == 6
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(UserError, match="on_bad_media"):
+        ExtractionSettings(on_bad_media="ignore")
+    with pytest.raises(UserError, match="at least 1"):
+        ExtractionSettings(batch_size=0)

@@ -1,0 +1,301 @@
+"""The model: it learns, keeps order and mode, and takes back the weights it gave."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import lightning.pytorch as lightning
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from emorec.batch import IGNORED, Batch, FusionOutput
+from emorec.fusion.concat import Concat
+from emorec.losses.cross_entropy import CrossEntropy
+from emorec.models.emotion_model import EmotionModel, Predictions
+from emorec.models.heads import Head
+from emorec.models.normalisation import Normalisation
+from emorec.models.projection import Projection
+from emorec.models.schedule import WarmupCosine
+
+TASK = "emotion"
+DIMS = {"text": 6, "audio": 4}
+HIDDEN = 8
+CLASSES = 3
+COMPONENTS = {"normalisation", "projection", "fusion", "head"}
+
+
+def optimizer_of(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    return AdamW(list(parameters), lr=0.02)
+
+
+def make_model(seed: int = 0, *, fusion: nn.Module | None = None, dropout: float = 0.3, **options: Any) -> EmotionModel:
+    torch.manual_seed(seed)
+    normalisations: dict[str, nn.Module] = {}
+    for modality, dim in DIMS.items():
+        normalisation = Normalisation(kind="train", dim=dim)
+        normalisation.fit(torch.randn(dim), torch.rand(dim) + 0.5)
+        normalisations[modality] = normalisation
+    settings = {"make_optimizer": optimizer_of, "weights": None, **options}
+    loss = CrossEntropy(task=TASK, class_counts=torch.tensor([5, 5, 5]), weights=settings.pop("weights"))
+    return EmotionModel(
+        task=TASK,
+        normalisations=normalisations,
+        projections={name: Projection(dim=dim, hidden=HIDDEN, dropout=dropout) for name, dim in DIMS.items()},
+        fusion=fusion or Concat(dims=dict.fromkeys(DIMS, HIDDEN), hidden=HIDDEN, dropout=dropout),
+        head=Head(hidden=HIDDEN, outputs=CLASSES, dropout=dropout),
+        loss=loss,
+        **settings,
+    )
+
+
+def make_batch(rows: int, start: int = 0) -> Batch:
+    """Random features from which the class can be told."""
+    generator = torch.Generator().manual_seed(start)
+    target = torch.arange(start, start + rows) % CLASSES
+    features = {name: torch.randn(rows, 3, dim, generator=generator) for name, dim in DIMS.items()}
+    features["text"][:, :, 0] += 4.0 * target[:, None]
+    unknown = torch.full((rows,), -1)
+    return Batch(
+        id=tuple(f"u{start + row}" for row in range(rows)),
+        features=features,
+        mask={name: torch.ones(rows, 3, dtype=torch.bool) for name in DIMS},
+        present={name: torch.ones(rows, dtype=torch.bool) for name in DIMS},
+        targets={TASK: target},
+        target_mask={TASK: torch.ones(rows, dtype=torch.bool)},
+        speaker=unknown,
+        dialogue=unknown,
+        turn=unknown,
+    )
+
+
+def loader(batches: list[Batch]) -> Any:
+    return torch.utils.data.DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
+def fit(model: EmotionModel, batches: list[Batch], epochs: int, **options: Any) -> lightning.Trainer:
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+    trainer.fit(model, loader(batches), loader(batches))
+    return trainer
+
+
+BATCHES = [make_batch(12, 0), make_batch(12, 12), make_batch(5, 24)]
+
+
+# Training
+
+
+def test_training_lowers_the_loss() -> None:
+    model = make_model(dropout=0.0)
+    before = model.predict(BATCHES)
+    fit(model, BATCHES, epochs=15)
+    after = model.predict(BATCHES)
+    assert after.loss < 0.5 * before.loss
+    assert after.scores()["accuracy"] > 0.9
+
+
+def test_training_logs_the_losses_and_the_metrics_of_validation() -> None:
+    model = make_model()
+    metrics = fit(model, BATCHES, epochs=1).callback_metrics
+    assert {"train/loss", "val/loss", "val/weighted_f1", "val/macro_f1", "val/uar", "val/accuracy"} <= metrics.keys()
+    expected = model.predict(BATCHES).scores()
+    assert {name: float(metrics[f"val/{name}"]) for name in expected} == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_frozen_parameter_never_reaches_the_optimiser() -> None:
+    model = make_model()
+    frozen = list(model.projection["audio"].parameters())
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    given = [item for group in model.configure_optimizers().param_groups for item in group["params"]]
+    assert not {id(item) for item in frozen} & {id(item) for item in given}
+    wanted = {id(item) for item in model.parameters() if item.requires_grad}
+    assert {id(item) for item in given} == wanted
+    before = [parameter.clone() for parameter in frozen]
+    fit(model, BATCHES, epochs=2)
+    assert all(torch.equal(now, then) for now, then in zip(frozen, before, strict=True))
+
+
+def test_training_changes_every_trained_weight_and_no_statistic() -> None:
+    model = make_model(dropout=0.0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fit(model, BATCHES, epochs=2)
+    trained = dict(model.named_parameters())
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == trained.keys()
+
+
+def test_the_schedule_knows_all_steps_of_the_training() -> None:
+    made: list[int] = []
+
+    def schedule(optimizer: Optimizer, total_steps: int) -> WarmupCosine:
+        made.append(total_steps)
+        return WarmupCosine(optimizer, total_steps=total_steps, warmup=0.5)
+
+    trainer = fit(make_model(make_scheduler=schedule), BATCHES, epochs=4)
+    assert made == [4 * len(BATCHES)]
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
+
+
+class WithLoss(Concat):
+    """A fusion with a loss of its own."""
+
+    def fuse(self, vectors: dict[str, Tensor], present: Tensor) -> FusionOutput:
+        return replace(super().fuse(vectors, present), losses={"balance": torch.tensor(10.0)})
+
+
+@pytest.mark.parametrize(("weights", "added"), [(None, 10.0), ({"fusion/balance": 0.1}, 1.0)])
+def test_the_fusions_own_loss_is_added_once_with_its_weight(weights: dict[str, float] | None, added: float) -> None:
+    plain = make_model(seed=1)
+    fusion = WithLoss(dims=dict.fromkeys(DIMS, HIDDEN), hidden=HIDDEN)
+    model = make_model(seed=1, fusion=fusion, weights=weights)
+    model.load_state_dict(plain.state_dict())
+    assert model.predict(BATCHES).loss - plain.predict(BATCHES).loss == pytest.approx(added, abs=1e-4)
+
+
+# Prediction
+
+
+def test_predictions_keep_the_order_of_the_batches() -> None:
+    model = make_model()
+    predictions = model.predict(BATCHES)
+    assert predictions.id == tuple(f"u{number}" for number in range(29))
+    assert predictions.target.tolist() == [number % CLASSES for number in range(29)]
+    backwards = model.predict(BATCHES[::-1])
+    place = {name: row for row, name in enumerate(backwards.id)}
+    torch.testing.assert_close(backwards.logits[[place[name] for name in predictions.id]], predictions.logits)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_predicting_is_done_in_eval_and_restores_the_mode(training: bool) -> None:
+    model = make_model(dropout=0.5).train(training)
+    first, second = model.predict(BATCHES), model.predict(BATCHES)
+    assert torch.equal(first.logits, second.logits)
+    assert all(module.training == training for module in model.modules())
+
+
+def test_predicting_changes_no_weight_and_leaves_no_gradient() -> None:
+    model = make_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    predictions = model.predict(BATCHES)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not predictions.logits.requires_grad
+
+
+def test_the_size_of_the_batches_does_not_change_predictions() -> None:
+    model = make_model()
+    whole = BATCHES[0]
+    halves = [
+        Batch(
+            id=whole.id[part],
+            features={name: value[part] for name, value in whole.features.items()},
+            mask={name: value[part] for name, value in whole.mask.items()},
+            present={name: value[part] for name, value in whole.present.items()},
+            targets={name: value[part] for name, value in whole.targets.items()},
+            target_mask={name: value[part] for name, value in whole.target_mask.items()},
+            speaker=whole.speaker[part],
+            dialogue=whole.dialogue[part],
+            turn=whole.turn[part],
+        )
+        for part in (slice(0, 3), slice(3, 12))
+    ]
+    together, apart = model.predict([whole]), model.predict(halves)
+    torch.testing.assert_close(apart.logits, together.logits)
+    assert apart.loss == pytest.approx(together.loss, rel=1e-5)
+
+
+def test_half_precision_predictions_are_near_and_float32() -> None:
+    model = make_model()
+    exact, narrow = model.predict(BATCHES), model.predict(BATCHES, precision="bf16-mixed")
+    assert narrow.logits.dtype == torch.float32
+    assert not torch.equal(narrow.logits, exact.logits)
+    torch.testing.assert_close(narrow.logits, exact.logits, rtol=0.1, atol=0.1)
+
+
+def test_scores_are_of_the_predicted_classes() -> None:
+    logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [0.0, 5.0]])
+    scores = Predictions(("a", "b", "c", "d"), logits, torch.tensor([0, 1, 1, 1]), 0.25).scores()
+    assert scores["loss"] == 0.25
+    assert scores["accuracy"] == pytest.approx(0.75)
+    assert scores["uar"] == pytest.approx((1.0 + 2 / 3) / 2)
+
+
+def test_an_utterance_without_a_target_does_not_count_in_the_scores() -> None:
+    model = make_model()
+    batch = BATCHES[0]
+    untold = batch.targets[TASK].clone()
+    untold[9:] = IGNORED
+    partly = replace(batch, targets={TASK: untold}, target_mask={TASK: untold != IGNORED})
+    known = model.predict([batch])
+    expected = Predictions(known.id[:9], known.logits[:9], known.target[:9], known.loss).scores()
+    found = model.predict([partly]).scores()
+    assert {name: found[name] for name in ("accuracy", "uar")} == pytest.approx(
+        {name: expected[name] for name in ("accuracy", "uar")}
+    )
+
+
+# Weights
+
+
+def test_components_are_the_child_modules_with_weights() -> None:
+    components = make_model().components()
+    assert components.keys() == COMPONENTS
+    model = make_model()
+    flat = {f"{name}.{key}": value for name, part in model.components().items() for key, value in part.items()}
+    assert flat.keys() == model.state_dict().keys()
+    assert all(value.is_contiguous() and not value.requires_grad for value in flat.values())
+
+
+def test_components_make_another_model_equal() -> None:
+    model, other = make_model(0), make_model(1)
+    expected = model.predict(BATCHES)
+    assert not torch.allclose(other.predict(BATCHES).logits, expected.logits)
+    other.load_components(model.components())
+    assert torch.equal(other.predict(BATCHES).logits, expected.logits)
+
+
+def test_a_missing_component_is_refused() -> None:
+    components = make_model().components()
+    del components["head"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*head\.layers"):
+        make_model().load_components(components)
+
+
+def test_a_missing_weight_is_refused() -> None:
+    components = make_model().components()
+    del components["normalisation"]["audio.mean"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*normalisation\.audio\.mean"):
+        make_model().load_components(components)
+
+
+def test_a_weight_too_many_is_refused() -> None:
+    components = make_model().components()
+    components["fusion"]["extra"] = torch.zeros(1)
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*fusion\.extra"):
+        make_model().load_components(components)
+
+
+def test_a_weight_of_another_shape_is_refused() -> None:
+    components = make_model().components()
+    components["head"]["layers.1.bias"] = torch.zeros(CLASSES + 1)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        make_model().load_components(components)
+
+
+def test_a_trained_projector_of_a_loss_is_stored_and_trained() -> None:
+    model = make_model(make_optimizer=lambda parameters: SGD(list(parameters), lr=0.1))
+    model.loss.projector = nn.Linear(HIDDEN, HIDDEN)
+    assert "loss" in model.components()
+    given = {id(item) for group in model.configure_optimizers().param_groups for item in group["params"]}
+    assert {id(item) for item in model.loss.projector.parameters()} <= given

@@ -1,0 +1,110 @@
+"""Standardisation by the training split, and by nothing else."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from emorec.commands.build import build_model
+from emorec.commands.composition import composer, parse
+from emorec.errors import UserError
+from emorec.models.normalisation import CLIP, Normalisation
+from tests.datamodules.conftest import DIMS, Example, MakeExample
+
+
+@pytest.fixture(scope="module")
+def config() -> dict[str, Any]:
+    line = parse("train", ["model.hidden=8"])
+    with composer(line) as open_composer:
+        return open_composer.compose(line.overrides).config
+
+
+def train_frames(example: Example, modality: str) -> np.ndarray:
+    rows = [values for name, values in example.values[modality].items() if name.startswith("train")]
+    return np.concatenate(rows).astype(np.float64)
+
+
+def fitted(kind: str = "train", mean: float = 3.0, deviation: float = 2.0) -> Normalisation:
+    normalisation = Normalisation(kind=kind, dim=2)
+    normalisation.fit(torch.full((2,), mean), torch.full((2,), deviation))
+    return normalisation
+
+
+@pytest.mark.parametrize("modality", DIMS)
+def test_a_built_model_holds_numpys_statistics_of_the_training_frames(
+    make_example: MakeExample, config: dict[str, Any], modality: str
+) -> None:
+    example = make_example()
+    model = build_model(config, example.module, fit_normalisation=True)
+    frames = train_frames(example, modality)
+    normalisation: Any = model.normalisation[modality]
+    np.testing.assert_allclose(normalisation.mean.numpy(), frames.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(normalisation.scale.numpy(), 1 / frames.std(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("modality", DIMS)
+def test_normalised_training_frames_have_mean_zero_and_deviation_one(
+    make_example: MakeExample, config: dict[str, Any], modality: str
+) -> None:
+    example = make_example(offset=40.0)
+    model = build_model(config, example.module, fit_normalisation=True)
+    batches = list(example.module.loader("train"))
+    frames = torch.cat(
+        [model.normalisation[modality](batch.features[modality])[batch.mask[modality]] for batch in batches]
+    )
+    torch.testing.assert_close(frames.mean(0), torch.zeros(DIMS[modality]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(frames.std(0, correction=0), torch.ones(DIMS[modality]), atol=1e-4, rtol=0)
+
+
+def test_other_splits_do_not_change_the_statistics(make_example: MakeExample, config: dict[str, Any]) -> None:
+    small, large = make_example(sizes=(10, 3, 4)), make_example(sizes=(10, 30, 40))
+    found = [
+        build_model(config, item.module, fit_normalisation=True).normalisation.state_dict() for item in (small, large)
+    ]
+    for key, value in found[0].items():
+        torch.testing.assert_close(value, found[1][key])
+
+
+@pytest.mark.parametrize("constant", [0.0, 7.5, -1e6, 0.1])
+def test_a_constant_column_is_only_centred(make_example: MakeExample, config: dict[str, Any], constant: float) -> None:
+    example = make_example(constant=constant)
+    normalisation: Any = build_model(config, example.module, fit_normalisation=True).normalisation["audio"]
+    assert float(normalisation.scale[0]) == 1.0
+    row = torch.zeros(1, DIMS["audio"])
+    row[:, 0] = constant
+    assert float(normalisation(row)[0, 0].abs()) <= 1e-6 * max(1.0, abs(constant))
+    row[:, 0] = constant + 0.5
+    assert float(normalisation(row)[0, 0]) == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_values_are_standardised() -> None:
+    normalised = fitted()(torch.tensor([[[3.0, 5.0], [1.0, 3.0]]]))
+    assert normalised.tolist() == [[[0.0, 1.0], [-1.0, 0.0]]]
+
+
+def test_outliers_are_cut() -> None:
+    assert fitted()(torch.tensor([[1e9, -1e9]])).tolist() == [[CLIP, -CLIP]]
+
+
+def test_without_normalisation_features_stay_and_nothing_is_stored() -> None:
+    normalisation = fitted(kind="none")
+    features = torch.tensor([[1e9, -3.0]])
+    assert torch.equal(normalisation(features), features)
+    assert not normalisation.state_dict()
+
+
+def test_statistics_are_saved_and_loaded() -> None:
+    other = Normalisation(kind="train", dim=2)
+    other.load_state_dict(fitted().state_dict(), strict=True)
+    features = torch.randn(4, 3, 2)
+    assert torch.equal(other(features), fitted()(features))
+
+
+def test_statistics_are_not_trained() -> None:
+    assert not list(fitted().parameters())
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(UserError, match=r"expected model\.normalisation in .*got 'batch'"):
+        Normalisation(kind="batch", dim=2)

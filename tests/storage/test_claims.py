@@ -1,0 +1,440 @@
+"""One process does a piece of work at a time, and one that died holds nobody up."""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from emorec.storage import claims
+from emorec.storage.claims import Claim, Holder, Watch, acquire, claimed, is_dead, read_holder, this_process, try_claim
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ROUNDS = 40
+RACERS = 8
+
+
+def write_claim(path: Path, holder: Holder) -> Path:
+    path.write_text(json.dumps(asdict(holder)))
+    return path
+
+
+def of_another_host() -> Holder:
+    return replace(this_process(), host="elsewhere", boot="another", pid=1, started="1")
+
+
+def of_a_dead_process() -> Holder:
+    return replace(this_process(), started="1")  # the pid lives, but is another process's by now
+
+
+class Clock:
+    """Stands for the module `time`: it goes on only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    stands_for_time = Clock()
+    monkeypatch.setattr(
+        claims, "time", SimpleNamespace(monotonic=stands_for_time.monotonic, sleep=stands_for_time.sleep)
+    )
+    return stands_for_time
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Claim]:
+    claim = try_claim(tmp_path / "held")
+    assert claim is not None
+    yield claim
+    claim.release()
+
+
+def test_a_claim_is_exclusive_until_it_is_released(tmp_path: Path) -> None:
+    path = tmp_path / "claims" / "work"
+    first = try_claim(path)
+    assert first is not None
+    assert try_claim(path) is None
+    first.release()
+    assert list(path.parent.iterdir()) == []
+    with try_claim(path) or pytest.fail("expected the released claim to be free"):
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_claims_of_different_work_do_not_touch_each_other(held: Claim, tmp_path: Path) -> None:
+    other = try_claim(tmp_path / "other")
+    assert other is not None
+    other.release()
+    assert held.path.exists()
+
+
+def test_a_claim_file_names_host_and_process(held: Claim) -> None:
+    found = json.loads(held.path.read_text())
+    assert found["host"] == socket.gethostname()
+    assert found["pid"] == os.getpid()
+    assert str(read_holder(held.path)) == f"process {os.getpid()} on {socket.gethostname()}"
+
+
+@pytest.mark.parametrize("with_links", [True, False])
+def test_a_claim_file_can_be_read_by_the_group_of_its_folder_whatever_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_links: bool
+) -> None:
+    if not with_links:
+        monkeypatch.setattr(os, "link", refuse_links)
+    tmp_path.chmod(0o2775)
+    before = os.umask(0o077)
+    try:
+        claim = try_claim(tmp_path / "work")
+    finally:
+        os.umask(before)
+    assert claim is not None
+    with claim:
+        assert oct(stat.S_IMODE(claim.path.stat().st_mode)) == oct(0o664)
+
+
+def refuse_links(*_: object, **__: object) -> None:
+    raise OSError(1, "Operation not permitted")
+
+
+def test_a_claim_is_exclusive_where_hard_links_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", refuse_links)
+    first = try_claim(tmp_path / "work")
+    assert first is not None
+    assert read_holder(tmp_path / "work") == first.holder
+    assert try_claim(tmp_path / "work") is None
+    first.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [28, 30])
+def test_a_full_or_read_only_disk_is_an_os_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", fail)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        try_claim(tmp_path / "work")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("reaped", [True, False])
+def test_the_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path, reaped: bool) -> None:
+    path = tmp_path / "work"
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom emorec.storage.claims import try_claim\n"
+        "claim = try_claim(Path(sys.argv[1]))\nprint(claim is not None, flush=True)\ntime.sleep(600)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], env=environment, stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"True\n"
+        holder = read_holder(path)
+        assert holder is not None
+        assert holder.pid == process.pid
+        assert try_claim(path) is None, "its holder lives"
+        process.send_signal(signal.SIGKILL)
+        if reaped:
+            process.wait()
+        else:  # it has ended, and its parent has not asked how
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        claim = try_claim(path)
+        assert claim is not None
+        assert read_holder(path) == claim.holder
+        claim.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_this_process_is_not_dead() -> None:
+    assert not is_dead(this_process())
+
+
+def test_a_reused_pid_with_another_start_time_counts_as_dead(tmp_path: Path) -> None:
+    holder = of_a_dead_process()
+    assert holder.pid == os.getpid()
+    assert is_dead(holder)
+    claim = try_claim(write_claim(tmp_path / "work", holder))
+    assert claim is not None
+    claim.release()
+
+
+def test_a_process_from_before_the_reboot_counts_as_dead() -> None:
+    assert is_dead(replace(this_process(), boot="an earlier one"))
+
+
+def test_a_process_of_another_host_is_never_known_to_be_dead(tmp_path: Path) -> None:
+    assert not is_dead(of_another_host())
+    path = write_claim(tmp_path / "work", of_another_host())
+    assert try_claim(path) is None
+    assert read_holder(path) is not None
+
+
+def test_a_claim_of_another_host_is_stale_only_after_a_time_without_a_heartbeat(tmp_path: Path, clock: Clock) -> None:
+    watch = Watch(write_claim(tmp_path / "work", of_another_host()), 60.0)
+    assert not watch.stale()
+    clock.sleep(60.0)
+    assert not watch.stale()
+    clock.sleep(0.5)
+    assert watch.stale()
+
+
+def test_a_claim_whose_heart_beats_is_never_stale(tmp_path: Path, clock: Clock) -> None:
+    path = write_claim(tmp_path / "work", of_another_host())
+    watch = Watch(path, 60.0)
+    for beat in range(10):
+        os.utime(path, (beat, beat))  # the other host's clock may be far off
+        assert not watch.stale()
+        clock.sleep(50.0)
+        assert not watch.stale()
+
+
+def test_a_new_holder_has_the_whole_time_again(tmp_path: Path, clock: Clock) -> None:
+    path = write_claim(tmp_path / "work", of_another_host())
+    watch = Watch(path, 60.0)
+    assert not watch.stale()
+    clock.sleep(50.0)
+    write_claim(path, replace(of_another_host(), token="another"))
+    os.utime(path, (0, 0))
+    assert not watch.stale()
+    clock.sleep(50.0)
+    assert not watch.stale()
+
+
+def test_a_dead_claim_is_stale_at_once_and_an_absent_one_is_not(tmp_path: Path) -> None:
+    assert Watch(write_claim(tmp_path / "work", of_a_dead_process()), 60.0).stale()
+    assert not Watch(tmp_path / "nothing", 60.0).stale()
+
+
+def test_claimed_waits_for_the_release_and_tells_who_holds_the_claim(tmp_path: Path) -> None:
+    first = try_claim(tmp_path / "work")
+    assert first is not None
+    seen: list[Holder | None] = []
+
+    def waiting(holder: Holder | None) -> None:
+        seen.append(holder)
+        if len(seen) == 3:
+            first.release()
+
+    with claimed(tmp_path / "work", poll=0.001, waiting=waiting) as claim:
+        assert claim.holder != first.holder
+        assert read_holder(tmp_path / "work") == claim.holder
+    assert seen == [first.holder] * 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_acquire_gives_up_when_the_waiter_says_so_and_leaves_the_holder_alone(held: Claim) -> None:
+    seen: list[Holder | None] = []
+
+    def waiting(holder: Holder | None) -> bool:
+        seen.append(holder)
+        return len(seen) < 3
+
+    assert acquire(held.path, poll=0.001, waiting=waiting) is None
+    assert seen == [held.holder] * 3
+    assert read_holder(held.path) == held.holder
+
+
+def test_acquire_gives_a_claim_that_is_held_until_it_is_released(tmp_path: Path) -> None:
+    claim = acquire(tmp_path / "work")
+    assert claim is not None
+    assert try_claim(tmp_path / "work") is None
+    claim.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_claimed_gives_the_claim_up_when_the_work_fails(tmp_path: Path) -> None:
+    def work() -> None:
+        with claimed(tmp_path / "work"):
+            raise ValueError("failed")
+
+    with pytest.raises(ValueError, match="failed"):
+        work()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [None, "", "{torn"])
+def test_claimed_takes_over_from_a_silent_host_only_after_the_stated_time(
+    tmp_path: Path, clock: Clock, content: str | None
+) -> None:
+    path = write_claim(tmp_path / "work", of_another_host())
+    if content is not None:
+        path.write_text(content)  # a holder killed while it wrote, on a disk without hard links
+    looks: list[Holder | None] = []
+    with claimed(path, stale_after=60.0, poll=1.0, waiting=looks.append) as claim:
+        assert clock.now > 1060.0
+        assert len(looks) >= 60
+        assert read_holder(path) == claim.holder
+
+
+def test_claimed_leaves_another_host_alone_while_its_heart_beats(tmp_path: Path, clock: Clock) -> None:
+    path = write_claim(tmp_path / "work", of_another_host())
+
+    def waiting(holder: Holder | None) -> None:
+        assert holder is not None
+        assert holder.host == "elsewhere"
+        if clock.now > 1300.0:
+            path.unlink()  # it has finished
+        else:
+            os.utime(path, (clock.now, clock.now))
+
+    with claimed(path, stale_after=60.0, poll=10.0, waiting=waiting):
+        assert clock.now > 1300.0
+
+
+def test_claimed_does_not_push_out_another_waiter_who_took_the_stale_claim_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    path = write_claim(tmp_path / "work", of_another_host())
+    others: list[Claim] = []
+    look = Watch.stale
+
+    def another_is_faster(self: Watch) -> bool:
+        found = look(self)
+        if found and not others:
+            path.unlink()
+            other = try_claim(path)
+            assert other is not None
+            others.append(other)
+        return found
+
+    still_held: list[bool] = []
+
+    def waiting(holder: Holder | None) -> None:
+        if others and holder == others[0].holder:
+            still_held.append(True)
+            others[0].release()
+
+    monkeypatch.setattr(Watch, "stale", another_is_faster)
+    with claimed(path, stale_after=60.0, poll=10.0, waiting=waiting):
+        pass
+    others[0].release()
+    assert still_held == [True], "it waited for the faster one's release"
+
+
+def test_a_late_taker_does_not_push_out_a_claim_made_in_the_meantime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = of_a_dead_process()
+    path = write_claim(tmp_path / "work", dead)
+    first = try_claim(path)
+    assert first is not None
+    third: list[Claim | None] = []
+
+    def read_slowly(read: Path) -> Holder | None:
+        if read != path and not third:
+            third.append(None)
+            third[0] = try_claim(path)  # somebody else, while the first claim is moved aside
+        return read_holder(read)
+
+    monkeypatch.setattr(claims, "read_holder", read_slowly)
+    claims.remove_stale(path, dead)  # a taker who saw the dead holder before the first took over
+    monkeypatch.undo()
+    holding = [claim for claim in (first, *third) if claim is not None]
+    for claim in holding[1:]:
+        claim.release()
+    found = read_holder(path)
+    first.release()
+    assert len(holding) == 1
+    assert found == first.holder
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    """Whether the condition comes true at all."""
+    for _ in range(6000):
+        if condition():
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def test_a_held_claim_is_touched_while_the_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.005)
+    with claimed(tmp_path / "work") as claim:
+        os.utime(claim.path, (0, 0))
+        assert until(lambda: claim.path.stat().st_mtime > 0)
+        assert not claim.lost
+
+
+def test_a_holder_learns_that_its_claim_was_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.005)
+    with claimed(tmp_path / "work") as claim:
+        assert not claim.lost
+        write_claim(claim.path, of_another_host())
+        assert until(lambda: claim.lost)
+
+
+def test_release_leaves_a_claim_that_another_took_over(tmp_path: Path) -> None:
+    claim = try_claim(tmp_path / "work")
+    assert claim is not None
+    other = of_another_host()
+    write_claim(claim.path, other)
+    claim.release()
+    assert read_holder(claim.path) == other
+
+
+def race(folder: Path, barrier: Any) -> None:
+    """Takes part in each round: whoever finds another one inside leaves a file that says so."""
+    for number in range(ROUNDS):
+        path = folder / f"work_{number}"
+        inside = folder / f"inside_{number}"
+        barrier.wait(60)
+        claim = try_claim(path)
+        if claim is None:
+            continue
+        (folder / f"held_{number}").touch()
+        try:
+            os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            (folder / f"both_{number}").touch()
+        time.sleep(0.002)
+        with suppress(FileNotFoundError):
+            inside.unlink()
+        claim.release()
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_of_many_who_race_for_the_claim_of_a_dead_holder_exactly_one_holds_it_at_a_time(
+    tmp_path: Path, kind: str
+) -> None:
+    for number in range(ROUNDS):
+        write_claim(tmp_path / f"work_{number}", of_a_dead_process())
+    racers: list[Any]
+    if kind == "threads":
+        barrier: Any = threading.Barrier(RACERS)
+        racers = [threading.Thread(target=race, args=(tmp_path, barrier)) for _ in range(RACERS)]
+    else:
+        context = multiprocessing.get_context("spawn")
+        barrier = context.Barrier(RACERS)
+        racers = [context.Process(target=race, args=(tmp_path, barrier)) for _ in range(RACERS)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    if kind == "processes":
+        assert [racer.exitcode for racer in racers] == [0] * RACERS
+    assert sorted(path.name for path in tmp_path.glob("both_*")) == []
+    assert len(list(tmp_path.glob("held_*"))) == ROUNDS, "somebody held it in every round"
+    assert [*tmp_path.glob("work_*"), *tmp_path.glob(".*.tmp")] == []
