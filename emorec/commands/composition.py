@@ -1,6 +1,7 @@
 """From a command line to a composed config, through Hydra."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ WITH_VALUE = {"--config-name", "-cn", "--config-dir", "-cd", "--package", "-p", 
 PRINTING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 WITH_OPTIONAL_VALUE = {"--info", "-i"}
 INFO_CHOICES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+NO_NAME = re.compile(r"null|Null|NULL|None|~|[Tt]rue|[Ff]alse|[-+.\d]+|")  # what is read as another thing than a name
 KNOWN = WITH_VALUE | PRINTING | {"--multirun", "-m", "--resolve", "--run", "-r"}
 
 
@@ -81,7 +83,8 @@ def parse(config_name: str, words: Sequence[str]) -> CommandLine:
         line.flags.append(flag)
         if flag in WITH_VALUE:
             optional = flag in WITH_OPTIONAL_VALUE
-            if not value and rest and (not optional or rest[0] in INFO_CHOICES):
+            follows = bool(rest) and (rest[0] in INFO_CHOICES if optional else not rest[0].startswith("-"))
+            if not value and follows:
                 value = rest.pop(0)
             if value:
                 line.flags.append(value)
@@ -98,6 +101,7 @@ def parse(config_name: str, words: Sequence[str]) -> CommandLine:
 def print_with_hydra(line: CommandLine) -> int:
     """Lets Hydra answer `--help`, `--cfg`, `--info` and shell completion."""
     register_resolvers()
+    _check_choices(line, line.overrides)
     sys.argv = ["emorec", *line.flags, *map(_placed, line.overrides)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors reach us as exceptions, with their messages
     try:
@@ -111,7 +115,17 @@ def print_with_hydra(line: CommandLine) -> int:
 def _placed(override: str) -> str:
     """An override as Hydra takes it: experiments are composed at the top, whatever their first line is."""
     key, separator, value = override.partition("=")
-    return f"{key}@_global_={value}" if separator and key.lstrip("+") == "experiment" else override
+    return f"experiment@_global_={value}" if separator and key.lstrip("+") == "experiment" else override
+
+
+def _check_choices(line: CommandLine, overrides: Sequence[str]) -> None:
+    """Refuses a choice that is no name, such as `encoder/video=null`: Hydra's own words for it name no group."""
+    folders = [config_folder(), *([Path(line.config_dir)] if line.config_dir else [])]
+    for override in overrides:
+        key, _, value = override.partition("=")
+        names = sorted({path.stem for folder in folders for path in (folder / key.lstrip("+")).glob("*.yaml")})
+        if names and NO_NAME.fullmatch(value):
+            raise UserError(f"expected a choice for {key} in {names}, got {value!r}")
 
 
 @contextmanager
@@ -143,6 +157,7 @@ class Composer:
         Raises:
             UserError: a choice that is not there (the choices are listed), an unknown key, a missing value.
         """
+        _check_choices(self.line, overrides)
         extra = [] if self.line.config_dir is None else [f"hydra.searchpath=[file://{self.line.config_dir}]"]
         with _hydra_errors():
             node = compose(

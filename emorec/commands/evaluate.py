@@ -1,6 +1,5 @@
 """`emorec evaluate`: applies a finished run to a split of its corpus, or of another with the same classes."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +39,7 @@ def evaluate(composed: Composed, store: "CheckpointStore", record: "RunRecord") 
 
     from emorec.commands.build import build_model
     from emorec.commands.fitting import load_weights
+    from emorec.commands.job import now
     from emorec.commands.results import write_results
     from emorec.commands.workbench import Workbench
     from emorec.storage.digests import digest_of
@@ -49,8 +49,7 @@ def evaluate(composed: Composed, store: "CheckpointStore", record: "RunRecord") 
     assert isinstance(stored, dict)
     config: dict[str, Any] = {str(key): value for key, value in stored.items()}
     config |= {key: asked[key] for key in OPERATIONAL}
-    if asked.get("dataset") is not None:
-        config["dataset"] = asked["dataset"]
+    config["dataset"] = _dataset(config["dataset"], composed)
     data = Workbench(Path(asked["paths"]["cache"])).data(config)
     if list(data.task.labels) != record.task["labels"]:
         raise UserError(
@@ -59,14 +58,25 @@ def evaluate(composed: Composed, store: "CheckpointStore", record: "RunRecord") 
     module = data.module(config)
     model = build_model(config, module, fit_normalisation=False)
     load_weights(model, store.load(record), record.run_id)
+    if split == "test":
+        record.test_reads.append({"time": now(), "why": f"evaluate dataset={data.manifest.dataset}"})
+        store.write(record)
     predictions = model.predict(module.loader(split), precision=str(config["trainer"]["precision"]))
     sources = {modality: item.sources for modality, item in data.features.items()}
     name = digest_of({"dataset": data.manifest.digest, "split": split, "sources": sources, "config": config["dataset"]})
     folder = store.folder(record.run_id) / "evaluations" / name[:12]
     metrics = write_results(folder, {split: predictions}, data.task)
-    if split == "test":
-        when = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        record.test_reads.append({"time": when, "why": f"evaluate dataset={data.manifest.dataset}"})
-        store.write(record)
     values = [f"{split}/{key}={metrics[f'{split}/{key}']:.4f}" for key in ("weighted_f1", "uar", "accuracy")]
     return "  ".join([f"run {record.run_id}", f"dataset={data.manifest.dataset}", *values, str(folder)])
+
+
+def _dataset(own: dict[str, Any], composed: Composed) -> dict[str, Any]:
+    """The corpus to evaluate on: the run's own, wherever it lies now, with the run's own fold; or another."""
+    asked = composed.config.get("dataset")
+    if asked is None or asked["_target_"] != own["_target_"]:
+        return own if asked is None else dict(asked)
+    places = ("dataset.root", "dataset.table")
+    others = [word for word in composed.overrides if word.startswith("dataset.") and word.split("=")[0] not in places]
+    if others:
+        raise UserError(f"expected only {' or '.join(places)}, for a run is tested on its own fold, got {others}")
+    return {**own, "root": asked["root"]}

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 from emorec.commands.build import build_model, parameter_count
+from emorec.commands.job import Job, now
 from emorec.commands.results import write_results
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.errors import UserError
@@ -22,13 +23,10 @@ from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.history import History
 from emorec.runs.resume import AtomicCheckpointIO, SaveStates
 
-if TYPE_CHECKING:
-    from emorec.commands.training import Job
-
 log = logging.getLogger(__name__)
 
 
-def fit(job: "Job", record: RunRecord, state: Path | None, *, owned: Callable[[], bool]) -> None:
+def fit(job: Job, record: RunRecord, state: Path | None, *, owned: Callable[[], bool]) -> None:
     """Trains, and fills the run's directory and record.
 
     Args:
@@ -75,7 +73,7 @@ def _fit(trainer: lightning.Trainer, model: EmotionModel, module: UtteranceDataM
         raise KeyboardInterrupt from ended
 
 
-def read_test(job: "Job", record: RunRecord) -> None:
+def read_test(job: Job, record: RunRecord) -> None:
     """Reads test with the stored weights of a run that was trained with `test=false`."""
     config = job.composed.config
     module = job.data.module(config)
@@ -111,8 +109,8 @@ def _predict(model: EmotionModel, module: UtteranceDataModule, split: str, confi
     return model.predict(module.loader(split), precision=str(config["trainer"]["precision"]))
 
 
-def _predict_test(model: EmotionModel, module: UtteranceDataModule, job: "Job", record: RunRecord) -> Predictions:
-    record.test_reads.append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "why": f"best epoch {record.best_epoch}"})
+def _predict_test(model: EmotionModel, module: UtteranceDataModule, job: Job, record: RunRecord) -> Predictions:
+    record.test_reads.append({"time": now(), "why": f"best epoch {record.best_epoch}"})
     job.store.write(record)  # before the read, so that a kill does not lose it
     return _predict(model, module, "test", job.composed.config)
 

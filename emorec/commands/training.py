@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,13 +9,13 @@ from omegaconf import OmegaConf
 
 from emorec.commands.composition import Composed
 from emorec.commands.fitting import fit, read_test
+from emorec.commands.job import Job, now
 from emorec.commands.logs import log_to
 from emorec.commands.results import read_metrics, result_line
 from emorec.commands.validation import check_training
-from emorec.commands.workbench import Data, Workbench, identify_run
+from emorec.commands.workbench import Workbench, identify_run
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
-from emorec.runs.identity import RunIdentity
-from emorec.runs.provenance import provenance, source_digest
+from emorec.runs.provenance import source_digest
 from emorec.runs.resume import newest_state
 from emorec.storage.atomic import make_folder, write_text
 from emorec.storage.claims import Claim, Holder, acquire, read_holder
@@ -41,60 +40,6 @@ class Outcome:
     status: str
     folder: Path
     line: str
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run to be had: its config, data and identity, and the store it goes to."""
-
-    composed: Composed
-    data: Data
-    identity: RunIdentity
-    store: CheckpointStore
-
-    @property
-    def folder(self) -> Path:
-        return self.store.folder(self.identity.run_id)
-
-    def new_record(self, earlier: RunRecord | None) -> RunRecord:
-        """The record of a start."""
-        config, data = self.composed.config, self.data
-        return RunRecord(
-            run_id=self.identity.run_id,
-            group_id=self.identity.group_id,
-            identity=self.identity.digest,
-            status="running",
-            seed=config["seed"],
-            fold=config["dataset"]["fold"],
-            task={
-                "name": data.task.name,
-                "labels": list(data.task.labels),
-                "monitor": data.task.monitor,
-                "direction": data.task.direction,
-            },
-            choices=self.composed.choices,
-            overrides=self.composed.overrides,
-            started=now(),
-            data={
-                "dataset": data.manifest.dataset,
-                "protocol": data.corpus.protocol,
-                "utterances": {split: len(items) for split, items in data.splits.items()},
-                "bad_media": data.bad,
-                "left_out": data.left_out,
-                "notes": list(data.manifest.notes),
-            },
-            features={modality: item.spec.folder_name for modality, item in data.features.items()},
-            test_reads=list(earlier.test_reads) if earlier is not None else [],
-            provenance=provenance(),
-            attempts=1 + (earlier.attempts if earlier is not None else 0),
-            tags=list(config["tags"]),
-            notes=config["notes"],
-        )
-
-
-def now() -> str:
-    """The time with its zone, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def train(composed: Composed, workbench: Workbench) -> Outcome:

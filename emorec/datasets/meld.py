@@ -101,7 +101,7 @@ def _utterance(
     found: list[Problem] = []
     numbers = {}
     for column in ("Dialogue_ID", "Utterance_ID"):
-        if row[column].strip().isdigit():
+        if row[column].strip().isdecimal():
             numbers[column] = int(row[column])
         else:
             found.append(Problem("number", where, f"expected {column} to be a number, got {row[column]!r}"))

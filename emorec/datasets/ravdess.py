@@ -3,6 +3,7 @@
 Livingstone & Russo (2018), PLoS ONE 13(5), doi 10.1371/journal.pone.0196391. CC BY-NC-SA 4.0.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from itertools import pairwise
@@ -76,12 +77,18 @@ class Ravdess(Corpus):
             notes=(f"absent actors: {', '.join(absent)}",) if absent else (),
         )
 
+    def _sound_files(self) -> list[Path]:
+        """Sound files in folders of actors, also behind linked folders."""
+        found = []
+        for folder, _, names in os.walk(self.folder, followlinks=True):
+            if Path(folder).name.startswith("Actor_"):
+                found += [Path(folder) / name for name in names if not name.startswith(".")]
+        return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+
     def _recordings(self, problems: list[Problem]) -> dict[str, Path]:
         """The path of each speech recording by its file name without the ending."""
         found: dict[str, list[Path]] = {}
-        for path in sorted(self.folder.rglob("Actor_*/*")):
-            if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-                continue
+        for path in self._sound_files():
             match = FILE_NAME.fullmatch(path.stem)
             if match is None:
                 detail = "expected a name MM-VC-EE-II-SS-RR-AA with codes of the corpus; left out"

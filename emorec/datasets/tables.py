@@ -1,6 +1,7 @@
 """Annotation tables in CSV, read with every fault named by file and line."""
 
 import csv
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def read_table(path: Path, columns: Iterable[str], problems: list[Problem]) -> l
     except UnicodeDecodeError as error:
         problems.append(Problem("encoding", str(path), f"expected UTF-8, got {error}"))
         return []
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     absent = [column for column in columns if column not in (reader.fieldnames or ())]
     if absent:
         problems.append(

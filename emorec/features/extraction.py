@@ -18,6 +18,7 @@ from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.media.source import MediaError, Source
 from emorec.progress import Progress
+from emorec.storage.atomic import remove_orphans
 from emorec.storage.claims import STALE_SECONDS, Holder, claimed
 from emorec.storage.digests import FileDigests
 
@@ -126,6 +127,7 @@ def extract(
             store.refresh()  # another process may have done it in the meantime
             todo = _absent(store, wanted)
             if todo:
+                remove_orphans(store.folder)
                 log.info("%s: %d to compute", title, len(todo))
                 _compute(
                     store,

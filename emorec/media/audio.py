@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from emorec.media.source import MediaError, Source
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".flv", ".webm", ".m4v"})
+PACKETS_SECONDS = 0.25  # a container may state some packets more than there are
 SILENCE = 1e-5  # full scale is 1; below this a 16-bit file holds nothing but zeros
 # Mono from 5.1 (front left, right, centre, low frequencies, surround left, right) after ITU-R BS.775: speech is in
-# the centre, and the low-frequency channel is not mixed in.
+# the centre and keeps its level, and the low-frequency channel is not mixed in. FFmpeg, which mixes the sound tracks of
+# videos, does the same.
 SURROUND_WEIGHTS = np.array([2**-0.5, 2**-0.5, 1.0, 0.0, 0.5, 0.5], dtype=np.float32)
 
 Waveform = NDArray[np.float32]
@@ -38,7 +40,7 @@ class AudioSettings:
 
 
 def read_audio(source: Source, settings: AudioSettings) -> Waveform:
-    """The sound of a source: mono, float32, full scale ±1, (samples,) at the settings' rate.
+    """The sound of a source: mono, float32, (samples,), full scale ±1 (5.1 can exceed it) at the settings' rate.
 
     Raises:
         MediaError: the sound is not decodable, empty, truncated, too short, silent, or not a number.
@@ -96,7 +98,7 @@ def _decode_sound_file(path: Path, start: float | None, end: float | None) -> tu
 def _mono(samples: NDArray[np.float32]) -> Waveform:
     """(samples, channels) to (samples,)."""
     if samples.shape[1] == len(SURROUND_WEIGHTS):
-        mono: Waveform = samples @ (SURROUND_WEIGHTS / SURROUND_WEIGHTS.sum())
+        mono: Waveform = samples @ SURROUND_WEIGHTS
         return mono
     return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
 
@@ -109,12 +111,17 @@ def _decode_sound_track(path: Path) -> tuple[Waveform, int]:
         with av.open(str(path)) as container:
             if not container.streams.audio:
                 raise MediaError("the video has no sound track")
-            rate = int(container.streams.audio[0].rate)
+            track = container.streams.audio[0]
+            rate = int(track.rate)
+            stated = float(track.duration * track.time_base) if track.duration and track.time_base else 0.0
         # More than one channel comes back uninitialised from decord; mixed down while decoding, it does not.
         samples = decord.AudioReader(str(path), sample_rate=rate, mono=True)[:].asnumpy()
     except (av.FFmpegError, decord.DECORDError, IndexError) as error:
         raise MediaError(f"the sound track is not decodable: {_first_line(error)}") from error
-    return samples.reshape(-1).astype(np.float32, copy=False), rate
+    waveform = samples.reshape(-1).astype(np.float32, copy=False)
+    if len(waveform) / rate < 0.99 * stated - PACKETS_SECONDS:
+        raise MediaError(f"the sound track is truncated: expected {stated:.2f} s, got {len(waveform) / rate:.2f} s")
+    return waveform, rate
 
 
 def _first_line(error: Exception) -> str:

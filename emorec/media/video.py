@@ -12,6 +12,8 @@ from emorec.media.source import MediaError, Source
 
 Frames = NDArray[np.uint8]
 
+SMALLEST = 64  # pixels; decord does not reliably resize to less
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSettings:
@@ -36,36 +38,55 @@ def read_video(source: Source, settings: VideoSettings) -> Frames:
         MediaError: the video is not decodable, or has no frame in the segment.
         OSError: the file is missing or may not be read.
     """
-    import decord
-
     path = source.path
     assert path is not None
     with path.open("rb") as stream:  # a missing file or a refused one is no fault of the content
         if not stream.read(1):
             raise MediaError("the file is empty")
-    height, width = _picture_size(path)
+    import decord
+
+    stored = _stored_size(path)
+    try:
+        return _decode(path, stored, source, settings)
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        raise MediaError(f"the video is not decodable: {_reason(error)}") from error
+
+
+def _decode(path: Path, stored: tuple[int, int], source: Source, settings: VideoSettings) -> Frames:
+    import decord
+
+    reader = decord.VideoReader(str(path), num_threads=1)
+    first, last = _frame_range(reader, source.start, source.end)
+    if last <= first:
+        raise MediaError(f"the video has no frame between {source.start} and {source.end} s")
+    # (N,), at the middle of N equal stretches
+    places = first + ((np.arange(settings.frames) + 0.5) * (last - first) / settings.frames).astype(np.int64)
+    height, width = reader[0].shape[:2]  # as it is shown: decord turns clips of a phone held upright
     left, right = _side(source.crop, width)
     scale = settings.size / min(height, right - left)
-    try:
-        reader = decord.VideoReader(
-            str(path),
-            width=max(1, round(width * scale)),
-            height=max(settings.size, round(height * scale)),
-            num_threads=1,
-        )
-        first, last = _frame_range(reader, source.start, source.end)
-        if last <= first:
-            raise MediaError(f"the video has no frame between {source.start} and {source.end} s")
-        # (N, H', W', 3), at the middle of N equal stretches
-        places = first + ((np.arange(settings.frames) + 0.5) * (last - first) / settings.frames).astype(np.int64)
+    target = max(settings.size, round(height * scale)), max(settings.size, round(width * scale))  # height, width
+    if (height, width) == stored and min(target) >= SMALLEST:
+        reader = decord.VideoReader(str(path), width=target[1], height=target[0], num_threads=1)
         frames = reader.get_batch(places).asnumpy()
-    except (decord.DECORDError, IndexError, RuntimeError) as error:
-        raise MediaError(f"the video is not decodable: {_reason(error)}") from error
-    frames = frames[:, :, round(left * scale) : max(round(left * scale) + settings.size, round(right * scale))]
-    return _centre(frames, settings.size)
+    else:
+        frames = _resized(reader.get_batch(places).asnumpy(), target)
+    start = round(left * scale)
+    end = min(frames.shape[2], max(start + settings.size, round(right * scale)))
+    return _centre(frames[:, :, end - max(settings.size, end - start) : end], settings.size)
 
 
-def _picture_size(path: Path) -> tuple[int, int]:
+def _resized(frames: Frames, target: tuple[int, int]) -> Frames:
+    """(N, H, W, 3) to (N, *target, 3)."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()  # (N, 3, H, W)
+    resized = interpolate(pixels, target, mode="bilinear", antialias=True).round().clamp(0, 255)
+    return np.ascontiguousarray(resized.permute(0, 2, 3, 1).byte().numpy())
+
+
+def _stored_size(path: Path) -> tuple[int, int]:
+    """Height and width of the picture as it is stored, before it is turned."""
     import av
 
     try:

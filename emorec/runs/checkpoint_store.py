@@ -14,7 +14,7 @@ from torch import Tensor
 
 from emorec.errors import UserError
 from emorec.runs.identity import RunIdentity
-from emorec.storage.atomic import make_folder, write_bytes, write_json
+from emorec.storage.atomic import make_folder, remove_orphans, write_bytes, write_json
 from emorec.storage.links import link_relative
 
 log = logging.getLogger(__name__)
@@ -209,6 +209,8 @@ class CheckpointStore:
     def prepare(self, run_id: str, *, keep_resume: bool) -> Path:
         """The run's directory, ready for a start: without the states of an earlier one, unless they are to be kept."""
         folder = make_folder(self.folder(run_id))
+        for place in (folder, folder / "model", folder / "resume", self.root / WEIGHTS):
+            remove_orphans(place)
         if not keep_resume:
             shutil.rmtree(folder / "resume", ignore_errors=True)
             log_file = folder / "log.txt"

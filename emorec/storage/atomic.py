@@ -7,6 +7,7 @@ rename is a copy that a kill can cut short.
 
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -78,11 +79,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def remove_orphans(folder: Path, *, grace: float = 24 * 3600.0) -> list[Path]:
-    """Removes temporary files that a killed writer left in `folder` more than `grace` seconds ago."""
+    """Removes temporary files and folders that a killed writer left in `folder` more than `grace` seconds ago."""
     removed = []
     for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
         with suppress(FileNotFoundError):
             if time.time() - path.lstat().st_mtime > grace:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
                 removed.append(path)
     return removed

@@ -5,6 +5,7 @@ touches it while the work goes on. A claim is stale once its process is known to
 file has not been touched for `stale_after` seconds of the watcher's own clock (other hosts: their clocks may differ).
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -152,21 +153,27 @@ def _create_without_link(path: Path, text: str) -> bool:
         return False
     with os.fdopen(descriptor, "w") as stream:
         stream.write(text)
+    follow_folder_mode(path)
     return True
 
 
-def remove_stale(path: Path, stale: Holder | None) -> None:
-    """Moves a stale claim aside; puts back one that another taker has made in the meantime."""
-    aside = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Holds an advisory lock on a folder; where locks do nothing, two takers may both work, and one finds out later."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return
-    found = read_holder(aside)
-    if found is not None and found != stale:
         with suppress(OSError):
-            os.link(aside, path)
-    aside.unlink(missing_ok=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_stale(path: Path, stale: Holder | None) -> None:
+    """Removes the claim of `stale`; one that another taker has made in the meantime stays."""
+    with _alone_in(path.parent):
+        if read_holder(path) == stale:
+            path.unlink(missing_ok=True)
 
 
 class Watch:
@@ -175,6 +182,7 @@ class Watch:
     def __init__(self, path: Path, stale_after: float) -> None:
         self.path = path
         self.stale_after = stale_after
+        self.holder: Holder | None = None  # as last seen
         self._seen: tuple[Holder | None, int] | None = None
         self._since = time.monotonic()
 
@@ -186,8 +194,8 @@ class Watch:
             return False
         if seen != self._seen:
             self._seen, self._since = seen, time.monotonic()
-        holder = seen[0]
-        return (holder is not None and is_dead(holder)) or time.monotonic() - self._since > self.stale_after
+        self.holder = seen[0]
+        return (self.holder is not None and is_dead(self.holder)) or time.monotonic() - self._since > self.stale_after
 
 
 def try_claim(path: Path) -> Claim | None:
@@ -225,9 +233,8 @@ def acquire(
     watch = Watch(path, stale_after)
     while (claim := try_claim(path)) is None:
         if watch.stale():
-            holder = read_holder(path)
-            log.warning("taking over from %s: no sign of life for %.0f s (%s)", holder, stale_after, path)
-            remove_stale(path, holder)
+            log.warning("taking over from %s: no sign of life for %.0f s (%s)", watch.holder, stale_after, path)
+            remove_stale(path, watch.holder)
             continue
         if waiting is not None and not waiting(read_holder(path)):
             return None

@@ -10,7 +10,7 @@ from typing import Any
 
 from emorec.storage.atomic import follow_folder_mode, make_folder
 
-BLOCK = 1 << 20
+SURROGATES = "surrogateescape"  # file names need not be UTF-8
 
 
 def _with_plain_numbers(value: Any) -> Any:
@@ -92,23 +92,23 @@ class FileDigests:
         """Appends what was learned since the last call; a database that cannot be written is left as it is."""
         if self.database is None or not self._fresh:
             return
-        lines = "".join(f"{zlib.crc32(line.encode()):08x}\t{line}\n" for line in self._fresh)
+        lines = "".join(f"{zlib.crc32(line.encode(errors=SURROGATES)):08x}\t{line}\n" for line in self._fresh)
         with suppress(OSError):
             make_folder(self.database.parent)
             new = not self.database.exists()
             with self.database.open("ab") as stream:
-                stream.write(lines.encode())
+                stream.write(lines.encode(errors=SURROGATES))
             if new:
                 follow_folder_mode(self.database)
             self._fresh.clear()
 
     def _load(self, database: Path) -> None:
         try:
-            text = database.read_bytes().decode(errors="replace")
+            text = database.read_bytes().decode(errors=SURROGATES)
         except OSError:
             return
-        for line in text.splitlines():
+        for line in text.split("\n"):
             checksum, _, rest = line.partition("\t")
             fields = rest.split("\t")
-            if len(fields) == 6 and checksum == f"{zlib.crc32(rest.encode()):08x}":
+            if len(fields) == 6 and checksum == f"{zlib.crc32(rest.encode(errors=SURROGATES)):08x}":
                 self._known[tuple(fields[:5])] = fields[5]

@@ -17,11 +17,15 @@ def link_relative(target: Path, link: Path) -> bool:
     make_folder(link.parent)
     temporary = link.parent / f".{link.name}.{uuid.uuid4().hex}.tmp"
     try:
-        temporary.symlink_to(os.path.relpath(target, link.parent))
+        # resolved, for a relative path through a linked folder would lead elsewhere
+        temporary.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
     except OSError:
         with replacing(link) as copy:
             shutil.copyfile(target, copy)
         return False
-    os.replace(temporary, link)
+    try:
+        os.replace(temporary, link)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync(link.parent)
     return True

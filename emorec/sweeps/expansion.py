@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
@@ -16,7 +17,9 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
         UserError: an override does not parse, or asks for continuous values.
     """
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        hydra = GlobalHydra.instance()
+        groups = hydra.config_loader() if hydra.is_initialized() else None  # for glob(…) over the names of a group
+        parsed = OverridesParser.create(config_loader=groups).parse_overrides(list(overrides))
         (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     except HydraException as error:
         raise UserError(str(error)) from error

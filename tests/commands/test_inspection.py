@@ -170,3 +170,15 @@ def test_bad_clips_are_left_out_of_training_and_counted(root: Path, spoiled: Pat
     assert record["data"]["left_out"] == 1
     assert sum(record["data"]["utterances"].values()) == 31
     assert main(["train", *words, "extraction.on_bad_media=fail", "seed=1"]) == 2
+
+
+def test_a_moved_corpus_is_evaluated_on_the_runs_own_split(
+    in_lab: Path, small_demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = next((in_lab / "checkpoints").glob("*/run.json")).parent
+    shutil.copytree(small_demo, tmp_path / "moved")
+    words = ["evaluate", f"run={run.name}", "dataset=demo", f"dataset.root={tmp_path / 'moved'}", "split=val"]
+    assert main(words) == 0
+    wanted = json.loads((run / "metrics.json").read_text())
+    assert f"val/uar={wanted['val/uar']:.4f}" in capsys.readouterr().out
+    assert main([*words, "dataset.limit=8"]) == 2

@@ -1,5 +1,6 @@
 """Frames are evenly spaced over the segment, square, and from the side that shows the speaker."""
 
+import struct
 from pathlib import Path
 
 import av
@@ -144,6 +145,24 @@ def test_a_picture_that_is_not_square_is_cut_from_the_middle_and_keeps_its_aspec
     for places in (rows, columns):
         assert abs(places[0] - 32) <= 2
         assert abs(places[-1] - 95) <= 2
+
+
+def test_a_clip_of_a_phone_held_upright_is_turned_and_keeps_its_aspect(tmp_path: Path) -> None:
+    """Such a clip is stored lying down, with a matrix in its track header that says how to turn it."""
+    frames = plain(RED, 96, 192, count=4)
+    frames[:, 24:72, 72:120] = GREEN
+    path = write(tmp_path / "a.mp4", frames)
+    content = bytearray(path.read_bytes())
+    matrix = content.find(b"tkhd") + 44
+    assert struct.unpack(">9i", content[matrix : matrix + 36])[:5] == (1 << 16, 0, 0, 0, 1 << 16)
+    a_quarter_turn = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 96 << 16, 0, 1 << 30)
+    content[matrix : matrix + 36] = a_quarter_turn
+    path.write_bytes(content)
+    found = read(path, size=96)[0].astype(int)
+    green = found[:, :, 1] > found[:, :, 0]
+    for places in (np.flatnonzero(green.any(axis=1)), np.flatnonzero(green.any(axis=0))):
+        assert abs(places[0] - 24) <= 2
+        assert abs(places[-1] - 71) <= 2
 
 
 def test_the_picture_of_a_video_with_sound_is_read(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""Poolings and fusions against values computed by hand."""
+
+import pytest
+import torch
+
+from emorec.batch import MODALITIES, ConfigurationError
+from emorec.fusion.concat import Concat
+from emorec.fusion.gated import Gated
+from emorec.fusion.pooling import AttentionPooling, masked_mean
+from emorec.fusion.self_attention import SelfAttention
+from tests.fusion.test_every_fusion import HIDDEN, inputs
+
+DIMS = dict.fromkeys(MODALITIES, HIDDEN)
+
+
+def test_the_masked_mean_is_over_marked_frames_only() -> None:
+    sequence = torch.tensor([[[1.0], [3.0], [99.0]], [[5.0], [99.0], [99.0]], [[99.0], [99.0], [99.0]]])
+    mask = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
+    assert masked_mean(sequence, mask).tolist() == [[2.0], [5.0], [0.0]]
+    assert masked_mean(sequence[:, 2:], mask[:, :1]).tolist() == [[99.0], [99.0], [0.0]]
+
+
+def test_attention_pooling_with_equal_scores_is_the_mean() -> None:
+    pooling = AttentionPooling(4)
+    torch.nn.init.zeros_(pooling.score[2].weight)
+    sequence = torch.randn(3, 5, 4)
+    mask = torch.arange(5) < torch.tensor([5, 1, 3])[:, None]
+    torch.testing.assert_close(pooling(sequence, mask), masked_mean(sequence, mask))
+
+
+def test_attention_pooling_weighs_frames_by_the_softmax_of_their_scores() -> None:
+    pooling = AttentionPooling(4)
+    sequence = torch.randn(1, 3, 4)
+    weights = pooling.score(sequence)[0, :, 0].softmax(0)
+    expected = sum(weight * frame for weight, frame in zip(weights, sequence[0], strict=True))
+    torch.testing.assert_close(pooling(sequence, torch.ones(1, 3, dtype=torch.bool))[0], expected)
+
+
+def test_concat_is_one_layer_on_the_vectors_side_by_side() -> None:
+    fusion = Concat(dims=DIMS, hidden=HIDDEN).eval().double()
+    output = fusion(*inputs(MODALITIES))
+    linear = fusion.layer[1]
+    expected = torch.nn.functional.gelu(linear(torch.cat([output.vectors[name] for name in MODALITIES], dim=1)))
+    torch.testing.assert_close(output.fused, expected)
+
+
+def test_gated_takes_an_only_modality_whole() -> None:
+    fusion = Gated(dims=DIMS, hidden=HIDDEN).eval().double()
+    features, mask, present = inputs(MODALITIES)
+    for modality in ("text", "video"):
+        present[modality][:] = False
+    output = fusion(features, mask, present)
+    expected = torch.tanh(fusion.values["audio"](output.vectors["audio"]))
+    torch.testing.assert_close(output.fused, expected)
+
+
+def test_self_attention_never_looks_at_the_token_of_a_missing_modality() -> None:
+    fusion = SelfAttention(dims=DIMS, hidden=HIDDEN).eval().double()
+    features, mask, present = inputs(MODALITIES)
+    present["audio"][:] = False
+    before = fusion(features, mask, present).fused
+    with torch.no_grad():
+        fusion.kind[MODALITIES.index("audio")] += 3.0 * torch.randn(HIDDEN)
+    torch.testing.assert_close(fusion(features, mask, present).fused, before)
+    with torch.no_grad():
+        fusion.kind[MODALITIES.index("text")] += torch.randn(HIDDEN)
+    assert not torch.allclose(fusion(features, mask, present).fused, before)
+
+
+def test_self_attention_wants_heads_that_divide_the_hidden_size() -> None:
+    with pytest.raises(ConfigurationError, match=r"expected fusion\.heads to divide the hidden size 16, got 3"):
+        SelfAttention(dims=DIMS, hidden=HIDDEN, heads=3)
