@@ -46,7 +46,7 @@ def write_predictions(path: Path, predictions: Mapping[str, Predictions], task: 
         columns: dict[str, Any] = {
             "id": list(found.id),
             "split": [split] * len(found.id),
-            "target": [task.labels[number] for number in found.target.tolist()],
+            "target": [task.labels[number] if number >= 0 else None for number in found.target.tolist()],
             "predicted": [task.labels[number] for number in found.logits.argmax(1).tolist()],
         }
         for number, label in enumerate(task.labels):

@@ -125,13 +125,25 @@ class HuggingFaceText(Encoder):
 
         _, revision = self._resolve()
         self._tokenizer = load_pretrained(transformers.AutoTokenizer, self.model, revision)
+        self._tokenizer.padding_side = "right"  # padding on the left would shift absolute positions
         self._tokenizer.truncation_side = "left" if self.context_turns else "right"
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._backbone = load_pretrained(transformers.AutoModel, self.model, revision).eval().requires_grad_(False)
-        layers = self._backbone.config.num_hidden_layers
+        backbone = load_pretrained(transformers.AutoModel, self.model, revision).eval().requires_grad_(False)
+        layers, positions = backbone.config.num_hidden_layers, self._positions(backbone)
         if not -1 <= self.layer <= layers:
             raise UserError(f"expected encoder.text.layer from -1 to {layers} for {self.model}, got {self.layer}")
+        if self.max_length > positions:
+            raise UserError(
+                f"expected encoder.text.max_length up to {positions} for {self.model}, got {self.max_length}"
+            )
+        self._backbone = backbone
+
+    @staticmethod
+    def _positions(backbone: Any) -> int:
+        """How many tokens the model takes; RoBERTa's table begins behind the padding's number."""
+        offset = backbone.config.pad_token_id + 1 if "roberta" in backbone.config.model_type else 0
+        return int(getattr(backbone.config, "max_position_embeddings", 1 << 30)) - offset
 
     def read(self, source: Source) -> str:
         text = read_text(source)

@@ -42,7 +42,8 @@ class AttentionPooling(nn.Module):
         self.score = nn.Sequential(nn.Linear(dim, max(1, dim // 2)), nn.Tanh(), nn.Linear(max(1, dim // 2), 1))
 
     def forward(self, sequence: Tensor, mask: Tensor) -> Tensor:
-        scores = self.score(sequence).squeeze(-1).masked_fill(~mask, torch.finfo(sequence.dtype).min)  # (B, T)
+        scores = self.score(sequence).squeeze(-1)  # (B, T)
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         weights = scores.softmax(1) * mask  # an empty row has no weights
         return torch.einsum("bt,btd->bd", weights, sequence)
 

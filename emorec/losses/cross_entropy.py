@@ -34,8 +34,11 @@ class CrossEntropy(Loss):
         self.register_buffer("class_weight", weigh_classes(class_counts, class_weights), persistent=False)
 
     def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
-        logits = output.logits[self.task]  # (B, C)
-        value = cross_entropy(
-            logits.float(), batch.targets[self.task], weight=self.class_weight, label_smoothing=self.label_smoothing
+        logits, target = output.logits[self.task].float(), batch.targets[self.task]  # (B, C), (B,)
+        entropy = cross_entropy(
+            logits, target, weight=self.class_weight, label_smoothing=self.label_smoothing, reduction="none"
         )
-        return {"cross_entropy": value}
+        counts = (target >= 0).float()
+        if self.class_weight is not None:
+            counts = counts * self.class_weight[target.clamp_min(0)]
+        return {"cross_entropy": entropy.sum() / counts.sum().clamp_min(1e-8)}

@@ -19,7 +19,8 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float, alpha: Tensor | Non
         alpha: (C,) class weights.
     """
     entropy = cross_entropy(logits, target, reduction="none")  # (B,), 0 where the target is -100
-    value = (1 - torch.exp(-entropy)) ** gamma * entropy
+    doubt = (-torch.expm1(-entropy)).clamp_min(1e-8)  # 1 - p_y; above 0, for roots have no slope there
+    value = doubt**gamma * entropy
     counts = target >= 0
     if alpha is not None:
         value = value * alpha[target.clamp_min(0)]

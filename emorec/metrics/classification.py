@@ -12,10 +12,12 @@ def confusion_matrix(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
     """Counts (C, C): row the target, column the prediction.
 
     Args:
-        target: (N,) class numbers.
+        target: (N,) class numbers; negative ones do not count.
         predicted: (N,) class numbers.
         classes: C.
     """
+    known = target >= 0
+    target, predicted = target[known], predicted[known]
     return torch.bincount(target * classes + predicted, minlength=classes * classes).view(classes, classes)
 
 
@@ -59,7 +61,7 @@ def summary_scores(confusion: Tensor) -> dict[str, float]:
         "weighted_f1": float((scores.f1 * scores.support).sum() / total),
         "macro_f1": float(scores.f1[seen].mean()) if seen.any() else 0.0,
         "uar": float(scores.recall[scores.support > 0].mean()) if scores.support.any() else 0.0,
-        "accuracy": float(confusion.diagonal().sum() / total),
+        "accuracy": float(confusion.diagonal().sum().double() / total),
     }
 
 

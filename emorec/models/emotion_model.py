@@ -124,12 +124,14 @@ class EmotionModel(lightning.LightningModule):
         self.eval()
         narrow = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
         parts = []
-        with torch.inference_mode(), torch.autocast(self.device.type, dtype=narrow, enabled=narrow is not None):
-            for batch in batches:
-                moved = batch.to(self.device)
-                output = self(moved)
-                parts.append((moved, output.logits[self.task].float(), self._losses(output, moved)))
-        self.train(was_training)
+        try:
+            with torch.inference_mode(), torch.autocast(self.device.type, dtype=narrow, enabled=narrow is not None):
+                for batch in batches:
+                    moved = batch.to(self.device)
+                    output = self(moved)
+                    parts.append((moved, output.logits[self.task].float(), self._losses(output, moved)))
+        finally:
+            self.train(was_training)
         return self._joined(parts)
 
     def configure_optimizers(self) -> Any:
