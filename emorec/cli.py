@@ -14,8 +14,8 @@ COMMANDS = {
     "evaluate": "apply a finished run to a split, or to another corpus",
     "report": "compare finished runs: tables and figures",
     "data": "check: look a corpus over before anything is trained on it",
-    "cache": "ls: what features are stored",
-    "runs": "ls, show: what runs there are",
+    "cache": "ls, verify, gc, compact: look after the stored features",
+    "runs": "ls, show, verify, gc, rm, export: look after the runs",
 }
 COMPLETION_FLAGS = ("-sc", "--shell-completion")
 

@@ -1,33 +1,45 @@
-"""`emorec cache ls`: what features are stored."""
+"""`emorec cache ls|verify|gc|compact`: looks after the stored features."""
 
 import json
 import time
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from emorec.commands.composition import compose_once
-from emorec.errors import UserError
+from emorec.commands.arguments import Parser, add_action, duration, parse, size, told
+from emorec.commands.logs import start_logging
 from emorec.reporting.tables import markdown_table
-
-USAGE = "usage: emorec cache ls [--json] [paths.cache=…]"
 
 
 def main(words: Sequence[str]) -> int:
-    """Lists the specs of the feature store."""
-    as_json = "--json" in words
-    rest = [word for word in words if word != "--json"]
-    if rest[:1] in (["--help"], ["-h"]):
-        print(USAGE)
-        return 0
-    if rest[:1] != ["ls"]:
-        raise UserError(f"expected ls, got {rest[:1] or 'nothing'}; {USAGE}")
-    composed = compose_once("report", rest[1:])
-    if composed is None:
-        return 0
+    """Runs a subcommand; `verify` returns 1 where something is broken."""
+    parser = Parser(prog="emorec cache", description="Looks after the stored features.")
+    actions = parser.add_subparsers(dest="action", required=True, parser_class=Parser)
+    add_action(actions, "ls", "lists what is stored, by spec")
+    add_action(actions, "verify", "hashes every shard again and sets broken ones aside")
+    collect = add_action(actions, "gc", "removes the features of whole specs; without --yes it only tells")
+    collect.add_argument("--older-than", type=duration, help="last used longer ago, such as 30d")
+    collect.add_argument("--unused", action="store_true", help="no run was trained on them")
+    collect.add_argument("--max-size", type=size, help="longest unused first, down to this size, such as 50GB")
+    collect.add_argument("--yes", action="store_true", help="remove them")
+    add_action(actions, "compact", "merges small shards")
+    arguments, paths = parse(parser, words)
+    start_logging()
+    run: dict[str, Callable[[Namespace, dict[str, str]], int]] = {
+        "ls": _list,
+        "verify": _verify,
+        "gc": _collect,
+        "compact": _compact,
+    }
+    return run[arguments.action](arguments, paths)
+
+
+def _list(arguments: Namespace, paths: dict[str, str]) -> int:
     from emorec.features.inventory import inventory
 
-    found = inventory(Path(composed.config["paths"]["cache"]))
-    if as_json:
+    found = inventory(Path(paths["cache"]))
+    if arguments.json:
         print(json.dumps(found, indent=2))
         return 0
     rows = [
@@ -44,4 +56,65 @@ def main(words: Sequence[str]) -> int:
         for item in found
     ]
     print(markdown_table(["features", "checkpoint", "revision", "utterances", "bad", "shards", "MB", "last use"], rows))
+    return 0
+
+
+def _verify(arguments: Namespace, paths: dict[str, str]) -> int:
+    from emorec.features.upkeep import verify
+
+    found = verify(Path(paths["cache"]))
+    if arguments.json:
+        print(json.dumps(asdict(found), indent=2))
+    else:
+        print("\n".join(f"{name}: {why}; set aside" for name, why in found.broken.items()))
+        print(f"{found.checked} shards checked, {len(found.broken)} broken")
+    return 1 if found.broken else 0
+
+
+def _collect(arguments: Namespace, paths: dict[str, str]) -> int:
+    from emorec.features.upkeep import collect
+    from emorec.runs.checkpoint_store import CheckpointStore
+
+    used = None
+    if arguments.unused:
+        records = CheckpointStore(Path(paths["checkpoints"])).records()
+        used = {name for record in records for name in record.features.values()}
+    found = collect(
+        Path(paths["cache"]),
+        older_than=arguments.older_than,
+        used=used,
+        max_bytes=arguments.max_size,
+        act=arguments.yes,
+    )
+    if arguments.json:
+        print(json.dumps({**asdict(found), "acted": arguments.yes}, indent=2))
+        return 0
+    for name in found.removed:
+        print(f"  {name}")
+    for name in found.in_use:
+        print(f"  {name} is in use and stays")
+    print(told(len(found.removed), "specs", found.bytes, acted=arguments.yes))
+    if arguments.older_than is None and used is None and arguments.max_size is None:
+        print("nothing was asked for: --older-than, --unused or --max-size")
+    return 0
+
+
+def _compact(arguments: Namespace, paths: dict[str, str]) -> int:
+    from emorec.features.extraction import compact_claimed
+    from emorec.features.store import FeatureStore
+    from emorec.features.upkeep import spec_folders, spec_of
+    from emorec.storage.digests import FileDigests
+
+    cache = Path(paths["cache"])
+    digests = FileDigests(cache / "digests.tsv")
+    saved = {}
+    for folder in spec_folders(cache):
+        spec = spec_of(folder)
+        if spec is not None:
+            saved[folder.name] = compact_claimed(FeatureStore(cache, spec, digests))
+    digests.save()
+    if arguments.json:
+        print(json.dumps(saved, indent=2))
+    else:
+        print(f"{sum(saved.values())} shards less in {len(saved)} specs")
     return 0

@@ -5,7 +5,11 @@ from collections.abc import Sequence
 
 from emorec.commands.composition import CommandLine, print_with_hydra
 
-SUBCOMMANDS = {"data": ("check",), "cache": ("ls",), "runs": ("ls", "show")}
+SUBCOMMANDS = {
+    "data": ("check",),
+    "cache": ("ls", "verify", "gc", "compact"),
+    "runs": ("ls", "show", "verify", "gc", "rm", "export"),
+}
 CONFIG_NAMES = {"train": "train", "extract": "extract", "evaluate": "evaluate", "report": "report", "data": "extract"}
 
 

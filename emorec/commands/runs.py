@@ -1,47 +1,56 @@
-"""`emorec runs ls|show`: what runs there are."""
+"""`emorec runs ls|show|verify|gc|rm|export`: looks after the runs."""
 
 import json
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from emorec.commands.composition import compose_once
-from emorec.errors import UserError
+from emorec.commands.arguments import Parser, add_action, duration, parse, told
+from emorec.commands.logs import start_logging
 from emorec.reporting.tables import markdown_table
 
-USAGE = "usage: emorec runs ls|show <run_id> [--json] [paths.checkpoints=…]"
+if TYPE_CHECKING:
+    from emorec.runs.checkpoint_store import CheckpointStore
 
 
 def main(words: Sequence[str]) -> int:
-    """Lists runs, or shows one."""
-    as_json = "--json" in words
-    rest = [word for word in words if word != "--json"]
-    if not rest or rest[0] not in ("ls", "show") or "--help" in rest:
-        if rest and rest[0] in ("--help", "-h"):
-            print(USAGE)
-            return 0
-        raise UserError(f"expected ls or show, got {rest[:1] or 'nothing'}; {USAGE}")
-    action, *rest = rest
-    names = [word for word in rest if "=" not in word]
-    composed = compose_once("report", [word for word in rest if "=" in word])
-    assert composed is not None
+    """Runs a subcommand; `verify` returns 1 where something is broken."""
+    parser = Parser(prog="emorec runs", description="Looks after the runs.")
+    actions = parser.add_subparsers(dest="action", required=True, parser_class=Parser)
+    add_action(actions, "ls", "lists the runs")
+    show = add_action(actions, "show", "shows a run: its record, its metrics, its scores a class")
+    add_action(actions, "verify", "hashes all weights again and follows all links")
+    collect = add_action(actions, "gc", "removes weights that no run links to; without --yes it only tells")
+    collect.add_argument("--grace", type=duration, default=86400.0, help="untouched for so long, 1d if not given")
+    remove = add_action(actions, "rm", "removes a run; without --yes it only tells")
+    for action in (collect, remove):
+        action.add_argument("--yes", action="store_true", help="remove them")
+    export = add_action(actions, "export", "copies a run to a new folder, with real files in place of links")
+    for action in (show, remove, export):
+        action.add_argument("run", help="the run's id, or the first digits of it")
+    export.add_argument("folder", help="a folder that is not there yet")
+    arguments, paths = parse(parser, words)
+    start_logging()
     from emorec.runs.checkpoint_store import CheckpointStore
 
-    store = CheckpointStore(Path(composed.config["paths"]["checkpoints"]))
-    if action == "show":
-        if len(names) != 1:
-            raise UserError(f"expected one run id, got {names}; {USAGE}")
-        return _show(store, names[0], as_json)
-    return _list(store, as_json)
+    run: dict[str, Callable[[Namespace, CheckpointStore], int]] = {
+        "ls": _list,
+        "show": _show,
+        "verify": _verify,
+        "gc": _collect,
+        "rm": _remove,
+        "export": _export,
+    }
+    return run[arguments.action](arguments, CheckpointStore(Path(paths["checkpoints"])))
 
 
-def _list(store: "object", as_json: bool) -> int:
+def _list(arguments: Namespace, store: "CheckpointStore") -> int:
     from emorec.commands.results import read_metrics
-    from emorec.runs.checkpoint_store import CheckpointStore
 
-    assert isinstance(store, CheckpointStore)
     records = list(store.records())
-    if as_json:
+    if arguments.json:
         print(json.dumps([asdict(record) for record in records], indent=2))
         return 0
     rows = []
@@ -49,28 +58,26 @@ def _list(store: "object", as_json: bool) -> int:
         metrics = read_metrics(store.folder(record.run_id))
         monitor = f"val/{record.task['monitor']}"
         score = f"{monitor}={metrics[monitor]:.4f}" if monitor in metrics else ""
-        what = [record.choices.get("dataset", ""), *(f"{key}={value}" for key, value in _told(record.choices))]
-        rows.append(
-            [record.run_id, record.status, record.started, " ".join(what), str(record.seed), str(record.fold), score]
-        )
+        what = " ".join(_told(record.choices))
+        fold = "" if record.fold is None else str(record.fold)
+        rows.append([record.run_id, record.status, record.started, what, str(record.seed), fold, score])
     print(markdown_table(["run", "status", "started", "what", "seed", "fold", "validation"], rows))
     return 0
 
 
-def _told(choices: dict[str, str]) -> list[tuple[str, str]]:
-    shown = [(key, value) for key, value in sorted(choices.items()) if key.startswith("encoder/") and value != "none"]
-    return [*shown, *((key, choices[key]) for key in ("fusion", "loss") if key in choices)]
+def _told(choices: dict[str, str]) -> list[str]:
+    shown = [choices.get("dataset", "")]
+    shown += [choices[key] for key in sorted(choices) if key.startswith("encoder/") and choices[key] != "none"]
+    return [*shown, *(choices[key] for key in ("fusion", "loss") if key in choices)]
 
 
-def _show(store: "object", prefix: str, as_json: bool) -> int:
+def _show(arguments: Namespace, store: "CheckpointStore") -> int:
     from emorec.commands.results import read_metrics
-    from emorec.runs.checkpoint_store import CheckpointStore
 
-    assert isinstance(store, CheckpointStore)
-    record = store.find(prefix)
+    record = store.find(arguments.run)
     folder = store.folder(record.run_id)
     metrics = read_metrics(folder)
-    if as_json:
+    if arguments.json:
         print(json.dumps({"run": asdict(record), "metrics": metrics, "folder": str(folder)}, indent=2))
         return 0
     for key, value in asdict(record).items():
@@ -86,4 +93,51 @@ def _show(store: "object", prefix: str, as_json: bool) -> int:
             ]
             print(f"\n{split}\n{markdown_table(['class', 'precision', 'recall', 'f1', 'support'], rows)}")
     print(f"\n{folder}")
+    return 0
+
+
+def _verify(arguments: Namespace, store: "CheckpointStore") -> int:
+    from emorec.runs.upkeep import verify
+
+    broken = verify(store)
+    if arguments.json:
+        print(json.dumps(broken, indent=2))
+    else:
+        print("\n".join(f"{name}: {why}" for name, why in broken.items()))
+        print(f"{sum(1 for _ in store.records())} runs checked, {len(broken)} files broken")
+    return 1 if broken else 0
+
+
+def _collect(arguments: Namespace, store: "CheckpointStore") -> int:
+    from emorec.runs.upkeep import collect_weights
+
+    found = collect_weights(store, grace=arguments.grace, act=arguments.yes)
+    if arguments.json:
+        print(json.dumps({**asdict(found), "acted": arguments.yes}, indent=2))
+    else:
+        print("\n".join(f"  {name}" for name in found.removed))
+        print(told(len(found.removed), "weight files", found.bytes, acted=arguments.yes))
+    return 0
+
+
+def _remove(arguments: Namespace, store: "CheckpointStore") -> int:
+    from emorec.runs.upkeep import remove_run
+
+    record = store.find(arguments.run)
+    names = remove_run(store, record, act=arguments.yes)
+    if arguments.json:
+        print(json.dumps({"run_id": record.run_id, "files": names, "acted": arguments.yes}, indent=2))
+    else:
+        verb = "removed" if arguments.yes else "would remove"
+        hint = "" if arguments.yes else "; --yes does it"
+        print(f"{verb} run {record.run_id}: {len(names)} files; its weights go with `emorec runs gc`{hint}")
+    return 0
+
+
+def _export(arguments: Namespace, store: "CheckpointStore") -> int:
+    from emorec.runs.upkeep import export_run
+
+    record, target = store.find(arguments.run), Path(arguments.folder).expanduser().absolute()
+    export_run(store, record, target)
+    print(json.dumps({"run_id": record.run_id, "folder": str(target)}) if arguments.json else f"exported to {target}")
     return 0

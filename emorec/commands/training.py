@@ -14,15 +14,13 @@ from emorec.commands.logs import log_to
 from emorec.commands.results import read_metrics, result_line
 from emorec.commands.validation import check_training
 from emorec.commands.workbench import Workbench, identify_run
-from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
+from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, RunRecord
 from emorec.runs.provenance import source_digest
 from emorec.runs.resume import newest_state
 from emorec.storage.atomic import make_folder, write_text
 from emorec.storage.claims import Claim, Holder, acquire, read_holder
 
 log = logging.getLogger(__name__)
-
-CLAIM = "claim.json"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from emorec.encoders.checkpoint import LOCAL, use_digests
 from emorec.encoders.encoder import Encoder
 from emorec.errors import UserError, raise_problems
 from emorec.features.extraction import ExtractionReport, ExtractionSettings, extract
+from emorec.features.reader import FeatureReader, ReadSettings
 from emorec.features.spec import FeatureSpec
-from emorec.features.store import FeatureReader, FeatureStore
+from emorec.features.store import FeatureStore
 from emorec.runs.identity import RunIdentity, identify
 from emorec.storage.digests import FileDigests, digest_of
 
@@ -143,7 +144,7 @@ class Workbench:
                 store, encoder, sources, ExtractionSettings(**config["extraction"]), title=f"{modality} features"
             )
             keys = [report.keys[item.id] for item in chosen]
-            reader = store.reader(keys, resident_bytes=config["features"]["resident_bytes"])
+            reader = store.reader(keys, ReadSettings(**config["features"]))
             read = digest_of(
                 [[item.id, found.hex() if found else None] for item, found in zip(chosen, keys, strict=True)]
             )

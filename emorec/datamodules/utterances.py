@@ -13,7 +13,7 @@ from emorec.batch import IGNORED, Batch
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import SPLITS, Task, Utterance
 from emorec.errors import UserError
-from emorec.features.store import FeatureReader
+from emorec.features.reader import FeatureReader
 
 
 class UtteranceTable:

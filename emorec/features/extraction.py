@@ -16,6 +16,7 @@ from emorec.encoders.encoder import Encoder
 from emorec.errors import UserError
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
+from emorec.features.upkeep import compact, compact_if_many
 from emorec.media.source import MediaError, Source
 from emorec.progress import Progress
 from emorec.storage.atomic import remove_orphans
@@ -138,6 +139,7 @@ def extract(
                     title=title,
                 )
                 store.refresh()
+                compact_if_many(store)
         report.seconds = time.monotonic() - started
     computed = set(todo)
     report.computed = sum(key in computed for key in keys.values() if key is not None)
@@ -148,6 +150,13 @@ def extract(
     store.digests.save()
     _tell(report, store.spec, title, settings.on_bad_media)
     return report
+
+
+def compact_claimed(store: FeatureStore, *, stale_after: float = STALE_SECONDS) -> int:
+    """Compacts a store under its claim; returns how many shards there are less."""
+    with claimed(store.folder / CLAIM, stale_after=stale_after):
+        store.refresh()
+        return compact(store)
 
 
 def _absent(store: FeatureStore, wanted: Mapping[bytes, str]) -> dict[bytes, str]:

@@ -34,7 +34,7 @@ class ShardError(Exception):
 
 @dataclass(frozen=True)
 class Shard:
-    """An open shard; `values` is mapped, not read."""
+    """An open shard; `values` is mapped, not read. `values_start` is its first byte in the file."""
 
     path: Path
     spec: dict[str, Any]
@@ -42,9 +42,12 @@ class Shard:
     offsets: NDArray[np.int64]
     keys: NDArray[np.uint8]
     reasons: dict[int, str]  # entry -> why its source cannot be decoded
+    payload: str  # digest that the header states
+    values_start: int
 
 
-def _payload_digest(values: NDArray[Any], offsets: NDArray[np.int64], keys: NDArray[np.uint8]) -> str:
+def payload_digest(values: NDArray[Any], offsets: NDArray[np.int64], keys: NDArray[np.uint8]) -> str:
+    """sha256 over the three arrays of a shard, 64 hex digits."""
     digest = hashlib.sha256()
     for array in (keys, offsets, values):
         digest.update(np.ascontiguousarray(array).data)
@@ -70,7 +73,7 @@ def write_shard(
     key_rows = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES)
     about = {
         "spec": asdict(spec),
-        "payload": _payload_digest(packed, offsets, key_rows),
+        "payload": payload_digest(packed, offsets, key_rows),
         "reasons": {str(entry): reason for entry, reason in reasons.items()},
     }
     arrays = {"values": packed, "offsets": offsets, "keys": key_rows}
@@ -100,10 +103,11 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any], int]:
             raise ShardError(f"expected a JSON header, got {error}") from error
     try:
         about = json.loads(header.pop("__metadata__")[METADATA])
-        spec, reasons = about["spec"], {int(entry): str(reason) for entry, reason in about["reasons"].items()}
+        reasons = {int(entry): str(reason) for entry, reason in about["reasons"].items()}
+        stated = {"spec": about["spec"], "payload": str(about["payload"]), "reasons": reasons}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ShardError(f"expected a header that describes a shard, got {error!r}") from error
-    return header, {"spec": spec, "payload": about.get("payload"), "reasons": reasons}, 8 + length
+    return header, stated, 8 + length
 
 
 def open_shard(path: Path) -> Shard:
@@ -130,8 +134,18 @@ def open_shard(path: Path) -> Shard:
             )
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"expected the header of a shard, got {error!r}") from error
+    values_start = start + header["values"]["data_offsets"][0]
     values, offsets, keys = arrays["values"], arrays["offsets"], arrays["keys"]
     entries = len(keys)
     if len(offsets) != entries + 1 or offsets[0] != 0 or offsets[-1] != len(values) or (np.diff(offsets) < 0).any():
         raise ShardError("expected offsets that cover the values in order")
-    return Shard(path, about["spec"], values, np.asarray(offsets), np.asarray(keys), about["reasons"])
+    return Shard(
+        path=path,
+        spec=about["spec"],
+        values=values,
+        offsets=np.asarray(offsets),
+        keys=np.asarray(keys),
+        reasons=about["reasons"],
+        payload=about["payload"],
+        values_start=values_start,
+    )

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 SCHEMA = 1  # of run.json
 WEIGHTS = "weights"
 SUFFIX = ".safetensors"
+CLAIM = "claim.json"  # in the directory of a run that somebody runs
 STATUSES = ("running", "finished", "failed", "interrupted")
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from emorec.encoders.encoder import Encoder, UtteranceEncoder
 from emorec.errors import UserError
 from emorec.features.extraction import ExtractionSettings, extract
+from emorec.features.reader import ReadSettings
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.media.source import Source
@@ -73,7 +74,7 @@ def stored(
     store = FeatureStore(folder, FeatureSpec(**encoder.spec()), FileDigests())
     report = extract(store, encoder, sources, settings)
     assert report.computed == len(sources)
-    reader = store.reader([report.keys[name] for name in sources], resident_bytes=0)
+    reader = store.reader([report.keys[name] for name in sources], ReadSettings(preload="none"))
     found = {}
     for place, name in enumerate(sources):
         values, mask = reader.gather(torch.tensor([place]))
@@ -249,7 +250,7 @@ def test_media_that_cannot_be_used_is_named_and_hurts_nobody_else(
     mixed = {"bad": unusable[encoder.modality], **sources}
     store = FeatureStore(tmp_path, FeatureSpec(**encoder.spec()), FileDigests())
     report = extract(store, encoder, mixed, SETTINGS)
-    reader = store.reader(list(report.keys.values()), resident_bytes=1 << 30)
+    reader = store.reader(list(report.keys.values()), ReadSettings())
     assert list(report.bad) == ["bad"]
     assert report.bad["bad"]
     assert reader.present.tolist() == [False, *(True for _ in sources)]

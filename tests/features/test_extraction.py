@@ -12,6 +12,7 @@ import torch
 from emorec.encoders.log_mel import LogMel
 from emorec.errors import UserError
 from emorec.features.extraction import ExtractionReport, ExtractionSettings, extract
+from emorec.features.reader import ReadSettings
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.media.source import Source
@@ -121,7 +122,7 @@ def test_bad_media_are_reported_by_id_and_left_out(
     assert set(report.bad) == {"silent", "empty", "missing"}
     for name in report.bad:
         assert name in caplog.text
-    reader = store.reader([report.keys[name] for name in with_bad], resident_bytes=0)
+    reader = store.reader([report.keys[name] for name in with_bad], ReadSettings(preload="none"))
     assert reader.present.tolist() == [True] * 6 + [False] * 4
     assert report.found + report.computed + sum(key is None for key in report.keys.values()) == len(with_bad)
 
@@ -143,7 +144,7 @@ def test_bad_media_end_the_command_where_asked_for(tmp_path: Path, with_bad: Sou
 def test_the_batch_size_changes_no_feature(tmp_path: Path, sounds: Sources, batch_size: int) -> None:
     stores = [run(tmp_path / f"cache{size}", sounds, batch_size=size) for size in (batch_size, 16)]
     (values, mask), (other, other_mask) = (
-        store.reader([report.keys[name] for name in sounds], resident_bytes=0).gather(torch.arange(6))
+        store.reader([report.keys[name] for name in sounds], ReadSettings(preload="none")).gather(torch.arange(6))
         for store, report in stores
     )
     assert torch.equal(mask, other_mask)

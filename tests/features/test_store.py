@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from emorec.features.reader import ReadSettings
 from emorec.features.shard import ShardError, open_shard, write_shard
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
@@ -38,7 +39,7 @@ def filled(root: Path, groups: list[list[int]], spec: FeatureSpec = SPEC) -> Fea
 def test_what_was_stored_is_read_back_in_any_order(tmp_path: Path) -> None:
     store = filled(tmp_path, [[0, 1, 2], [3, 4], [5]])
     order = [4, 0, 5, 2]
-    for reader in (store.reader([key(n) for n in order], resident_bytes=size) for size in (0, 1 << 20)):
+    for reader in (store.reader([key(n) for n in order], ReadSettings(resident_bytes=size)) for size in (0, 1 << 20)):
         values, mask = reader.gather(torch.arange(len(order)))
         for row, number in enumerate(order):
             assert torch.equal(values[row][mask[row]], torch.from_numpy(entry(number)))
@@ -56,7 +57,9 @@ def test_any_store_gives_back_any_batch(
     store = filled(tmp_path_factory.mktemp("store"), groups)
     asked = random.Random(seed).choices(range(60), k=12)
     stored = {number for group in groups for number in group}
-    reader = store.reader([key(number) for number in asked], resident_bytes=seed % 2 << 20)
+    reader = store.reader(
+        [key(number) for number in asked], ReadSettings(resident_bytes=seed % 2 << 20, mmap=seed % 3 > 0)
+    )
     assert reader.present.tolist() == [number in stored for number in asked]
     places = torch.randperm(12, generator=torch.Generator().manual_seed(seed))[:7]
     values, mask = reader.gather(places)
@@ -72,7 +75,7 @@ def test_keys_that_share_their_first_eight_bytes_are_told_apart(tmp_path: Path) 
     store.add(keys[:4], [entry(number) for number in range(4)], {})
     store.refresh()
     assert store.locate(keys).found.tolist() == [True, True, True, True, False]
-    values, mask = store.reader([keys[2]], resident_bytes=0).gather(torch.tensor([0]))
+    values, mask = store.reader([keys[2]], ReadSettings(preload="none")).gather(torch.tensor([0]))
     assert torch.equal(values[0][mask[0]], torch.from_numpy(entry(2)))
 
 
@@ -80,7 +83,7 @@ def test_half_precision_is_stored_as_such_and_read_as_single(tmp_path: Path) -> 
     spec = FeatureSpec(encoder="LogMel", version=1, dtype="float16")
     store = filled(tmp_path, [[0]], spec)
     assert store.shards[0].values.dtype == np.float16
-    values, _ = store.reader([key(0)], resident_bytes=0).gather(torch.tensor([0]))
+    values, _ = store.reader([key(0)], ReadSettings(preload="none")).gather(torch.tensor([0]))
     assert values.dtype == torch.float32
     assert torch.equal(values[0], torch.from_numpy(entry(0, "float16")).float())
 
@@ -91,7 +94,7 @@ def test_a_reason_is_kept_in_place_of_features(tmp_path: Path) -> None:
     store.refresh()
     assert store.locate([key(0)]).found.all()
     assert store.reasons([key(1), key(0)]) == {1: "the sound is silent"}
-    assert store.reader([key(0), key(1)], resident_bytes=0).present.tolist() == [False, True]
+    assert store.reader([key(0), key(1)], ReadSettings(preload="none")).present.tolist() == [False, True]
 
 
 def test_shards_that_another_process_adds_are_found(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""The arguments of commands that look after what is on disk: subcommands, flags, and overrides of the config."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from emorec.commands.composition import compose_once
+from emorec.errors import UserError
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are `UserError`s."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; {self.format_usage().strip()}")
+
+
+def duration(text: str) -> float:
+    """`30d`, `12h`, `90m`, `10s` in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected a time such as 30d, 12h or 90m, got {text!r}")
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def size(text: str) -> int:
+    """`500MB`, `10GB`, `1.5T` in bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgt]?)b?", text.lower())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected a size such as 500MB or 10GB, got {text!r}")
+    return round(float(match[1]) * BYTES[match[2]])
+
+
+def add_action(actions: "argparse._SubParsersAction[Parser]", name: str, text: str) -> Parser:
+    """Adds a subcommand that takes `--json` and overrides such as `paths.cache=…`."""
+    action = actions.add_parser(name, help=text, description=text)
+    action.add_argument("--json", action="store_true", help="print JSON")
+    return action
+
+
+def parse(parser: Parser, words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The parsed arguments, and the paths of the config that the overrides among them give."""
+    overrides = [word for word in words if "=" in word and not word.startswith("-")]
+    arguments = parser.parse_args([word for word in words if word not in overrides])
+    composed = compose_once("report", overrides)
+    assert composed is not None
+    return arguments, composed.config["paths"]
+
+
+def told(count: int, what: str, size_in_bytes: int, *, acted: bool) -> str:
+    """What a clean-up did, or would do."""
+    verb = "removed" if acted else "would remove"
+    hint = "" if acted or not count else "; --yes does it"
+    return f"{verb} {count} {what}, {size_in_bytes / 1e6:.1f} MB{hint}"

@@ -1,0 +1,183 @@
+"""Padded batches of features, gathered without a loop over utterances."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emorec.errors import UserError
+from emorec.features.shard import Shard
+
+PRELOADS = ("auto", "none", "ram", "device")
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the entries of a list of keys are; -1 for a shard means there is no entry.
+
+    Attributes:
+        shard: (N,) number of the shard.
+        entry: (N,) number of the entry within its shard.
+    """
+
+    shard: NDArray[np.int64]
+    entry: NDArray[np.int64]
+
+    @property
+    def found(self) -> NDArray[np.bool_]:
+        return self.shard >= 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadSettings:
+    """How stored features are read; nothing here changes them.
+
+    Attributes:
+        preload: "ram" loads them once, "device" loads them onto the GPU if there is one and gathers there, "none"
+            leaves them on disk, "auto" is "ram" up to `resident_bytes` and "none" above.
+        mmap: false reads with ordinary calls instead of mapping the files, for network disks that map badly.
+        resident_bytes: see `preload`.
+    """
+
+    preload: str = "auto"
+    mmap: bool = True
+    resident_bytes: int = 1_000_000_000
+
+    def __post_init__(self) -> None:
+        if self.preload not in PRELOADS:
+            raise UserError(f"expected features.preload in {PRELOADS}, got {self.preload!r}")
+
+    def holds(self, size: int) -> bool:
+        """Whether features of this size in bytes are loaded."""
+        return self.preload in ("ram", "device") or (self.preload == "auto" and size <= self.resident_bytes)
+
+    @property
+    def device(self) -> str:
+        """Where loaded features are held."""
+        return "cuda" if self.preload == "device" and torch.cuda.is_available() else "cpu"
+
+
+class FileRows:
+    """The rows of a shard's values, read with ordinary calls; offers what `FeatureReader` asks of a tensor."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.path: Path = shard.path
+        self.dim = int(shard.values.shape[1])
+        self.dtype = shard.values.dtype
+        self.start = shard.values_start
+        self._descriptor = os.open(shard.path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+    def element_size(self) -> int:
+        return int(self.dtype.itemsize)
+
+    def index_select(self, _: int, rows: Tensor) -> Tensor:
+        """Rows (N,) as a tensor (N, D): one call for each run of neighbours."""
+        numbers = rows.numpy()
+        values = np.empty((len(numbers), self.dim), self.dtype)
+        breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+        bounds = [0, *breaks.tolist(), len(numbers)]
+        width = self.dim * self.element_size()
+        for first, last in pairwise(bounds) if len(numbers) else []:
+            place = self.start + int(numbers[first]) * width
+            read = os.preadv(self._descriptor, [values[first:last].view(np.uint8).data], place)
+            if read < (last - first) * width:
+                raise OSError(None, "expected more bytes than the file has", str(self.path))
+        return torch.from_numpy(values)
+
+
+class FeatureReader:
+    """Features of a list of places, such as all utterances of a corpus.
+
+    Args:
+        shards: of one spec.
+        location: where each place's entry is.
+        mapped: whether values are mapped, or read with ordinary calls.
+    """
+
+    def __init__(self, shards: Sequence[Shard], location: Location, *, mapped: bool = True) -> None:
+        count = len(location.shard)
+        start, length = np.zeros(count, np.int64), np.zeros(count, np.int64)
+        for number in np.unique(location.shard[location.found]):
+            chosen = location.shard == number
+            offsets = shards[number].offsets
+            start[chosen] = offsets[location.entry[chosen]]
+            length[chosen] = offsets[location.entry[chosen] + 1] - start[chosen]
+        self._values: list[Tensor | FileRows] = [
+            torch.from_numpy(shard.values) if mapped else FileRows(shard) for shard in shards
+        ]
+        self._shard = torch.from_numpy(np.where(length > 0, location.shard, -1))
+        self._start = torch.from_numpy(start)
+        self.length = torch.from_numpy(length)  # (N,) rows of each place; 0 where absent
+        self.dim = int(shards[0].values.shape[1]) if shards else 0
+        self.store: Any = None
+
+    @property
+    def present(self) -> Tensor:
+        """(N,) true where there are features."""
+        return (self.length > 0).cpu()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all features of this reader."""
+        return int(self.length.sum()) * self.dim * (self._values[0].element_size() if self._values else 0)
+
+    def gather(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of some places.
+
+        Args:
+            places: (B,) int64.
+
+        Returns:
+            values (B, T, D) float32, zero where there is no data, and mask (B, T); T is at least 1.
+        """
+        places = places.to(self._start.device)
+        length, shard = self.length[places], self._shard[places]
+        longest = max(1, int(length.max())) if len(places) else 1
+        steps = torch.arange(longest, device=places.device)
+        mask = steps < length[:, None]  # (B, T)
+        first = self._start[places]
+        numbers = torch.unique(shard).tolist() if len(self._values) > 1 else [0 if bool(mask.any()) else -1]
+        if longest == 1:
+            rows = first[:, None]
+        else:
+            rows = first[:, None] + torch.minimum(steps, (length - 1).clamp_min(0)[:, None])  # (B, T)
+        if numbers == [0] or (len(numbers) == 1 and numbers[0] >= 0):
+            values = self._values[numbers[0]].index_select(0, rows.flatten()).float().view(*rows.shape, self.dim)
+        else:
+            values = torch.zeros(*rows.shape, self.dim, device=places.device)
+            for number in numbers:
+                if number >= 0:
+                    chosen = shard == number
+                    picked = self._values[number].index_select(0, rows[chosen].flatten()).float()
+                    values[chosen] = picked.view(-1, longest, self.dim)
+        if not bool(mask.all()):
+            values.masked_fill_(~mask[:, :, None], 0.0)
+        return values, mask
+
+    def resident(self, device: str = "cpu") -> "FeatureReader":
+        """The same reader with its features in memory, packed in the order of the places."""
+        if not self._values:
+            return self
+        dtype = getattr(torch, str(self._values[0].dtype).removeprefix("torch."))
+        values = torch.empty(int(self.length.sum()), self.dim, dtype=dtype)
+        start = torch.where(self.length > 0, torch.cumsum(self.length, 0) - self.length, 0)
+        for number, shard_values in enumerate(self._values):
+            chosen = self._shard == number
+            lengths = self.length[chosen]
+            within = torch.arange(int(lengths.sum())) - (torch.cumsum(lengths, 0) - lengths).repeat_interleave(lengths)
+            source = self._start[chosen].repeat_interleave(lengths) + within
+            values[start[chosen].repeat_interleave(lengths) + within] = shard_values.index_select(0, source)
+        packed = FeatureReader([], Location(np.zeros(0, np.int64), np.zeros(0, np.int64)))
+        packed._values, packed._shard = [values.to(device)], torch.where(self.length > 0, 0, -1).to(device)
+        packed._start, packed.length, packed.dim = start.to(device), self.length.to(device), self.dim
+        return packed

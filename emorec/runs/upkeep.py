@@ -1,0 +1,143 @@
+"""Keeping a checkpoint store sound and small: verify, collect, remove, export."""
+
+import hashlib
+import shutil
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from emorec.errors import UserError
+from emorec.runs.checkpoint_store import CLAIM, SUFFIX, WEIGHTS, CheckpointStore, RunRecord
+from emorec.storage.atomic import make_folder, remove_orphans
+from emorec.storage.leases import is_live, time_at
+
+GRACE_SECONDS = 24 * 3600.0
+
+
+@dataclass
+class Collection:
+    """What a clean-up removed, or would remove.
+
+    Attributes:
+        removed: names of weight files.
+        bytes: of what was removed.
+        kept: how many files were kept.
+    """
+
+    removed: list[str] = field(default_factory=list)
+    bytes: int = 0
+    kept: int = 0
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def linked_weights(store: CheckpointStore) -> set[str]:
+    """The names of weight files that some run's `model/` links to."""
+    links = store.root.glob(f"*/model/*{SUFFIX}")
+    return {path.readlink().name for path in links if path.is_symlink()}
+
+
+def verify(store: CheckpointStore) -> dict[str, str]:
+    """Hashes all weights again: {file: why it is broken}, of weight files and of runs' links that lead nowhere."""
+    broken = {}
+    for path in sorted((store.root / WEIGHTS).glob(f"*{SUFFIX}")):
+        if _hash(path) != path.name.removesuffix(SUFFIX):
+            broken[f"{WEIGHTS}/{path.name}"] = "the content does not match its digest"
+    for record in store.records():
+        for name, digest in record.weights.items():
+            path = store.folder(record.run_id) / "model" / f"{name}{SUFFIX}"
+            if not path.exists():
+                broken[f"{record.run_id}/model/{path.name}"] = "the link leads nowhere"
+            elif path.is_symlink() and path.readlink().name != f"{digest}{SUFFIX}":
+                broken[f"{record.run_id}/model/{path.name}"] = f"expected a link to {digest}, found another"
+            elif not path.is_symlink() and _hash(path) != digest:
+                broken[f"{record.run_id}/model/{path.name}"] = "the content does not match its digest"
+    return broken
+
+
+def collect_weights(store: CheckpointStore, *, grace: float = GRACE_SECONDS, act: bool) -> Collection:
+    """Removes weight files that no run links to and that nobody touched for `grace` seconds.
+
+    A run that publishes touches the file first, links it, and then looks whether it is still there.
+
+    Args:
+        store: the checkpoints.
+        grace: seconds.
+        act: false only tells what would go.
+    """
+    result, folder = Collection(), store.root / WEIGHTS
+    if not folder.is_dir():
+        return result
+    now = time_at(folder)
+    linked = linked_weights(store)
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            continue  # another clean-up was faster
+        if path.name in linked or path.is_symlink() or now - status.st_mtime < grace:
+            result.kept += 1
+            continue
+        if act and not _remove_unlinked(store, path):
+            result.kept += 1
+            continue
+        result.removed.append(path.name)
+        result.bytes += status.st_size
+    if act:
+        remove_orphans(folder, grace=max(grace, 3600.0))
+    return result
+
+
+def _remove_unlinked(store: CheckpointStore, path: Path) -> bool:
+    """Removes a weight file unless a run has linked it since: it is taken aside, and put back if so."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return False
+    if path.name in linked_weights(store):
+        aside.rename(path)
+        return False
+    aside.unlink()
+    return True
+
+
+def remove_run(store: CheckpointStore, record: RunRecord, *, act: bool) -> list[str]:
+    """Removes a run's directory; its weights stay until they are collected.
+
+    Returns:
+        The files that went, or would go.
+
+    Raises:
+        UserError: somebody runs it.
+    """
+    folder = store.folder(record.run_id)
+    if (folder / CLAIM).exists() and is_live(folder / CLAIM, time_at(folder)):
+        raise UserError(f"expected a run that nobody runs, got {record.run_id}: {folder / CLAIM} is held")
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+    if act:
+        aside = store.root / f".{record.run_id}.{uuid.uuid4().hex}.tmp"
+        folder.rename(aside)
+        shutil.rmtree(aside)
+    return names
+
+
+def export_run(store: CheckpointStore, record: RunRecord, target: Path) -> None:
+    """Copies a run's directory to a new folder with real files in place of links.
+
+    Raises:
+        UserError: the folder exists, or a weight file is missing or has rotted.
+    """
+    if target.exists():
+        raise UserError(f"expected a new folder for run {record.run_id}, found {target}")
+    store.load(record)  # refuses what is missing or rotten
+    make_folder(target.parent)
+    draft = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        shutil.copytree(store.folder(record.run_id), draft, ignore=shutil.ignore_patterns("resume", CLAIM, "*.tmp"))
+        draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
