@@ -29,7 +29,7 @@ class Batch:
 
     Attributes:
         id: B names, unique within the dataset.
-        features: {modality: (B, T, D)} of cached encoders.
+        features: {modality: (B, T, D)} of cached encoders, in their stored type.
         inputs: {modality: what a live encoder's `collate` returned}.
         mask: {modality: (B, T)}, true where there is data; T ≥ 1.
         present: {modality: (B,)}, true where the utterance has the modality; true somewhere in each row.

@@ -12,6 +12,7 @@ import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
+import emorec
 from emorec.commands.build import build_model, parameter_count
 from emorec.commands.job import Job, now
 from emorec.commands.results import write_results
@@ -53,6 +54,8 @@ def fit(job: Job, record: RunRecord, state: Path | None, *, owned: Callable[[], 
         )
         saver = SaveStates(folder=folder / "resume", every_seconds=config["checkpoint"]["every_seconds"], owned=owned)
         _fit(_trainer(config, folder, history, saver), model, module, state)
+    if history.first_step is not None:
+        record.timings["process_to_first_step"] = round(history.first_step - emorec.STARTED, 3)
     model.load_state_dict(history.best_weights, strict=True)
     record.epochs, record.best_epoch = len(history.rows), history.best_epoch
     with _timed(record, "evaluation"):

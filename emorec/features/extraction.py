@@ -70,6 +70,7 @@ class ExtractionReport:
         computed: how many were computed now.
         bad: {utterance id: why its media cannot be used}.
         seconds: time spent computing.
+        padding: share of the computed frames that were padding.
     """
 
     keys: dict[str, bytes | None]
@@ -77,6 +78,7 @@ class ExtractionReport:
     computed: int = 0
     bad: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    padding: float = 0.0
 
 
 def source_keys(
@@ -130,7 +132,7 @@ def extract(
             if todo:
                 remove_orphans(store.folder)
                 log.info("%s: %d to compute", title, len(todo))
-                _compute(
+                report.padding = _compute(
                     store,
                     encoder,
                     {key: sources[name] for key, name in todo.items()},
@@ -182,7 +184,9 @@ class _Waiting:
 
 
 def _tell(report: ExtractionReport, spec: FeatureSpec, title: str, on_bad_media: str) -> None:
-    rate = f" ({report.computed / report.seconds:.1f} a second)" if report.computed and report.seconds else ""
+    rate = ""
+    if report.computed and report.seconds:
+        rate = f" ({report.computed / report.seconds:.1f} a second, {100 * report.padding:.1f} % padding)"
     log.info("%s: %d found, %d computed%s [%s]", title, report.found, report.computed, rate, spec.folder_name)
     if not report.bad:
         return
@@ -234,11 +238,13 @@ def _compute(
     *,
     settings: ExtractionSettings,
     title: str,
-) -> None:
+) -> float:
+    """Computes and publishes; returns the share of padding among the frames."""
     encoder.load()
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     encoder.to(device).eval()
     publisher = _Publisher(store, encoder.dim)
+    real = padded = 0
     try:
         with Progress(title, len(sources), settings.progress) as progress, torch.inference_mode():
             for batch in _batches(_read_ahead(encoder, sources, settings), encoder, settings.batch_size):
@@ -249,11 +255,15 @@ def _compute(
                     else:
                         items.append((key, item))
                 if items:
-                    for key, values in _encode(encoder, items, names, device):
+                    encoded = list(_encode(encoder, items, names, device))
+                    lengths = [len(values) for _, values in encoded]
+                    real, padded = real + sum(lengths), padded + max(lengths) * len(lengths)
+                    for key, values in encoded:
                         publisher.add(key, values)
                 progress.advance(len(batch))
     finally:
         publisher.publish()
+    return 1 - real / padded if padded else 0.0
 
 
 def _read_ahead(

@@ -1,6 +1,7 @@
-"""Padded batches of features, gathered without a loop over utterances."""
+"""Padded batches of features, gathered from memory, from mapped shards or from files."""
 
 import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -73,12 +74,14 @@ class FileRows:
         self.dtype = shard.values.dtype
         self.start = shard.values_start
         self._descriptor = os.open(shard.path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        os.close(self._descriptor)
+        weakref.finalize(self, os.close, self._descriptor)
 
     def element_size(self) -> int:
         return int(self.dtype.itemsize)
+
+    def narrow(self, _: int, start: int, length: int) -> Tensor:
+        """Rows start … start + length - 1."""
+        return self.index_select(0, torch.arange(start, start + length))
 
     def index_select(self, _: int, rows: Tensor) -> Tensor:
         """Rows (N,) as a tensor (N, D): one call for each run of neighbours."""
@@ -115,6 +118,7 @@ class FeatureReader:
         self._values: list[Tensor | FileRows] = [
             torch.from_numpy(shard.values) if mapped else FileRows(shard) for shard in shards
         ]
+        self._flat = False
         self._shard = torch.from_numpy(np.where(length > 0, location.shard, -1))
         self._start = torch.from_numpy(start)
         self.length = torch.from_numpy(length)  # (N,) rows of each place; 0 where absent
@@ -125,6 +129,13 @@ class FeatureReader:
     def present(self) -> Tensor:
         """(N,) true where there are features."""
         return (self.length > 0).cpu()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the stored values."""
+        stored = str(self._values[0].dtype) if self._values else "float32"
+        dtype: torch.dtype = getattr(torch, stored.removeprefix("torch."))
+        return dtype
 
     @property
     def nbytes(self) -> int:
@@ -138,38 +149,46 @@ class FeatureReader:
             places: (B,) int64.
 
         Returns:
-            values (B, T, D) float32, zero where there is no data, and mask (B, T); T is at least 1.
+            values (B, T, D) as stored, zero where there is no data, and mask (B, T); T is at least 1.
         """
         places = places.to(self._start.device)
-        length, shard = self.length[places], self._shard[places]
+        if self._flat:  # one frame each, in memory: the places are the rows
+            return self._values[0].index_select(0, places)[:, None], torch.ones(len(places), 1, dtype=torch.bool)
+        length = self.length[places]
         longest = max(1, int(length.max())) if len(places) else 1
-        steps = torch.arange(longest, device=places.device)
-        mask = steps < length[:, None]  # (B, T)
-        first = self._start[places]
-        numbers = torch.unique(shard).tolist() if len(self._values) > 1 else [0 if bool(mask.any()) else -1]
-        if longest == 1:
-            rows = first[:, None]
-        else:
-            rows = first[:, None] + torch.minimum(steps, (length - 1).clamp_min(0)[:, None])  # (B, T)
-        if numbers == [0] or (len(numbers) == 1 and numbers[0] >= 0):
-            values = self._values[numbers[0]].index_select(0, rows.flatten()).float().view(*rows.shape, self.dim)
-        else:
-            values = torch.zeros(*rows.shape, self.dim, device=places.device)
-            for number in numbers:
-                if number >= 0:
-                    chosen = shard == number
-                    picked = self._values[number].index_select(0, rows[chosen].flatten()).float()
-                    values[chosen] = picked.view(-1, longest, self.dim)
-        if not bool(mask.all()):
-            values.masked_fill_(~mask[:, :, None], 0.0)
-        return values, mask
+        mask = torch.arange(longest, device=places.device) < length[:, None]  # (B, T)
+        if longest == 1 or places.is_cuda:
+            return self._select(places, mask), mask
+        return self._copy(places, length, longest), mask
+
+    def _select(self, places: Tensor, mask: Tensor) -> Tensor:
+        """The values of `gather` in a few calls, for any number of places."""
+        rows = (self._start[places][:, None] + torch.arange(mask.shape[1], device=places.device))[mask]
+        shard = self._shard[places][:, None].expand_as(mask)[mask]
+        target = mask.flatten().nonzero().squeeze(1)
+        values = torch.zeros(mask.numel(), self.dim, dtype=self.dtype, device=places.device)
+        for number in torch.unique(shard).tolist():
+            chosen = shard == number
+            values.index_copy_(0, target[chosen], self._values[number].index_select(0, rows[chosen]))
+        return values.view(*mask.shape, self.dim)
+
+    def _copy(self, places: Tensor, length: Tensor, longest: int) -> Tensor:
+        """The values of `gather`, one plain copy an utterance: its frames lie together, so that no index of frames is
+        needed and padding is neither read nor written twice. For long sequences this is the faster way by half."""
+        values = torch.empty(len(places), longest, self.dim, dtype=self.dtype)
+        starts, shards = self._start[places].tolist(), self._shard[places].tolist()
+        for row, shard, start, frames in zip(values, shards, starts, length.tolist(), strict=True):
+            if frames:
+                row[:frames] = self._values[shard].narrow(0, start, frames)
+            if frames < longest:
+                row[frames:] = 0
+        return values
 
     def resident(self, device: str = "cpu") -> "FeatureReader":
         """The same reader with its features in memory, packed in the order of the places."""
         if not self._values:
             return self
-        dtype = getattr(torch, str(self._values[0].dtype).removeprefix("torch."))
-        values = torch.empty(int(self.length.sum()), self.dim, dtype=dtype)
+        values = torch.empty(int(self.length.sum()), self.dim, dtype=self.dtype)
         start = torch.where(self.length > 0, torch.cumsum(self.length, 0) - self.length, 0)
         for number, shard_values in enumerate(self._values):
             chosen = self._shard == number
@@ -180,4 +199,5 @@ class FeatureReader:
         packed = FeatureReader([], Location(np.zeros(0, np.int64), np.zeros(0, np.int64)))
         packed._values, packed._shard = [values.to(device)], torch.where(self.length > 0, 0, -1).to(device)
         packed._start, packed.length, packed.dim = start.to(device), self.length.to(device), self.dim
+        packed._flat = device == "cpu" and bool((self.length == 1).all())
         return packed

@@ -80,7 +80,7 @@ class EmotionModel(lightning.LightningModule):
     def forward(self, batch: Batch) -> ModelOutput:
         """Logits {task: (B, C)} of a batch."""
         features = {
-            modality: self.projection[modality](self.normalisation[modality](batch.features[modality]))
+            modality: self.projection[modality](self.normalisation[modality](batch.features[modality].float()))
             for modality in self.projection
         }
         fusion = self.fusion(features, batch.mask, batch.present)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,39 @@ class History(Checkpoint):
         self.best_epoch: int | None = None
         self.best_score: float | None = None
         self.best_weights: dict[str, Tensor] = {}
+        self.first_step: float | None = None  # when, by the monotonic clock
+        self._last = time.monotonic()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
-        self.rows.append({"epoch": trainer.current_epoch, "step": trainer.global_step, "lr": rate, **metrics})
+        self.rows.append(
+            {
+                "epoch": trainer.current_epoch,
+                "step": trainer.global_step,
+                "lr": rate,
+                "seconds": self._seconds(),
+                **metrics,
+            }
+        )
         score = metrics[self.monitor]
         sign = 1 if self.direction == "max" else -1
         if self.best_score is None or sign * score > sign * self.best_score:
             self.best_epoch, self.best_score = trainer.current_epoch, score
             self.best_weights = {name: value.detach().clone().cpu() for name, value in pl_module.state_dict().items()}
         self.progress.advance(1, f"{self.monitor}={score:.3f}")
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.first_step is None:
+            self.first_step = time.monotonic()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._last = time.monotonic()
+
+    def _seconds(self) -> float:
+        """Since the last epoch ended."""
+        last, self._last = self._last, time.monotonic()
+        return round(self._last - last, 4)
 
     def write(self) -> None:
         """Writes the epochs as CSV, a column a metric."""

@@ -1,0 +1,50 @@
+"""`python -m tests.benchmarks [name …]`: measures, prints a line a figure, writes benchmarks.json."""
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["EMOREC_TRUST"] = "tests.benchmarks"
+
+from tests.benchmarks import extraction, features, memory, startup, training
+from tests.benchmarks.figure import Figure, machine, write
+
+
+def main(names: list[str]) -> int:
+    """Runs the benchmarks of these names, or all; returns 1 where a goal is missed."""
+    logging.getLogger("emorec").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore")
+    root = Path(tempfile.mkdtemp(prefix="emorec_bench_"))
+    os.environ["EMOREC_ROOT"] = str(root)
+    benchmarks: dict[str, Callable[[], Figure | list[Figure]]] = {
+        "cached_epoch_vs_raw_loop": lambda: training.cached_epoch(root, rounds=3, epochs=6),
+        "feature_gather_vs_memcpy": lambda: features.gather(root / "gather"),
+        "extraction_vs_forward": lambda: extraction.extraction(root / "extraction"),
+        "sweep32_vs_raw": lambda: training.sweep32(root),
+        "cli_help_vs_python": startup.cli_help,
+        "warm_start_13k": lambda: startup.warm_start(root / "large"),
+        "index_open_1m": lambda: features.index_open(root / "index"),
+        "store_vs_memory_limit": lambda: memory.larger_than_memory(root / "memory"),
+    }
+    print(f"machine: {machine()}")
+    figures: list[Figure] = []
+    try:
+        for name, benchmark in benchmarks.items():
+            if not names or name in names:
+                measured = benchmark()
+                for figure in measured if isinstance(measured, list) else [measured]:
+                    print(figure.line(), flush=True)
+                    figures.append(figure)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    write(figures, Path("benchmarks.json"))
+    return 1 if any(figure.holds is False for figure in figures) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""Extraction of real speech against the encoder's bare forward on the same ready batches."""
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emorec.datasets.ravdess import Ravdess
+from emorec.encoders.encoder import Encoder, Inputs
+from emorec.features.extraction import ExtractionSettings, extract
+from emorec.features.spec import FeatureSpec
+from emorec.features.store import FeatureStore
+from emorec.media.audio import AudioSettings, read_audio
+from emorec.media.source import Source
+from emorec.storage.digests import FileDigests
+from tests.benchmarks.figure import Figure, interleaved
+from tests.conftest import SHARED_DATA
+
+
+class SmallWav2Vec2(Encoder):
+    """A small randomly initialised encoder of wav2vec 2.0's shape, normalised by layers, so that padding is masked."""
+
+    modality: ClassVar[str] = "audio"
+    version: ClassVar[int] = 1
+
+    def __init__(self) -> None:
+        super().__init__(dtype="float16")
+        self.media = AudioSettings()
+        self.batches: list[Inputs] | None = None
+
+    @property
+    def dim(self) -> int:
+        return 256
+
+    def settings(self) -> dict[str, Any]:
+        return {"media": self.media.identity()}
+
+    def load(self) -> None:
+        from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+        torch.manual_seed(0)
+        config = Wav2Vec2Config(
+            hidden_size=256,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            intermediate_size=1024,
+            conv_dim=(256,) * 7,
+            feat_extract_norm="layer",
+            do_stable_layer_norm=True,
+        )
+        self.backbone = Wav2Vec2Model(config).eval()
+
+    def read(self, source: Source) -> np.ndarray:
+        return read_audio(source, self.media)
+
+    def length(self, item: np.ndarray) -> int:
+        return len(item)
+
+    def collate(self, items: Sequence[np.ndarray]) -> Inputs:
+        lengths = torch.tensor([len(item) for item in items])
+        values = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(item) for item in items], batch_first=True)
+        inputs = {"values": values, "mask": torch.arange(values.shape[1]) < lengths[:, None]}
+        if self.batches is not None:
+            self.batches.append(inputs)
+        return inputs
+
+    def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        hidden = self.backbone(inputs["values"], attention_mask=inputs["mask"].long()).last_hidden_state
+        lengths = self.backbone._get_feat_extract_output_lengths(inputs["mask"].sum(1))
+        return hidden, torch.arange(hidden.shape[1]) < lengths[:, None]
+
+
+def extraction(root: Path, *, utterances: int = 96, rounds: int = 3) -> Figure:
+    """Utterances a second of extraction, decoding and hashing included, against the bare forward."""
+    name, goal = "extraction_vs_forward", ">= 0.9"
+    if not (SHARED_DATA / "ravdess").is_dir():
+        return Figure(name, None, "ratio", goal, "the RAVDESS recordings are not on this machine")
+    corpus = Ravdess(root=str(SHARED_DATA / "ravdess"), task="emotion", protocol="five_fold", fold=0)
+    manifest = corpus.read()
+    encoder = SmallWav2Vec2()
+    sources = {item.id: encoder.source(item, manifest) for item in manifest.utterances[::12][:utterances]}
+    number = iter(range(1000))
+    padding: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            padding.extend(re.findall(r"[\d.]+ % padding", record.getMessage()))
+
+    logging.getLogger("emorec").addHandler(Listener())
+    logging.getLogger("emorec").setLevel(logging.INFO)
+    settings = ExtractionSettings(progress=False)
+
+    def ours() -> float:
+        encoder.load()
+        encoder.load = lambda: None  # type: ignore[method-assign]
+        encoder.batches = []
+        store = FeatureStore(root / f"extraction{next(number)}", FeatureSpec(**encoder.spec()), FileDigests())
+        started = time.perf_counter()
+        assert extract(store, encoder, sources, settings).computed == len(sources)
+        return time.perf_counter() - started
+
+    def bare() -> float:
+        started = time.perf_counter()
+        assert encoder.batches is not None
+        with torch.inference_mode():
+            for inputs in encoder.batches:
+                encoder.encode(inputs)
+        return time.perf_counter() - started
+
+    own, peer = interleaved(ours, bare, rounds=rounds)
+    note = f"{len(sources) / own:.1f} utterances a second against {len(sources) / peer:.1f}; {padding[-1]}"
+    return Figure(name, peer / own, "ratio", goal, note)

@@ -1,0 +1,366 @@
+"""Runs that differ only in seed and fold are one group; groups of different contests are never compared."""
+
+import copy
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from emorec.errors import UserError
+from emorec.reporting.aggregate import Group, Run, distinction, distinctions, finished_runs, grouped, matching
+from emorec.reporting.report import groups_csv, runs_csv, tables_of
+from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
+from emorec.runs.identity import identify
+
+CONFIG: dict[str, Any] = {
+    "seed": 0,
+    "dataset": {"_target_": "emorec.datasets.demo.Demo", "root": "/data/demo", "fold": None, "limit": None},
+    "encoder": {"text": {"_target_": "emorec.encoders.hashed_ngrams.HashedNgrams", "dim": 64}, "audio": None},
+    "fusion": {"_target_": "emorec.fusion.concat.Concat"},
+    "optimizer": {"lr": 0.001, "weight_decay": 0.0},
+    "trainer": {"max_epochs": 3, "deterministic": True},
+    "extraction": {"workers": 2},
+    "tags": [],
+    "notes": None,
+}
+CHOICES = {"dataset": "demo", "encoder/text": "hashed_ngrams", "encoder/audio": "none", "fusion": "concat"}
+
+
+def change(config: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for name in path:
+        config = config[name]
+    config[last] = value
+
+
+def publish(
+    store: CheckpointStore,
+    changes: dict[str, Any] | None = None,
+    *,
+    choices: dict[str, str] | None = None,
+    metrics: dict[str, Any] | None = None,
+    data: dict[str, str] | None = None,
+    task: dict[str, Any] | None = None,
+    status: str = "finished",
+) -> str:
+    """Writes the directory of a run as a command leaves it, and returns its id."""
+    config = copy.deepcopy(CONFIG)
+    for key, value in (changes or {}).items():
+        change(config, key, value)
+    about = {"dataset": "demo", "protocol": "held_out_speakers", **(data or {})}
+    identity = identify(config, manifest_digest=about["dataset"], feature_specs={}, sources={})
+    record = RunRecord(
+        run_id=identity.run_id,
+        group_id=identity.group_id,
+        identity=identity.digest,
+        status=status,
+        seed=config["seed"],
+        fold=config["dataset"]["fold"],
+        task={"name": "emotion", "labels": ["angry", "calm"], "monitor": "uar", "direction": "max", **(task or {})},
+        choices={**CHOICES, **(choices or {})},
+        overrides=[],
+        started=f"2026-01-01T00:00:{len(list(store.records())):02d}+0000",
+        data=about,
+        best_epoch=1,
+        epochs=3,
+    )
+    store.write(record)
+    folder = store.folder(identity.run_id)
+    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+    if status == "finished":
+        (folder / "metrics.json").write_text(json.dumps({"val/uar": 0.5} if metrics is None else metrics))
+    return identity.run_id
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CheckpointStore:
+    return CheckpointStore(tmp_path / "checkpoints")
+
+
+def groups_of(store: CheckpointStore) -> list[Group]:
+    return grouped(finished_runs(store))
+
+
+def ids(runs: Sequence[Run]) -> list[str]:
+    return [run.record.run_id for run in runs]
+
+
+GATED = {"fusion._target_": "emorec.fusion.gated.Gated"}
+
+# ------------------------------------------------------------------------------------------------ runs
+
+
+@pytest.mark.parametrize("status", ["running", "failed", "interrupted"])
+def test_runs_that_are_not_finished_are_left_out(store: CheckpointStore, status: str) -> None:
+    publish(store, {"seed": 1}, status=status)
+    finished = publish(store, {"seed": 2})
+    assert ids(finished_runs(store)) == [finished]
+
+
+def test_a_run_is_read_with_its_config_and_its_metrics(store: CheckpointStore) -> None:
+    publish(store, metrics={"val/uar": 0.25, "test/uar": 0.75})
+    (run,) = finished_runs(store)
+    assert run.metrics == {"val/uar": 0.25, "test/uar": 0.75}
+    assert run.config["optimizer.lr"] == 0.001
+    assert run.config["encoder.audio"] is None
+    assert run.config["tags"] == []
+
+
+def test_the_epochs_of_a_run_are_read_and_blanks_are_left_out(store: CheckpointStore) -> None:
+    run_id = publish(store)
+    (store.folder(run_id) / "history.csv").write_text("epoch,val/uar,train/loss\n0,0.5,\n1,0.75,1.5\n")
+    (run,) = finished_runs(store)
+    assert run.history() == [{"epoch": 0.0, "val/uar": 0.5}, {"epoch": 1.0, "val/uar": 0.75, "train/loss": 1.5}]
+
+
+def test_an_empty_store_has_no_runs_and_no_groups(store: CheckpointStore) -> None:
+    assert finished_runs(store) == []
+    assert grouped([]) == []
+    assert distinctions([]) == []
+    assert tables_of([]) == ""
+
+
+# ----------------------------------------------------------------------------------------------- groups
+
+
+def test_runs_that_differ_only_in_seed_and_fold_are_one_group(store: CheckpointStore) -> None:
+    members = [
+        publish(store, {"seed": seed, "dataset.fold": fold, "extraction.workers": 2 + fold})
+        for seed in (1, 0)
+        for fold in (2, 0, 1)
+    ]
+    other = publish(store, {"optimizer.lr": 0.01})
+    groups = {len(group.runs): group for group in groups_of(store)}
+    assert sorted(groups) == [1, 6]
+    assert ids(groups[6].runs) == members
+    assert (groups[6].seeds, groups[6].folds) == ((0, 1), (0, 1, 2))
+    assert ids(groups[1].runs) == [other]
+    assert (groups[1].seeds, groups[1].folds) == ((0,), ())
+
+
+def test_a_group_scores_the_mean_and_the_sample_standard_deviation_of_its_runs(store: CheckpointStore) -> None:
+    for seed, score in enumerate((0.5, 0.75, 1.0)):
+        publish(store, {"seed": seed}, metrics={"val/uar": score, "test/uar": score / 2})
+    (group,) = groups_of(store)
+    # deviations -0.25, 0, 0.25: variance (0.0625 + 0.0625) / (3 - 1) = 0.0625
+    assert group.score("val/uar") == (0.75, pytest.approx(0.25))
+    assert group.score("test/uar") == (0.375, pytest.approx(0.125))
+
+
+def test_a_single_run_has_no_deviation(store: CheckpointStore) -> None:
+    publish(store)
+    assert groups_of(store)[0].score("val/uar") == (0.5, None)
+
+
+def test_a_metric_that_one_run_of_a_group_lacks_is_no_score(store: CheckpointStore) -> None:
+    publish(store, {"seed": 0}, metrics={"val/uar": 0.5, "test/uar": 0.5})
+    publish(store, {"seed": 1}, metrics={"val/uar": 0.5})
+    (group,) = groups_of(store)
+    assert group.score("test/uar") is None
+    assert group.score("test/accuracy") is None
+    assert group.score("val/uar") == (0.5, 0.0)
+
+
+@pytest.mark.parametrize(("direction", "order"), [("max", [0.75, 0.5, 0.25]), ("min", [0.25, 0.5, 0.75])])
+def test_the_best_group_by_validation_comes_first_whatever_its_test_score(
+    store: CheckpointStore, direction: str, order: list[float]
+) -> None:
+    for place, score in enumerate((0.5, 0.75, 0.25)):
+        publish(
+            store,
+            {"optimizer.lr": 0.1 * (place + 1)},
+            metrics={"val/uar": score, "test/uar": 1 - score},
+            task={"direction": direction},
+        )
+    found = [group.score("val/uar") for group in groups_of(store)]
+    assert found == [(score, None) for score in order]
+
+
+@pytest.mark.parametrize("direction", ["max", "min"])
+def test_a_group_without_a_validation_score_comes_last(store: CheckpointStore, direction: str) -> None:
+    publish(store, {"optimizer.lr": 0.1}, metrics={}, task={"direction": direction})
+    publish(store, {"optimizer.lr": 0.2}, metrics={"val/uar": 0.5}, task={"direction": direction})
+    assert [group.score("val/uar") for group in groups_of(store)] == [(0.5, None), None]
+
+
+# ----------------------------------------------------------------------------------------- distinctions
+
+
+def test_only_what_differs_is_named_and_choices_come_first(store: CheckpointStore) -> None:
+    publish(store, {"optimizer.lr": 0.01})
+    publish(store, GATED, choices={"fusion": "gated"})
+    groups = groups_of(store)
+    assert distinctions(groups) == ["fusion", "optimizer.lr"]
+    told = {tuple(distinction(group, key) for key in distinctions(groups)) for group in groups}
+    assert told == {("concat", "0.01"), ("gated", "0.001")}
+
+
+def test_groups_that_are_alone_or_alike_have_no_distinctions(store: CheckpointStore) -> None:
+    publish(store, {"seed": 0})
+    publish(store, {"seed": 1})
+    assert distinctions(groups_of(store)) == []
+
+
+def test_a_choice_stands_for_all_values_below_it(store: CheckpointStore) -> None:
+    publish(store)
+    publish(
+        store, {"encoder.audio": {"_target_": "emorec.encoders.log_mel.LogMel"}}, choices={"encoder/audio": "log_mel"}
+    )
+    assert distinctions(groups_of(store)) == ["encoder/audio"]
+
+
+def test_a_value_that_differs_within_one_choice_is_named(store: CheckpointStore) -> None:
+    publish(store)
+    publish(store, {"encoder.text.dim": 128})
+    assert distinctions(groups_of(store)) == ["encoder.text.dim"]
+
+
+def test_seed_fold_and_what_does_not_change_a_result_are_no_distinctions(store: CheckpointStore) -> None:
+    publish(store)
+    publish(
+        store,
+        {
+            "optimizer.lr": 0.01,
+            "seed": 1,
+            "dataset.fold": 2,
+            "dataset.root": "/moved",
+            "extraction.workers": 8,
+            "tags": ["first"],
+            "notes": "a try",
+        },
+    )
+    assert distinctions(groups_of(store)) == ["optimizer.lr"]
+
+
+# ---------------------------------------------------------------------------------------------- filters
+
+
+@pytest.fixture
+def varied(store: CheckpointStore) -> list[Run]:
+    """Runs of two fusions × two seeds, the gated ones with another rate."""
+    for seed in (0, 1):
+        publish(store, {"seed": seed})
+        publish(store, {**GATED, "seed": seed, "optimizer.lr": 0.01}, choices={"fusion": "gated"})
+    return finished_runs(store)
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ({}, [("concat", 0), ("gated", 0), ("concat", 1), ("gated", 1)]),
+        ({"fusion": ["gated"]}, [("gated", 0), ("gated", 1)]),
+        ({"fusion": ["gated", "concat"], "seed": ["1"]}, [("concat", 1), ("gated", 1)]),
+        ({"optimizer.lr": ["0.01"]}, [("gated", 0), ("gated", 1)]),
+        ({"optimizer.lr": ["0.01"], "fusion": ["concat"]}, []),
+        ({"encoder/text": ["hashed_ngrams"], "seed": ["0"]}, [("concat", 0), ("gated", 0)]),
+        ({"encoder.text.dim": ["64"], "seed": ["0"]}, [("concat", 0), ("gated", 0)]),
+        ({"seed": ["7"]}, []),
+    ],
+)
+def test_runs_are_chosen_by_what_was_composed_and_by_values_of_the_config(
+    varied: list[Run], filters: dict[str, list[str]], found: list[tuple[str, int]]
+) -> None:
+    chosen = matching(varied, filters)
+    assert [(run.record.choices["fusion"], run.record.seed) for run in chosen] == found
+
+
+@pytest.mark.parametrize(("key", "value"), [("trainer.deterministic", "true"), ("dataset.limit", "null")])
+def test_a_value_is_written_as_on_the_command_line_of_a_training(varied: list[Run], key: str, value: str) -> None:
+    assert ids(matching(varied, {key: [value]})) == ids(varied)
+    assert matching(varied, {key: ["1"]}) == []
+
+
+def test_an_unknown_key_is_named_with_the_known_ones(varied: list[Run]) -> None:
+    with pytest.raises(UserError, match="'fusoin'") as caught:
+        matching(varied, {"seed": ["0"], "fusoin": ["gated"]})
+    assert all(repr(known) in str(caught.value) for known in ("fusion", "seed", "optimizer.lr"))
+
+
+def test_filters_of_no_runs_are_no_error() -> None:
+    assert matching([], {"fusoin": ["gated"]}) == []
+
+
+# ----------------------------------------------------------------------------------------------- tables
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """The cells of a Markdown table without its rule."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_contests_are_separate_tables_each_with_its_own_best(store: CheckpointStore) -> None:
+    for place, (dataset, protocol, task) in enumerate(
+        [
+            ("demo", "held_out_speakers", "emotion"),
+            ("meld", "official", "emotion"),
+            ("meld", "official", "sentiment"),
+            ("demo", "folds", "emotion"),
+        ]
+    ):
+        for rate in (0.01, 0.1):
+            publish(
+                store,
+                {"optimizer.lr": rate, "dataset.limit": place},
+                metrics={"val/uar": 0.125 * place + rate},
+                data={"dataset": dataset, "protocol": protocol},
+                task={"name": task},
+                choices={"dataset": dataset},
+            )
+    text = tables_of(groups_of(store))
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## demo: emotion, folds",
+        "## demo: emotion, held_out_speakers",
+        "## meld: emotion, official",
+        "## meld: sentiment, official",
+    ]
+    for part in text.split("## ")[1:]:
+        header, *rows = table_rows(part)
+        assert header[:2] == ["group", "optimizer.lr"], "what differs between contests is no column"
+        assert [row[1] for row in rows] == ["0.1", "0.01"]
+        assert [row[-1].strip("| ") for row in rows] == ["**best**", ""]
+
+
+def test_a_row_tells_seeds_folds_and_scores(store: CheckpointStore) -> None:
+    for seed in (0, 1, 2):
+        for fold, score in ((0, 0.5), (3, 0.75)):
+            publish(store, {"seed": seed, "dataset.fold": fold}, metrics={"val/uar": score})
+    (group,) = groups_of(store)
+    header, row = table_rows(tables_of([group]))
+    found = dict(zip(header, row, strict=True))
+    assert (found["n"], found["seeds"], found["folds"]) == ("6", "0–2", "0, 3")
+    # deviations ±0.125: variance 6 × 0.015625 / 5 = 0.01875
+    assert found["val/uar"] == "0.625 ± 0.137"
+    assert found["test/uar"] == "–"
+    assert "best" not in row[-1], "a single group is not the best of anything"
+
+
+def test_the_tables_for_machines_hold_every_group_and_every_run(store: CheckpointStore) -> None:
+    for seed, score in enumerate((0.5, 0.75, 1.0)):
+        publish(store, {"seed": seed}, metrics={"val/uar": score})
+    publish(store, {**GATED, "seed": 5}, choices={"fusion": "gated"}, metrics={"val/uar": 0.25, "test/uar": 0.125})
+    groups = groups_of(store)
+    first, second = csv.DictReader(io.StringIO(groups_csv(groups)))
+    assert (first["fusion"], first["n"], first["seeds"], first["folds"]) == ("concat", "3", "0 1 2", "")
+    assert (float(first["val/uar/mean"]), float(first["val/uar/std"])) == (0.75, pytest.approx(0.25))
+    assert (first["test/uar/mean"], first["test/uar/std"]) == ("", "")
+    assert (second["fusion"], second["n"], second["test/uar/mean"], second["test/uar/std"]) == (
+        "gated",
+        "1",
+        "0.125",
+        "",
+    )
+    runs = list(csv.DictReader(io.StringIO(runs_csv(finished_runs(store)))))
+    assert [(row["seed"], row["val/uar"], row["test/uar"]) for row in runs] == [
+        ("0", "0.5", ""),
+        ("1", "0.75", ""),
+        ("2", "1.0", ""),
+        ("5", "0.25", "0.125"),
+    ]
+    assert len({row["run_id"] for row in runs}) == 4
+    assert len({row["group_id"] for row in runs}) == 2
