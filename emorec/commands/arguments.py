@@ -44,7 +44,7 @@ def add_action(actions: "argparse._SubParsersAction[Parser]", name: str, text: s
 
 def parse(parser: Parser, words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
     """The parsed arguments, and the paths of the config that the overrides among them give."""
-    overrides = [word for word in words if "=" in word and not word.startswith("-")]
+    overrides = [word for word in words if re.match(r"[\w.]+=", word)]
     arguments = parser.parse_args([word for word in words if word not in overrides])
     composed = compose_once("report", overrides)
     assert composed is not None

@@ -103,6 +103,7 @@ def _compact(arguments: Namespace, paths: dict[str, str]) -> int:
     from emorec.features.extraction import compact_claimed
     from emorec.features.store import FeatureStore
     from emorec.features.upkeep import spec_folders, spec_of
+    from emorec.storage.atomic import keeping_time
     from emorec.storage.digests import FileDigests
 
     cache = Path(paths["cache"])
@@ -111,7 +112,8 @@ def _compact(arguments: Namespace, paths: dict[str, str]) -> int:
     for folder in spec_folders(cache):
         spec = spec_of(folder)
         if spec is not None:
-            saved[folder.name] = compact_claimed(FeatureStore(cache, spec, digests))
+            with keeping_time(folder):
+                saved[folder.name] = compact_claimed(FeatureStore(cache, spec, digests))
     digests.save()
     if arguments.json:
         print(json.dumps(saved, indent=2))

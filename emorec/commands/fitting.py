@@ -56,6 +56,8 @@ def fit(job: Job, record: RunRecord, state: Path | None, *, owned: Callable[[], 
         _fit(_trainer(config, folder, history, saver), model, module, state)
     if history.first_step is not None:
         record.timings["process_to_first_step"] = round(history.first_step - emorec.STARTED, 3)
+    if history.best_epoch is None:
+        raise UserError(f"expected a number for {history.monitor} in some epoch, got none: the training diverged")
     model.load_state_dict(history.best_weights, strict=True)
     record.epochs, record.best_epoch = len(history.rows), history.best_epoch
     with _timed(record, "evaluation"):

@@ -4,8 +4,10 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from emorec.storage.atomic import follow_folder_mode
 
 FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
@@ -23,10 +25,23 @@ def start_logging() -> None:
     warnings.filterwarnings("ignore", module=r"lightning\..*")
 
 
+class _RunLog(logging.FileHandler):
+    """A full disk costs the log its lines, and nobody anything else."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Appends emorec's log to a file as well."""
-    handler = logging.FileHandler(path)
+    handler = _RunLog(path)
+    follow_folder_mode(path)
     handler.setFormatter(logging.Formatter(FORMAT))
     logger = logging.getLogger("emorec")
     logger.addHandler(handler)

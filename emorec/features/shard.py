@@ -120,18 +120,15 @@ def open_shard(path: Path) -> Shard:
     header, about, start = read_header(path)
     size = path.stat().st_size
     try:
+        # one map a file; copy-on-write, for torch refuses to share memory that may not be written
+        content = np.memmap(path, dtype=np.uint8, mode="c")
         arrays = {}
         for name in ("values", "offsets", "keys"):
             first, last = header[name]["data_offsets"]
             shape, kind = tuple(header[name]["shape"]), np.dtype(TYPES[header[name]["dtype"]])
             if start + last > size or last - first != int(np.prod(shape)) * kind.itemsize:
                 raise ShardError(f"expected {name} of shape {shape} within {size} bytes")
-            # copy-on-write, for torch refuses to share memory that may not be written
-            arrays[name] = (
-                np.memmap(path, dtype=kind, mode="c", offset=start + first, shape=shape)
-                if last > first
-                else np.zeros(shape, dtype=kind)
-            )
+            arrays[name] = np.asarray(content[start + first : start + last]).view(kind).reshape(shape)
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"expected the header of a shard, got {error!r}") from error
     values_start = start + header["values"]["data_offsets"][0]
@@ -143,8 +140,8 @@ def open_shard(path: Path) -> Shard:
         path=path,
         spec=about["spec"],
         values=values,
-        offsets=np.asarray(offsets),
-        keys=np.asarray(keys),
+        offsets=offsets,
+        keys=keys,
         reasons=about["reasons"],
         payload=about["payload"],
         values_start=values_start,

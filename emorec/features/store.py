@@ -55,7 +55,10 @@ class FeatureStore:
                 try:
                     shard = self._opened(self.folder / name)
                 except FileNotFoundError:
-                    found = False
+                    if (self.folder / name).is_symlink():  # to nothing, and it will stay so
+                        self._known.add(name)
+                    else:
+                        found = False
                     continue
                 self._known.add(name)
                 if shard is not None:
@@ -147,8 +150,12 @@ class FeatureStore:
 
         While features are mapped, a lease keeps clean-ups away from them.
         """
-        location = self.locate([key or bytes(KEY_BYTES) for key in keys])
-        reader = FeatureReader(self.shards, location, mapped=settings.mmap)
+        wanted = [key or bytes(KEY_BYTES) for key in keys]
+        try:
+            reader = FeatureReader(self.shards, self.locate(wanted), mapped=settings.mmap)
+        except FileNotFoundError:  # shards were merged since they were opened
+            self.reopen()
+            reader = FeatureReader(self.shards, self.locate(wanted), mapped=settings.mmap)
         if settings.holds(reader.nbytes):
             return reader.resident(settings.device)
         if self._lease is None and self.shards:

@@ -15,7 +15,7 @@ from emorec.features.inventory import inventory
 from emorec.features.shard import NAME_DIGITS, SUFFIX, Shard, ShardError, open_shard, payload_digest, write_shard
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import QUARANTINE_SUFFIX, FeatureStore, quarantine
-from emorec.storage.atomic import remove_orphans
+from emorec.storage.atomic import keeping_time, remove_orphans
 from emorec.storage.digests import FileDigests
 from emorec.storage.leases import in_use, time_at
 
@@ -116,7 +116,7 @@ def collect(
         wanted &= older_than is None or now - entry["last_use"] > older_than
         wanted &= used is None or name not in used
         wanted &= max_bytes is None or total > max_bytes
-        if wanted and in_use(folders[name], now):
+        if wanted and _is_used(folders[name], now):
             result.in_use.append(name)
             wanted = False
         if not wanted:
@@ -127,9 +127,14 @@ def collect(
         total -= entry["bytes"]
         if act:
             _remove(folders[name])
-    if act:
+    if act and root.is_dir():
         _sweep_up(root)
     return result
+
+
+def _is_used(folder: Path, now: float) -> bool:
+    with keeping_time(folder):
+        return in_use(folder, now)
 
 
 def _remove(folder: Path) -> None:
@@ -141,9 +146,10 @@ def _remove(folder: Path) -> None:
 
 def _sweep_up(root: Path) -> None:
     for folder in (root, *spec_folders(root)):
-        remove_orphans(folder)
-        for path in folder.glob(f"*{QUARANTINE_SUFFIX}"):
-            path.unlink(missing_ok=True)
+        with keeping_time(folder):
+            remove_orphans(folder)
+            for path in folder.glob(f"*{QUARANTINE_SUFFIX}"):
+                path.unlink(missing_ok=True)
 
 
 def compact(store: FeatureStore) -> int:
@@ -178,6 +184,10 @@ def _merge(store: FeatureStore, shards: list[Shard]) -> int:
     """Writes one shard in place of several and returns how many there are less; of equal keys the first counts."""
     if len(shards) < 2:
         return 0
+    for shard in shards:  # what rotted since it was opened must not get a digest of its own
+        if payload_digest(shard.values, shard.offsets, shard.keys) != shard.payload:
+            quarantine(shard.path, ShardError("the payload does not match its digest"))
+            shards = [other for other in shards if other is not shard]
     entries: dict[bytes, tuple[NDArray[Any], str | None]] = {}
     for shard in shards:
         for entry, key in enumerate(shard.keys):
@@ -194,7 +204,10 @@ def _merge(store: FeatureStore, shards: list[Shard]) -> int:
 def compact_if_many(store: FeatureStore) -> None:
     """Compacts a store that has gathered many small shards."""
     if sum(map(_is_small, store.shards)) > MANY_SHARDS:
-        compact(store)
+        try:
+            compact(store)
+        except OSError as error:
+            log.warning("the shards of %s are left as they are: %s", store.spec.folder_name, error)
 
 
 def spec_of(folder: Path) -> FeatureSpec | None:

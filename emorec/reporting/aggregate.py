@@ -109,7 +109,7 @@ def matching(runs: Iterable[Run], filters: Mapping[str, Sequence[str]]) -> list[
             raise UserError(f"expected a filter in {known}, got {key!r}")
 
     def value(run: Run, key: str) -> str:
-        return run.record.choices.get(key, str(run.config.get(key)))
+        return run.record.choices.get(key, _written(run.config.get(key)))
 
     return [run for run in runs if all(value(run, key) in wanted for key, wanted in filters.items())]
 
@@ -126,8 +126,9 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
 def _rank(group: Group) -> float:
     """How good the group is on validation by its task's monitor; larger is better."""
     score = group.score(f"val/{group.first.task['monitor']}")
-    mean = float("-inf") if score is None else score[0]
-    return mean if group.first.task["direction"] == "max" else -mean
+    if score is None:
+        return float("-inf")
+    return score[0] if group.first.task["direction"] == "max" else -score[0]
 
 
 def distinctions(groups: Sequence[Group]) -> list[str]:
@@ -149,4 +150,10 @@ def distinctions(groups: Sequence[Group]) -> list[str]:
 
 def distinction(group: Group, key: str) -> str:
     """The group's value for a key of `distinctions`."""
-    return group.first.choices.get(key, str(group.runs[0].config.get(key)))
+    return group.first.choices.get(key, _written(group.runs[0].config.get(key)))
+
+
+def _written(value: Any) -> str:
+    """A value as it is written on a command line."""
+    names = {None: "null", True: "true", False: "false"}
+    return names[value] if value is None or isinstance(value, bool) else str(value)

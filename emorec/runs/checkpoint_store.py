@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 SCHEMA = 1  # of run.json
 WEIGHTS = "weights"
 SUFFIX = ".safetensors"
+DOOMED = ".doomed"  # marks a weight file that a collection is about to remove
+DOOMED_SECONDS = 10.0  # after which the collection is taken to be dead
 CLAIM = "claim.json"  # in the directory of a run that somebody runs
 STATUSES = ("running", "finished", "failed", "interrupted")
 
@@ -179,6 +182,7 @@ class CheckpointStore:
                     write_bytes(blob, content)
                 if not link_relative(blob, link):
                     log.warning("%s takes no links: the weights of %s were copied", self.root, name)
+                _wait_for_collection(blob)
                 if link.exists():
                     break
             digests[name] = digest
@@ -219,3 +223,13 @@ class CheckpointStore:
                 number = 1 + len(list(folder.glob("log.*.txt")))
                 log_file.rename(folder / f"log.{number}.txt")
         return folder
+
+
+def _wait_for_collection(blob: Path) -> None:
+    """Waits until no collection is about to remove a weight file."""
+    mark = blob.with_name(blob.name + DOOMED)
+    end = time.monotonic() + DOOMED_SECONDS
+    while mark.exists():
+        if time.monotonic() > end:
+            mark.unlink(missing_ok=True)
+        time.sleep(0.001)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class History(Checkpoint):
         )
         score = metrics[self.monitor]
         sign = 1 if self.direction == "max" else -1
-        if self.best_score is None or sign * score > sign * self.best_score:
+        if not math.isnan(score) and (self.best_score is None or sign * score > sign * self.best_score):
             self.best_epoch, self.best_score = trainer.current_epoch, score
             self.best_weights = {name: value.detach().clone().cpu() for name, value in pl_module.state_dict().items()}
         self.progress.advance(1, f"{self.monitor}={score:.3f}")

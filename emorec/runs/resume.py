@@ -1,6 +1,7 @@
 """States to resume from: two generations of everything that training needs, only while a run is unfinished."""
 
 import hashlib
+import io
 import logging
 import random
 import time
@@ -34,7 +35,9 @@ class AtomicCheckpointIO(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         wanted = Path(path)
         with replacing(wanted) as temporary:
-            torch.save(checkpoint, temporary)
+            content = io.BytesIO()  # torch makes a RuntimeError of a full disk, and keeps the file open
+            torch.save(checkpoint, content)
+            temporary.write_bytes(content.getbuffer())
             digest = _digest(temporary)
         wanted.rename(wanted.with_name(f"{wanted.stem}-{digest}{SUFFIX}"))
 

@@ -3,11 +3,12 @@
 import hashlib
 import shutil
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from emorec.errors import UserError
-from emorec.runs.checkpoint_store import CLAIM, SUFFIX, WEIGHTS, CheckpointStore, RunRecord
+from emorec.runs.checkpoint_store import CLAIM, DOOMED, SUFFIX, WEIGHTS, CheckpointStore, RunRecord
 from emorec.storage.atomic import make_folder, remove_orphans
 from emorec.storage.leases import is_live, time_at
 
@@ -35,9 +36,15 @@ def _hash(path: Path) -> str:
 
 
 def linked_weights(store: CheckpointStore) -> set[str]:
-    """The names of weight files that some run's `model/` links to."""
-    links = store.root.glob(f"*/model/*{SUFFIX}")
-    return {path.readlink().name for path in links if path.is_symlink()}
+    """The names of weight files that some run's `model/` links to; runs may come and go meanwhile."""
+    found = set()
+    for run in store.root.iterdir():
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for path in (run / "model").iterdir():
+                with suppress(FileNotFoundError):
+                    if path.suffix == SUFFIX and path.is_symlink():
+                        found.add(path.readlink().name)
+    return found
 
 
 def verify(store: CheckpointStore) -> dict[str, str]:
@@ -92,17 +99,20 @@ def collect_weights(store: CheckpointStore, *, grace: float = GRACE_SECONDS, act
 
 
 def _remove_unlinked(store: CheckpointStore, path: Path) -> bool:
-    """Removes a weight file unless a run has linked it since: it is taken aside, and put back if so."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    """Removes a weight file unless a run has linked it since.
+
+    We mark it first and look for links then; who publishes links it first and looks for a mark then: one of the two
+    sees the other. A kill leaves a mark, which holds nobody up for long.
+    """
+    mark = path.with_name(path.name + DOOMED)
+    mark.touch()
     try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return False
-    if path.name in linked_weights(store):
-        aside.rename(path)
-        return False
-    aside.unlink()
-    return True
+        if path.name in linked_weights(store):
+            return False
+        path.unlink(missing_ok=True)
+        return True
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 def remove_run(store: CheckpointStore, record: RunRecord, *, act: bool) -> list[str]:

@@ -58,6 +58,10 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a full disk names no file
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -87,3 +91,14 @@ def remove_orphans(folder: Path, *, grace: float = 24 * 3600.0) -> list[Path]:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
                 removed.append(path)
     return removed
+
+
+@contextmanager
+def keeping_time(folder: Path) -> Iterator[None]:
+    """Whatever the block does in a folder, the folder's time of change stays: clearing up is no use."""
+    before = folder.stat()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))

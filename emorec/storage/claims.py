@@ -138,6 +138,7 @@ def _create(path: Path, holder: Holder) -> bool:
         return False
     except OSError as error:
         if not temporary.exists() or error.errno in (28, 30):  # no space, read-only
+            error.filename = error.filename or str(path)
             raise
         return _create_without_link(path, text)  # a filesystem without hard links
     finally:

@@ -94,6 +94,24 @@ def test_every_way_to_read_gives_equal_batches(
 
 @pytest.mark.parametrize("mmap", [True, False])
 @pytest.mark.parametrize("preload", PRELOADS)
+@pytest.mark.parametrize("longest", [1, 4])
+def test_every_way_to_read_gives_equal_batches_where_nothing_is_absent(
+    tmp_path: Path, longest: int, preload: str, mmap: bool
+) -> None:
+    store = make_store(tmp_path, longest=longest)
+    present = [place for place, number in enumerate(ORDER) if number not in (None, BAD, UNKNOWN)]
+    keys = [key(number) for number in ORDER if number not in (None, BAD, UNKNOWN)]
+    reader = store.reader(keys, ReadSettings(preload=preload, mmap=mmap))
+    for places in ([0, 1, 2, 3, 4, 5, 6], [6, 0, 0], [2]):
+        values, mask = reader.gather(torch.tensor(places))
+        wanted, wanted_mask = expected([present[place] for place in places], longest, "float32")
+        assert torch.equal(mask.cpu(), wanted_mask), places
+        assert torch.equal(values.cpu(), wanted), places
+        values.fill_(7.0)  # a batch is the reader's to give away
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+@pytest.mark.parametrize("preload", PRELOADS)
 def test_a_store_without_features_reads_as_absent(tmp_path: Path, preload: str, mmap: bool) -> None:
     reader = filled(tmp_path, []).reader([key(0), None], ReadSettings(preload=preload, mmap=mmap))
     assert not reader.present.any()

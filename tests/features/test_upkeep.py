@@ -18,7 +18,7 @@ from emorec.features import upkeep
 from emorec.features.extraction import CLAIM, compact_claimed
 from emorec.features.inventory import inventory
 from emorec.features.reader import FeatureReader, ReadSettings
-from emorec.features.shard import NAME_DIGITS, write_shard
+from emorec.features.shard import NAME_DIGITS, open_shard, write_shard
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.features.upkeep import MANY_SHARDS, collect, compact, compact_if_many, spec_folders, spec_of, verify
@@ -113,6 +113,14 @@ def test_verify_finds_flipped_bits_that_a_database_of_digests_takes_for_sound(tm
     assert again.locate([key(0), key(1)]).found.sum() == 1
     assert not again.locate([lost]).found.any()
     assert (verify(cache).checked, verify(cache).broken) == (1, {})
+
+
+def test_verify_finds_flipped_bits_of_a_header_that_still_reads(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / SPEC.folder_name, SPEC, [key(0)], [np.zeros((0, DIM), "float32")], {0: "silent"})
+    flip(path, path.read_bytes().index(b"silent"))
+    assert open_shard(path).reasons == {0: "cilent"}
+    assert list(verify(tmp_path).broken.values()) == ["the content does not match its digest"]
+    assert not path.exists()
 
 
 def test_verify_finds_a_payload_that_is_not_what_the_header_states(tmp_path: Path) -> None:
