@@ -9,6 +9,7 @@ from pathlib import Path
 
 from emorec.commands.arguments import Parser, add_action, duration, parse, size, told
 from emorec.commands.logs import start_logging
+from emorec.errors import UserError
 from emorec.reporting.tables import markdown_table
 
 
@@ -77,7 +78,10 @@ def _collect(arguments: Namespace, paths: dict[str, str]) -> int:
 
     used = None
     if arguments.unused:
-        records = CheckpointStore(Path(paths["checkpoints"])).records()
+        store = CheckpointStore(Path(paths["checkpoints"]))
+        records = list(store.records())
+        if len(records) < sum(1 for _ in store.root.glob("*/run.json")) or not store.root.is_dir():
+            raise UserError(f"expected to read all runs in {store.root}, for features of unread ones would seem unused")
         used = {name for record in records for name in record.features.values()}
     found = collect(
         Path(paths["cache"]),

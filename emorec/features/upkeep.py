@@ -172,6 +172,7 @@ def compact(store: FeatureStore) -> int:
     saved = sum(_merge(store, batch) for batch in batches)
     if saved:
         log.info("%s: %d small shards merged into %d", store.spec.folder_name, len(small), len(small) - saved)
+    if not all(shard.path.exists() for shard in small):
         store.reopen()
     return saved
 
@@ -182,12 +183,12 @@ def _is_small(shard: Shard) -> bool:
 
 def _merge(store: FeatureStore, shards: list[Shard]) -> int:
     """Writes one shard in place of several and returns how many there are less; of equal keys the first counts."""
-    if len(shards) < 2:
-        return 0
     for shard in shards:  # what rotted since it was opened must not get a digest of its own
         if payload_digest(shard.values, shard.offsets, shard.keys) != shard.payload:
             quarantine(shard.path, ShardError("the payload does not match its digest"))
             shards = [other for other in shards if other is not shard]
+    if len(shards) < 2:
+        return 0
     entries: dict[bytes, tuple[NDArray[Any], str | None]] = {}
     for shard in shards:
         for entry, key in enumerate(shard.keys):

@@ -431,6 +431,20 @@ def test_a_merged_shard_does_not_grow_without_bounds(tmp_path: Path, monkeypatch
     assert store.locate([key(number) for number in range(12)]).found.all()
 
 
+@pytest.mark.parametrize("rotten", [1, 2, 3])
+def test_what_rots_between_opening_and_merging_is_set_aside_and_not_merged(tmp_path: Path, rotten: int) -> None:
+    store = filled(tmp_path, [[0], [1], [2]])
+    shards = sorted(store.shards, key=lambda shard: shard.path)
+    for shard in shards[:rotten]:
+        flip(shard.path, shard.values_start)
+    compact(store)
+    found = store.locate([shard.keys[0].tobytes() for shard in shards]).found
+    assert found.tolist() == [number >= rotten for number in range(3)]
+    assert len(shard_names(store)) == (1 if rotten < 3 else 0)
+    assert len(list(store.folder.glob("*.bad"))) == rotten
+    assert verify(tmp_path).broken == {}
+
+
 @pytest.mark.parametrize("mmap", [True, False])
 def test_a_reader_opened_before_a_compaction_still_reads_after_it(tmp_path: Path, mmap: bool) -> None:
     reader = scattered(tmp_path).reader(ASKED, ReadSettings(preload="none", mmap=mmap))
