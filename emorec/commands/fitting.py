@@ -4,13 +4,14 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.profilers import Profiler
 
 import emorec
 from emorec.commands.build import build_model, parameter_count
@@ -127,6 +128,21 @@ class ResumableEarlyStopping(EarlyStopping):
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
+class NoProfiler(Profiler):
+    """Measures nothing, and takes no time for it: Lightning asks for a context dozens of times a step."""
+
+    _nothing = nullcontext()
+
+    def profile(self, action_name: str) -> Any:
+        return self._nothing
+
+    def start(self, action_name: str) -> None:
+        pass
+
+    def stop(self, action_name: str) -> None:
+        pass
+
+
 def _trainer(config: dict[str, Any], folder: Path, history: History, saver: SaveStates) -> lightning.Trainer:
     settings = config["trainer"]
     callbacks: list[lightning.Callback] = []
@@ -148,6 +164,7 @@ def _trainer(config: dict[str, Any], folder: Path, history: History, saver: Save
         callbacks=[*callbacks, history, saver],
         plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,
+        profiler=NoProfiler(),
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -57,21 +57,31 @@ class UtteranceTable:
 
     def batch(self, rows: Tensor) -> Batch:
         """The utterances `rows` (B,), numbered from 0 to N - 1."""
-        features, mask, present = {}, {}, {}
-        for modality, reader in self.readers.items():
-            features[modality], mask[modality] = reader.gather(self._place[rows])
-            present[modality] = self._present[modality][rows]
-        return Batch(
-            id=tuple(self._id[rows.numpy()]),
-            features=features,
-            mask=mask,
-            present=present,
-            targets={self.task.name: self.target[rows]},
-            target_mask={self.task.name: self._has_target[rows]},
-            speaker=self._speaker[rows],
-            dialogue=self._dialogue[rows],
-            turn=self._turn[rows],
-        )
+        return next(self.batches(rows, len(rows)))
+
+    def batches(self, rows: Tensor, batch_size: int, start: int = 0) -> Iterator[Batch]:
+        """The utterances `rows` in batches, from batch `start` on.
+
+        What is small is put in order once and then cut; features are gathered batch by batch.
+        """
+        identifiers, target, has_target = self._id[rows.numpy()], self.target[rows], self._has_target[rows]
+        speaker, dialogue, turn = self._speaker[rows], self._dialogue[rows], self._turn[rows]
+        places = self._place[rows]
+        present = {modality: column[rows] for modality, column in self._present.items()}
+        for first in range(start * batch_size, max(1, len(rows)), batch_size):
+            cut = slice(first, first + batch_size)
+            gathered = {modality: reader.gather(places[cut]) for modality, reader in self.readers.items()}
+            yield Batch(
+                id=tuple(identifiers[cut]),
+                features={modality: values for modality, (values, _) in gathered.items()},
+                mask={modality: mask for modality, (_, mask) in gathered.items()},
+                present={modality: column[cut] for modality, column in present.items()},
+                targets={self.task.name: target[cut]},
+                target_mask={self.task.name: has_target[cut]},
+                speaker=speaker[cut],
+                dialogue=dialogue[cut],
+                turn=turn[cut],
+            )
 
     def class_counts(self) -> Tensor:
         """(C,) utterances a class."""
@@ -138,9 +148,9 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self._done, self._resume_at = self._resume_at, 0
-        for rows in torch.split(self.sampler.rows(), self.batch_size)[self._done :]:
+        for batch in self.table.batches(self.sampler.rows(), self.batch_size, self._done):
             self._done += 1
-            yield self.table.batch(rows)
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.sampler.epoch, "done": self._done}

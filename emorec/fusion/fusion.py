@@ -33,7 +33,7 @@ class Fusion(nn.Module, ABC):
             present: {modality: (B,)}, true where the utterance has the modality.
         """
         vectors = {
-            modality: self.pool[modality](features[modality], mask[modality]) * present[modality][:, None]
+            modality: self.pool[modality](features[modality], mask[modality] & present[modality][:, None])
             for modality in self.dims
         }
         there = torch.stack([present[modality] for modality in self.dims], dim=1)

@@ -35,6 +35,9 @@ class CrossEntropy(Loss):
 
     def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
         logits, target = output.logits[self.task].float(), batch.targets[self.task]  # (B, C), (B,)
+        if self.class_weight is None and bool((target >= 0).any()):
+            return {"cross_entropy": cross_entropy(logits, target, label_smoothing=self.label_smoothing)}
+        # a mean over no weight at all would be no number
         entropy = cross_entropy(
             logits, target, weight=self.class_weight, label_smoothing=self.label_smoothing, reduction="none"
         )

@@ -1,6 +1,8 @@
 """The contract of a loss."""
 
 from abc import ABC, abstractmethod
+from functools import reduce
+from operator import add
 
 from torch import Tensor, nn
 
@@ -28,8 +30,6 @@ class Loss(nn.Module, ABC):
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum of all scalars, the fusion's own among them."""
-        parts = [value * self.weights.get(name, 1.0) for name, value in losses.items()]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return total
+        weights = {name: self.weights.get(name, 1.0) for name in losses}
+        parts = [value if weights[name] == 1 else value * weights[name] for name, value in losses.items()]
+        return reduce(add, parts)

@@ -77,6 +77,13 @@ class EmotionModel(lightning.LightningModule):
         self._train_loss: list[Tensor] = []
         self._validated: list[tuple[Batch, Tensor, Tensor]] = []
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the running hook here dozens of times a step; no parameter, so torch need not look at it.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, batch: Batch) -> ModelOutput:
         """Logits {task: (B, C)} of a batch."""
         features = {
