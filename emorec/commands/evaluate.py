@@ -41,7 +41,7 @@ def evaluate(composed: Composed, store: "CheckpointStore", record: "RunRecord") 
     from emorec.commands.fitting import load_weights
     from emorec.commands.job import now
     from emorec.commands.results import write_results
-    from emorec.commands.workbench import Workbench
+    from emorec.commands.workbench import workbench_for
     from emorec.storage.digests import digest_of
 
     asked, split = composed.config, composed.config["split"]
@@ -50,7 +50,7 @@ def evaluate(composed: Composed, store: "CheckpointStore", record: "RunRecord") 
     config: dict[str, Any] = {str(key): value for key, value in stored.items()}
     config |= {key: asked[key] for key in OPERATIONAL}
     config["dataset"] = _dataset(config["dataset"], composed)
-    data = Workbench(Path(asked["paths"]["cache"])).data(config)
+    data = workbench_for(asked).data(config)
     if list(data.task.labels) != record.task["labels"]:
         raise UserError(
             f"expected classes {record.task['labels']}, got {list(data.task.labels)} of {data.manifest.dataset}"

@@ -13,10 +13,10 @@ def main(words: Sequence[str]) -> int:
     if composed is None:
         return 0
     start_logging()
-    from emorec.commands.workbench import Workbench
+    from emorec.commands.workbench import workbench_for
 
     cache = Path(composed.config["paths"]["cache"])
-    data = Workbench(cache).data(composed.config)
+    data = workbench_for(composed.config).data(composed.config)
     for modality, features in data.features.items():
         report = features.report
         counts = f"{report.found} found, {report.computed} computed, {len(report.bad)} bad"

@@ -7,7 +7,7 @@ from pathlib import Path
 from emorec.commands.composition import Composer
 from emorec.commands.results import LINE_METRICS, read_metrics
 from emorec.commands.training import train
-from emorec.commands.workbench import Workbench
+from emorec.commands.workbench import Workbench, workbench_for
 from emorec.errors import UserError
 from emorec.reporting.tables import markdown_table
 from emorec.sweeps.expansion import expand
@@ -31,8 +31,10 @@ def run_all(composer: Composer) -> int:
             if sweep is None:
                 name = config["sweep"]["name"]
                 sweep = SweepRecord(Path(config["paths"]["checkpoints"]) / "sweeps" / name, name, jobs)
-            cache = config["paths"]["cache"]
-            outcome = train(composed, workbenches.setdefault(cache, Workbench(Path(cache))))
+            place = str((config["paths"]["cache"], config["extraction"]["verify"]))
+            if place not in workbenches:
+                workbenches[place] = workbench_for(config)
+            outcome = train(composed, workbenches[place])
         except UserError as error:
             _failed(job, str(error))
         except Exception as error:  # whatever breaks one job, the others go on; the run's log keeps the traceback

@@ -1,7 +1,6 @@
 """`emorec train`: one run, or with `-m` one for each combination of values."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from emorec.commands.composition import composer, parse, print_with_hydra
 from emorec.commands.logs import start_logging
@@ -21,7 +20,7 @@ def main(words: Sequence[str]) -> int:
         composed = open_composer.compose(line.overrides)
 
     from emorec.commands.training import train
-    from emorec.commands.workbench import Workbench
+    from emorec.commands.workbench import workbench_for
 
-    print(train(composed, Workbench(Path(composed.config["paths"]["cache"]))).line)
+    print(train(composed, workbench_for(composed.config)).line)
     return 0

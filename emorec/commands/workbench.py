@@ -83,16 +83,22 @@ class Data:
         )
 
 
+def workbench_for(config: Mapping[str, Any]) -> "Workbench":
+    """The workbench that a config asks for."""
+    return Workbench(Path(config["paths"]["cache"]), verify=config["extraction"]["verify"])
+
+
 class Workbench:
     """Reads corpora and computes features for the configs of one process.
 
     Args:
         cache: the folder of features.
+        verify: hash every file again, instead of trusting its size, times and inode.
     """
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, *, verify: bool = False) -> None:
         self.cache = cache
-        self.digests = FileDigests(cache / "digests.tsv")
+        self.digests = FileDigests(cache / "digests.tsv", verify=verify)
         use_digests(self.digests)
         self._manifests: dict[str, Manifest] = {}
         self._features: dict[str, Features] = {}

@@ -40,6 +40,7 @@ class ExtractionSettings:
         on_bad_media: "skip" leaves an utterance's modality out and says so, "fail" ends with all of them listed.
         device: where encoders run; `None` for the GPU if there is one.
         stale_after: seconds without a sign of life after which another host's work is taken over.
+        verify: hash every file again, instead of trusting its size, times and inode.
         progress: whether bars are drawn.
     """
 
@@ -48,6 +49,7 @@ class ExtractionSettings:
     on_bad_media: str = "skip"
     device: str | None = None
     stale_after: float = STALE_SECONDS
+    verify: bool = False
     progress: bool = True
 
     def __post_init__(self) -> None:
