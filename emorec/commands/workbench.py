@@ -17,7 +17,8 @@ from emorec.datasets.utterance import SPLITS, Task, Utterance
 from emorec.encoders.checkpoint import LOCAL, use_digests
 from emorec.encoders.encoder import Encoder
 from emorec.errors import UserError, raise_problems
-from emorec.features.extraction import ExtractionReport, ExtractionSettings, extract
+from emorec.features.computation import ExtractionSettings
+from emorec.features.extraction import ExtractionReport, extract
 from emorec.features.reader import FeatureReader, ReadSettings
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from emorec.datasets.ravdess import Ravdess
 from emorec.encoders.encoder import Encoder, Inputs
-from emorec.features.extraction import ExtractionSettings, extract
+from emorec.features.computation import ExtractionSettings
+from emorec.features.extraction import extract
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.media.audio import AudioSettings, read_audio

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from emorec.encoders.encoder import Encoder, UtteranceEncoder
 from emorec.errors import UserError
-from emorec.features.extraction import ExtractionSettings, extract
+from emorec.features.computation import ExtractionSettings
+from emorec.features.extraction import extract
 from emorec.features.reader import ReadSettings
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore

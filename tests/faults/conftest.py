@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from emorec.encoders.encoder import UtteranceEncoder
-from emorec.features.extraction import ExtractionReport, ExtractionSettings, extract
+from emorec.features.computation import ExtractionSettings
+from emorec.features.extraction import ExtractionReport, extract
 from emorec.features.reader import ReadSettings
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore

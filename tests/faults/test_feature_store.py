@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emorec.features import extraction
+from emorec.features import computation
 from emorec.features.extraction import CLAIM
 from emorec.features.shard import Shard
 from emorec.features.spec import FeatureSpec
@@ -179,7 +179,7 @@ def turn_claims_off() -> None:
 def test_where_locks_do_nothing_all_features_are_right(
     tmp_path: Path, crew: Crew, monkeypatch: pytest.MonkeyPatch, prepare: Callable[[], object]
 ) -> None:
-    monkeypatch.setattr(extraction, "PUBLISH_SECONDS", 0.02)  # many shards
+    monkeypatch.setattr(computation, "PUBLISH_SECONDS", 0.02)  # many shards
     holder, rounds, count = dead_holder(crew), 2, 40
     computed = wrong = 0
     for number in range(rounds):
@@ -203,7 +203,7 @@ def test_where_locks_do_nothing_all_features_are_right(
 def test_of_many_cold_processes_each_source_is_computed_by_exactly_one(
     tmp_path: Path, crew: Crew, monkeypatch: pytest.MonkeyPatch, publish_seconds: float
 ) -> None:
-    monkeypatch.setattr(extraction, "PUBLISH_SECONDS", publish_seconds)
+    monkeypatch.setattr(computation, "PUBLISH_SECONDS", publish_seconds)
     race = start_race(tmp_path / "race", count=60)
     for _ in range(PROCESSES):
         crew.start(race.take_part)
@@ -282,7 +282,7 @@ CORRUPTIONS = 200
 
 
 def test_every_corruption_is_found_set_aside_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "PUBLISH_BYTES", 4000)  # several shards
+    monkeypatch.setattr(computation, "PUBLISH_BYTES", 4000)  # several shards
     rng, encoder, sources = random.Random(2), Noise(), texts(60)
     run_extraction(tmp_path, encoder, sources)
     counts = dict.fromkeys((damage.__name__ for damage in DAMAGES), 0)
@@ -313,7 +313,7 @@ def test_every_corruption_is_found_set_aside_and_mended(tmp_path: Path, monkeypa
 def test_what_rots_in_an_open_store_is_not_merged_into_a_whole_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extraction, "PUBLISH_BYTES", 1000)
+    monkeypatch.setattr(computation, "PUBLISH_BYTES", 1000)
     rng, encoder, sources = random.Random(5), Noise(), texts(20)
     store, _ = run_extraction(tmp_path, encoder, dict(list(sources.items())[:10]))
     for text in list(sources.values())[10:]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from emorec.cli import main
-from emorec.features import extraction
+from emorec.features import computation
 from emorec.features.extraction import CLAIM
 from emorec.runs.checkpoint_store import CheckpointStore
 from emorec.runs.resume import AtomicCheckpointIO, newest_state
@@ -53,7 +53,7 @@ def make_room(disk: Path) -> None:
 
 
 def test_an_extraction_that_fills_the_disk_keeps_whole_shards_only(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "PUBLISH_BYTES", 3 << 20)
+    monkeypatch.setattr(computation, "PUBLISH_BYTES", 3 << 20)
     encoder, sources, cache = Noise(dim=40_000), texts(80), disk / "cache"  # 0.5 MB each
     fill(disk, leave=16 << 20)
     with pytest.raises(OSError, match="No space left") as caught:
@@ -80,7 +80,7 @@ def test_an_extraction_that_fills_the_disk_keeps_whole_shards_only(disk: Path, m
 @pytest.fixture
 def extract_words(disk: Path, root: Path, small_demo: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command that extracts to the small disk, in several shards."""
-    monkeypatch.setattr(extraction, "PUBLISH_BYTES", 64 << 10)
+    monkeypatch.setattr(computation, "PUBLISH_BYTES", 64 << 10)
     words = ["extract", f"dataset.root={small_demo}", "encoder/text=none", "encoder/video=none"]
     return [*words, "encoder/audio=log_mel", f"paths.cache={disk}/cache"]
 

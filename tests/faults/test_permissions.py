@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from emorec.cli import main
+from emorec.features.computation import ExtractionSettings
 from emorec.features.extraction import CLAIM as EXTRACTION_CLAIM
-from emorec.features.extraction import ExtractionSettings, extract
+from emorec.features.extraction import extract
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.runs.checkpoint_store import CheckpointStore

@@ -12,7 +12,8 @@ import torch
 
 from emorec.encoders.log_mel import LogMel
 from emorec.errors import UserError
-from emorec.features.extraction import ExtractionReport, ExtractionSettings, extract
+from emorec.features.computation import ExtractionSettings
+from emorec.features.extraction import ExtractionReport, extract
 from emorec.features.reader import ReadSettings
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
@@ -179,7 +180,7 @@ Interrupted.__name__ = "LogMel"
 def test_what_was_extracted_before_an_interrupt_is_kept(
     tmp_path: Path, sounds: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("emorec.features.extraction.PUBLISH_SECONDS", 0.0)
+    monkeypatch.setattr("emorec.features.computation.PUBLISH_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cache", sounds, Interrupted(), batch_size=1, workers=1)
     _, report = run(tmp_path / "cache", sounds)
