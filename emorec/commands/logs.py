@@ -9,6 +9,7 @@ from pathlib import Path
 
 from emorec.storage.atomic import follow_folder_mode
 
+RUN_LOG_ONLY = {"run_log_only": True}  # `extra` of what is for the run's log alone; tracebacks are so anyway
 FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
 
@@ -18,7 +19,7 @@ def start_logging() -> None:
     if not any(isinstance(handler, logging.StreamHandler) for handler in root.handlers):
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(message)s"))
-        handler.addFilter(lambda record: record.exc_info is None)  # tracebacks are for the run's log
+        handler.addFilter(lambda record: record.exc_info is None and not hasattr(record, "run_log_only"))
         root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("emorec").setLevel(logging.INFO)

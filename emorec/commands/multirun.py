@@ -40,6 +40,7 @@ def run_all(composer: Composer) -> int:
         except Exception as error:  # whatever breaks one job, the others go on; the run's log keeps the traceback
             _failed(job, f"{type(error).__name__}: {error}")
         else:
+            log.info("%s", outcome.line)
             metrics = read_metrics(outcome.folder)
             job.status, job.run_id = outcome.status, outcome.run_id
             job.metrics = {key: metrics[key] for key in LINE_METRICS if key in metrics}

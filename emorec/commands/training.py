@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from emorec.commands.composition import Composed
 from emorec.commands.fitting import fit, read_test
 from emorec.commands.job import Job, now
-from emorec.commands.logs import log_to
+from emorec.commands.logs import RUN_LOG_ONLY, log_to
 from emorec.commands.results import read_metrics, result_line
 from emorec.commands.validation import check_training
 from emorec.commands.workbench import Workbench, identify_run
@@ -113,7 +113,7 @@ def _run(job: Job, earlier: RunRecord | None, claim: Claim) -> Outcome:
         job.store.write(record)
         shutil.rmtree(folder / "resume", ignore_errors=True)  # only now: a kill before this resumes
         line = result_line(record, folder)
-        log.info("%s", line)
+        log.info("%s", line, extra=RUN_LOG_ONLY)
     return Outcome(record.run_id, record.status, folder, line)
 
 
