@@ -40,6 +40,7 @@ def fit(job: Job, record: RunRecord, state: Path | None, *, owned: Callable[[], 
     config, folder = job.composed.config, job.folder
     lightning.seed_everything(config["seed"], verbose=False)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a second write each
     with _timed(record, "setup"):
         module = job.data.module(config)
         model = build_model(config, module, fit_normalisation=True)

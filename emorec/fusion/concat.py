@@ -23,5 +23,5 @@ class Concat(Fusion):
             nn.Dropout(dropout), nn.Linear(sum(dims.values()), hidden), nn.GELU(), nn.Dropout(dropout)
         )
 
-    def fuse(self, vectors: dict[str, Tensor], present: Tensor) -> FusionOutput:
+    def fuse(self, vectors: dict[str, Tensor], present: dict[str, Tensor]) -> FusionOutput:
         return FusionOutput(fused=self.layer(torch.cat(list(vectors.values()), dim=1)), vectors=vectors)

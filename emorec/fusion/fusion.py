@@ -36,9 +36,12 @@ class Fusion(nn.Module, ABC):
             modality: self.pool[modality](features[modality], mask[modality] & present[modality][:, None])
             for modality in self.dims
         }
-        there = torch.stack([present[modality] for modality in self.dims], dim=1)
-        return self.fuse(vectors, there)
+        return self.fuse(vectors, present)
 
     @abstractmethod
-    def fuse(self, vectors: dict[str, Tensor], present: Tensor) -> FusionOutput:
-        """Fuses vectors {modality: (B, D)}, zero where missing; `present` is (B, M), true somewhere in each row."""
+    def fuse(self, vectors: dict[str, Tensor], present: dict[str, Tensor]) -> FusionOutput:
+        """Fuses vectors {modality: (B, D)}, zero where missing; `present` is {modality: (B,)}."""
+
+    def stacked(self, present: dict[str, Tensor]) -> Tensor:
+        """(B, M), the modalities in their order."""
+        return torch.stack([present[modality] for modality in self.dims], dim=1)

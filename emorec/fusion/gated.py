@@ -26,10 +26,10 @@ class Gated(Fusion):
         self.values = nn.ModuleDict({modality: nn.Linear(dim, hidden) for modality, dim in dims.items()})
         self.gate = nn.Linear(sum(dims.values()), hidden * len(dims))
 
-    def fuse(self, vectors: dict[str, Tensor], present: Tensor) -> FusionOutput:
+    def fuse(self, vectors: dict[str, Tensor], present: dict[str, Tensor]) -> FusionOutput:
         dropped = {modality: self.dropout(vector) for modality, vector in vectors.items()}
         values = torch.stack([torch.tanh(self.values[name](vector)) for name, vector in dropped.items()], dim=1)
         gates = self.gate(torch.cat(list(dropped.values()), dim=1))
         gates = gates.view(len(gates), len(vectors), self.hidden)  # (B, M H) -> (B, M, H)
-        gates = gates.masked_fill(~present[:, :, None], torch.finfo(gates.dtype).min).softmax(1)
+        gates = gates.masked_fill(~self.stacked(present)[:, :, None], torch.finfo(gates.dtype).min).softmax(1)
         return FusionOutput(fused=(gates * values).sum(1), vectors=vectors)

@@ -35,12 +35,13 @@ class SelfAttention(Fusion):
         )
         self.dropout = nn.Dropout(dropout)
 
-    def fuse(self, vectors: dict[str, Tensor], present: Tensor) -> FusionOutput:
+    def fuse(self, vectors: dict[str, Tensor], present: dict[str, Tensor]) -> FusionOutput:
         tokens = torch.stack([self.tokens[name](vector) for name, vector in vectors.items()], dim=1)  # (B, M, H)
         tokens = tokens + self.kind
+        there = self.stacked(present)
         normed = self.first_norm(tokens)
-        attended, _ = self.attention(normed, normed, normed, key_padding_mask=~present, need_weights=False)
+        attended, _ = self.attention(normed, normed, normed, key_padding_mask=~there, need_weights=False)
         tokens = tokens + self.dropout(attended)
         tokens = tokens + self.dropout(self.feed_forward(self.second_norm(tokens)))
-        weights = present[:, :, None].to(tokens.dtype)
+        weights = there[:, :, None].to(tokens.dtype)
         return FusionOutput(fused=(tokens * weights).sum(1) / weights.sum(1), vectors=vectors)

@@ -1,5 +1,6 @@
 """The one model: normalise, project, fuse, put in context, classify."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -101,6 +102,9 @@ class EmotionModel(lightning.LightningModule):
         loss = self._losses(self(batch), batch)
         self._train_loss.append(loss.detach())
         return loss
+
+    # Lightning reads the arguments' names at every step; so it need not take the function apart each time.
+    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     def on_train_epoch_end(self) -> None:
         self.log("train/loss", torch.stack(self._train_loss).mean())
