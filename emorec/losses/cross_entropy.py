@@ -4,7 +4,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from emorec.batch import Batch, ModelOutput
-from emorec.losses.class_weights import weigh_classes
 from emorec.losses.loss import Loss
 
 
@@ -28,10 +27,8 @@ class CrossEntropy(Loss):
         class_weights: str = "none",
         weights: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(task=task, class_counts=class_counts, weights=weights)
+        super().__init__(task=task, class_counts=class_counts, class_weights=class_weights, weights=weights)
         self.label_smoothing = label_smoothing
-        self.class_weight: Tensor | None
-        self.register_buffer("class_weight", weigh_classes(class_counts, class_weights), persistent=False)
 
     def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
         logits, target = output.logits[self.task].float(), batch.targets[self.task]  # (B, C), (B,)

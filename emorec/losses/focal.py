@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from emorec.batch import Batch, ModelOutput
-from emorec.losses.class_weights import weigh_classes
 from emorec.losses.loss import Loss
 
 
@@ -47,10 +46,8 @@ class Focal(Loss):
         class_weights: str = "none",
         weights: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(task=task, class_counts=class_counts, weights=weights)
+        super().__init__(task=task, class_counts=class_counts, class_weights=class_weights, weights=weights)
         self.gamma = gamma
-        self.class_weight: Tensor | None
-        self.register_buffer("class_weight", weigh_classes(class_counts, class_weights), persistent=False)
 
     def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
         logits = output.logits[self.task].float()  # (B, C)

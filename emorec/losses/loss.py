@@ -7,6 +7,7 @@ from operator import add
 from torch import Tensor, nn
 
 from emorec.batch import Batch, ModelOutput
+from emorec.losses.class_weights import weigh_classes
 
 
 class Loss(nn.Module, ABC):
@@ -15,13 +16,22 @@ class Loss(nn.Module, ABC):
     Args:
         task: the task whose logits and targets are compared.
         class_counts: (C,) utterances a class in the training split.
+        class_weights: "none", "inverse" or "effective_number"; `class_weight` (C,) or `None` is made of it.
         weights: {name of a scalar: its weight in the sum}; 1 for names that are not given.
     """
 
-    def __init__(self, *, task: str, class_counts: Tensor, weights: dict[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        task: str,
+        class_counts: Tensor,
+        class_weights: str = "none",
+        weights: dict[str, float] | None = None,
+    ) -> None:
         super().__init__()
         self.task = task
-        self.class_counts = class_counts
+        self.class_weight: Tensor | None
+        self.register_buffer("class_weight", weigh_classes(class_counts, class_weights), persistent=False)
         self.weights = dict(weights or {})
 
     @abstractmethod

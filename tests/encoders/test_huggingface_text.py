@@ -88,7 +88,7 @@ def by_hand(folder: Path, text: str, pooling: str, layer: int = -1) -> Tensor:
     return {"none": hidden, "mean": hidden.mean(0)[None], "cls": hidden[:1], "last": hidden[-1:]}[pooling]
 
 
-def close(actual: Tensor, expected: Tensor) -> None:
+def check_close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -99,20 +99,20 @@ def close(actual: Tensor, expected: Tensor) -> None:
 def test_pooling_equals_a_computation_by_hand(bert: Path, pooling: str) -> None:
     found = encoded(HuggingFaceText(model=str(bert), pooling=pooling), *TEXTS)
     for text, values in zip(TEXTS, found, strict=True):
-        close(values, by_hand(bert, text, pooling))
+        check_close(values, by_hand(bert, text, pooling))
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_a_left_padded_tokenizer_gives_the_features_of_the_real_tokens(left_padded_bert: Path, pooling: str) -> None:
     found = encoded(HuggingFaceText(model=str(left_padded_bert), pooling=pooling), *TEXTS)
     for text, values in zip(TEXTS, found, strict=True):
-        close(values, by_hand(left_padded_bert, text, pooling))
+        check_close(values, by_hand(left_padded_bert, text, pooling))
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_a_causal_model_without_a_padding_token_is_pooled_by_its_real_tokens(gpt: Path, pooling: str) -> None:
     found = encoded(HuggingFaceText(model=str(gpt), pooling=pooling), "you feel sad", "i am so very happy today")
-    close(found[0], by_hand(gpt, "you feel sad", pooling))
+    check_close(found[0], by_hand(gpt, "you feel sad", pooling))
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -122,7 +122,7 @@ def test_a_text_does_not_depend_on_its_batch_mates(bert: Path, left_padded_bert:
     encoder = HuggingFaceText(model=str(folder), pooling=pooling)
     alone = encoded(encoder, TEXTS[1])[0]
     for mates in ((TEXTS[0],), (TEXTS[2], TEXTS[0]), (TEXTS[2] * 3,)):
-        close(encoded(encoder, TEXTS[1], *mates)[0], alone)
+        check_close(encoded(encoder, TEXTS[1], *mates)[0], alone)
 
 
 @pytest.mark.parametrize(("pooling", "expected"), [("mean", 2.5), ("cls", 2.0), ("last", 3.0)])
@@ -150,7 +150,7 @@ def test_two_calls_are_equal_for_dropout_is_off(bert: Path) -> None:
 @pytest.mark.parametrize("layer", range(LAYERS + 1))
 def test_a_layer_is_that_hidden_state(bert: Path, layer: int) -> None:
     found = encoded(HuggingFaceText(model=str(bert), layer=layer, pooling="none"), TEXTS[0])[0]
-    close(found, by_hand(bert, TEXTS[0], "none", layer))
+    check_close(found, by_hand(bert, TEXTS[0], "none", layer))
 
 
 @pytest.mark.parametrize("layer", [-2, LAYERS + 1])
@@ -171,7 +171,7 @@ def test_a_text_without_words_cannot_be_read(bert: Path) -> None:
 
 def test_a_long_text_loses_its_end(bert: Path) -> None:
     short = encoded(HuggingFaceText(model=str(bert), pooling="none", max_length=6), "i am so happy today again")[0]
-    close(short, by_hand(bert, "i am so happy", "none"))  # six tokens with [CLS] and [SEP]
+    check_close(short, by_hand(bert, "i am so happy", "none"))  # six tokens with [CLS] and [SEP]
 
 
 # Context
@@ -311,7 +311,7 @@ def test_a_checkpoint_without_a_pooler_is_taken(copy_of_bert: Path, bert: Path) 
     assert len(kept) < len(weights)
     save_file(kept, copy_of_bert / "model.safetensors", {"format": "pt"})
     found = encoded(HuggingFaceText(model=str(copy_of_bert)), TEXTS[0])[0]
-    close(found, encoded(HuggingFaceText(model=str(bert)), TEXTS[0])[0])
+    check_close(found, encoded(HuggingFaceText(model=str(bert)), TEXTS[0])[0])
 
 
 def no_weights(folder: Path) -> None:
@@ -401,7 +401,7 @@ def test_a_cached_model_loads_without_a_network(
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     found = encoded(HuggingFaceText(model=cached_model), TEXTS[0])[0]
-    close(found, encoded(HuggingFaceText(model=str(bert)), TEXTS[0])[0])
+    check_close(found, encoded(HuggingFaceText(model=str(bert)), TEXTS[0])[0])
 
 
 def test_a_revision_that_is_not_cached_is_refused(cached_model: str) -> None:
