@@ -1,6 +1,7 @@
 """Trains a run, chooses its best epoch on validation, and reads test once."""
 
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -21,11 +22,15 @@ from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.errors import UserError
 from emorec.models.emotion_model import EmotionModel, Predictions
 from emorec.progress import Progress
+from emorec.runs.callback import EpochCallback
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.history import History
 from emorec.runs.resume import AtomicCheckpointIO, SaveStates
 
 log = logging.getLogger(__name__)
+
+# Lightning sets it to "1" for programs that fork; emorec does not, and torch would load NVML anew at every step.
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
 
 def fit(job: Job, record: RunRecord, state: Path | None, *, owned: Callable[[], bool]) -> None:
@@ -122,7 +127,7 @@ def _predict_test(model: EmotionModel, module: UtteranceDataModule, job: Job, re
     return _predict(model, module, "test", job.composed.config)
 
 
-class ResumableEarlyStopping(EarlyStopping):
+class ResumableEarlyStopping(EarlyStopping, EpochCallback):
     """Early stopping that a run resumed after its last epoch remembers, instead of training one epoch more."""
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

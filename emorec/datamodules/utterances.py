@@ -15,6 +15,8 @@ from emorec.datasets.utterance import SPLITS, Task, Utterance
 from emorec.errors import UserError
 from emorec.features.reader import FeatureReader
 
+EVALUATION_FACTOR = 4  # without gradients a batch takes less memory, so more utterances at once
+
 
 class UtteranceTable:
     """Utterances of one split as tensors, gathered into batches without a loop over them.
@@ -64,23 +66,24 @@ class UtteranceTable:
 
         What is small is put in order once and then cut; features are gathered batch by batch.
         """
-        identifiers, target, has_target = self._id[rows.numpy()], self.target[rows], self._has_target[rows]
-        speaker, dialogue, turn = self._speaker[rows], self._dialogue[rows], self._turn[rows]
+        rows = rows[start * batch_size :]
+        columns = (self.target, self._has_target, self._speaker, self._dialogue, self._turn, *self._present.values())
+        cuts = zip(*(torch.split(column[rows], batch_size) for column in columns), strict=True)
         places = self._place[rows]
-        present = {modality: column[rows] for modality, column in self._present.items()}
-        for first in range(start * batch_size, max(1, len(rows)), batch_size):
-            cut = slice(first, first + batch_size)
-            gathered = {modality: reader.gather(places[cut]) for modality, reader in self.readers.items()}
+        gathered = zip(*(reader.batches(places, batch_size) for reader in self.readers.values()), strict=True)
+        identifiers = self._id[rows.numpy()]
+        for number, (cut, features) in enumerate(zip(cuts, gathered, strict=True)):
+            target, has_target, speaker, dialogue, turn, *present = cut
             yield Batch(
-                id=tuple(identifiers[cut]),
-                features={modality: values for modality, (values, _) in gathered.items()},
-                mask={modality: mask for modality, (_, mask) in gathered.items()},
-                present={modality: column[cut] for modality, column in present.items()},
-                targets={self.task.name: target[cut]},
-                target_mask={self.task.name: has_target[cut]},
-                speaker=speaker[cut],
-                dialogue=dialogue[cut],
-                turn=turn[cut],
+                id=tuple(identifiers[number * batch_size : (number + 1) * batch_size]),
+                features={modality: values for modality, (values, _) in zip(self.readers, features, strict=True)},
+                mask={modality: mask for modality, (_, mask) in zip(self.readers, features, strict=True)},
+                present=dict(zip(self.readers, present, strict=True)),
+                targets={self.task.name: target},
+                target_mask={self.task.name: has_target},
+                speaker=speaker,
+                dialogue=dialogue,
+                turn=turn,
             )
 
     def class_counts(self) -> Tensor:
@@ -197,8 +200,9 @@ class UtteranceDataModule(lightning.LightningDataModule):
         return {modality: reader.dim for modality, reader in self.tables["train"].readers.items()}
 
     def loader(self, split: str, *, shuffle: bool = False) -> BatchLoader:
-        """The batches of a split."""
-        return BatchLoader(self.tables[split], batch_size=self.batch_size, shuffle=shuffle, seed=self.seed)
+        """The batches of a split: shuffled ones to train on, larger ones in order to evaluate."""
+        size = self.batch_size if shuffle else EVALUATION_FACTOR * self.batch_size
+        return BatchLoader(self.tables[split], batch_size=size, shuffle=shuffle, seed=self.seed)
 
     def train_dataloader(self) -> BatchLoader:
         return self.loader("train", shuffle=True)

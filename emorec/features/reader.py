@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +17,7 @@ from emorec.errors import UserError
 from emorec.features.shard import Shard
 
 PRELOADS = ("auto", "none", "ram", "device")
+AT_ONCE_BYTES = 2_000_000  # gathered ahead: less than a processor's cache
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,13 @@ class FeatureReader:
         if longest == 1 or places.is_cuda:
             return self._select(places, mask), mask
         return self._copy(places, length, longest), mask
+
+    def batches(self, places: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """`gather` for batch after batch of places (N,); of one frame each in memory, for some batches at once."""
+        size = batch_size * self.dim * self._values[0].element_size() if self._flat else AT_ONCE_BYTES
+        for several in torch.split(places, batch_size * max(1, AT_ONCE_BYTES // size)):
+            values, mask = self.gather(several)
+            yield from zip(torch.split(values, batch_size), torch.split(mask, batch_size), strict=True)
 
     def _select(self, places: Tensor, mask: Tensor) -> Tensor:
         """The values of `gather` in a few calls, for any number of places."""

@@ -17,7 +17,7 @@ def masked_mean(sequence: Tensor, mask: Tensor) -> Tensor:
         (B, D)
     """
     if sequence.shape[1] == 1:
-        return sequence[:, 0] * mask
+        return sequence.squeeze(1) * mask
     weights = mask[:, :, None].to(sequence.dtype)
     return (sequence * weights).sum(1) / weights.sum(1).clamp_min(1)
 

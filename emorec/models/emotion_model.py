@@ -78,6 +78,15 @@ class EmotionModel(lightning.LightningModule):
         self._train_loss: list[Tensor] = []
         self._validated: list[tuple[Batch, Tensor, Tensor]] = []
 
+    # Lightning looks at every step for hooks around the move to the device; there are none, so it is moved at once.
+    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        return batch
+
+    def _apply_batch_transfer_handler(
+        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
+    ) -> Any:
+        return batch.to(device or self.device)
+
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the running hook here dozens of times a step; no parameter, so torch need not look at it.
         if name == "_current_fx_name":

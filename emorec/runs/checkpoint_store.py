@@ -176,9 +176,9 @@ class CheckpointStore:
             blob = self.root / WEIGHTS / f"{digest}{SUFFIX}"
             link = self.folder(run_id) / "model" / f"{name}{SUFFIX}"
             while True:
-                if blob.exists():
+                try:
                     os.utime(blob)  # young again: a clean-up that runs now leaves it alone
-                else:
+                except FileNotFoundError:
                     write_bytes(blob, content)
                 if not link_relative(blob, link):
                     log.warning("%s takes no links: the weights of %s were copied", self.root, name)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
-from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from emorec.progress import Progress
+from emorec.runs.callback import EpochCallback
 from emorec.storage.atomic import write_text
 
 
-class History(Checkpoint):
+class History(EpochCallback):
     """Keeps each epoch's metrics and the weights of the best epoch by the monitor; the first of equals counts.
 
     Args:
@@ -54,8 +54,8 @@ class History(Checkpoint):
         self.progress.advance(1, f"{self.monitor}={score:.3f}")
 
     def on_train_batch_end(self, *_: Any) -> None:
-        if self.first_step is None:
-            self.first_step = time.monotonic()
+        self.first_step = time.monotonic()
+        self.on_train_batch_end = None  # type: ignore[assignment,method-assign]  # it has seen what it waited for
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._last = time.monotonic()

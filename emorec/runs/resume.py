@@ -12,9 +12,9 @@ from typing import Any
 import lightning.pytorch as lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from emorec.runs.callback import EpochCallback
 from emorec.storage.atomic import make_folder, replacing
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def newest_state(folder: Path) -> Path | None:
     return None
 
 
-class SaveStates(Checkpoint):
+class SaveStates(EpochCallback):
     """Saves a state at the end of an epoch, at most every so many seconds, and keeps the newest two.
 
     Args:

@@ -22,7 +22,7 @@ def main(names: list[str]) -> int:
     root = Path(tempfile.mkdtemp(prefix="emorec_bench_"))
     os.environ["EMOREC_ROOT"] = str(root)
     benchmarks: dict[str, Callable[[], Figure | list[Figure]]] = {
-        "cached_epoch_vs_raw_loop": lambda: training.cached_epoch(root, rounds=3, epochs=6),
+        "cached_epoch_vs_raw_loop": lambda: training.cached_epoch(root, rounds=9, epochs=6),
         "feature_gather_vs_memcpy": lambda: features.gather(root / "gather"),
         "extraction_vs_forward": lambda: extraction.extraction(root / "extraction"),
         "sweep32_vs_raw": lambda: training.sweep32(root),

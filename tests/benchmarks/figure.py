@@ -49,10 +49,14 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def interleaved(first: Callable[[], float], second: Callable[[], float], *, rounds: int) -> tuple[float, float]:
-    """The median of each of two measurements, taken in turn, after a round that does not count."""
-    pairs = [(first(), second()) for _ in range(rounds + 1)][1:]
-    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
+def rounds_of(*sides: Callable[[], float], rounds: int) -> list[tuple[float, ...]]:
+    """Each round's measurements, taken in turn, after a round that does not count."""
+    return [tuple(side() for side in sides) for _ in range(rounds + 1)][1:]
+
+
+def interleaved(*sides: Callable[[], float], rounds: int) -> tuple[float, ...]:
+    """The median of each measurement over some rounds."""
+    return tuple(statistics.median(values) for values in zip(*rounds_of(*sides, rounds=rounds), strict=True))
 
 
 def machine() -> str:
