@@ -133,7 +133,7 @@ def test_a_node_without_a_target_says_where_it_is() -> None:
 def test_a_wrong_argument_names_those_the_class_takes() -> None:
     with pytest.raises(UserError) as caught:
         build("emorec.media.audio.AudioSettings", where="encoder.audio", sample_rat=8_000)
-    for word in ("encoder.audio", "sample_rat'", "AudioSettings takes sample_rate, minimum_seconds"):
+    for word in ("encoder.audio", "sample_rat'", "AudioSettings takes", "sample_rate, minimum_seconds"):
         assert word in str(caught.value)
 
 
@@ -219,9 +219,12 @@ def test_the_config_of_every_command_composes(command: str) -> None:
 @pytest.mark.parametrize("name", GROUP_FILES)
 def test_every_yaml_of_a_group_composes_as_its_groups_choice(name: str) -> None:
     group, _, choice = name.rpartition("/")
+    if group == "media":
+        pytest.skip("is composed as a part of encoders")
     composed = compose(f"{group}={choice}")
     assert composed.choices[group] == choice
     targets = OmegaConf.load(CONFIGS / f"{name}.yaml")
+    targets.pop("defaults", None)
     if "_target_" in targets:
         node: Any = composed.config
         for key in group.split("/"):

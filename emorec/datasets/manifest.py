@@ -123,6 +123,15 @@ class Corpus(ABC):
             UserError: there is no corpus at all.
         """
 
+    @classmethod
+    def write_fixture(cls, folder: Path) -> None:
+        """Writes a small corpus with real media in the layout of this one.
+
+        Raises:
+            UserError: this corpus has none.
+        """
+        raise UserError(f"expected a dataset with a fixture, got {cls.name}, which has none")
+
     def read(self) -> Manifest:
         """Reads the whole corpus.
 

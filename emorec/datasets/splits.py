@@ -22,6 +22,11 @@ class Protocol(ABC):
     @abstractmethod
     def speaker_independent(self) -> bool: ...
 
+    @property
+    def validation_shares_speakers(self) -> bool:
+        """Whether only the test speakers are kept apart."""
+        return False
+
     @abstractmethod
     def split_of(self, utterance: Utterance, fold: int) -> str | None:
         """The utterance's split, or `None` where the protocol leaves it out."""
@@ -66,6 +71,52 @@ class SpeakerFolds(Protocol):
         return "val" if utterance.speaker in self.val[fold] else "train"
 
 
+@dataclass(frozen=True)
+class HeldOutSpeakers(Protocol):
+    """Speakers who are tested; of the others' dialogues, about one in `val_every` validates, whoever speaks in it."""
+
+    test: frozenset[str]
+    val_every: int = 10
+
+    @property
+    def folds(self) -> int:
+        return 0
+
+    @property
+    def speaker_independent(self) -> bool:
+        return True
+
+    @property
+    def validation_shares_speakers(self) -> bool:
+        return True
+
+    def split_of(self, utterance: Utterance, fold: int) -> str | None:
+        if utterance.speaker in self.test:
+            return "test"
+        number = int(hashlib.sha256((utterance.dialogue or utterance.id).encode()).hexdigest(), 16)
+        return "val" if number % self.val_every == 0 else "train"
+
+
+@dataclass(frozen=True)
+class ListedFolds(Protocol):
+    """The split of each utterance of each fold, by its id; `separates_speakers` where the lists part speakers."""
+
+    lists: tuple[Mapping[str, str], ...]
+    has_folds: bool = True
+    separates_speakers: bool = False
+
+    @property
+    def folds(self) -> int:
+        return len(self.lists) if self.has_folds else 0
+
+    @property
+    def speaker_independent(self) -> bool:
+        return self.separates_speakers
+
+    def split_of(self, utterance: Utterance, fold: int) -> str | None:
+        return self.lists[fold].get(utterance.id)
+
+
 def assign_splits(
     utterances: Iterable[Utterance],
     protocol: Protocol,
@@ -96,7 +147,7 @@ def assign_splits(
             splits[split].append(utterance)
     assignment = _limited(splits, limit, task)
     empty = [f"no utterances in {name}" for name in SPLITS if not assignment[name]]
-    leaks = speaker_overlap(assignment) if protocol.speaker_independent else []
+    leaks = speaker_leaks(assignment, protocol)
     raise_problems(f"the split of {where}, dataset.fold={fold}", [*empty, *leaks])
     return assignment
 
@@ -109,6 +160,15 @@ def _checked_fold(rule: Protocol, fold: int | None, where: str) -> int:
     if not isinstance(fold, int) or not 0 <= fold < rule.folds:
         raise UserError(f"expected dataset.fold from 0 to {rule.folds - 1}, got {fold!r} ({where})")
     return fold
+
+
+def speaker_leaks(splits: Mapping[str, Sequence[Utterance]], protocol: Protocol) -> list[str]:
+    """One line for each speaker who is in two splits that the protocol promises to keep apart."""
+    if not protocol.speaker_independent:
+        return []
+    if protocol.validation_shares_speakers:
+        return speaker_overlap({"train or val": [*splits["train"], *splits["val"]], "test": splits["test"]})
+    return speaker_overlap(splits)
 
 
 def speaker_overlap(splits: Mapping[str, Sequence[Utterance]]) -> list[str]:

@@ -1,5 +1,6 @@
 """Mel-frequency cepstral coefficients with chroma: frames, or functionals of them."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,12 +36,13 @@ class MfccChroma(UtteranceEncoder):
     """MFCCs, their first differences and chroma.
 
     Args:
-        sample_rate: Hz.
+        media: how sound is read: fields of `AudioSettings`.
         coefficients: how many MFCCs.
         hop: seconds between frames.
         pooling: "none" for frames (T, 2 coefficients + 12), "functionals" for one vector of 8 times that.
         training: "frozen".
         dtype: how features are stored.
+        views: augmented views of each utterance for training.
     """
 
     modality: ClassVar[str] = "audio"
@@ -50,17 +52,18 @@ class MfccChroma(UtteranceEncoder):
     def __init__(
         self,
         *,
-        sample_rate: int = 16_000,
+        media: Mapping[str, Any] | None = None,
         coefficients: int = 20,
         hop: float = 0.010,
         pooling: str = "none",
         training: Training = "frozen",
         dtype: StoredType = "float32",
+        views: int = 0,
     ) -> None:
-        super().__init__(training=training, dtype=dtype)
-        self.media = AudioSettings(sample_rate=sample_rate)
+        super().__init__(training=training, dtype=dtype, views=views)
+        self.media: AudioSettings = AudioSettings.of(media, "encoder.audio.media")
         self.coefficients = coefficients
-        self.hop = round(hop * sample_rate)
+        self.hop = round(hop * self.media.sample_rate)
         self.pooling = checked_pooling(pooling, "encoder.audio.pooling")
         self._mfcc: Any = None
         self._spectrogram: Any = None
@@ -72,7 +75,7 @@ class MfccChroma(UtteranceEncoder):
 
     def settings(self) -> dict[str, Any]:
         processor = {"coefficients": self.coefficients, "hop": self.hop, "points": self.points}
-        return {"pooling": self.pooling, "processor": processor, "media": self.media.identity()}
+        return {"pooling": self.pooling, "processor": processor}
 
     def load(self) -> None:
         import torchaudio

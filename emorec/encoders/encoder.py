@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
 from emorec.errors import UserError
-from emorec.media.source import Source
+from emorec.media.source import MediaSettings, Source
 
 Training = Literal["frozen", "full", "lora"]
 StoredType = Literal["float16", "float32"]
@@ -34,47 +34,69 @@ class Encoder(nn.Module, ABC):
     Args:
         training: "frozen" encoders go through the feature store; "full" and "lora" ones train with the model.
         dtype: how features are stored.
+        views: how many augmented views of each utterance are made for training, beside the utterance as it is.
     """
 
     modality: ClassVar[str]
     version: ClassVar[int]
     pads_exactly: ClassVar[bool] = True
+    media: MediaSettings | None = None  # of those that decode media
 
-    def __init__(self, *, training: Training = "frozen", dtype: StoredType = "float32") -> None:
+    def __init__(self, *, training: Training = "frozen", dtype: StoredType = "float32", views: int = 0) -> None:
         super().__init__()
+        if views < 0:
+            raise UserError(f"expected views of at least 0 for {type(self).__name__}, got {views}")
         if training != "frozen":
             raise UserError(f"expected training=frozen for {type(self).__name__}, got {training!r}")
         if dtype not in ("float16", "float32"):
             raise UserError(f"expected dtype float16 or float32 for {type(self).__name__}, got {dtype!r}")
         self.dtype: StoredType = dtype
+        self.views = views
 
     @property
     @abstractmethod
     def dim(self) -> int:
-        """D of the features."""
+        """D of one layer's features."""
+
+    @property
+    def layers(self) -> tuple[int | None, ...]:
+        """The L layers whose features `encode` returns side by side; each is stored by itself."""
+        return (None,)
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """The fields of the spec that are this encoder's own: any of `checkpoint`, `revision`, `layer`, `pooling`,
-        `processor`, `media`, `state`."""
+        """The fields of the spec that are this encoder's own: any of `checkpoint`, `revision`, `pooling`, `processor`,
+        `state`."""
+
+    def specs(self, *, augmented: bool = False) -> tuple[dict[str, Any], ...]:
+        """What identifies the output of each layer, of sources as they are or of augmented views. Loads no weights and
+        imports no backbone."""
+        own = self.settings()
+        fields: dict[str, Any] = {**dict.fromkeys(("checkpoint", "revision", "pooling", "state")), "processor": {}}
+        assert own.keys() <= fields.keys(), own.keys()
+        media = {} if self.media is None else self.media.identity(augmented=augmented)
+        named = {"encoder": type(self).__name__, "version": self.version, "dtype": self.dtype}
+        return tuple({**named, **fields, **own, "media": media, "layer": layer} for layer in self.layers)
 
     def spec(self) -> dict[str, Any]:
-        """What identifies the output. Loads no weights and imports no backbone."""
-        unset = dict.fromkeys(("checkpoint", "revision", "layer", "pooling", "state"))
-        fields: dict[str, Any] = {**unset, "processor": {}, "media": {}}
-        own = self.settings()
-        assert own.keys() <= fields.keys(), own.keys()
-        return {"encoder": type(self).__name__, "version": self.version, "dtype": self.dtype, **fields, **own}
+        """What identifies the output of the first layer for a source as it is."""
+        return self.specs()[0]
 
-    def source(self, utterance: Utterance, manifest: Manifest) -> Source | None:
-        """What will be read for the utterance; `None` where it lacks the modality."""
+    def source(self, utterance: Utterance, manifest: Manifest, *, view: int = 0) -> Source | None:
+        """What will be read for the utterance; `None` where it lacks the modality.
+
+        Args:
+            utterance: of the manifest.
+            manifest: the whole corpus.
+            view: 0 for the utterance as it is, or the number of an augmented view.
+        """
         if self.modality == "text":
             return None if utterance.text is None else Source(modality="text", text=utterance.text)
         path = utterance.audio if self.modality == "audio" else utterance.video
         if path is None:
             return None
         crop = utterance.crop if self.modality == "video" else None
-        return Source(modality=self.modality, path=path, start=utterance.start, end=utterance.end, crop=crop)
+        return Source(modality=self.modality, path=path, start=utterance.start, end=utterance.end, crop=crop, view=view)
 
     def load(self) -> None:
         """Loads the weights; called once before the first `collate` or `encode`."""
@@ -98,7 +120,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """Features (B, T, D) with T ≥ 1, and mask (B, T), true where there is data."""
+        """Features (B, T, L · D) of the L layers with T ≥ 1, and mask (B, T), true where there is data."""
 
 
 class UtteranceEncoder(Encoder):

@@ -1,5 +1,6 @@
 """Coarse statistics of video frames: what is bright where, and what moves. Small, without any download."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,12 +19,12 @@ class FrameStatistics(UtteranceEncoder):
     """Mean luminance, and mean luminance change since the frame before, of each cell of a grid.
 
     Args:
-        frames: how many frames, evenly spaced.
-        size: pixels of the square picture.
+        media: how pictures are read: fields of `VideoSettings`; 8 frames of 96 pixels where it is not given.
         grid: cells a side.
         pooling: "none" for frames (frames, 2 grid²), "functionals" for one vector of 8 times that.
         training: "frozen".
         dtype: how features are stored.
+        views: augmented views of each utterance for training.
     """
 
     modality: ClassVar[str] = "video"
@@ -32,17 +33,17 @@ class FrameStatistics(UtteranceEncoder):
     def __init__(
         self,
         *,
-        frames: int = 8,
-        size: int = 96,
+        media: Mapping[str, Any] | None = None,
         grid: int = 16,
         pooling: str = "none",
         training: Training = "frozen",
         dtype: StoredType = "float32",
+        views: int = 0,
     ) -> None:
-        super().__init__(training=training, dtype=dtype)
-        if size % grid:
-            raise UserError(f"expected encoder.video.size to be a multiple of grid={grid}, got {size}")
-        self.media = VideoSettings(frames=frames, size=size)
+        super().__init__(training=training, dtype=dtype, views=views)
+        self.media: VideoSettings = VideoSettings.of(media or {"frames": 8, "size": 96}, "encoder.video.media")
+        if self.media.size % grid:
+            raise UserError(f"expected encoder.video.media.size to be a multiple of grid={grid}, got {self.media.size}")
         self.grid = grid
         self.pooling = checked_pooling(pooling, "encoder.video.pooling")
 
@@ -51,7 +52,7 @@ class FrameStatistics(UtteranceEncoder):
         return 2 * self.grid**2 * (COUNT if self.pooling == "functionals" else 1)
 
     def settings(self) -> dict[str, Any]:
-        return {"pooling": self.pooling, "processor": {"grid": self.grid}, "media": self.media.identity()}
+        return {"pooling": self.pooling, "processor": {"grid": self.grid}}
 
     def features(self, source: Source) -> NDArray[np.float32]:
         grey = read_video(source, self.media).astype(np.float32) @ LUMINANCE / 255  # (N, H, W)

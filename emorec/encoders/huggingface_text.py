@@ -89,6 +89,10 @@ class HuggingFaceText(Encoder):
         self.load()
         return int(self._backbone.config.hidden_size)
 
+    @property
+    def layers(self) -> tuple[int | None, ...]:
+        return (self.layer,)
+
     def settings(self) -> dict[str, Any]:
         checkpoint, revision = self._resolve()
         processor: dict[str, Any] = {"max_length": self.max_length}
@@ -97,12 +101,11 @@ class HuggingFaceText(Encoder):
         return {
             "checkpoint": checkpoint,
             "revision": revision,
-            "layer": self.layer,
             "pooling": self.pooling,
             "processor": processor,
         }
 
-    def source(self, utterance: Utterance, manifest: Manifest) -> Source | None:
+    def source(self, utterance: Utterance, manifest: Manifest, *, view: int = 0) -> Source | None:
         if utterance.text is None or not self.context_turns:
             return super().source(utterance, manifest)
         turns = manifest.previous_turns(utterance, self.context_turns)

@@ -1,5 +1,6 @@
 """Log mel spectrogram: frames, or functionals of them."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,13 +19,14 @@ class LogMel(UtteranceEncoder):
     """Natural logarithm of mel band power.
 
     Args:
-        sample_rate: Hz.
+        media: how sound is read: fields of `AudioSettings`.
         bands: how many mel bands.
         window: seconds of a frame.
         hop: seconds between frames.
         pooling: "none" for frames (T, bands), "functionals" for one vector (1, 8 bands).
         training: "frozen".
         dtype: how features are stored.
+        views: augmented views of each utterance for training.
     """
 
     modality: ClassVar[str] = "audio"
@@ -33,19 +35,20 @@ class LogMel(UtteranceEncoder):
     def __init__(
         self,
         *,
-        sample_rate: int = 16_000,
+        media: Mapping[str, Any] | None = None,
         bands: int = 64,
         window: float = 0.025,
         hop: float = 0.010,
         pooling: str = "none",
         training: Training = "frozen",
         dtype: StoredType = "float32",
+        views: int = 0,
     ) -> None:
-        super().__init__(training=training, dtype=dtype)
-        self.media = AudioSettings(sample_rate=sample_rate)
+        super().__init__(training=training, dtype=dtype, views=views)
+        self.media: AudioSettings = AudioSettings.of(media, "encoder.audio.media")
         self.bands = bands
-        self.window = round(window * sample_rate)
-        self.hop = round(hop * sample_rate)
+        self.window = round(window * self.media.sample_rate)
+        self.hop = round(hop * self.media.sample_rate)
         self.pooling = checked_pooling(pooling, "encoder.audio.pooling")
         self._transform: Any = None
 
@@ -55,7 +58,7 @@ class LogMel(UtteranceEncoder):
 
     def settings(self) -> dict[str, Any]:
         processor = {"bands": self.bands, "window": self.window, "hop": self.hop, "floor": FLOOR}
-        return {"pooling": self.pooling, "processor": processor, "media": self.media.identity()}
+        return {"pooling": self.pooling, "processor": processor}
 
     def load(self) -> None:
         import torchaudio

@@ -1,6 +1,7 @@
 """openSMILE's feature sets of functionals: eGeMAPS and ComParE 2016 (the extra `opensmile`)."""
 
 import threading
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,9 +24,10 @@ class OpenSmile(UtteranceEncoder):
 
     Args:
         feature_set: "egemaps" or "compare".
-        sample_rate: Hz.
+        media: how sound is read: fields of `AudioSettings`.
         training: "frozen".
         dtype: "float32".
+        views: augmented views of each utterance for training.
     """
 
     modality: ClassVar[str] = "audio"
@@ -35,15 +37,16 @@ class OpenSmile(UtteranceEncoder):
         self,
         *,
         feature_set: str,
-        sample_rate: int = 16_000,
+        media: Mapping[str, Any] | None = None,
         training: Training = "frozen",
         dtype: StoredType = "float32",
+        views: int = 0,
     ) -> None:
-        super().__init__(training=training, dtype=dtype)
+        super().__init__(training=training, dtype=dtype, views=views)
         if dtype != "float32":
             raise UserError(f"expected encoder.audio.dtype=float32 for openSMILE, got {dtype!r}")
         self.feature_set, self._dim = choose(FEATURE_SETS, feature_set, "encoder.audio.feature_set")
-        self.media = AudioSettings(sample_rate=sample_rate, minimum_seconds=0.1)
+        self.media: AudioSettings = AudioSettings.of(media or {"minimum_seconds": 0.1}, "encoder.audio.media")
         self._local = threading.local()  # an openSMILE engine serves one thread
 
     @property
@@ -52,7 +55,7 @@ class OpenSmile(UtteranceEncoder):
 
     def settings(self) -> dict[str, Any]:
         processor = {"feature_set": self.feature_set, "level": "functionals"}
-        return {"pooling": "functionals", "processor": processor, "media": self.media.identity()}
+        return {"pooling": "functionals", "processor": processor}
 
     def load(self) -> None:
         try:

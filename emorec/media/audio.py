@@ -2,7 +2,7 @@
 
 import os
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emorec.media.source import MediaError, Source
+from emorec.media.source import MediaError, MediaSettings, Source
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".flv", ".webm", ".m4v"})
 PACKETS_SECONDS = 0.25  # a container may state some packets more than there are
@@ -24,7 +24,7 @@ Waveform = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioSettings:
+class AudioSettings(MediaSettings):
     """How sound is read; every field counts in a feature's identity.
 
     Attributes:
@@ -34,9 +34,6 @@ class AudioSettings:
 
     sample_rate: int = 16_000
     minimum_seconds: float = 0.05
-
-    def identity(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def read_audio(source: Source, settings: AudioSettings) -> Waveform:

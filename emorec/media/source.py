@@ -1,10 +1,11 @@
 """What an encoder will read for one utterance."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from emorec.errors import UserError
 from emorec.storage.digests import digest_of
 
 
@@ -53,3 +54,35 @@ class Source:
         identity: dict[str, Any] = {name: value for name, value in vars(self).items() if name != "path"}
         identity["content"] = None if self.path is None else file_digest(self.path)
         return digest_of(identity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaSettings:
+    """How media are read; every field of a subclass counts in a feature's identity.
+
+    Attributes:
+        augmentation: how augmented views differ from the source; counts in the identity of views alone.
+    """
+
+    augmentation: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, given: "Mapping[str, Any] | MediaSettings | None", where: str) -> Self:
+        """Settings from a config's node, for all fields that it does not give as they are by default.
+
+        Raises:
+            UserError: there is no such field.
+        """
+        if isinstance(given, cls):
+            return given
+        assert given is None or isinstance(given, Mapping)
+        known = [item.name for item in fields(cls)]
+        unknown = sorted(set(given or {}) - set(known))
+        if unknown:
+            raise UserError(f"expected fields of {where} in {known}, got {unknown}")
+        return cls(**(given or {}))
+
+    def identity(self, *, augmented: bool = False) -> dict[str, Any]:
+        """What counts of them for a source as it is, or for an augmented view of it."""
+        own = asdict(self)
+        return own if augmented else {name: value for name, value in own.items() if name != "augmentation"}

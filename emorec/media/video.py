@@ -1,14 +1,14 @@
 """Pictures of a video as frames of one size."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emorec.media.source import MediaError, Source
+from emorec.media.source import MediaError, MediaSettings, Source
 
 Frames = NDArray[np.uint8]
 
@@ -16,7 +16,7 @@ SMALLEST = 64  # pixels; decord does not reliably resize to less
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoSettings:
+class VideoSettings(MediaSettings):
     """How pictures are read; every field counts in a feature's identity.
 
     Attributes:
@@ -26,9 +26,6 @@ class VideoSettings:
 
     frames: int = 16
     size: int = 224
-
-    def identity(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def read_video(source: Source, settings: VideoSettings) -> Frames:

@@ -98,7 +98,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(root: Path, train_overrides: list[str]
 
 def test_a_killed_extraction_keeps_what_it_did(root: Path, small_demo: Path) -> None:
     words = ["extract", f"dataset.root={small_demo}", "encoder/text=none", "encoder/audio=none"]
-    words += ["extraction.batch_size=1", "extraction.workers=1", "encoder.video.frames=16"]
+    words += ["extraction.batch_size=1", "extraction.workers=1", "encoder.video.media.frames=16"]
     process = emorec_process(*words, root=root)
     wait_for(lambda: list(root.glob("cache/frame_statistics-*/*.safetensors")), process)
     process.send_signal(signal.SIGKILL)

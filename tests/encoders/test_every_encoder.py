@@ -29,7 +29,6 @@ MakeEncoder = Callable[..., Encoder]
 
 # Another valid value of each setting that changes an encoder's output; a new setting needs its line here.
 ALTERNATIVES: dict[str, Any] = {
-    "sample_rate": 8000,
     "bands": 32,
     "window": 0.05,
     "hop": 0.02,
@@ -41,12 +40,15 @@ ALTERNATIVES: dict[str, Any] = {
     "analyzer": "char_wb",
     "shortest": 2,
     "longest": 3,
-    "frames": 4,
-    "size": 48,
     "grid": 8,
     "layer": 1,
     "max_length": 16,
     "context_turns": 2,
+}
+# The same for the fields of `media`, by modality.
+MEDIA_ALTERNATIVES: dict[str, dict[str, Any]] = {
+    "audio": {"sample_rate": 8000, "minimum_seconds": 0.2},
+    "video": {"frames": 4, "size": 48},
 }
 NOT_IN_THE_SPEC = {
     "_target_",
@@ -54,6 +56,8 @@ NOT_IN_THE_SPEC = {
     "revision",  # of a local folder, which is what is tested here: its digest counts
     "template",  # reads nothing without context turns
     "model",  # has a test of its own
+    "media",  # its fields have alternatives of their own
+    "views",  # adds features, and leaves those of the utterance as it is alone
 }
 SETTINGS = ExtractionSettings(batch_size=3, progress=False, device="cpu")
 
@@ -157,6 +161,12 @@ def test_every_setting_that_changes_the_output_changes_the_spec(
         value = value[settings[key]] if isinstance(value, dict) else value
         assert value != settings[key]
         digests[key] = FeatureSpec(**make(**{key: value}).spec()).digest
+    for key in settings.get("media", {}).keys() - {"augmentation"}:
+        modality = choice.partition("/")[0]
+        assert key in MEDIA_ALTERNATIVES[modality], f"expected another value of {key!r} in MEDIA_ALTERNATIVES"
+        value = MEDIA_ALTERNATIVES[modality][key]
+        assert value != settings["media"][key]
+        digests[f"media.{key}"] = FeatureSpec(**make(media={**settings["media"], key: value}).spec()).digest
     assert len(digests) > 2
     assert len(set(digests.values())) == len(digests), digests
 
