@@ -13,7 +13,7 @@ COMMANDS = {
     "extract": "compute and store the features of a corpus",
     "evaluate": "apply a finished run to a split, or to another corpus",
     "report": "compare finished runs: tables and figures",
-    "data": "check: look a corpus over before anything is trained on it",
+    "data": "check, download, fixture: look a corpus over, fetch it, or write a small one",
     "cache": "ls, verify, gc, compact: look after the stored features",
     "runs": "ls, show, verify, gc, rm, export: look after the runs",
 }

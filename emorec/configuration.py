@@ -98,6 +98,17 @@ def plain(node: Any) -> Any:
     return OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
 
 
+def target_of(node: Mapping[str, Any], *, where: str) -> Any:
+    """The class that a config node names.
+
+    Raises:
+        UserError: it names none, or one that is not trusted.
+    """
+    if "_target_" not in node:
+        raise UserError(f"expected {where} to have a _target_, got {sorted(node)}")
+    return _locate(str(node["_target_"]))
+
+
 def instantiate(node: Mapping[str, Any], *, where: str, **derived: Any) -> Any:
     """Builds the object that a config node describes; nodes inside it are built first.
 
@@ -110,9 +121,8 @@ def instantiate(node: Mapping[str, Any], *, where: str, **derived: Any) -> Any:
         UserError: the class is not trusted, or the arguments do not fit it.
     """
     settings = dict(plain(node))
-    if "_target_" not in settings:
-        raise UserError(f"expected {where} to have a _target_, got {sorted(settings)}")
-    target = _locate(str(settings.pop("_target_")))
+    target = target_of(settings, where=where)
+    del settings["_target_"]
     arguments = {key: _build_nested(value, f"{where}.{key}") for key, value in settings.items()}
     try:
         inspect.signature(target).bind(**arguments, **derived)

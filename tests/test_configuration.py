@@ -14,7 +14,6 @@ from emorec.errors import UserError
 CONFIGS = config_folder()
 GROUP_FILES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*/*.yaml"))
 COMMANDS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-HUB_CLASS = "emorec.encoders.huggingface_text.HuggingFaceText"
 PACKAGE = "laboratory_of_a_test"
 
 
@@ -221,10 +220,11 @@ def test_every_yaml_of_a_group_composes_as_its_groups_choice(name: str) -> None:
     group, _, choice = name.rpartition("/")
     if group == "media":
         pytest.skip("is composed as a part of encoders")
-    composed = compose(f"{group}={choice}")
-    assert composed.choices[group] == choice
     targets = OmegaConf.load(CONFIGS / f"{name}.yaml")
     targets.pop("defaults", None)
+    missing = [key for key in targets if OmegaConf.is_missing(targets, key)]
+    composed = compose(f"{group}={choice}", *(f"{group.replace('/', '.')}.{key}=given" for key in missing))
+    assert composed.choices[group] == choice
     if "_target_" in targets:
         node: Any = composed.config
         for key in group.split("/"):
@@ -233,13 +233,13 @@ def test_every_yaml_of_a_group_composes_as_its_groups_choice(name: str) -> None:
         assert set(targets) <= set(node)
 
 
-# Those of the hub need their checkpoint, and are built in the tests of their class.
+# Those that need a checkpoint or a file are built in the tests of their class.
 ENCODERS = [
     name
     for name in GROUP_FILES
     if name.startswith("encoder/")
     and not name.endswith("/none")
-    and OmegaConf.load(CONFIGS / f"{name}.yaml").get("_target_") != HUB_CLASS
+    and not {"model", "path"} & set(OmegaConf.load(CONFIGS / f"{name}.yaml"))
 ]
 
 

@@ -9,12 +9,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from emorec.batch import ConfigurationError
-from emorec.configuration import instantiate
+from emorec.configuration import instantiate, target_of
 from emorec.datamodules.utterances import UtteranceDataModule
+from emorec.datasets.utterance import Task
 from emorec.errors import UserError
 from emorec.losses.loss import Loss
 from emorec.models.emotion_model import EmotionModel
 from emorec.models.heads import Head
+from emorec.models.layer_sum import LayerSum
 from emorec.models.normalisation import Normalisation
 from emorec.models.projection import Projection
 
@@ -34,31 +36,52 @@ def build_model(config: Mapping[str, Any], module: UtteranceDataModule, *, fit_n
     hidden, dropout = settings["hidden"], settings["dropout"]
     dims = module.feature_dims
     normalisations: dict[str, nn.Module] = {}
+    layer_sums: dict[str, nn.Module] = {}
     projections: dict[str, nn.Module] = {}
     for modality, dim in dims.items():
         normalisation = Normalisation(kind=settings["normalisation"], dim=dim)
         if fit_normalisation and settings["normalisation"] != "none":
             normalisation.fit(*module.tables["train"].feature_statistics(modality))
         normalisations[modality] = normalisation
-        projections[modality] = Projection(dim=dim, hidden=hidden, dropout=dropout)
+        layers = module.layers[modality]
+        if layers > 1:
+            layer_sums[modality] = LayerSum(layers)
+        projections[modality] = Projection(dim=dim // layers, hidden=hidden, dropout=dropout)
+    classes = task.kind == "classification"
+    table = module.tables["train"]
     try:
         fusion = instantiate(config["fusion"], where="fusion", dims=dict.fromkeys(dims, hidden), hidden=hidden)
-        loss = instantiate(
-            config["loss"], where="loss", task=task.name, class_counts=module.tables["train"].class_counts()
-        )
+        _check_loss(config["loss"], task)
+        counts = {"class_counts": table.class_counts()} if classes else {}
+        loss = instantiate(config["loss"], where="loss", task=task.name, **counts)
     except ConfigurationError as error:
         raise UserError(str(error)) from error
     assert isinstance(loss, Loss)
     return EmotionModel(
-        task=task.name,
+        task=task,
         normalisations=normalisations,
+        layer_sums=layer_sums,
         projections=projections,
         fusion=fusion,
-        head=Head(hidden=hidden, outputs=len(task.labels), dropout=dropout),
+        head=Head(
+            hidden=hidden,
+            outputs=len(task.labels),
+            dropout=dropout,
+            start=None if classes else float(table.target.nanmean()),
+        ),
         loss=loss,
         make_optimizer=lambda parameters: _optimizer(config, parameters),
         make_scheduler=None if config["scheduler"] is None else lambda *given: _schedule(config["scheduler"], *given),
     )
+
+
+def _check_loss(settings: Mapping[str, Any], task: Task) -> None:
+    made = target_of(settings, where="loss")
+    kind = getattr(made, "kind", task.kind)
+    if kind != task.kind:
+        raise UserError(
+            f"expected a loss for {task.kind} (task {task.name!r}), got {made.__name__}, which is for {kind}"
+        )
 
 
 def _optimizer(config: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:

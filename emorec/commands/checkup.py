@@ -1,7 +1,8 @@
 """Everything `emorec data check` finds out about a corpus."""
 
+import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from emorec.batch import MODALITIES
 from emorec.configuration import instantiate
+from emorec.datasets.labels import relabel
 from emorec.datasets.manifest import Corpus, Manifest, Problem
 from emorec.datasets.splits import speaker_overlap
 from emorec.datasets.utterance import SPLITS, Utterance
@@ -34,10 +36,12 @@ class Checkup:
         protocol: how it is split, with the fold.
         utterances: how many.
         counts: {split: {label: utterances}}.
+        values: {split: {"count", "mean", "deviation", "smallest", "largest"}} of a task of regression.
         seconds: {modality: total, shortest and longest}, of what can be decoded.
         modalities: {modality: utterances that state it}.
         problems: everything wrong.
         overlap: speakers in more than one split.
+        leaks: {"dialogues" and "sentences": how many are in more than one split}.
         parts_speakers: whether the protocol promises that there are none.
         notes: of the corpus.
     """
@@ -46,10 +50,12 @@ class Checkup:
     protocol: str
     utterances: int
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     modalities: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     overlap: list[str] = field(default_factory=list)
+    leaks: dict[str, int] = field(default_factory=dict)
     parts_speakers: bool = False
     notes: tuple[str, ...] = ()
 
@@ -66,6 +72,8 @@ def check(config: Mapping[str, Any]) -> Checkup:
     corpus = instantiate(config["dataset"], where="dataset")
     assert isinstance(corpus, Corpus)
     manifest = corpus.scan()
+    if config.get("labels"):
+        manifest = relabel(manifest, corpus.task, config["labels"])
     fold = "" if corpus.fold is None else f" fold {corpus.fold}"
     checkup = Checkup(
         dataset=manifest.dataset,
@@ -90,10 +98,39 @@ def _check_splits(checkup: Checkup, corpus: Corpus, manifest: Manifest) -> dict[
         checkup.problems.append(Problem("split", checkup.protocol, str(error)))
         return {}
     for split in SPLITS:
-        found = Counter(item.targets[task.name] for item in splits[split])
-        checkup.counts[split] = {label: found[number] for number, label in enumerate(task.labels)}
+        targets = [item.targets[task.name] for item in splits[split]]
+        if task.kind == "regression":
+            checkup.values[split] = _distribution([value for value in targets if isinstance(value, int | float)])
+        else:
+            found = Counter(targets)
+            checkup.counts[split] = {label: found[number] for number, label in enumerate(task.labels)}
     checkup.overlap = speaker_overlap(splits)
+    checkup.leaks = {
+        "dialogues": _recurring(splits, lambda item: item.dialogue),
+        "sentences": _recurring(splits, lambda item: item.text and item.text.strip().casefold()),
+    }
     return {item.id: split for split, items in splits.items() for item in items}
+
+
+def _distribution(values: Sequence[float]) -> dict[str, float]:
+    mean = statistics.fmean(values)
+    return {
+        "count": len(values),
+        "mean": mean,
+        "deviation": statistics.pstdev(values, mean),
+        "smallest": min(values),
+        "largest": max(values),
+    }
+
+
+def _recurring(splits: Mapping[str, Sequence[Utterance]], what: Callable[[Utterance], str | None]) -> int:
+    """How many of something are in more than one split."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for split, items in splits.items():
+        for item in items:
+            if key := what(item):
+                found[key].add(split)
+    return sum(len(names) > 1 for names in found.values())
 
 
 def _check_media(checkup: Checkup, manifest: Manifest, extraction: Mapping[str, Any]) -> None:
@@ -104,7 +141,8 @@ def _check_media(checkup: Checkup, manifest: Manifest, extraction: Mapping[str, 
     def probe(item: tuple[Utterance, str]) -> float | Problem | None:
         utterance, modality = item
         path = None if modality == "text" else getattr(utterance, modality)
-        source = Source(modality=modality, path=path, start=utterance.start, end=utterance.end, crop=utterance.crop)
+        start, end = utterance.segment(modality)
+        source = Source(modality=modality, path=path, start=start, end=end, crop=utterance.crop)
         try:
             if modality == "audio":
                 return audio_seconds(source, settings)
@@ -141,7 +179,7 @@ def _check_duplicates(checkup: Checkup, manifest: Manifest, split_of: Mapping[st
         for item in manifest.utterances:
             path: Path | None = getattr(item, modality)
             if path is not None and path.is_file():
-                found[digests.digest(path), item.start, item.end, item.crop].append(item.id)
+                found[digests.digest(path), *item.segment(modality), item.crop].append(item.id)
         checkup.problems += _duplicates(found.values(), modality, split_of, checkup.parts_speakers)
 
 
@@ -167,6 +205,10 @@ def tell(checkup: Checkup) -> str:
             for split, row in checkup.counts.items()
         ]
         lines += ["", markdown_table(["split", *labels, "all"], rows), ""]
+    if checkup.values:
+        names = list(next(iter(checkup.values.values())))
+        rows = [[split, *(f"{row[name]:g}" for name in names)] for split, row in checkup.values.items()]
+        lines += ["", markdown_table(["split", *names], rows), ""]
     for modality, count in checkup.modalities.items():
         length = checkup.seconds.get(modality)
         told = (
@@ -177,6 +219,7 @@ def tell(checkup: Checkup) -> str:
         lines.append(f"{modality}: {count} utterances{told}")
     promise = "speaker-independent" if checkup.parts_speakers else "speakers may recur"
     lines.append(f"speakers in more than one split: {len(checkup.overlap)} ({promise})")
+    lines += [f"{name} in more than one split: {count}" for name, count in checkup.leaks.items()]
     kinds = Counter((problem.kind, problem.fatal) for problem in checkup.problems)
     for (kind, fatal), count in sorted(kinds.items()):
         lines.append(f"{kind}: {count}{' (fatal)' if fatal else ''}")

@@ -164,9 +164,9 @@ class Composer:
                 self.line.config_name, overrides=[*map(_placed, overrides), *extra], return_hydra_config=True
             )
             choices = {
-                group.partition("@")[0]: str(name)
+                group.removesuffix("@_global_"): str(name)
                 for group, name in node.hydra.runtime.choices.items()
-                if name is not None and not group.startswith("hydra")
+                if name is not None and not group.startswith("hydra") and "@" not in group.removesuffix("@_global_")
             }
             with open_dict(node):
                 node.pop("hydra")

@@ -1,4 +1,4 @@
-"""`emorec evaluate`: applies a finished run to a split of its corpus, or of another with the same classes."""
+"""`emorec evaluate`: applies a finished run to a split of its corpus, or to another corpus."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +8,12 @@ from emorec.commands.composition import Composed, compose_once
 from emorec.commands.logs import start_logging
 from emorec.datasets.utterance import SPLITS
 from emorec.errors import UserError
+from emorec.runs.identity import PLACES
 
 if TYPE_CHECKING:
     from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
 
+WHOLE = "all"  # splits of another corpus
 OPERATIONAL = ("paths", "extraction", "features", "progress")
 
 
@@ -27,8 +29,8 @@ def main(words: Sequence[str]) -> int:
     record = store.find(str(composed.config["run"]))
     if record.status != "finished":
         raise UserError(f"expected a finished run, got {record.run_id}, which is {record.status}")
-    if composed.config["split"] not in SPLITS:
-        raise UserError(f"expected split in {SPLITS}, got {composed.config['split']!r}")
+    if composed.config["split"] not in (*SPLITS, WHOLE):
+        raise UserError(f"expected split in {(*SPLITS, WHOLE)}, got {composed.config['split']!r}")
     print(evaluate(composed, store, record))
     return 0
 
@@ -49,8 +51,12 @@ def evaluate(composed: Composed, store: "CheckpointStore", record: "RunRecord") 
     assert isinstance(stored, dict)
     config: dict[str, Any] = {str(key): value for key, value in stored.items()}
     config |= {key: asked[key] for key in OPERATIONAL}
-    config["dataset"] = _dataset(config["dataset"], composed)
-    data = workbench_for(asked).data(config)
+    own = config["dataset"]
+    config["dataset"] = _dataset(own, composed)
+    if split == WHOLE and _is_own(own, config["dataset"]):
+        raise UserError("expected another dataset for split=all, for the run was trained on a part of its own")
+    config["labels"] = _labels(config, asked, record)
+    data = workbench_for(asked).data(config, whole=split == WHOLE)
     if list(data.task.labels) != record.task["labels"]:
         raise UserError(
             f"expected classes {record.task['labels']}, got {list(data.task.labels)} of {data.manifest.dataset}"
@@ -58,16 +64,35 @@ def evaluate(composed: Composed, store: "CheckpointStore", record: "RunRecord") 
     module = data.module(config)
     model = build_model(config, module, fit_normalisation=False)
     load_weights(model, store.load(record), record.run_id)
-    if split == "test":
+    if split in ("test", WHOLE):
         record.test_reads.append({"time": now(), "why": f"evaluate dataset={data.manifest.dataset}"})
         store.write(record)
-    predictions = model.predict(module.loader(split), precision=str(config["trainer"]["precision"]))
+    loader = module.loader("test" if split == WHOLE else split)
+    predictions = model.predict(loader, precision=str(config["trainer"]["precision"]))
     sources = {modality: item.sources for modality, item in data.features.items()}
     name = digest_of({"dataset": data.manifest.digest, "split": split, "sources": sources, "config": config["dataset"]})
     folder = store.folder(record.run_id) / "evaluations" / name[:12]
     metrics = write_results(folder, {split: predictions}, data.task)
-    values = [f"{split}/{key}={metrics[f'{split}/{key}']:.4f}" for key in ("weighted_f1", "uar", "accuracy")]
+    told = ("weighted_f1", "uar", "accuracy") if data.task.kind == "classification" else ("ccc", "mae", "pearson")
+    values = [f"{split}/{key}={metrics[f'{split}/{key}']:.4f}" for key in told]
     return "  ".join([f"run {record.run_id}", f"dataset={data.manifest.dataset}", *values, str(folder)])
+
+
+def _labels(config: dict[str, Any], asked: dict[str, Any], record: "RunRecord") -> Any:
+    """The label map to read the corpus with: the run's; without one, that of each of the run's classes to itself, so
+    that another corpus may lack some of them or number them otherwise."""
+    classes = record.task["labels"]
+    if asked.get("labels") is not None:
+        if list(asked["labels"]) != classes:
+            raise UserError(f"expected labels that make the run's classes, {classes}, got {list(asked['labels'])}")
+        return asked["labels"]
+    if config.get("labels") is not None or record.task.get("kind") == "regression" or asked.get("dataset") is None:
+        return config.get("labels")
+    return {label: [label] for label in classes}
+
+
+def _is_own(own: dict[str, Any], other: dict[str, Any]) -> bool:
+    return other["_target_"] == own["_target_"] and other.get("table") == own.get("table")
 
 
 def _dataset(own: dict[str, Any], composed: Composed) -> dict[str, Any]:
@@ -79,4 +104,16 @@ def _dataset(own: dict[str, Any], composed: Composed) -> dict[str, Any]:
     others = [word for word in composed.overrides if word.startswith("dataset.") and word.split("=")[0] not in places]
     if others:
         raise UserError(f"expected only {' or '.join(places)}, for a run is tested on its own fold, got {others}")
-    return {**own, "root": asked["root"]}
+    return _moved(own, asked)
+
+
+def _moved(own: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """The run's own corpus with the places that are asked for."""
+
+    def value(key: str) -> Any:
+        mine, other = own[key], asked.get(key)
+        if key in PLACES:
+            return other
+        return _moved(mine, other) if isinstance(mine, dict) and isinstance(other, dict) else mine
+
+    return {key: value(key) for key in own}

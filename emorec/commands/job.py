@@ -41,6 +41,7 @@ class Job:
             fold=config["dataset"]["fold"],
             task={
                 "name": data.task.name,
+                "kind": data.task.kind,
                 "labels": list(data.task.labels),
                 "monitor": data.task.monitor,
                 "direction": data.task.direction,

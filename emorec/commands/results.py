@@ -12,14 +12,21 @@ from emorec.models.emotion_model import Predictions
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.storage.atomic import write_bytes, write_json
 
-LINE_METRICS = ("val/weighted_f1", "test/weighted_f1", "test/uar", "test/accuracy")
+LINE_METRICS = {
+    "classification": ("val/weighted_f1", "test/weighted_f1", "test/uar", "test/accuracy"),
+    "regression": ("val/ccc", "test/ccc", "test/mae", "test/pearson"),
+}
 
 
 def metrics_of(predictions: Predictions, split: str, task: Task) -> dict[str, Any]:
-    """The metrics of a split: `<split>/<metric>`, `<split>/per_class`, `<split>/confusion` (rows are targets)."""
+    """The metrics of a split: `<split>/<metric>`; of classes also `<split>/per_class` and `<split>/confusion` (rows are
+    targets)."""
+    scores: dict[str, Any] = {f"{split}/{name}": value for name, value in predictions.scores().items()}
+    if task.kind == "regression":
+        return scores
     confusion = confusion_matrix(predictions.target, predictions.logits.argmax(1), len(task.labels))
     return {
-        **{f"{split}/{name}": value for name, value in predictions.scores().items()},
+        **scores,
         f"{split}/per_class": per_class_scores(confusion, task.labels),
         f"{split}/confusion": confusion.tolist(),
     }
@@ -36,16 +43,20 @@ def write_results(folder: Path, predictions: Mapping[str, Predictions], task: Ta
 
 
 def write_predictions(path: Path, predictions: Mapping[str, Predictions], task: Task) -> None:
-    """Writes a Parquet table: id, split, target, predicted (labels), and `probability_<label>` for each class."""
+    """Writes a Parquet table: id, split, target, predicted (labels), and `probability_<label>` for each class; for
+    regression target and predicted are values."""
     import pyarrow
     from pyarrow import parquet
 
     tables = []
     for split, found in predictions.items():
+        columns: dict[str, Any] = {"id": list(found.id), "split": [split] * len(found.id)}
+        if task.kind == "regression":
+            columns |= {"target": found.target.numpy(), "predicted": found.logits[:, 0].numpy()}
+            tables.append(pyarrow.table(columns))
+            continue
         probabilities = found.logits.softmax(1)
-        columns: dict[str, Any] = {
-            "id": list(found.id),
-            "split": [split] * len(found.id),
+        columns |= {
             "target": [task.labels[number] if number >= 0 else None for number in found.target.tolist()],
             "predicted": [task.labels[number] for number in found.logits.argmax(1).tolist()],
         }
@@ -67,7 +78,9 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def result_line(record: RunRecord, folder: Path) -> str:
-    """`run <run_id>  val/weighted_f1=…  test/weighted_f1=…  test/uar=…  test/accuracy=…  <path>`"""
+    """`run <run_id>  val/weighted_f1=…  test/weighted_f1=…  test/uar=…  test/accuracy=…  <path>`; for regression
+    `val/ccc`, `test/ccc`, `test/mae` and `test/pearson`."""
     metrics = read_metrics(folder)
-    values = [f"{name}={metrics[name]:.4f}" for name in LINE_METRICS if name in metrics]
+    names = LINE_METRICS[record.task.get("kind", "classification")]
+    values = [f"{name}={metrics[name]:.4f}" for name in names if name in metrics]
     return "  ".join([f"run {record.run_id}", *values, str(folder)])

@@ -1,5 +1,7 @@
 """One run from its config to its directory, whoever else is at it and whatever became of it before."""
 
+import csv
+import io
 import logging
 import shutil
 from dataclasses import dataclass, replace
@@ -72,7 +74,7 @@ def _is_done(record: RunRecord, job: Job) -> bool:
     config = job.composed.config
     if record.status != "finished" or config["rerun"]:
         return False
-    return not config["test"] or "test/accuracy" in read_metrics(job.folder)
+    return not config["test"] or "test/loss" in read_metrics(job.folder)
 
 
 def _tell_finished(record: RunRecord, job: Job) -> None:
@@ -117,9 +119,19 @@ def _run(job: Job, earlier: RunRecord | None, claim: Claim) -> Outcome:
     return Outcome(record.run_id, record.status, folder, line)
 
 
+def _splits_csv(job: Job) -> str:
+    """Which utterance was in which split, as it was for this run."""
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(["id", "split"])
+    table.writerows([item.id, split] for split, items in job.data.splits.items() for item in items)
+    return stream.getvalue()
+
+
 def _train(job: Job, record: RunRecord, claim: Claim, resumes: bool) -> None:
     config, folder = job.composed.config, job.folder
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+    write_text(folder / "splits.csv", _splits_csv(job))
     job.store.write(record)
     state = newest_state(folder / "resume") if resumes else None
     if state is not None:

@@ -11,7 +11,8 @@ import torch
 from emorec.batch import MODALITIES
 from emorec.commands.composition import Composed
 from emorec.configuration import instantiate
-from emorec.datamodules.utterances import UtteranceDataModule
+from emorec.datamodules.utterances import Reader, UtteranceDataModule
+from emorec.datasets.labels import relabel
 from emorec.datasets.manifest import Corpus, Manifest
 from emorec.datasets.utterance import SPLITS, Task, Utterance
 from emorec.encoders.checkpoint import LOCAL, use_digests
@@ -19,15 +20,16 @@ from emorec.encoders.encoder import Encoder
 from emorec.errors import UserError, raise_problems
 from emorec.features.computation import ExtractionSettings
 from emorec.features.extraction import ExtractionReport, extract
-from emorec.features.reader import FeatureReader, ReadSettings
+from emorec.features.layers import LayeredReader
+from emorec.features.reader import ReadSettings
 from emorec.features.spec import FeatureSpec
-from emorec.features.store import FeatureStore
+from emorec.features.store import FeatureStore, open_reader
 from emorec.runs.identity import RunIdentity, identify
 from emorec.storage.digests import FileDigests, digest_of
 
 log = logging.getLogger(__name__)
 
-SPLIT_KEYS = ("task", "protocol", "fold", "limit")  # of a dataset's config: they choose from the manifest
+SPLIT_KEYS = ("fold", "limit")  # of a dataset's config: they choose from the manifest
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,31 @@ class Features:
     """The features of one modality for a list of utterances.
 
     Attributes:
-        spec: what they are.
-        report: what was found and computed.
-        reader: place n holds the n-th utterance's features.
+        specs: what they are: one for each layer, and for the augmented views one more for each.
+        report: what was found and computed, views aside.
+        reader: place n holds the n-th utterance's features, place n + v · N those of its view v.
         sources: digest over what the encoder reads, in the order of the utterances.
+        layers: how many layers' features lie side by side.
+        views: how many augmented views there are of each utterance.
     """
 
-    spec: FeatureSpec
+    specs: tuple[FeatureSpec, ...]
     report: ExtractionReport
-    reader: FeatureReader
+    reader: Reader
     sources: str
+    layers: int = 1
+    views: int = 0
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """Of the first layer."""
+        return self.specs[0]
+
+    @property
+    def digest(self) -> str:
+        """Identifies them: the spec's digest where there is one spec."""
+        digests = [spec.digest for spec in self.specs]
+        return digests[0] if len(digests) == 1 else digest_of([*digests, self.views])
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,7 @@ class Data:
         splits: {split: its utterances that have a modality}.
         features: {modality: features of all splits' utterances}.
         places: {split: (N,) places in the features' readers}.
+        chosen: how many utterances the readers have places for.
         bad: {modality: number of utterances whose media cannot be used}.
         left_out: utterances without any modality.
     """
@@ -68,6 +86,7 @@ class Data:
     splits: dict[str, tuple[Utterance, ...]]
     features: dict[str, Features]
     places: dict[str, torch.Tensor]
+    chosen: int
     bad: dict[str, int]
     left_out: int
 
@@ -81,6 +100,9 @@ class Data:
             places=self.places,
             batch_size=config["batch_size"],
             seed=config["seed"],
+            layers={modality: features.layers for modality, features in self.features.items()},
+            views={modality: features.views for modality, features in self.features.items()},
+            stride=self.chosen,
         )
 
 
@@ -114,10 +136,13 @@ class Workbench:
 
     def manifest(self, config: Mapping[str, Any]) -> Manifest:
         """The whole corpus of a config's `dataset`, read once."""
+        corpus, labels = self.corpus(config), config.get("labels")
         settings = {key: value for key, value in config["dataset"].items() if key not in SPLIT_KEYS}
-        key = digest_of(settings)
+        key = digest_of([settings, labels])
         if key not in self._manifests:
-            manifest = self.corpus(config).read()
+            manifest = corpus.read()
+            if labels:
+                manifest = relabel(manifest, corpus.task, labels)
             for note in manifest.notes:
                 log.info("%s: %s", manifest.dataset, note)
             for problem in manifest.problems:
@@ -139,27 +164,51 @@ class Workbench:
                 raise UserError(
                     f"expected encoder.{modality} to be an encoder of {modality}, got {settings['_target_']}"
                 )
-            sources = {item.id: encoder.source(item, manifest) for item in chosen}
-            if all(source is None for source in sources.values()):
-                raise UserError(
-                    f"expected {modality} for encoder/{modality}, found no utterance of dataset={manifest.dataset} "
-                    f"that has it; use encoder/{modality}=none"
-                )
-            spec = FeatureSpec(**encoder.spec())
-            store = FeatureStore(self.cache, spec, self.digests)
-            report = extract(
-                store, encoder, sources, ExtractionSettings(**config["extraction"]), title=f"{modality} features"
-            )
-            keys = [report.keys[item.id] for item in chosen]
-            reader = store.reader(keys, ReadSettings(**config["features"]))
-            read = digest_of(
-                [[item.id, found.hex() if found else None] for item, found in zip(chosen, keys, strict=True)]
-            )
-            self._features[key] = Features(spec, report, reader, read)
+            self._features[key] = self._extracted(encoder, config, manifest, chosen)
         return self._features[key]
 
-    def data(self, config: Mapping[str, Any]) -> Data:
+    def _extracted(
+        self, encoder: Encoder, config: Mapping[str, Any], manifest: Manifest, chosen: Sequence[Utterance]
+    ) -> Features:
+        modality, settings = encoder.modality, ExtractionSettings(**config["extraction"])
+        sources = {item.id: encoder.source(item, manifest) for item in chosen}
+        if all(source is None for source in sources.values()):
+            raise UserError(
+                f"expected {modality} for encoder/{modality}, found no utterance of dataset={manifest.dataset} "
+                f"that has it; use encoder/{modality}=none"
+            )
+        stores = self._stores(encoder.specs())
+        report = extract(stores, encoder, sources, settings, title=f"{modality} features")
+        keys = [report.keys[item.id] for item in chosen]
+        parts = [[(store, keys)] for store in stores]  # of each layer
+        view_stores = self._stores(encoder.specs(augmented=True)) if encoder.views else []
+        for view in range(1, encoder.views + 1):
+            sources = {item.id: encoder.source(item, manifest, view=view) for item in chosen}
+            seen = extract(view_stores, encoder, sources, settings, title=f"{modality} features, view {view}")
+            # a view that cannot be had is the utterance as it is
+            view_keys = [None if item.id in seen.bad else seen.keys[item.id] for item in chosen]
+            for part, store in zip(parts, view_stores, strict=True):
+                part.append((store, view_keys))
+        readers = [open_reader(part, ReadSettings(**config["features"])) for part in parts]
+        read = [[item.id, found.hex() if found else None] for item, found in zip(chosen, keys, strict=True)]
+        return Features(
+            specs=tuple(store.spec for store in (*stores, *view_stores)),
+            report=report,
+            reader=readers[0] if len(readers) == 1 else LayeredReader(readers),
+            sources=digest_of(read),
+            layers=len(stores),
+            views=encoder.views,
+        )
+
+    def _stores(self, specs: Sequence[Mapping[str, Any]]) -> list[FeatureStore]:
+        return [FeatureStore(self.cache, FeatureSpec(**spec), self.digests) for spec in specs]
+
+    def data(self, config: Mapping[str, Any], *, whole: bool = False) -> Data:
         """The corpus, its splits and all features of a config.
+
+        Args:
+            config: resolved, primitives only.
+            whole: each split is the whole corpus, to evaluate a run that was not trained on it.
 
         Raises:
             UserError: the corpus, an encoder or the split is not as it must be.
@@ -169,13 +218,18 @@ class Workbench:
             raise UserError("expected an encoder for at least one modality, got none")
         manifest = self.manifest(config)
         corpus = self.corpus(config)
-        splits = corpus.split(manifest)
-        split_of = {item.id: split for split in SPLITS for item in splits[split]}
-        chosen = [item for item in manifest.utterances if item.id in split_of]  # one order for all folds
+        task = corpus.chosen_task(manifest)
+        everything = tuple(item for item in manifest.utterances if task.name in item.targets)
+        splits = dict.fromkeys(SPLITS, everything) if whole else corpus.split(manifest)
+        names = {split: {item.id for item in items} for split, items in splits.items()}
+        chosen = [item for item in manifest.utterances if any(item.id in found for found in names.values())]
         features = {modality: self.features(config, modality, manifest, chosen) for modality in used}
         present = torch.stack([item.reader.present for item in features.values()]).any(0)
         places = {
-            split: torch.tensor([n for n, item in enumerate(chosen) if split_of[item.id] == split and present[n]])
+            split: torch.tensor(
+                [place for place, item in enumerate(chosen) if item.id in names[split] and present[place]],
+                dtype=torch.long,
+            )
             for split in SPLITS
         }
         kept = {split: tuple(chosen[place] for place in places[split].tolist()) for split in SPLITS}
@@ -185,7 +239,7 @@ class Workbench:
         empty = [f"no utterance of {split} has usable media" for split in SPLITS if not kept[split]]
         raise_problems(f"dataset={manifest.dataset}", empty)
         bad = {modality: len(item.report.bad) for modality, item in features.items() if item.report.bad}
-        return Data(corpus, manifest, corpus.chosen_task(manifest), kept, features, places, bad, left_out)
+        return Data(corpus, manifest, task, kept, features, places, len(chosen), bad, left_out)
 
 
 def identify_run(composed: Composed, data: Data) -> RunIdentity:
@@ -193,7 +247,7 @@ def identify_run(composed: Composed, data: Data) -> RunIdentity:
     return identify(
         composed.config,
         manifest_digest=data.manifest.digest,
-        feature_specs={modality: item.spec.digest for modality, item in data.features.items()},
+        feature_specs={modality: item.digest for modality, item in data.features.items()},
         sources={modality: item.sources for modality, item in data.features.items()},
         local_models=frozenset(name for name, item in data.features.items() if item.spec.checkpoint == LOCAL),
     )

@@ -13,8 +13,10 @@ from emorec.batch import IGNORED, Batch
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import SPLITS, Task, Utterance
 from emorec.errors import UserError
+from emorec.features.layers import LayeredReader
 from emorec.features.reader import FeatureReader
 
+Reader = FeatureReader | LayeredReader
 EVALUATION_FACTOR = 4  # without gradients a batch takes less memory, so more utterances at once
 
 
@@ -27,6 +29,8 @@ class UtteranceTable:
         task: whose targets are taken.
         readers: {modality: reader of features}.
         places: (N,) the readers' place of each utterance.
+        views: {modality: how many augmented views the readers hold}; view v of place p is at p + v · stride.
+        stride: places of a view.
     """
 
     def __init__(
@@ -34,13 +38,17 @@ class UtteranceTable:
         utterances: Sequence[Utterance],
         manifest: Manifest,
         task: Task,
-        readers: Mapping[str, FeatureReader],
+        readers: Mapping[str, Reader],
         places: Tensor,
+        *,
+        views: Mapping[str, int] | None = None,
+        stride: int = 0,
     ) -> None:
         self.utterances = tuple(utterances)
         self.task = task
         self.readers = dict(readers)
         self._place = places
+        self._views, self._stride = {modality: (views or {}).get(modality, 0) for modality in readers}, stride
         self._present = {modality: reader.present[places] for modality, reader in readers.items()}
         speakers = {name: number for number, name in enumerate(manifest.speakers)}
         dialogues = {name: number for number, name in enumerate(manifest.dialogues)}
@@ -52,7 +60,10 @@ class UtteranceTable:
         if task.kind == "classification":
             self.target = torch.tensor([item.targets.get(task.name, IGNORED) for item in utterances])
         else:
-            self.target = torch.tensor([item.targets.get(task.name, 0.0) for item in utterances], dtype=torch.float32)
+            missing = float("nan")
+            self.target = torch.tensor(
+                [item.targets.get(task.name, missing) for item in utterances], dtype=torch.float32
+            )
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -61,16 +72,28 @@ class UtteranceTable:
         """The utterances `rows` (B,), numbered from 0 to N - 1."""
         return next(self.batches(rows, len(rows)))
 
-    def batches(self, rows: Tensor, batch_size: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, rows: Tensor, batch_size: int, start: int = 0, draws: Tensor | None = None) -> Iterator[Batch]:
         """The utterances `rows` in batches, from batch `start` on.
 
         What is small is put in order once and then cut; features are gathered batch by batch.
+
+        Args:
+            rows: (B,) numbers of utterances.
+            batch_size: of each batch but the last.
+            start: of how many batches nothing is read.
+            draws: (N,) a random number for each utterance, which chooses among its views; `None` for none of them.
         """
         rows = rows[start * batch_size :]
         columns = (self.target, self._has_target, self._speaker, self._dialogue, self._turn, *self._present.values())
         cuts = zip(*(torch.split(column[rows], batch_size) for column in columns), strict=True)
         places = self._place[rows]
-        gathered = zip(*(reader.batches(places, batch_size) for reader in self.readers.values()), strict=True)
+        gathered = zip(
+            *(
+                reader.batches(places + self._shift(modality, rows, draws), batch_size)
+                for modality, reader in self.readers.items()
+            ),
+            strict=True,
+        )
         identifiers = self._id[rows.numpy()]
         for number, (cut, features) in enumerate(zip(cuts, gathered, strict=True)):
             target, has_target, speaker, dialogue, turn, *present = cut
@@ -85,6 +108,11 @@ class UtteranceTable:
                 dialogue=dialogue,
                 turn=turn,
             )
+
+    def _shift(self, modality: str, rows: Tensor, draws: Tensor | None) -> Tensor | int:
+        """How far the drawn views' places are from the utterances' own."""
+        views = self._views[modality]
+        return 0 if draws is None or views == 0 else (draws[rows] % (views + 1)) * self._stride
 
     def class_counts(self) -> Tensor:
         """(C,) utterances a class."""
@@ -124,8 +152,14 @@ class EpochOrder:
         """(N,) of this epoch."""
         if not self.shuffle:
             return torch.arange(self.count)
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % (1 << 63))
-        return torch.randperm(self.count, generator=generator)
+        return torch.randperm(self.count, generator=self._generator())
+
+    def draws(self) -> Tensor | None:
+        """(N,) a random number for each row of this epoch, where rows are shuffled."""
+        return torch.randint(1 << 30, (self.count,), generator=self._generator(1)) if self.shuffle else None
+
+    def _generator(self, stream: int = 0) -> torch.Generator:
+        return torch.Generator().manual_seed(((self.seed * 1_000_003 + self.epoch) ^ stream << 62) % (1 << 63))
 
 
 class BatchLoader:
@@ -151,7 +185,8 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self._done, self._resume_at = self._resume_at, 0
-        for batch in self.table.batches(self.sampler.rows(), self.batch_size, self._done):
+        order = self.sampler
+        for batch in self.table.batches(order.rows(), self.batch_size, self._done, order.draws()):
             self._done += 1
             yield batch
 
@@ -174,6 +209,9 @@ class UtteranceDataModule(lightning.LightningDataModule):
         places: {split: (N,) the readers' place of each utterance}.
         batch_size: of each split's batches.
         seed: of the training split's order.
+        layers: {modality: how many layers' features lie side by side}; 1 where it is not given.
+        views: {modality: how many augmented views the readers hold}, of which training draws.
+        stride: places of a view.
     """
 
     def __init__(
@@ -182,17 +220,24 @@ class UtteranceDataModule(lightning.LightningDataModule):
         manifest: Manifest,
         splits: Mapping[str, Sequence[Utterance]],
         task: Task,
-        readers: Mapping[str, FeatureReader],
+        readers: Mapping[str, Reader],
         places: Mapping[str, Tensor],
         batch_size: int,
         seed: int,
+        layers: Mapping[str, int] | None = None,
+        views: Mapping[str, int] | None = None,
+        stride: int = 0,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise UserError(f"expected batch_size of at least 1, got {batch_size}")
         self.task = task
         self.batch_size, self.seed = batch_size, seed
-        self.tables = {name: UtteranceTable(splits[name], manifest, task, readers, places[name]) for name in SPLITS}
+        self.layers = {modality: (layers or {}).get(modality, 1) for modality in readers}
+        self.tables = {
+            name: UtteranceTable(splits[name], manifest, task, readers, places[name], views=views, stride=stride)
+            for name in SPLITS
+        }
 
     @property
     def feature_dims(self) -> dict[str, int]:

@@ -46,6 +46,10 @@ class Demo(Corpus):
         super().__post_init__()
         self.folder = self.folder / f"version_{VERSION}"
 
+    @classmethod
+    def write_fixture(cls, folder: Path) -> None:
+        make_corpus(folder / f"version_{VERSION}", clips_per_speaker=4)
+
     def scan(self) -> Manifest:
         if not self.folder.is_dir():
             make_corpus(self.folder)

@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from emorec.datasets.splits import Protocol, assign_splits
-from emorec.datasets.utterance import SPLITS, Task, Utterance
+from emorec.datasets.utterance import SPLITS, VOTES, Target, Task, Utterance
 from emorec.errors import UserError, choose, raise_problems
 from emorec.storage.digests import digest_of
 
@@ -61,6 +62,8 @@ class Manifest:
         for utterance in self.utterances:
             row: dict[str, Any] = dict(vars(utterance))
             row["audio"], row["video"] = utterance.audio is not None, utterance.video is not None
+            if not utterance.audio_is_cut:  # only where it holds: manifests written before there was such a field stay
+                del row["audio_is_cut"]
             rows.append(row)
         tasks = {name: asdict(task) for name, task in self.tasks.items()}
         return digest_of({"dataset": self.dataset, "tasks": tasks, "utterances": rows})
@@ -104,6 +107,7 @@ class Corpus(ABC):
     """
 
     name: ClassVar[str]
+    archives: ClassVar[Mapping[str, str]] = {}  # {part: the archive's name in the record that `data download` reads}
 
     root: str
     task: str
@@ -175,7 +179,30 @@ def check_utterances(utterances: list[Utterance], tasks: dict[str, Task]) -> lis
         if item.audio is None and item.video is None and item.text is None:
             problems.append(Problem("missing", item.id, "has neither text nor audio nor video", fatal=False))
         for name, target in item.targets.items():
-            task = tasks[name]
-            if task.kind == "classification" and isinstance(target, int) and not 0 <= target < len(task.labels):
+            task = tasks.get(name)
+            if task is None:
+                problems += _vote_problems(item.id, name, target, tasks)
+            elif task.kind == "classification" and isinstance(target, int) and not 0 <= target < len(task.labels):
                 problems.append(Problem("label", item.id, f"expected {name} in {task.labels}, got {target!r}"))
     return problems
+
+
+def _vote_problems(where: str, name: str, target: Target, tasks: dict[str, Task]) -> list[Problem]:
+    """A target that is no task's is the raters' votes on one of classification: a share for each class."""
+    task = tasks.get(name.removesuffix(VOTES))
+    if task is None or not name.endswith(VOTES) or task.kind != "classification":
+        return [Problem("target", where, f"expected targets among {sorted(tasks)}, got {name!r}")]
+    shares = target if isinstance(target, tuple) else ()
+    if len(shares) == len(task.labels) and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6:
+        return []
+    return [Problem("votes", where, f"expected {len(task.labels)} shares that sum to 1 as {name}, got {target!r}")]
+
+
+def media_notes(utterances: Sequence[Utterance]) -> tuple[str, ...]:
+    """One note for each of sound and picture that some utterances lack."""
+    counts = {name: sum(getattr(item, name) is not None for item in utterances) for name in ("audio", "video")}
+    return tuple(
+        f"{name}: {count} of {len(utterances)} utterances have a file"
+        for name, count in counts.items()
+        if count < len(utterances)
+    )

@@ -3,12 +3,12 @@
 Poria et al. (2019), ACL, arXiv 1810.02508. GPL-3.0.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from emorec.datasets.manifest import Corpus, Manifest, Problem, check_utterances
+from emorec.datasets.manifest import Corpus, Manifest, Problem, check_utterances, media_notes
 from emorec.datasets.splits import OfficialSplit
 from emorec.datasets.tables import read_table
 from emorec.datasets.utterance import Target, Task, Utterance
@@ -48,21 +48,47 @@ def normalise_text(text: str) -> str:
     return " ".join(text.translate(C1_CHARACTERS).split())
 
 
+@dataclass(frozen=True)
+class Media:
+    """A split's files.
+
+    Attributes:
+        clips: pictures with sound, by name without the ending.
+        sounds: sound files of their own, by name without the ending.
+        hidden: how many files are hidden, such as the `._*` that some archives carry.
+    """
+
+    clips: dict[str, Path]
+    sounds: dict[str, Path]
+    hidden: int
+
+    def has(self, name: str) -> bool:
+        return name in self.clips or name in self.sounds
+
+
 @dataclass(kw_only=True)
 class Meld(Corpus):
-    """MELD from its three annotation tables; sound and picture where their folders are there."""
+    """MELD from its three annotation tables; sound and picture where their folders are there.
+
+    Clips that no table names are ignored, those of `BAD_CLIPS` are left out while their text stays; notes tell of both.
+    """
 
     name: ClassVar[str] = "meld"
+
+    @classmethod
+    def write_fixture(cls, folder: Path) -> None:
+        from emorec.datasets.fixtures.meld import write
+
+        write(folder)
 
     def scan(self) -> Manifest:
         self.require_folder("Get the annotation tables and clips from the authors' page of MELD.")
         problems: list[Problem] = []
         utterances: list[Utterance] = []
+        media = {split: _media(self.folder, split) for split in TABLES}
         for split, table in TABLES.items():
-            clips = _media_by_name(self.folder, CLIP_FOLDERS[split], (".mp4",))
-            sounds = _media_by_name(self.folder, SOUND_FOLDERS[split], (".flac", ".wav"))
             for line, row in read_table(self.folder / table, COLUMNS, problems):
-                utterance, found = _utterance(row, split, f"{table}:{line}", clips, sounds)
+                utterance, found = _utterance(row, split, f"{table}:{line}", media[split])
                 problems += found
                 utterances += [utterance] if utterance is not None else []
         problems += check_utterances(utterances, TASKS)
@@ -72,32 +98,56 @@ class Meld(Corpus):
             tasks=TASKS,
             protocols=dict(PROTOCOLS),
             problems=tuple(problems),
-            notes=_media_notes(utterances),
+            notes=(*media_notes(utterances), *_left_out(utterances, media)),
         )
 
 
-def _media_by_name(root: Path, folders: Iterable[str], suffixes: tuple[str, ...]) -> dict[str, Path]:
+def _media(root: Path, split: str) -> Media:
+    clips, hidden_clips = _files(root, CLIP_FOLDERS[split], (".mp4",))
+    sounds, hidden_sounds = _files(root, SOUND_FOLDERS[split], (".flac", ".wav"))
+    return Media(clips, sounds, hidden_clips + hidden_sounds)
+
+
+def _files(root: Path, folders: Iterable[str], suffixes: tuple[str, ...]) -> tuple[dict[str, Path], int]:
+    """The files with these endings by name, the first folder's where several have it, and how many are hidden."""
     found: dict[str, Path] = {}
+    hidden = 0
     for folder in folders:
-        if (root / folder).is_dir():
-            for path in sorted((root / folder).iterdir()):
-                if path.suffix.lower() in suffixes and not path.name.startswith("."):
-                    found.setdefault(path.stem, path)
-    return found
+        paths = sorted((root / folder).iterdir()) if (root / folder).is_dir() else []
+        for path in paths:
+            if path.suffix.lower() in suffixes and path.name.startswith("."):
+                hidden += 1
+            elif path.suffix.lower() in suffixes:
+                found.setdefault(path.stem, path)
+    return found, hidden
 
 
-def _media_notes(utterances: list[Utterance]) -> tuple[str, ...]:
-    notes = []
-    for modality in ("audio", "video"):
-        count = sum(getattr(item, modality) is not None for item in utterances)
-        if count < len(utterances):
-            notes.append(f"{modality}: {count} of {len(utterances)} utterances have a file")
-    return tuple(notes)
+def _left_out(utterances: list[Utterance], media: dict[str, Media]) -> Iterator[str]:
+    """Notes on files that are there and not used."""
+    annotated = {item.id for item in utterances}
+    extra = sum(
+        f"{split}_{name}" not in annotated for split, files in media.items() for name in (*files.clips, *files.sounds)
+    )
+    if extra:
+        yield f"ignored files that no table names: {extra}"
+    hidden = sum(files.hidden for files in media.values())
+    if hidden:
+        yield f"ignored hidden files: {hidden}"
+    bad = {f"{split}_{_clip(dialogue, turn)}": reason for (split, dialogue, turn), reason in BAD_CLIPS.items()}
+    left_out = [
+        f"{item.id} ({bad[item.id]})"
+        for item in utterances
+        if item.id in bad and media[str(item.split)].has(item.id.partition("_")[2])
+    ]
+    if left_out:
+        yield f"sound and picture left out: {', '.join(sorted(left_out))}"
 
 
-def _utterance(
-    row: dict[str, str], split: str, where: str, clips: dict[str, Path], sounds: dict[str, Path]
-) -> tuple[Utterance | None, list[Problem]]:
+def _clip(dialogue: int, turn: int) -> str:
+    return f"dia{dialogue}_utt{turn}"
+
+
+def _utterance(row: dict[str, str], split: str, where: str, media: Media) -> tuple[Utterance | None, list[Problem]]:
     found: list[Problem] = []
     numbers = {}
     for column in ("Dialogue_ID", "Utterance_ID"):
@@ -115,14 +165,14 @@ def _utterance(
     if found:
         return None, found
     dialogue, turn = numbers["Dialogue_ID"], numbers["Utterance_ID"]
-    clip = f"dia{dialogue}_utt{turn}"
+    clip = _clip(dialogue, turn)
     bad = (split, dialogue, turn) in BAD_CLIPS
-    video = None if bad else clips.get(clip)
+    video = None if bad else media.clips.get(clip)
     metadata = {key: row[key] for key in ("Season", "Episode", "StartTime", "EndTime") if row.get(key)}
     utterance = Utterance(
         id=f"{split}_{clip}",
         dataset=Meld.name,
-        audio=None if bad else sounds.get(clip, video),
+        audio=None if bad else media.sounds.get(clip, video),
         video=video,
         text=normalise_text(row["Utterance"]),
         targets=targets,

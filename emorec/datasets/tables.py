@@ -1,4 +1,4 @@
-"""Annotation tables in CSV, read with every fault named by file and line."""
+"""Annotation tables, read with every fault named by file and line."""
 
 import csv
 import io
@@ -8,7 +8,32 @@ from pathlib import Path
 from emorec.datasets.manifest import Problem
 
 
-def read_table(path: Path, columns: Iterable[str], problems: list[Problem]) -> list[tuple[int, dict[str, str]]]:
+def read_any_table(path: Path, columns: Iterable[str], problems: list[Problem]) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV, TSV (.tsv) or Parquet (.parquet) file, as `read_table` gives them; a Parquet file's first row
+    is line 1, and what is not a text there is written as one."""
+    if path.suffix.lower() != ".parquet":
+        return read_table(path, columns, problems, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+    except pyarrow.ArrowInvalid as error:
+        problems.append(Problem("encoding", str(path), f"expected Parquet, got {error}"))
+        return []
+    absent = [column for column in columns if column not in table.column_names]
+    if absent:
+        problems.append(Problem("column", str(path), f"expected columns {absent}, found {table.column_names}"))
+        return []
+    return [
+        (line, {name: "" if value is None else str(value) for name, value in row.items()})
+        for line, row in enumerate(table.to_pylist(), 1)
+    ]
+
+
+def read_table(
+    path: Path, columns: Iterable[str], problems: list[Problem], *, delimiter: str = ","
+) -> list[tuple[int, dict[str, str]]]:
     """The rows of a CSV file as (line number, {column: text}).
 
     What is wrong goes to `problems`: a missing file, bytes that are not UTF-8, a missing column, a row too short.
@@ -21,7 +46,7 @@ def read_table(path: Path, columns: Iterable[str], problems: list[Problem]) -> l
     except UnicodeDecodeError as error:
         problems.append(Problem("encoding", str(path), f"expected UTF-8, got {error}"))
         return []
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     absent = [column for column in columns if column not in (reader.fieldnames or ())]
     if absent:
         problems.append(

@@ -6,6 +6,7 @@ from typing import Literal
 
 Target = int | float | tuple[float, ...]
 SPLITS = ("train", "val", "test")
+VOTES = "_votes"  # ends the name of a target that holds raters' votes on a task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class Task:
         labels: the classes' names in the order of their numbers; for regression the dimensions' names.
         monitor: the metric that chooses the best epoch on validation, such as "weighted_f1".
         direction: whether a larger or a smaller monitor is better.
+        cuts: for regression, sets of thresholds; each makes classes of the values, whose accuracy is told.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Task:
     labels: tuple[str, ...]
     monitor: str = "weighted_f1"
     direction: Literal["max", "min"] = "max"
+    cuts: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,9 @@ class Utterance:
         start: seconds into the file where the utterance starts; `None` for the file's start.
         end: seconds into the file where it ends; `None` for the file's end.
         crop: the side of the picture that shows the speaker; `None` for the whole picture.
-        targets: {task: class number, value, or one value a class where raters' votes are kept}.
+        audio_is_cut: whether the sound file holds this utterance alone, so that `start` and `end` are of the video
+            only; `segment` tells them apart.
+        targets: {task: class number or value}; under "<task>_votes" the raters' shares of the classes, summing to 1.
         speaker: the same name for the same person in the whole corpus.
         dialogue: the dialogue it belongs to.
         turn: its place in the dialogue; gaps are allowed.
@@ -57,6 +62,7 @@ class Utterance:
     start: float | None = None
     end: float | None = None
     crop: Literal["left", "right"] | None = None
+    audio_is_cut: bool = False
     targets: dict[str, Target]
     speaker: str | None = None
     dialogue: str | None = None
@@ -64,3 +70,7 @@ class Utterance:
     session: str | None = None
     split: str | None = None
     metadata: dict[str, str | int | float] = field(default_factory=dict)
+
+    def segment(self, modality: str) -> tuple[float | None, float | None]:
+        """Seconds into the modality's file where the utterance starts and ends."""
+        return (None, None) if modality == "audio" and self.audio_is_cut else (self.start, self.end)

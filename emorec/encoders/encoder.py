@@ -28,8 +28,10 @@ class Encoder(nn.Module, ABC):
     Class attributes:
         modality: "text", "audio" or "video".
         version: counts up whenever the output changes; a golden test holds it.
+
+    Attributes:
         pads_exactly: false where an utterance's features depend on the padding that longer batch mates give it; such an
-            encoder gets batches of equal length only.
+            encoder gets batches of equal length only. Holds once the encoder is loaded.
 
     Args:
         training: "frozen" encoders go through the feature store; "full" and "lora" ones train with the model.
@@ -39,7 +41,7 @@ class Encoder(nn.Module, ABC):
 
     modality: ClassVar[str]
     version: ClassVar[int]
-    pads_exactly: ClassVar[bool] = True
+    pads_exactly: bool = True
     media: MediaSettings | None = None  # of those that decode media
 
     def __init__(self, *, training: Training = "frozen", dtype: StoredType = "float32", views: int = 0) -> None:
@@ -96,7 +98,8 @@ class Encoder(nn.Module, ABC):
         if path is None:
             return None
         crop = utterance.crop if self.modality == "video" else None
-        return Source(modality=self.modality, path=path, start=utterance.start, end=utterance.end, crop=crop, view=view)
+        start, end = utterance.segment(self.modality)
+        return Source(modality=self.modality, path=path, start=start, end=end, crop=crop, view=view)
 
     def load(self) -> None:
         """Loads the weights; called once before the first `collate` or `encode`."""

@@ -55,10 +55,11 @@ class ExtractionSettings:
 
 
 class _Publisher:
-    """Collects entries and publishes them as shards."""
+    """Collects the entries that a store lacks, of all that are computed, and publishes them as shards."""
 
-    def __init__(self, store: FeatureStore, dim: int) -> None:
+    def __init__(self, store: FeatureStore, dim: int, keys: Sequence[bytes]) -> None:
         self.store, self.dim = store, dim
+        self._lacking = {key for key, there in zip(keys, store.locate(keys).found, strict=True) if not there}
         self._clear()
 
     def _clear(self) -> None:
@@ -69,6 +70,8 @@ class _Publisher:
         self.since = time.monotonic()
 
     def add(self, key: bytes, values: NDArray[Any]) -> None:
+        if key not in self._lacking:
+            return
         self.keys.append(key)
         self.values.append(values)
         self.bytes += values.nbytes
@@ -76,7 +79,8 @@ class _Publisher:
             self.publish()
 
     def add_bad(self, key: bytes, reason: str) -> None:
-        self.reasons[len(self.keys)] = reason
+        if key in self._lacking:
+            self.reasons[len(self.keys)] = reason
         self.add(key, np.zeros((0, self.dim), self.store.spec.dtype))
 
     def publish(self) -> None:
@@ -86,7 +90,7 @@ class _Publisher:
 
 
 def compute(
-    store: FeatureStore,
+    stores: Sequence[FeatureStore],
     encoder: Encoder,
     sources: Mapping[bytes, Source | None],
     names: Mapping[bytes, str],
@@ -94,11 +98,20 @@ def compute(
     settings: ExtractionSettings,
     title: str,
 ) -> float:
-    """Computes and publishes; returns the share of padding among the frames."""
+    """Computes and publishes; returns the share of padding among the frames.
+
+    Args:
+        stores: one for each of the encoder's layers, in their order.
+        encoder: its weights are loaded here.
+        sources: {key: what is read}.
+        names: {key: the utterance's id}, for errors.
+        settings: how.
+        title: of the progress bar.
+    """
     encoder.load()
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     encoder.to(device).eval()
-    publisher = _Publisher(store, encoder.dim)
+    publishers = [_Publisher(store, encoder.dim, list(sources)) for store in stores]
     real = padded = 0
     try:
         with Progress(title, len(sources), settings.progress) as progress, torch.inference_mode():
@@ -106,18 +119,21 @@ def compute(
                 items = []
                 for key, item in batch:
                     if isinstance(item, MediaError):
-                        publisher.add_bad(key, str(item))
+                        for publisher in publishers:
+                            publisher.add_bad(key, str(item))
                     else:
                         items.append((key, item))
                 if items:
                     encoded = list(_encode(encoder, items, names, device))
                     lengths = [len(values) for _, values in encoded]
                     real, padded = real + sum(lengths), padded + max(lengths) * len(lengths)
-                    for key, values in encoded:
-                        publisher.add(key, values)
+                    for key, values in encoded:  # (T, L · D)
+                        for publisher, layer in zip(publishers, np.split(values, len(stores), axis=1), strict=True):
+                            publisher.add(key, np.ascontiguousarray(layer))
                 progress.advance(len(batch))
     finally:
-        publisher.publish()
+        for publisher in publishers:
+            publisher.publish()
     return 1 - real / padded if padded else 0.0
 
 

@@ -2,14 +2,16 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from emorec.encoders.encoder import Encoder
 from emorec.errors import UserError
 from emorec.features.computation import ExtractionSettings, compute
-from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.features.upkeep import compact, compact_if_many
 from emorec.media.source import Source
@@ -63,17 +65,17 @@ def source_keys(
 
 
 def extract(
-    store: FeatureStore,
+    stores: FeatureStore | Sequence[FeatureStore],
     encoder: Encoder,
     sources: Mapping[str, Source | None],
     settings: ExtractionSettings,
     *,
     title: str = "features",
 ) -> ExtractionReport:
-    """Makes sure that the store holds the features of all sources.
+    """Makes sure that the stores hold the features of all sources; one forward pass fills all layers' stores.
 
     Args:
-        store: of the encoder's spec.
+        stores: one for each of the encoder's layers, in their order; the store itself where there is one.
         encoder: loaded only if something has to be computed.
         sources: {utterance id: what is read for it}, `None` where the modality is absent.
         settings: how.
@@ -82,28 +84,35 @@ def extract(
     Raises:
         UserError: media are bad and `on_bad_media` is "fail", or a value cannot be stored.
     """
+    stores = [stores] if isinstance(stores, FeatureStore) else list(stores)
+    store = stores[0]
     keys, bad = source_keys(sources, store.digests, settings.workers)
     report = ExtractionReport(keys=keys, bad=bad)
     wanted = {key: identifier for identifier, key in keys.items() if key is not None}
-    todo = _absent(store, wanted)
+    todo = _absent(stores, wanted)
     if todo:
         started = time.monotonic()
-        with claimed(store.folder / CLAIM, stale_after=settings.stale_after, waiting=_Waiting(title, store, len(todo))):
-            store.refresh()  # another process may have done it in the meantime
-            todo = _absent(store, wanted)
+        with ExitStack() as claims:
+            for one in sorted(stores, key=lambda item: item.folder):  # one order, so that no two wait for each other
+                waiting = _Waiting(title, one, len(todo))
+                claims.enter_context(claimed(one.folder / CLAIM, stale_after=settings.stale_after, waiting=waiting))
+                one.refresh()  # another process may have done it in the meantime
+            todo = _absent(stores, wanted)
             if todo:
-                remove_orphans(store.folder)
+                for one in stores:
+                    remove_orphans(one.folder)
                 log.info("%s: %d to compute", title, len(todo))
                 report.padding = compute(
-                    store,
+                    stores,
                     encoder,
                     {key: sources[name] for key, name in todo.items()},
                     todo,
                     settings=settings,
                     title=title,
                 )
-                store.refresh()
-                compact_if_many(store)
+                for one in stores:
+                    one.refresh()
+                    compact_if_many(one)
         report.seconds = time.monotonic() - started
     computed = set(todo)
     report.computed = sum(key in computed for key in keys.values() if key is not None)
@@ -112,7 +121,7 @@ def extract(
     reasons = store.reasons([key for key in keys.values() if key is not None])
     report.bad |= {names[place]: reason for place, reason in reasons.items()}
     store.digests.save()
-    _tell(report, store.spec, title, settings.on_bad_media)
+    _tell(report, stores, title, settings.on_bad_media)
     return report
 
 
@@ -123,8 +132,9 @@ def compact_claimed(store: FeatureStore, *, stale_after: float = STALE_SECONDS) 
         return compact(store)
 
 
-def _absent(store: FeatureStore, wanted: Mapping[bytes, str]) -> dict[bytes, str]:
-    found = store.locate(list(wanted)).found
+def _absent(stores: Sequence[FeatureStore], wanted: Mapping[bytes, str]) -> dict[bytes, str]:
+    """What is not in all of the stores."""
+    found = np.logical_and.reduce([store.locate(list(wanted)).found for store in stores])
     return {key: name for (key, name), there in zip(wanted.items(), found, strict=True) if not there}
 
 
@@ -145,11 +155,12 @@ class _Waiting:
         )
 
 
-def _tell(report: ExtractionReport, spec: FeatureSpec, title: str, on_bad_media: str) -> None:
+def _tell(report: ExtractionReport, stores: Sequence[FeatureStore], title: str, on_bad_media: str) -> None:
     rate = ""
     if report.computed and report.seconds:
         rate = f" ({report.computed / report.seconds:.1f} a second, {100 * report.padding:.1f} % padding)"
-    log.info("%s: %d found, %d computed%s [%s]", title, report.found, report.computed, rate, spec.folder_name)
+    names = ", ".join(store.spec.folder_name for store in stores)
+    log.info("%s: %d found, %d computed%s [%s]", title, report.found, report.computed, rate, names)
     if not report.bad:
         return
     shown = [f"  - {name}: {reason}" for name, reason in list(report.bad.items())[:20]]

@@ -124,7 +124,7 @@ class FeatureReader:
         self._start = torch.from_numpy(start)
         self.length = torch.from_numpy(length)  # (N,) rows of each place; 0 where absent
         self.dim = int(shards[0].values.shape[1]) if shards else 0
-        self.store: Any = None
+        self.stores: Any = None
 
     @property
     def present(self) -> Tensor:

@@ -146,24 +146,56 @@ class FeatureStore:
         write_shard(self.folder, self.spec, keys, values, reasons)
 
     def reader(self, keys: Sequence[bytes | None], settings: ReadSettings) -> FeatureReader:
-        """A reader whose place n holds the features of `keys[n]`; `None`, or a key without features, is absent.
+        """A reader whose place n holds the features of `keys[n]`; `None`, or a key without features, is absent."""
+        return open_reader([(self, keys)], settings)
 
-        While features are mapped, a lease keeps clean-ups away from them.
-        """
-        wanted = [key or bytes(KEY_BYTES) for key in keys]
-        try:
-            reader = FeatureReader(self.shards, self.locate(wanted), mapped=settings.mmap)
-        except FileNotFoundError:  # shards were merged since they were opened
-            self.reopen()
-            reader = FeatureReader(self.shards, self.locate(wanted), mapped=settings.mmap)
-        if settings.holds(reader.nbytes):
-            return reader.resident(settings.device)
+    def lease(self) -> None:
+        """Keeps clean-ups away while features are mapped; ends with this object."""
         if self._lease is None and self.shards:
             self._lease = take_lease(self.folder)
             if self._lease is not None:
                 weakref.finalize(self, self._lease.release)
-        reader.store = self  # the lease lives as long as its reader
-        return reader
+
+
+def open_reader(parts: Sequence[tuple[FeatureStore, Sequence[bytes | None]]], settings: ReadSettings) -> FeatureReader:
+    """One reader over the keys of several stores, one part after the other; `None` in a later part stands for what is
+    at the same place in the first.
+
+    Args:
+        parts: stores of features of one width, each with its keys; all lists are of one length.
+        settings: how features are read.
+    """
+    stores = [store for store, _ in parts]
+    try:
+        reader = _joined(parts, settings)
+    except FileNotFoundError:  # shards were merged since they were opened
+        for store in stores:
+            store.reopen()
+        reader = _joined(parts, settings)
+    if settings.holds(reader.nbytes):
+        return reader.resident(settings.device)
+    for store in stores:
+        store.lease()
+    reader.stores = stores  # the leases live as long as their reader
+    return reader
+
+
+def _joined(parts: Sequence[tuple[FeatureStore, Sequence[bytes | None]]], settings: ReadSettings) -> FeatureReader:
+    shards: list[Shard] = []
+    found: list[Location] = []
+    for store, keys in parts:
+        location = store.locate([key or bytes(KEY_BYTES) for key in keys])
+        shard = np.where(location.found, location.shard + len(shards), -1)
+        shards += store.shards
+        if found:
+            taken = np.array([key is not None for key in keys])
+            first = found[0]
+            location = Location(np.where(taken, shard, first.shard), np.where(taken, location.entry, first.entry))
+        else:
+            location = Location(shard, location.entry)
+        found.append(location)
+    whole = Location(np.concatenate([item.shard for item in found]), np.concatenate([item.entry for item in found]))
+    return FeatureReader(shards, whole, mapped=settings.mmap)
 
 
 def _prefixes(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:

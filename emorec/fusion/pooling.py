@@ -41,16 +41,47 @@ class AttentionPooling(nn.Module):
         self.dim = dim
         self.score = nn.Sequential(nn.Linear(dim, max(1, dim // 2)), nn.Tanh(), nn.Linear(max(1, dim // 2), 1))
 
-    def forward(self, sequence: Tensor, mask: Tensor) -> Tensor:
+    def weights(self, sequence: Tensor, mask: Tensor) -> Tensor:
+        """(B, T), with sum 1 over each row's frames; 0 throughout an empty row."""
         scores = self.score(sequence).squeeze(-1)  # (B, T)
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        weights = scores.softmax(1) * mask  # an empty row has no weights
+        return torch.softmax(scores, 1) * mask
+
+    @staticmethod
+    def weighted(sequence: Tensor, weights: Tensor) -> Tensor:
+        """(B, D), the sum over frames."""
         return torch.einsum("bt,btd->bd", weights, sequence)
+
+    def forward(self, sequence: Tensor, mask: Tensor) -> Tensor:
+        return self.weighted(sequence, self.weights(sequence, mask))
+
+
+class AttentiveStatisticsPooling(nn.Module):
+    """Weighted mean and standard deviation with learned weights of the frames, brought back to D by a linear layer.
+
+    Okabe et al. 2018, "Attentive statistics pooling for deep speaker embedding", arXiv 1803.10963; the last layer is
+    ours, so that every pooling returns as many columns as it is given.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.attention = AttentionPooling(dim)
+        self.layer = nn.Linear(2 * dim, dim)
+
+    def forward(self, sequence: Tensor, mask: Tensor) -> Tensor:
+        weights = self.attention.weights(sequence, mask)  # (B, T)
+        mean = self.attention.weighted(sequence, weights)  # (B, D)
+        variance = self.attention.weighted((sequence - mean[:, None]).square(), weights)
+        deviation = variance.clamp_min(1e-6).sqrt()  # a root has no slope at 0
+        pooled: Tensor = self.layer(torch.cat([mean, deviation], dim=1))
+        return pooled * mask.any(1, keepdim=True)  # an empty row stays zero
 
 
 POOLINGS: dict[str, type[nn.Module]] = {
     "mean": MeanPooling,
     "attention": AttentionPooling,
+    "attentive_statistics": AttentiveStatisticsPooling,
 }
 
 

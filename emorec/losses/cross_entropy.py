@@ -4,10 +4,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from emorec.batch import Batch, ModelOutput
-from emorec.losses.loss import Loss
+from emorec.losses.loss import ClassificationLoss
 
 
-class CrossEntropy(Loss):
+class CrossEntropy(ClassificationLoss):
     """Mean cross-entropy; with class weights the mean is over weights.
 
     Args:

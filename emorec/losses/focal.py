@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from emorec.batch import Batch, ModelOutput
-from emorec.losses.loss import Loss
+from emorec.losses.loss import ClassificationLoss
 
 
 def focal_loss(logits: Tensor, target: Tensor, gamma: float, alpha: Tensor | None = None) -> Tensor:
@@ -26,7 +26,7 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float, alpha: Tensor | Non
     return (value * counts).sum() / counts.sum().clamp_min(1)
 
 
-class Focal(Loss):
+class Focal(ClassificationLoss):
     """Focal loss with optional class weights.
 
     Args:

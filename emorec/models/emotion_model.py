@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from emorec.batch import Batch, ModelOutput
+from emorec.datasets.utterance import Task
 from emorec.losses.loss import Loss
 from emorec.metrics.classification import confusion_matrix, summary_scores
+from emorec.metrics.regression import regression_scores
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer, int], Any]
@@ -23,12 +25,14 @@ class Predictions:
     """What a model says of some utterances.
 
     Attributes:
+        task: what is predicted.
         id: N names.
-        logits: (N, C) float32.
-        target: (N,) class numbers.
+        logits: (N, C) float32; for regression the predicted values (N, 1).
+        target: (N,) class numbers; for regression values, NaN where there is none.
         loss: mean loss over the utterances.
     """
 
+    task: Task
     id: tuple[str, ...]
     logits: Tensor
     target: Tensor
@@ -36,6 +40,8 @@ class Predictions:
 
     def scores(self) -> dict[str, float]:
         """`loss` and the summary metrics."""
+        if self.task.kind == "regression":
+            return {"loss": self.loss, **regression_scores(self.target, self.logits[:, 0], self.task.cuts)}
         confusion = confusion_matrix(self.target, self.logits.argmax(1), self.logits.shape[1])
         return {"loss": self.loss, **summary_scores(confusion)}
 
@@ -44,8 +50,9 @@ class EmotionModel(lightning.LightningModule):
     """Trains and applies ready-built parts; each child module is one component of the stored weights.
 
     Args:
-        task: the task's name.
+        task: what is predicted.
         normalisations: {modality: `Normalisation`}.
+        layer_sums: {modality: `LayerSum`} of modalities with the features of several layers.
         projections: {modality: `Projection`}.
         fusion: a `Fusion` over the projections' outputs.
         head: a `Head` on the fused vector.
@@ -57,8 +64,9 @@ class EmotionModel(lightning.LightningModule):
     def __init__(
         self,
         *,
-        task: str,
+        task: Task,
         normalisations: dict[str, nn.Module],
+        layer_sums: dict[str, nn.Module] | None = None,
         projections: dict[str, nn.Module],
         fusion: nn.Module,
         head: nn.Module,
@@ -69,6 +77,7 @@ class EmotionModel(lightning.LightningModule):
         super().__init__()
         self.task = task
         self.normalisation = nn.ModuleDict(normalisations)
+        self.layer_sum = nn.ModuleDict(layer_sums or {})
         self.projection = nn.ModuleDict(projections)
         self.fusion = fusion
         self.head = head
@@ -96,12 +105,14 @@ class EmotionModel(lightning.LightningModule):
 
     def forward(self, batch: Batch) -> ModelOutput:
         """Logits {task: (B, C)} of a batch."""
-        features = {
-            modality: self.projection[modality](self.normalisation[modality](batch.features[modality].float()))
-            for modality in self.projection
-        }
+        features = {}
+        for modality, projection in self.projection.items():
+            values = self.normalisation[modality](batch.features[modality].float())
+            if modality in self.layer_sum:
+                values = self.layer_sum[modality](values)
+            features[modality] = projection(values)
         fusion = self.fusion(features, batch.mask, batch.present)
-        return ModelOutput(logits={self.task: self.head(fusion.fused)}, fusion=fusion)
+        return ModelOutput(logits={self.task.name: self.head(fusion.fused)}, fusion=fusion)
 
     def _losses(self, output: ModelOutput, batch: Batch) -> Tensor:
         own = {f"fusion/{name}": value for name, value in output.fusion.losses.items()}
@@ -121,7 +132,7 @@ class EmotionModel(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         output = self(batch)
-        self._validated.append((batch, output.logits[self.task].float(), self._losses(output, batch)))
+        self._validated.append((batch, output.logits[self.task.name].float(), self._losses(output, batch)))
 
     def on_validation_epoch_end(self) -> None:
         scores = self._joined(self._validated).scores()
@@ -132,9 +143,10 @@ class EmotionModel(lightning.LightningModule):
         sizes = torch.tensor([float(len(batch)) for batch, _, _ in parts])
         losses = torch.stack([loss.float().cpu() for _, _, loss in parts])
         return Predictions(
+            task=self.task,
             id=tuple(name for batch, _, _ in parts for name in batch.id),
             logits=torch.cat([logits for _, logits, _ in parts]).cpu(),
-            target=torch.cat([batch.targets[self.task] for batch, _, _ in parts]).cpu(),
+            target=torch.cat([batch.targets[self.task.name] for batch, _, _ in parts]).cpu(),
             loss=float((losses * sizes).sum() / sizes.sum()),
         )
 
@@ -149,7 +161,7 @@ class EmotionModel(lightning.LightningModule):
                 for batch in batches:
                     moved = batch.to(self.device)
                     output = self(moved)
-                    parts.append((moved, output.logits[self.task].float(), self._losses(output, moved)))
+                    parts.append((moved, output.logits[self.task.name].float(), self._losses(output, moved)))
         finally:
             self.train(was_training)
         return self._joined(parts)

@@ -13,9 +13,12 @@ from omegaconf import OmegaConf
 
 from emorec.errors import UserError
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
-from emorec.runs.identity import GROUPED_KEYS, OPERATIONAL_KEYS
+from emorec.runs.identity import GROUPED_KEYS, OPERATIONAL_KEYS, is_place
 
-SUMMARY_METRICS = ("weighted_f1", "macro_f1", "uar", "accuracy")
+SUMMARY_METRICS = {
+    "classification": ("weighted_f1", "macro_f1", "uar", "accuracy"),
+    "regression": ("ccc", "mae", "rmse", "pearson"),
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ class Group:
     @property
     def first(self) -> RunRecord:
         return self.runs[0].record
+
+    @property
+    def kind(self) -> str:
+        """Of its task: "classification" or "regression"."""
+        return str(self.first.task.get("kind", "classification"))
 
     @property
     def contest(self) -> tuple[str, str, str]:
@@ -142,7 +150,7 @@ def distinctions(groups: Sequence[Group]) -> list[str]:
         covered = any(
             key == f"{name.replace('/', '.')}" or key.startswith(f"{name.replace('/', '.')}.") for name in varied
         )
-        operational = any(key == name or key.startswith(f"{name}.") for name in hidden)
+        operational = any(key == name or key.startswith(f"{name}.") for name in hidden) or is_place(key)
         if not covered and not operational and len({str(group.runs[0].config.get(key)) for group in groups}) > 1:
             varied.append(key)
     return varied

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from emorec.reporting.aggregate import SUMMARY_METRICS, Group, Run, distinction, distinctions
+from emorec.reporting.aggregate import SUMMARY_METRICS, Group, distinction, distinctions
 from emorec.reporting.tables import markdown_table, with_deviation
 from emorec.storage.atomic import make_folder, write_text
 
 BEST = "**best**"
+SHOWN = {"classification": ("weighted_f1", "uar", "accuracy"), "regression": ("ccc", "mae", "pearson")}
 
 
 def _numbers(values: Sequence[int]) -> str:
@@ -22,7 +23,7 @@ def _numbers(values: Sequence[int]) -> str:
 
 def _shown_metrics(groups: Sequence[Group]) -> list[str]:
     monitor = groups[0].first.task["monitor"]
-    return [f"val/{monitor}", *(f"test/{name}" for name in ("weighted_f1", "uar", "accuracy"))]
+    return [f"val/{monitor}", *(f"test/{name}" for name in SHOWN[groups[0].kind])]
 
 
 def group_table(groups: Sequence[Group]) -> str:
@@ -63,7 +64,7 @@ def _csv(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def groups_csv(groups: Sequence[Group]) -> str:
     """A row a group: mean and standard deviation of each metric on validation and test."""
-    metrics = [f"{split}/{name}" for split in ("val", "test") for name in SUMMARY_METRICS]
+    metrics = _all_metrics(groups)
     keys = distinctions(groups)
     headers = ["group_id", "dataset", "task", "protocol", *keys, "n", "seeds", "folds"]
     headers += [f"{metric}/{part}" for metric in metrics for part in ("mean", "std")]
@@ -78,9 +79,15 @@ def groups_csv(groups: Sequence[Group]) -> str:
     return _csv(headers, rows)
 
 
-def runs_csv(runs: Sequence[Run]) -> str:
+def _all_metrics(groups: Sequence[Group]) -> list[str]:
+    names = [name for kind in sorted({group.kind for group in groups}) for name in SUMMARY_METRICS[kind]]
+    return [f"{split}/{name}" for split in ("val", "test") for name in names]
+
+
+def runs_csv(groups: Sequence[Group]) -> str:
     """A row a run."""
-    metrics = [f"{split}/{name}" for split in ("val", "test") for name in SUMMARY_METRICS]
+    metrics = _all_metrics(groups)
+    runs = [run for group in groups for run in group.runs]
     headers = ["run_id", "group_id", "seed", "fold", "best_epoch", "epochs", *metrics]
     rows = [
         [
@@ -110,7 +117,7 @@ def write_report(folder: Path, groups: Sequence[Group]) -> str:
     for group in groups:
         names = " ".join(distinction(group, key) for key in keys) or group.first.choices.get("dataset", "")
         title = f"{group.contest[0]} {names} ({group.group_id}, n = {len(group.runs)})"
-        split = "test" if group.score("test/uar") is not None else "val"
+        split = "test" if group.score("test/loss") is not None else "val"
         confusion, curves = f"confusion_{group.group_id}.png", f"curves_{group.group_id}.png"
         sections.append(f"### {title}\n")
         if plot_confusion(group, figures / confusion, split=split, title=f"{title}\n{split}"):
@@ -119,5 +126,5 @@ def write_report(folder: Path, groups: Sequence[Group]) -> str:
         sections.append(f"![training curves](figures/{curves})\n")
     write_text(folder / "report.md", "\n".join(sections))
     write_text(folder / "groups.csv", groups_csv(groups))
-    write_text(folder / "runs.csv", runs_csv([run for group in groups for run in group.runs]))
+    write_text(folder / "runs.csv", runs_csv(groups))
     return tables

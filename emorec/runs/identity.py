@@ -10,8 +10,6 @@ from emorec.storage.digests import digest_of
 # What may differ between two starts of the same run. Each is a path of keys into the config.
 OPERATIONAL_KEYS = (
     ("paths",),
-    ("dataset", "root"),
-    ("dataset", "table"),
     ("extraction",),
     ("features",),
     ("progress",),
@@ -25,6 +23,7 @@ OPERATIONAL_KEYS = (
     ("on_running",),
     ("rerun",),
 )
+PLACES = ("root", "table")  # of a dataset, or of each of several that are one: where it lies does not count
 GROUPED_KEYS = (("seed",), ("dataset", "fold"))  # differ between the runs of a group
 ID_DIGITS = 12
 
@@ -55,6 +54,17 @@ def _without(config: dict[str, Any], keys: tuple[tuple[str, ...], ...]) -> dict[
     return kept
 
 
+def is_place(key: str) -> bool:
+    """Whether a dotted key of a config tells where a corpus lies."""
+    return key.startswith("dataset.") and key.rpartition(".")[2] in PLACES
+
+
+def _without_places(dataset: Any) -> Any:
+    if not isinstance(dataset, dict):
+        return dataset
+    return {key: _without_places(value) for key, value in dataset.items() if key not in PLACES}
+
+
 def identify(
     config: Mapping[str, Any],
     *,
@@ -74,6 +84,7 @@ def identify(
     """
     paths = tuple(("encoder", modality, key) for modality in sorted(local_models) for key in ("model", "revision"))
     defining = _without(dict(config), OPERATIONAL_KEYS + paths)
+    defining["dataset"] = _without_places(defining["dataset"])
     data = {"manifest": manifest_digest, "features": dict(feature_specs), "sources": dict(sources)}
     digest = digest_of({"config": defining, **data})
     group = digest_of({"config": _without(defining, GROUPED_KEYS), **data})

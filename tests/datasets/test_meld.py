@@ -2,10 +2,12 @@
 
 import csv
 import re
+import shutil
 import unicodedata
 from collections import Counter
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from emorec.datasets.manifest import Manifest
 from emorec.datasets.meld import Meld, normalise_text
 from emorec.errors import UserError
 from tests.conftest import SHARED_DATA, tone
+from tests.datasets.conftest import Roots
 
 COLUMNS = (
     *("Sr No.", "Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID"),
@@ -279,7 +282,13 @@ def test_extra_clips_hidden_files_and_absent_clips_are_no_problem(corpus: Path, 
     manifest = meld(corpus).read()
     assert by_id(manifest, "test_dia0_utt0")[1] == corpus / folder / "dia0_utt0.mp4"
     assert by_id(manifest, "test_dia2_utt0") == (None, None)
-    assert manifest.notes == ("audio: 1 of 9 utterances have a file", "video: 1 of 9 utterances have a file")
+    assert manifest.problems == ()
+    assert manifest.notes == (
+        "audio: 1 of 9 utterances have a file",
+        "video: 1 of 9 utterances have a file",
+        "ignored files that no table names: 2",
+        "ignored hidden files: 1",
+    )
 
 
 def test_bad_clips_are_left_out_and_their_text_is_kept(tmp_path: Path, clip: bytes) -> None:
@@ -299,6 +308,16 @@ def test_bad_clips_are_left_out_and_their_text_is_kept(tmp_path: Path, clip: byt
     assert without == {f"{split}_dia{number}_utt{turn}" for split, pairs in bad.items() for number, turn in pairs}
     assert all(item.video and item.audio for item in manifest.utterances if item.id not in without)
     assert {item.text for item in manifest.utterances} == {"Hm."}
+    assert manifest.notes[-1] == (
+        "sound and picture left out: test_dia220_utt0 (cut wrongly), test_dia38_utt4 (cut wrongly), "
+        "train_dia125_utt3 (corrupt), train_dia309_utt0 (cut wrongly), val_dia110_utt7 (missing)"
+    )
+
+
+def test_bad_clips_that_are_not_there_are_not_said_to_be_left_out(tmp_path: Path) -> None:
+    rows: dict[str, list[Row]] = {**ROWS, "train": [("Hm.", "Joey", "joy", 125, 3)]}
+    manifest = meld(write_tables(tmp_path / "meld", rows)).read()
+    assert manifest.notes == ("audio: 0 of 5 utterances have a file", "video: 0 of 5 utterances have a file")
 
 
 def test_the_same_clip_name_in_another_split_is_not_a_bad_one(tmp_path: Path, clip: bytes) -> None:
@@ -312,6 +331,57 @@ def test_the_digest_does_not_change_when_the_corpus_is_moved(corpus: Path, tmp_p
     before = meld(corpus).read().digest
     corpus.rename(tmp_path / "moved")
     assert meld(tmp_path / "moved").read().digest == before
+
+
+def test_extra_sound_files_are_counted_as_well(corpus: Path, clip: bytes) -> None:
+    place(corpus, ["videos/dev/dia49_utt4.mp4", "audios/dev/dia49_utt4.flac", "audios/dev/._dia0_utt0.flac"], clip)
+    notes = meld(corpus).read().notes
+    assert notes[2:] == ("ignored files that no table names: 2", "ignored hidden files: 1")
+
+
+@pytest.fixture
+def small(small_corpus: Roots) -> Manifest:
+    return meld(small_corpus("meld")).read()
+
+
+def test_the_small_corpus_has_the_faults_of_the_real_one_and_is_read_past_them(small: Manifest) -> None:
+    without = {item.id for item in small.utterances if item.video is None}
+    assert without == {"train_dia125_utt3", "val_dia110_utt7", "test_dia38_utt4"}
+    assert small.problems == ()
+    assert small.notes == (
+        "audio: 58 of 61 utterances have a file",
+        "video: 58 of 61 utterances have a file",
+        "ignored files that no table names: 5",
+        "ignored hidden files: 3",
+        "sound and picture left out: test_dia38_utt4 (cut wrongly), train_dia125_utt3 (corrupt)",
+    )
+
+
+def test_the_small_corpus_has_gaps_repeated_ids_and_a_sound_of_six_channels(small: Manifest) -> None:
+    assert [item.turn for item in small.dialogues["train_dia1"]] == [0, 1, 2, 6, 7]
+    assert {"train_dia0_utt0", "val_dia0_utt0", "test_dia0_utt0"} <= {item.id for item in small.utterances}
+    path = by_id(small, "train_dia0_utt1")[0]
+    with av.open(str(path)) as container:
+        assert container.streams.audio[0].codec_context.channels == 6
+
+
+def test_the_small_corpus_holds_control_characters_that_are_read_as_quotes(
+    small: Manifest, small_corpus: Roots
+) -> None:
+    assert "Don\x92t" in (small_corpus("meld") / TABLES["train"]).read_text(encoding="utf-8")
+    assert {"Don’t you touch that!", "You did “what”?"} <= {item.text for item in small.utterances}
+
+
+def test_the_small_corpus_reads_the_same_in_the_other_layout(
+    small: Manifest, small_corpus: Roots, tmp_path: Path
+) -> None:
+    root = tmp_path / "meld"
+    shutil.copytree(small_corpus("meld"), root)
+    (root / "videos").mkdir()
+    for split, folder in CLIPS["as the archive unpacks"].items():
+        (root / folder).rename(root / CLIPS["by split"][split])
+    manifest = meld(root).read()
+    assert (manifest.digest, manifest.notes) == (small.digest, small.notes)
 
 
 @pytest.fixture(scope="module")

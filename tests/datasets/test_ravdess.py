@@ -9,9 +9,11 @@ import pytest
 import soundfile
 
 from emorec.datasets.manifest import Manifest
-from emorec.datasets.ravdess import Ravdess
+from emorec.datasets.ravdess import EMOTIONS, Ravdess
+from emorec.datasets.utterance import Utterance
 from emorec.errors import UserError
 from tests.conftest import SHARED_DATA, tone
+from tests.datasets.conftest import Roots
 
 LAYOUT = "Audio_Speech_Actors_01-24"
 
@@ -39,9 +41,9 @@ def speech_of(actor: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """One small sound in both formats."""
+    """One small sound in both formats, and something for a video, which reading a corpus does not open."""
     folder = tmp_path_factory.mktemp("sounds")
-    found = {}
+    found = {".mp4": b"a video"}
     for suffix in (".wav", ".flac"):
         soundfile.write(folder / f"a{suffix}", tone(0.1, rate=48_000), 48_000, subtype="PCM_16")
         found[suffix] = (folder / f"a{suffix}").read_bytes()
@@ -73,7 +75,13 @@ def test_each_part_of_a_file_name_is_read(write: Write) -> None:
     assert item.text == "Kids are talking by the door"
     assert item.speaker == "12"
     assert scan(root).tasks["emotion"].labels[int(item.targets["emotion"])] == "fearful"  # type: ignore[arg-type]
-    assert item.metadata == {"intensity": "strong", "statement": 1, "repetition": 2, "gender": "female"}
+    assert item.metadata == {
+        "channel": "speech",
+        "intensity": "strong",
+        "statement": 1,
+        "repetition": 2,
+        "gender": "female",
+    }
 
 
 def test_a_whole_actor_has_60_clips_with_neutral_half_as_often(write: Write) -> None:
@@ -154,15 +162,165 @@ def test_a_bad_name_is_left_out_and_reported(write: Write, name: str) -> None:
     assert "MM-VC-EE-II-SS-RR-AA" in problem.detail
 
 
-def test_videos_songs_and_other_files_are_ignored(write: Write) -> None:
+def test_songs_hidden_and_other_files_are_ignored(write: Write) -> None:
     root = write(speech_of(1))
     folder = root / LAYOUT / "Actor_01"
-    for name in ("01-01-01-01-01-01-01.mp4", "02-01-01-01-01-01-01.mp4", "._03-01-01-01-01-01-01.wav", "notes.txt"):
+    for name in ("._01-01-01-01-01-01-01.mp4", "._03-01-01-01-01-01-01.wav", "notes.txt", "01-02-01-01-01-01-01.mp4"):
         (folder / name).write_bytes(b"not speech")
     write(["03-02-05-01-01-01-01", "01-01-01-01-01-01-01"])  # a song, and a video's sound
     manifest = scan(root)
     assert [item.id for item in manifest.utterances] == sorted(name[3:] for name in speech_of(1))
+    assert {item.video for item in manifest.utterances} == {None}
     assert manifest.problems == ()
+
+
+RENDERINGS = {
+    # the renderings of a recitation that are there: the file of its sound, the file of its picture
+    ("01",): ("01", "01"),
+    ("02",): (None, "02"),
+    ("03",): ("03", None),
+    ("01", "02"): ("01", "01"),
+    ("01", "03"): ("03", "01"),
+    ("02", "03"): ("03", "02"),
+    ("01", "02", "03"): ("03", "01"),
+}
+
+
+@pytest.mark.parametrize("there", RENDERINGS)
+def test_the_renderings_of_a_recitation_are_one_utterance_with_up_to_two_modalities(
+    write: Write, there: tuple[str, ...]
+) -> None:
+    for modality in there:
+        suffix, layout = (".wav", LAYOUT) if modality == "03" else (".mp4", "Video_Speech_Actor_04")
+        root = write([f"{modality}-01-03-01-01-01-04"], suffix=suffix, layout=layout)
+    manifest = scan(root)
+    (item,) = manifest.utterances
+    assert item.id == "01-03-01-01-01-04"
+    found = tuple(None if path is None else path.name[:2] for path in (item.audio, item.video))
+    assert found == RENDERINGS[there]
+    assert [problem.kind for problem in manifest.problems] == ["missing"]  # the actor's other 59 clips
+
+
+def test_notes_tell_of_a_modality_that_only_some_have(write: Write) -> None:
+    write(["02-01-03-01-01-01-04"], suffix=".mp4")
+    root = write(["03-01-04-01-01-01-04"])
+    notes = scan(root).notes
+    assert notes[1:] == ("audio: 1 of 2 utterances have a file", "video: 1 of 2 utterances have a file")
+
+
+def test_the_same_video_in_two_places_is_fatal(write: Write) -> None:
+    write(["01-01-03-01-01-01-04"], suffix=".mp4")
+    root = write(["01-01-03-01-01-01-04"], suffix=".mp4", layout="copy")
+    with pytest.raises(UserError, match="01-01-03-01-01-01-04: found both"):
+        ravdess(root).read()
+
+
+def test_a_video_in_the_folder_of_another_actor_is_fatal(write: Write) -> None:
+    root = write(["01-01-03-01-01-01-04"], suffix=".mp4", folder="Actor_05")
+    with pytest.raises(UserError, match=r"expected actor 04 under Actor_04, found it under Actor_05"):
+        ravdess(root).read()
+
+
+def songs_of(actor: int) -> list[str]:
+    """The names of an actor's 44 songs: six emotions."""
+    return [name.replace("03-01-", "03-02-", 1) for name in speech_of(actor) if name[6:8] not in ("07", "08")]
+
+
+@pytest.mark.parametrize(
+    ("channel", "counts"),
+    [("speech", {"speech": 60}), ("song", {"song": 44}), ("both", {"speech": 60, "song": 44})],
+)
+def test_a_channel_chooses_speech_songs_or_both(write: Write, channel: str, counts: dict[str, int]) -> None:
+    write(speech_of(5))
+    root = write(songs_of(5), layout="Audio_Song_Actors_01-24")
+    manifest = ravdess(root, channel=channel).read()
+    assert Counter(item.metadata["channel"] for item in manifest.utterances) == counts
+    assert manifest.problems == ()
+    assert manifest.tasks["emotion"].labels == EMOTIONS
+    assert len({item.id for item in manifest.utterances}) == sum(counts.values())
+
+
+def test_a_song_is_never_one_of_disgust_or_surprise(write: Write) -> None:
+    root = write([*songs_of(5), "03-02-07-01-01-01-05", "03-02-08-01-01-01-05"])
+    manifest = ravdess(root, channel="song").read()
+    assert len(manifest.utterances) == 44
+    assert {item.targets["emotion"] for item in manifest.utterances} == set(range(6))
+    assert [(item.kind, item.fatal) for item in manifest.problems] == [("name", False)] * 2
+
+
+def test_actor_18_who_does_not_sing_is_not_absent_from_songs(write: Write) -> None:
+    for actor in range(1, 25):
+        write(speech_of(actor)[:1])
+        root = write([] if actor == 18 else songs_of(actor)[:1])
+    assert ravdess(root, channel="song").read().notes == ()
+    manifest = ravdess(root, channel="both").read()
+    assert manifest.notes == ()
+    assert [item.detail for item in manifest.problems if item.where == "Actor_18"] == [
+        "expected 60 speech clips, found 1"
+    ]
+    assert [item.detail for item in manifest.problems if item.where == "Actor_17"] == [
+        "expected 44 song clips, found 1",
+        "expected 60 speech clips, found 1",
+    ]
+
+
+def test_actors_absent_from_one_channel_are_named_for_it_alone(write: Write) -> None:
+    for actor in range(1, 24):
+        root = write(speech_of(actor))
+        write(songs_of(actor) if actor not in (7, 18) else [])
+    manifest = ravdess(root, channel="both").read()
+    assert manifest.notes == ("absent actors: 24", "absent actors (song): 07")
+    assert manifest.problems == ()
+
+
+def test_a_channel_that_is_not_there_at_all_is_one_note(write: Write) -> None:
+    for actor in range(1, 25):
+        root = write(speech_of(actor))
+    manifest = ravdess(root, channel="both").read()
+    assert manifest.notes == ("no song clips",)
+    assert manifest.problems == ()
+    with pytest.raises(UserError, match=r"expected song .*found none"):
+        ravdess(root, channel="song").read()
+
+
+def test_seven_classes_count_calm_as_neutral(write: Write) -> None:
+    manifest = ravdess(write(speech_of(7)), classes=7).read()
+    labels = manifest.tasks["emotion"].labels
+    assert labels == ("neutral", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+    counts = Counter(labels[int(item.targets["emotion"])] for item in manifest.utterances)  # type: ignore[arg-type]
+    assert counts == {"neutral": 12, **dict.fromkeys(labels[1:], 8)}
+    eight = ravdess(manifest_root(manifest)).read()
+    assert eight.digest != manifest.digest
+    for item, other in zip(manifest.utterances, eight.utterances, strict=True):
+        label = EMOTIONS[int(other.targets["emotion"])]  # type: ignore[arg-type]
+        assert labels[int(item.targets["emotion"])] == ("neutral" if label == "calm" else label)  # type: ignore[arg-type]
+
+
+def manifest_root(manifest: Manifest) -> Path:
+    path = manifest.utterances[0].audio
+    assert path is not None
+    return path.parents[2]
+
+
+@pytest.mark.parametrize(("key", "value"), [("channel", "singing"), ("classes", 6)])
+def test_an_unknown_channel_or_number_of_classes_is_refused(tmp_path: Path, key: str, value: object) -> None:
+    with pytest.raises(UserError, match=rf"expected dataset\.{key} in .*, got {value!r}"):
+        ravdess(tmp_path, **{key: value})
+
+
+def test_the_small_corpus_holds_every_kind_of_rendering(small_corpus: Roots) -> None:
+    manifest = ravdess(small_corpus("ravdess"), channel="both").read()
+
+    def kind(item: Utterance) -> tuple[str, ...]:
+        return tuple("none" if path is None else path.name[:2] for path in (item.audio, item.video))
+
+    found = {channel: Counter[tuple[str, ...]]() for channel in ("speech", "song")}
+    for item in manifest.utterances:
+        found[str(item.metadata["channel"])][kind(item)] += 1
+    assert found["speech"] == {("03", "none"): 28, ("03", "01"): 21, ("01", "01"): 7, ("none", "02"): 7}
+    assert found["song"] == {("03", "none"): 30, ("03", "01"): 6}
+    assert {item.speaker for item in manifest.utterances if item.metadata["channel"] == "speech"} > {"18"}
+    assert "18" not in {item.speaker for item in manifest.utterances if item.metadata["channel"] == "song"}
 
 
 def test_the_digest_does_not_change_when_the_corpus_is_moved(write: Write, tmp_path: Path) -> None:

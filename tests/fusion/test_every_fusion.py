@@ -24,7 +24,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=("mean", "attention"))
+@pytest.fixture(params=("mean", "attention", "attentive_statistics"))
 def pooling(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -1,4 +1,4 @@
-"""What every loss owes its users, checked for each YAML of `conf/loss`."""
+"""What every loss of classification owes its users, checked for each YAML of `conf/loss`."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from emorec.batch import IGNORED, Batch, ConfigurationError, FusionOutput, ModelOutput
-from emorec.configuration import instantiate
+from emorec.configuration import instantiate, target_of
 from emorec.losses.loss import Loss
 from tests.discovery import names, node
 
@@ -17,7 +17,12 @@ CLASSES = len(COUNTS)
 KINDS = ("none", "inverse", "effective_number")
 
 
-@pytest.fixture(params=names("loss"))
+CLASSIFICATION = [
+    name for name in names("loss") if target_of(node("loss", name), where="loss").kind == "classification"
+]
+
+
+@pytest.fixture(params=CLASSIFICATION)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from emorec.batch import IGNORED, Batch, FusionOutput
+from emorec.datasets.utterance import Task
 from emorec.fusion.concat import Concat
 from emorec.losses.cross_entropy import CrossEntropy
 from emorec.models.emotion_model import EmotionModel, Predictions
@@ -23,6 +24,7 @@ TASK = "emotion"
 DIMS = {"text": 6, "audio": 4}
 HIDDEN = 8
 CLASSES = 3
+EMOTION = Task(name=TASK, labels=("happy", "sad", "angry"))
 COMPONENTS = {"normalisation", "projection", "fusion", "head"}
 
 
@@ -40,7 +42,7 @@ def make_model(seed: int = 0, *, fusion: nn.Module | None = None, dropout: float
     settings = {"make_optimizer": optimizer_of, "weights": None, **options}
     loss = CrossEntropy(task=TASK, class_counts=torch.tensor([5, 5, 5]), weights=settings.pop("weights"))
     return EmotionModel(
-        task=TASK,
+        task=EMOTION,
         normalisations=normalisations,
         projections={name: Projection(dim=dim, hidden=HIDDEN, dropout=dropout) for name, dim in DIMS.items()},
         fusion=fusion or Concat(dims=dict.fromkeys(DIMS, HIDDEN), hidden=HIDDEN, dropout=dropout),
@@ -225,7 +227,7 @@ def test_half_precision_predictions_are_near_and_float32() -> None:
 
 def test_scores_are_of_the_predicted_classes() -> None:
     logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [0.0, 5.0]])
-    scores = Predictions(("a", "b", "c", "d"), logits, torch.tensor([0, 1, 1, 1]), 0.25).scores()
+    scores = Predictions(EMOTION, ("a", "b", "c", "d"), logits, torch.tensor([0, 1, 1, 1]), 0.25).scores()
     assert scores["loss"] == 0.25
     assert scores["accuracy"] == pytest.approx(0.75)
     assert scores["uar"] == pytest.approx((1.0 + 2 / 3) / 2)
@@ -238,7 +240,7 @@ def test_an_utterance_without_a_target_does_not_count_in_the_scores() -> None:
     untold[9:] = IGNORED
     partly = replace(batch, targets={TASK: untold}, target_mask={TASK: untold != IGNORED})
     known = model.predict([batch])
-    expected = Predictions(known.id[:9], known.logits[:9], known.target[:9], known.loss).scores()
+    expected = Predictions(EMOTION, known.id[:9], known.logits[:9], known.target[:9], known.loss).scores()
     found = model.predict([partly]).scores()
     assert {name: found[name] for name in ("accuracy", "uar")} == pytest.approx(
         {name: expected[name] for name in ("accuracy", "uar")}

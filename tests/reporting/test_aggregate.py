@@ -355,7 +355,7 @@ def test_the_tables_for_machines_hold_every_group_and_every_run(store: Checkpoin
         "0.125",
         "",
     )
-    runs = list(csv.DictReader(io.StringIO(runs_csv(finished_runs(store)))))
+    runs = list(csv.DictReader(io.StringIO(runs_csv(grouped(finished_runs(store))))))
     assert [(row["seed"], row["val/uar"], row["test/uar"]) for row in runs] == [
         ("0", "0.5", ""),
         ("1", "0.75", ""),

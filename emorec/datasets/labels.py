@@ -1,0 +1,55 @@
+"""Label maps: one set of emotions for corpora that name theirs differently."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from emorec.datasets.manifest import Manifest
+from emorec.datasets.utterance import VOTES, Target, Task, Utterance
+from emorec.errors import UserError, choose, raise_problems
+
+LabelMap = Mapping[str, Sequence[str]]
+
+
+def relabel(manifest: Manifest, task_name: str, labels: LabelMap) -> Manifest:
+    """The same corpus with the classes of a label map for one task; an utterance of no such class loses its target.
+
+    Args:
+        manifest: the corpus.
+        task_name: a task of classification.
+        labels: {new class: the corpora's names of it}; names of other corpora may be among them.
+
+    Raises:
+        UserError: no such task, one of regression, a name that stands for two classes, or no name that the corpus has.
+    """
+    task = choose(manifest.tasks, task_name, f"dataset.task (dataset={manifest.dataset})")
+    if task.kind != "classification":
+        raise UserError(f"expected a task of classification for a label map, got {task_name!r}, which is regression")
+    number_of: dict[str, int] = {}
+    problems = []
+    for number, (label, names) in enumerate(labels.items()):
+        for name in names:
+            if number_of.setdefault(name, number) != number:
+                problems.append(f"{name!r} is of both {list(labels)[number_of[name]]!r} and {label!r}")
+    found = [number_of.get(name) for name in task.labels]
+    if not problems and all(number is None for number in found):
+        problems.append(f"expected some of {sorted(number_of)} among the labels, which are {list(task.labels)}")
+    raise_problems(f"the label map for {task_name!r} (dataset={manifest.dataset})", problems)
+    mapped = replace(task, labels=tuple(labels))
+    utterances = tuple(_relabelled(item, task, found, len(labels)) for item in manifest.utterances)
+    return replace(manifest, utterances=utterances, tasks={**manifest.tasks, task_name: mapped})
+
+
+def _relabelled(utterance: Utterance, task: Task, number_of: Sequence[int | None], classes: int) -> Utterance:
+    targets: dict[str, Target] = dict(utterance.targets)
+    old, votes = targets.pop(task.name, None), targets.pop(task.name + VOTES, None)
+    new = number_of[old] if isinstance(old, int) else None
+    if new is not None:
+        targets[task.name] = new
+    if isinstance(votes, tuple):
+        shares = [0.0] * classes
+        for share, number in zip(votes, number_of, strict=True):
+            if number is not None:
+                shares[number] += share
+        if sum(shares) > 0:
+            targets[task.name + VOTES] = tuple(share / sum(shares) for share in shares)
+    return replace(utterance, targets=targets)

@@ -1,0 +1,212 @@
+"""Any corpus comes in by one table, or by a folder of labelled subfolders."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from pyarrow import Table, parquet
+
+from emorec.datasets.custom import Custom
+from emorec.datasets.fixtures.media import write_clip, write_sound
+from emorec.datasets.manifest import Manifest
+from emorec.errors import UserError
+
+
+def custom(table: Path | None = None, **options: object) -> Custom:
+    settings = {"root": ".", "task": "emotion", "protocol": "auto", "fold": 0, **options}
+    return Custom(table=None if table is None else str(table), **settings)  # type: ignore[arg-type]
+
+
+def scan(table: Path | None = None, **options: object) -> Manifest:
+    return custom(table, **options).scan()
+
+
+def write(folder: Path, text: str, name: str = "corpus.csv") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def rows(count: int = 24, speakers: int = 6) -> str:
+    lines = [f"u{n:02d},Sentence {n}.,{('happy', 'sad')[n % 2]},s{n % speakers}" for n in range(count)]
+    return "\n".join(["id,text,label,speaker", *lines]) + "\n"
+
+
+def test_a_table_written_by_hand_is_a_corpus(tmp_path: Path) -> None:
+    table = "id,audio,text,label,speaker,mood\na,wavs/a.wav,Hello.,happy,ann,good\nb,,Oh no.,sad,bob,\n"
+    first, second = scan(write(tmp_path, table), protocol="stratified").utterances
+    assert first.audio == tmp_path / "wavs" / "a.wav"
+    assert (first.id, first.text, first.speaker, first.targets) == ("a", "Hello.", "ann", {"emotion": 0})
+    assert first.metadata == {"mood": "good"}
+    assert (second.audio, second.targets, second.metadata) == (None, {"emotion": 1}, {})
+
+
+def test_labels_are_sorted_or_in_the_order_that_is_given(tmp_path: Path) -> None:
+    table = write(tmp_path, rows())
+    assert scan(table).tasks["emotion"].labels == ("happy", "sad")
+    ordered = scan(table, label_order=["sad", "happy"])
+    assert ordered.tasks["emotion"].labels == ("sad", "happy")
+    assert ordered.utterances[0].targets == {"emotion": 1}
+
+
+def test_a_label_that_is_not_in_the_given_order_is_named_with_its_line(tmp_path: Path) -> None:
+    problems = scan(write(tmp_path, rows()), label_order=["happy"]).problems
+    assert len(problems) == 12
+    assert str(problems[0]) == "corpus.csv:3: expected label in ('happy',), got 'sad'"
+
+
+def test_numbers_are_a_task_of_regression(tmp_path: Path) -> None:
+    table = write(tmp_path, "id,text,target\n" + "".join(f"u{n},Hi.,{n / 10}\n" for n in range(9)))
+    manifest = scan(table, task="valence")
+    task = manifest.tasks["valence"]
+    assert (task.kind, task.monitor, task.direction) == ("regression", "ccc", "max")
+    assert [item.targets["valence"] for item in manifest.utterances] == [n / 10 for n in range(9)]
+
+
+def test_the_monitor_decides_the_direction(tmp_path: Path) -> None:
+    table = write(tmp_path, "id,text,target\na,Hi.,1\nb,Ho.,2\nc,Ha.,3\n")
+    assert scan(table, monitor="mae", protocol="stratified").tasks["emotion"].direction == "min"
+
+
+def test_everything_wrong_with_a_table_is_told_at_once(tmp_path: Path) -> None:
+    table = "id,text,target,start,end,split\na,Hi.,one,,,train\n,Ho.,2,,,val\nc,Ha.,3,5,4,test\nd,He.,4,,,holdout\n"
+    with pytest.raises(UserError) as caught:
+        custom(write(tmp_path, table)).read()
+    for part in (
+        "csv:2: expected target",
+        "csv:3: expected an id",
+        "csv:4: expected start before",
+        "csv:5: expected spl",
+    ):
+        assert part in str(caught.value)
+
+
+def test_columns_that_must_be_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected columns \\['id'\\]"):
+        custom(write(tmp_path, "name,text,label\na,b,c\n")).read()
+    with pytest.raises(UserError, match="expected a column label or target"):
+        custom(write(tmp_path, "id,text,split\na,b,train\n")).read()
+
+
+def test_an_absent_table_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        scan(tmp_path / "absent.csv")
+
+
+def test_parquet_and_tsv_hold_the_same_corpus_as_csv(tmp_path: Path) -> None:
+    from_csv = scan(write(tmp_path, rows()))
+    from_tsv = scan(write(tmp_path, rows().replace(",", "\t"), "corpus.tsv"))
+    cells = [line.split(",") for line in rows().splitlines()]
+    columns = {name: [row[place] for row in cells[1:]] for place, name in enumerate(cells[0])}
+    parquet.write_table(Table.from_pydict(columns), tmp_path / "corpus.parquet")
+    from_parquet = scan(tmp_path / "corpus.parquet")
+    assert from_csv.digest == from_tsv.digest == from_parquet.digest
+
+
+def test_a_file_that_is_no_parquet_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected Parquet"):
+        custom(write(tmp_path, "id,text\n", "corpus.parquet")).read()
+
+
+def test_the_sound_is_the_videos_unless_the_table_says_otherwise(tmp_path: Path) -> None:
+    with_video = scan(write(tmp_path, "id,video,label\na,a.mp4,x\nb,b.mp4,y\n"), protocol="stratified")
+    assert with_video.utterances[0].audio == with_video.utterances[0].video == tmp_path / "a.mp4"
+    silent = scan(write(tmp_path, "id,video,audio,label\na,a.mp4,,x\nb,b.mp4,,y\n"), protocol="stratified")
+    assert silent.utterances[0].audio is None
+
+
+def test_labelled_subfolders_are_a_corpus(tmp_path: Path) -> None:
+    for label in ("happy", "sad"):
+        for number in range(3):
+            write_sound(tmp_path / label / f"clip{number}.wav", seconds=0.2)
+        write_clip(tmp_path / label / "clip0.mp4", seconds=0.2)
+        (tmp_path / label / "clip0.txt").write_text("So it is.\n")
+        (tmp_path / label / ".hidden.wav").write_bytes(b"")
+    manifest = scan(root=str(tmp_path))
+    assert [item.id for item in manifest.utterances] == [f"{a}/clip{n}" for a in ("happy", "sad") for n in range(3)]
+    first = manifest.utterances[0]
+    assert (first.text, first.video, first.targets) == ("So it is.", tmp_path / "happy" / "clip0.mp4", {"emotion": 0})
+    assert first.audio == tmp_path / "happy" / "clip0.wav"
+
+
+def test_an_empty_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected labelled subfolders"):
+        scan(root=str(tmp_path))
+
+
+# Splits
+
+
+def test_given_splits_are_taken_with_other_names_for_validation(tmp_path: Path) -> None:
+    table = "id,text,label,split\n" + "".join(
+        f"u{n},Hi.,{'xy'[n % 2]},{('Train', 'dev', 'TEST')[n % 3]}\n" for n in range(12)
+    )
+    corpus = custom(write(tmp_path, table))
+    splits = corpus.split(corpus.read())
+    assert {name: len(items) for name, items in splits.items()} == {"train": 4, "val": 4, "test": 4}
+
+
+def test_without_validation_a_part_of_train_validates_and_test_stays(tmp_path: Path) -> None:
+    lines = [f"u{n:02d},Hi.,{'xy'[n % 2]},s{n % 9},{'test' if n % 9 == 0 else 'train'}" for n in range(36)]
+    corpus = custom(write(tmp_path, "\n".join(["id,text,label,speaker,split", *lines])))
+    manifest = corpus.read()
+    splits = corpus.split(manifest)
+    assert {item.speaker for item in splits["test"]} == {"s0"}
+    speakers = {name: {item.speaker for item in items} for name, items in splits.items()}
+    assert not speakers["val"] & speakers["train"]
+    assert "part of train" in manifest.notes[0]
+
+
+@pytest.mark.parametrize("protocol", ["auto", "group_k_fold", "leave_one_speaker_out", "stratified"])
+def test_made_splits_cover_the_corpus_and_part_the_speakers(tmp_path: Path, protocol: str) -> None:
+    table = write(tmp_path, rows())
+    manifest = scan(table, protocol=protocol)
+    tested: Counter[str] = Counter()
+    for fold in range(manifest.protocols[protocol].folds):
+        splits = custom(table, protocol=protocol, fold=fold).split(manifest)
+        names = {name: {item.id for item in items} for name, items in splits.items()}
+        assert sum(map(len, names.values())) == 24 == len(set().union(*names.values()))
+        tested.update(names["test"])
+        if protocol != "stratified":
+            speakers = [{item.speaker for item in items} for items in splits.values()]
+            assert sum(map(len, speakers)) == len(set().union(*speakers)) == 6
+    assert set(tested.values()) == {1}
+    assert len(tested) == 24
+
+
+def test_stratified_parts_have_equal_shares_of_each_class(tmp_path: Path) -> None:
+    lines = [f"u{n:03d},Hi.,{'rare' if n % 5 == 0 else 'common'}" for n in range(100)]
+    table = write(tmp_path, "\n".join(["id,text,label", *lines]))
+    manifest = scan(table, protocol="stratified")
+    for fold in range(5):
+        test = custom(table, protocol="stratified", fold=fold).split(manifest)["test"]
+        assert Counter(item.targets["emotion"] for item in test) == {0: 16, 1: 4}
+
+
+def test_another_seed_makes_other_splits_and_the_same_seed_the_same(tmp_path: Path) -> None:
+    table = write(tmp_path, rows())
+
+    def tested(seed: int) -> list[str]:
+        corpus = custom(table, protocol="stratified", split_seed=seed)
+        return [item.id for item in corpus.split(corpus.scan())["test"]]
+
+    assert tested(1) == tested(1)
+    assert tested(1) != tested(2)
+
+
+def test_splits_by_speaker_need_speakers(tmp_path: Path) -> None:
+    table = write(tmp_path, "id,text,label\na,x,y\nb,x,z\n")
+    with pytest.raises(UserError, match="expected a speaker for each utterance"):
+        scan(table, protocol="group_k_fold")
+    with pytest.raises(UserError, match="at least three speakers"):
+        scan(write(tmp_path, rows(speakers=2)), protocol="leave_one_speaker_out")
+
+
+def test_an_unknown_protocol_and_too_few_folds_are_refused(tmp_path: Path) -> None:
+    table = write(tmp_path, rows())
+    with pytest.raises(UserError, match=r"expected dataset\.protocol in"):
+        scan(table, protocol="official")
+    with pytest.raises(UserError, match="at least 3"):
+        scan(table, protocol="stratified", folds=2)
+    with pytest.raises(UserError, match="column split"):
+        scan(table, protocol="given")

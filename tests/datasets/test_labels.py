@@ -1,0 +1,127 @@
+"""Label maps make one set of classes for corpora that name theirs differently."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from emorec.datasets.combined import Combined
+from emorec.datasets.custom import Custom
+from emorec.datasets.labels import relabel
+from emorec.datasets.manifest import Manifest
+from emorec.datasets.utterance import Task, Utterance
+from emorec.errors import UserError
+
+LABELS = ("neutral", "calm", "happy", "sad")
+FOUR = {"neutral": ["neutral", "calm"], "happy": ["happy", "joy"]}
+
+
+def corpus(name: str = "one", labels: tuple[str, ...] = LABELS) -> Manifest:
+    utterances = tuple(
+        Utterance(
+            id=label, dataset=name, text="Hi.", targets={"emotion": number, "emotion_votes": votes(number, len(labels))}
+        )
+        for number, label in enumerate(labels)
+    )
+    return Manifest(
+        dataset=name, utterances=utterances, tasks={"emotion": Task(name="emotion", labels=labels)}, protocols={}
+    )
+
+
+def votes(first: int, classes: int) -> tuple[float, ...]:
+    shares = [0.5 if number == first else 0.0 for number in range(classes)]
+    shares[-1] += 0.5
+    return tuple(shares)
+
+
+def test_classes_are_joined_and_the_others_lose_their_target() -> None:
+    mapped = relabel(corpus(), "emotion", FOUR)
+    assert mapped.tasks["emotion"].labels == ("neutral", "happy")
+    assert [item.targets.get("emotion") for item in mapped.utterances] == [0, 0, 1, None]
+
+
+def test_votes_follow_their_classes() -> None:
+    mapped = relabel(corpus(), "emotion", FOUR)
+    assert [item.targets.get("emotion_votes") for item in mapped.utterances] == [(1, 0), (1, 0), (0, 1), None]
+
+
+def test_two_corpora_come_to_the_same_classes() -> None:
+    other = relabel(corpus("two", ("joy", "neutral")), "emotion", FOUR)
+    assert [item.targets["emotion"] for item in other.utterances] == [1, 0]
+
+
+def test_a_map_changes_the_digest() -> None:
+    assert relabel(corpus(), "emotion", FOUR).digest != corpus().digest
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ({"a": ["happy"], "b": ["happy"]}, "'happy' is of both 'a' and 'b'"),
+        ({"a": ["bored"]}, "expected some of"),
+    ],
+)
+def test_a_map_that_does_not_fit_is_refused(labels: dict[str, list[str]], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        relabel(corpus(), "emotion", labels)
+
+
+def test_regression_takes_no_label_map() -> None:
+    task = Task(name="valence", kind="regression", labels=("valence",))
+    manifest = Manifest(dataset="one", utterances=(), tasks={"valence": task}, protocols={})
+    with pytest.raises(UserError, match="which is regression"):
+        relabel(manifest, "valence", FOUR)
+
+
+# Several corpora as one
+
+
+def tables(folder: Path) -> dict[str, Custom]:
+    found = {}
+    for name, labels in (("one", ("happy", "sad")), ("two", ("joy", "sad"))):
+        lines = [f"u{n},Hi.,{labels[n % 2]},s{n % 6}" for n in range(24)]
+        path = folder / f"{name}.csv"
+        path.write_text("\n".join(["id,text,label,speaker", *lines]))
+        found[name] = Custom(root=".", table=str(path), task="emotion", protocol="group_k_fold", fold=1)
+    return found
+
+
+def test_several_corpora_are_one_with_all_their_labels(tmp_path: Path) -> None:
+    combined = Combined(corpora=tables(tmp_path))
+    manifest = combined.read()
+    assert manifest.dataset == "one+two"
+    assert manifest.tasks["emotion"].labels == ("happy", "sad", "joy")
+    assert len(manifest.utterances) == 48
+    assert {item.id.split("/")[0] for item in manifest.utterances} == {"one", "two"}
+    assert len(manifest.speakers) == 12
+    assert Counter(item.targets["emotion"] for item in manifest.utterances) == {0: 12, 1: 24, 2: 12}
+
+
+def test_each_corpus_keeps_its_own_split(tmp_path: Path) -> None:
+    corpora = tables(tmp_path)
+    combined = Combined(corpora=corpora)
+    splits = combined.split(combined.read())
+    for name, corpus_of_it in corpora.items():
+        for split, items in corpus_of_it.split(corpus_of_it.read()).items():
+            own = {item.id.removeprefix(f"{name}/") for item in splits[split] if item.id.startswith(f"{name}/")}
+            assert own == {item.id for item in items}
+
+
+def test_a_label_map_makes_their_labels_one_set(tmp_path: Path) -> None:
+    manifest = relabel(
+        Combined(corpora=tables(tmp_path)).read(), "emotion", {"happy": ["happy", "joy"], "sad": ["sad"]}
+    )
+    assert Counter(item.targets["emotion"] for item in manifest.utterances) == {0: 24, 1: 24}
+
+
+def test_one_corpus_alone_is_not_several(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least two"):
+        Combined(corpora={"one": tables(tmp_path)["one"]}).scan()
+
+
+def test_problems_of_each_corpus_name_it(tmp_path: Path) -> None:
+    corpora = tables(tmp_path)
+    path = tmp_path / "two.csv"
+    path.write_text(path.read_text() + "\nu0,Again.,sad,s0")
+    with pytest.raises(UserError, match="two/u0: expected one utterance of this id"):
+        Combined(corpora=corpora).read()
