@@ -9,9 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from emorec.batch import ConfigurationError
-from emorec.configuration import instantiate, target_of
+from emorec.configuration import instantiate
 from emorec.datamodules.utterances import UtteranceDataModule
-from emorec.datasets.utterance import Task
 from emorec.errors import UserError
 from emorec.losses.loss import Loss
 from emorec.models.emotion_model import EmotionModel
@@ -51,7 +50,6 @@ def build_model(config: Mapping[str, Any], module: UtteranceDataModule, *, fit_n
     table = module.tables["train"]
     try:
         fusion = instantiate(config["fusion"], where="fusion", dims=dict.fromkeys(dims, hidden), hidden=hidden)
-        _check_loss(config["loss"], task)
         counts = {"class_counts": table.class_counts()} if classes else {}
         loss = instantiate(config["loss"], where="loss", task=task.name, **counts)
     except ConfigurationError as error:
@@ -73,15 +71,6 @@ def build_model(config: Mapping[str, Any], module: UtteranceDataModule, *, fit_n
         make_optimizer=lambda parameters: _optimizer(config, parameters),
         make_scheduler=None if config["scheduler"] is None else lambda *given: _schedule(config["scheduler"], *given),
     )
-
-
-def _check_loss(settings: Mapping[str, Any], task: Task) -> None:
-    made = target_of(settings, where="loss")
-    kind = getattr(made, "kind", task.kind)
-    if kind != task.kind:
-        raise UserError(
-            f"expected a loss for {task.kind} (task {task.name!r}), got {made.__name__}, which is for {kind}"
-        )
 
 
 def _optimizer(config: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:

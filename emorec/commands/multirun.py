@@ -13,6 +13,7 @@ from emorec.reporting.tables import markdown_table
 from emorec.sweeps.expansion import expand
 from emorec.sweeps.record import JobRecord, SweepRecord
 
+ALL_LINE_METRICS = tuple(key for keys in LINE_METRICS.values() for key in keys)
 log = logging.getLogger(__name__)
 
 
@@ -43,7 +44,7 @@ def run_all(composer: Composer) -> int:
             log.info("%s", outcome.line)
             metrics = read_metrics(outcome.folder)
             job.status, job.run_id = outcome.status, outcome.run_id
-            job.metrics = {key: metrics[key] for key in LINE_METRICS if key in metrics}
+            job.metrics = {key: metrics[key] for key in ALL_LINE_METRICS if key in metrics}
         finally:
             job.seconds = round(time.monotonic() - started, 3)
             if sweep is not None:
@@ -61,6 +62,7 @@ def _failed(job: JobRecord, error: str) -> None:
 
 
 def _print_table(jobs: list[JobRecord]) -> None:
+    shown = [key for key in ALL_LINE_METRICS if any(key in job.metrics for job in jobs)]
     rows = [
         [
             str(job.number + 1),
@@ -68,8 +70,8 @@ def _print_table(jobs: list[JobRecord]) -> None:
             job.status,
             f"{job.seconds:.1f}",
             job.run_id or "",
-            *(f"{job.metrics[key]:.4f}" if key in job.metrics else "" for key in LINE_METRICS),
+            *(f"{job.metrics[key]:.4f}" if key in job.metrics else "" for key in shown),
         ]
         for job in jobs
     ]
-    print(markdown_table(["job", "overrides", "status", "seconds", "run", *LINE_METRICS], rows))
+    print(markdown_table(["job", "overrides", "status", "seconds", "run", *shown], rows))

@@ -14,7 +14,7 @@ from emorec.commands.fitting import fit, read_test
 from emorec.commands.job import Job, now
 from emorec.commands.logs import RUN_LOG_ONLY, log_to
 from emorec.commands.results import read_metrics, result_line
-from emorec.commands.validation import check_training
+from emorec.commands.validation import check_loss, check_training
 from emorec.commands.workbench import Workbench, identify_run
 from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, RunRecord
 from emorec.runs.provenance import source_digest
@@ -53,6 +53,7 @@ def train(composed: Composed, workbench: Workbench) -> Outcome:
     """
     check_training(composed.config)
     data = workbench.data(composed.config)
+    check_loss(composed.config["loss"], data.task)
     store = CheckpointStore(Path(composed.config["paths"]["checkpoints"]))
     job = Job(composed, data, identify_run(composed, data), store)
     record = store.check_identity(job.identity)

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from emorec.errors import raise_problems
+from emorec.configuration import target_of
+from emorec.datasets.utterance import Task
+from emorec.errors import UserError, raise_problems
 
 PRECISIONS = ("32", "bf16-mixed", "16-mixed")
 
@@ -39,3 +41,13 @@ def check_training(config: Mapping[str, Any]) -> None:
     for name in ("test", "rerun"):
         expect(isinstance(config[name], bool), f"{name} to be true or false", config[name])
     raise_problems("the config", problems)
+
+
+def check_loss(settings: Mapping[str, Any], task: Task) -> None:
+    """Raises a `UserError` where the loss is for another kind of task."""
+    made = target_of(settings, where="loss")
+    kind = getattr(made, "kind", task.kind)
+    if kind != task.kind:
+        raise UserError(
+            f"expected a loss for {task.kind} (task {task.name!r}), got {made.__name__}, which is for {kind}"
+        )

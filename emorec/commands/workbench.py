@@ -1,6 +1,7 @@
 """What the jobs of one process share: the manifest, the features and their readers are read once."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,21 @@ class Data:
         )
 
 
+def _relabelled(manifest: Manifest, task: str, labels: Mapping[str, Sequence[str]]) -> Manifest:
+    """The corpus with the classes of a label map; says what has none of them."""
+    mapped = relabel(manifest, task, labels)
+    names = manifest.tasks[task].labels
+    lost = Counter(
+        names[number]
+        for before, after in zip(manifest.utterances, mapped.utterances, strict=True)
+        if isinstance(number := before.targets.get(task), int) and task not in after.targets
+    )
+    if lost:
+        told = ", ".join(f"{name} ({count})" for name, count in sorted(lost.items()))
+        log.info("%s: no class of the label map, and left out: %s", manifest.dataset, told)
+    return mapped
+
+
 def workbench_for(config: Mapping[str, Any]) -> "Workbench":
     """The workbench that a config asks for."""
     return Workbench(Path(config["paths"]["cache"]), verify=config["extraction"]["verify"])
@@ -142,7 +158,7 @@ class Workbench:
         if key not in self._manifests:
             manifest = corpus.read()
             if labels:
-                manifest = relabel(manifest, corpus.task, labels)
+                manifest = _relabelled(manifest, corpus.task, labels)
             for note in manifest.notes:
                 log.info("%s: %s", manifest.dataset, note)
             for problem in manifest.problems:

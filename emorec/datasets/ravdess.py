@@ -58,9 +58,7 @@ ARCHIVES = {
     "speech_audio": "Audio_Speech_Actors_01-24.zip",
     "song_audio": "Audio_Song_Actors_01-24.zip",
     **{f"video_{actor}": f"Video_Speech_Actor_{actor}.zip" for actor in ACTORS},
-    **{
-        f"song_video_{actor}": f"Video_Song_Actor_{actor}.zip" for actor in ACTORS if actor != "18"
-    },  # who does not sing
+    **{f"song_video_{actor}": f"Video_Song_Actor_{actor}.zip" for actor in SPEAKERS["song"]},
 }
 
 
@@ -101,7 +99,7 @@ class Ravdess(Corpus):
 
     def scan(self) -> Manifest:
         self.require_folder(
-            "emorec data download dataset=ravdess parts=[speech_audio,video_01,…] fetches it from Zenodo record 1188976."
+            "emorec data download dataset=ravdess parts=[speech_audio] fetches it from Zenodo record 1188976."
         )
         problems: list[Problem] = []
         labels, channels = LABELS[self.classes], CHANNELS[self.channel]

@@ -1,0 +1,178 @@
+"""Every corpus, label maps, views and layers, from the command line on small corpora with real media."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from emorec.cli import main
+from emorec.commands.composition import composer, parse
+from emorec.commands.workbench import Workbench
+from tests.discovery import names
+
+SMALL = ["trainer.max_epochs=2", "model.hidden=8", "progress=false"]
+DATASETS = [name for name in names("dataset") if name not in ("demo", "ravdess_crema_d")]
+
+
+@pytest.fixture(scope="session")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the fixture of each dataset."""
+    folder = tmp_path_factory.mktemp("corpora")
+    for name in DATASETS:
+        assert main(["data", "fixture", f"dataset={name}", f"to={folder / name}"]) == 0
+    return folder
+
+
+@pytest.fixture
+def data(corpora: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EMOREC_DATA", str(corpora))
+    return corpora
+
+
+def words_of(name: str, data: Path) -> list[str]:
+    return [f"dataset={name}", *([f"dataset.table={data / name / 'corpus.csv'}"] if name == "custom" else [])]
+
+
+def only_run(root: Path) -> Path:
+    (found,) = (root / "checkpoints").glob("*/run.json")
+    return found.parent
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_corpus_trains_from_its_layout(name: str, data: Path, root: Path) -> None:
+    assert main(["train", *SMALL, *words_of(name, data), *(["loss=mae"] if name == "ch_sims" else [])]) == 0
+    run = read_json(only_run(root) / "run.json")
+    assert run["status"] == "finished"
+    assert set(run["features"]) == {"text", "audio", "video"}
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_corpus_passes_its_check(name: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "check", "--json", *words_of(name, data)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["utterances"] > 10
+    assert not found["fatal"]
+    assert not [problem for problem in found["problems"] if problem["kind"] == "duplicate"]
+
+
+def test_a_fixture_is_not_written_over_files(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    assert main(["data", "fixture", "dataset=meld", f"to={tmp_path}"]) == 2
+    assert "expected an empty folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if path.name != "root"] == ["mine.txt"]
+
+
+def test_regression_is_trained_told_and_reported(data: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*SMALL, "dataset=ch_sims", "dataset.task=sentiment"]
+    assert main(["train", *words]) == 2
+    assert "expected a loss for regression" in capsys.readouterr().err
+    assert main(["train", *words, "loss=ccc"]) == 0
+    assert "test/ccc=" in capsys.readouterr().out
+    metrics = read_json(only_run(root) / "metrics.json")
+    assert {"test/mae", "test/pearson", "test/accuracy_2", "test/accuracy_3", "test/accuracy_5"} <= metrics.keys()
+    assert main(["report"]) == 0
+    assert "test/ccc" in capsys.readouterr().out
+
+
+def test_the_splits_that_were_made_are_written_into_the_run(data: Path, root: Path) -> None:
+    assert main(["train", *SMALL, *words_of("custom", data)]) == 0
+    folder = only_run(root)
+    with (folder / "splits.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    counts = read_json(folder / "run.json")["data"]["utterances"]
+    assert {split: sum(row["split"] == split for row in rows) for split in counts} == counts
+    assert "group_k_fold" in read_json(folder / "run.json")["data"]["notes"][0]
+
+
+def test_trained_on_two_corpora_and_tested_on_a_third(
+    data: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *SMALL, "dataset=ravdess_crema_d", "labels=four_emotions"]) == 0
+    folder = only_run(root)
+    assert read_json(folder / "run.json")["task"]["labels"] == ["neutral", "happy", "sad", "angry"]
+    assert main(["evaluate", f"run={folder.name}", "dataset=iemocap", "split=all"]) == 0
+    assert "all/uar=" in capsys.readouterr().out
+    (evaluation,) = (folder / "evaluations").iterdir()
+    metrics = read_json(evaluation / "metrics.json")
+    assert metrics["labels"] == ["neutral", "happy", "sad", "angry"]
+    assert sum(map(sum, metrics["all/confusion"])) == 90  # of 120 utterances those of the four classes
+    reads = read_json(folder / "run.json")["test_reads"]
+    assert reads[-1]["why"] == "evaluate dataset=iemocap"
+
+
+def test_a_corpus_with_other_labels_needs_a_label_map(
+    data: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *SMALL, "dataset=ravdess"]) == 0
+    run = only_run(root).name
+    assert main(["evaluate", f"run={run}", "dataset=meld", "labels=four_emotions"]) == 2
+    assert "expected labels that make the run's classes" in capsys.readouterr().err
+    assert main(["evaluate", f"run={run}", "dataset=ravdess", "split=all"]) == 2
+    assert "expected another dataset for split=all" in capsys.readouterr().err
+
+
+def test_a_moved_combination_of_corpora_is_the_same_run(data: Path, root: Path, tmp_path: Path) -> None:
+    words = ["train", *SMALL, "dataset=ravdess_crema_d", "labels=four_emotions"]
+    assert main(words) == 0
+    (tmp_path / "elsewhere").symlink_to(data)
+    moved = [f"dataset.corpora.{name}.root={tmp_path}/elsewhere/{name}" for name in ("ravdess", "crema_d")]
+    assert main([*words, *moved]) == 0
+    only_run(root)
+
+
+# Views
+
+
+def test_training_samples_among_cached_views_and_evaluation_does_not(data: Path, root: Path) -> None:
+    words = [*SMALL, *words_of("custom", data), "encoder.audio.views=2", "encoder/text=none", "encoder/video=none"]
+    line = parse("train", words)
+    with composer(line) as open_composer:
+        config = open_composer.compose(line.overrides).config
+    module = Workbench(root / "cache").data(config).module(config)
+    loader, clean = module.train_dataloader(), module.tables["train"].batch
+    seen: dict[str, set[bytes]] = {}
+    for epoch in range(12):
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            for name, values in zip(batch.id, batch.features["audio"], strict=True):
+                seen.setdefault(name, set()).add(values.numpy().tobytes())
+    assert {len(found) for found in seen.values()} == {3}
+    whole = clean(torch.arange(len(module.tables["train"])))
+    for name, values in zip(whole.id, whole.features["audio"], strict=True):
+        assert values.numpy().tobytes() in seen[name]
+    first, again = (next(iter(module.val_dataloader())).features["audio"] for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_the_choice_of_views_follows_from_seed_and_epoch(data: Path, root: Path) -> None:
+    words = [*SMALL, *words_of("custom", data), "encoder.audio.views=2", "encoder/text=none", "encoder/video=none"]
+    line = parse("train", words)
+    with composer(line) as open_composer:
+        config = open_composer.compose(line.overrides).config
+    bench = Workbench(root / "cache")
+
+    def epoch(number: int) -> dict[str, bytes]:
+        loader = bench.data(config).module(config).train_dataloader()
+        loader.sampler.set_epoch(number)
+        return {
+            name: row.numpy().tobytes()
+            for batch in loader
+            for name, row in zip(batch.id, batch.features["audio"], strict=True)
+        }
+
+    assert epoch(3) == epoch(3)
+    assert epoch(3) != epoch(4)
+
+
+def test_a_run_with_views_is_another_run_and_finishes(data: Path, root: Path) -> None:
+    words = ["train", *SMALL, *words_of("custom", data), "encoder/text=none"]
+    assert main(words) == 0
+    assert main([*words, "encoder.audio.views=1", "encoder.video.views=1"]) == 0
+    assert len(list((root / "checkpoints").glob("*/run.json"))) == 2
