@@ -79,3 +79,23 @@ def test_the_makefile_has_the_commands_of_the_readme() -> None:
     workflow = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "ci.yml").read_text())
     commands = [step.get("run", "") for step in workflow["jobs"]["test"]["steps"]]
     assert "bash .ci/run" in commands
+
+
+def test_a_table_written_by_hand_is_trained_on_as_shown(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (table,) = re.findall(r"```\n(id,.*?)```", README, flags=re.DOTALL)
+    header, *rows = table.strip().splitlines()
+    assert len(rows) == 2
+    lines = [header]
+    for number in range(24):  # the same two rows by other speakers
+        name, path, text, label, speaker = rows[number % 2].split(",")
+        lines.append(f"{name}_{number},{path},{text},{label},{speaker}{number // 4}")
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / path, np.random.default_rng(number % 2).normal(0, 0.1, 8000), 16_000)
+    (tmp_path / "my_corpus.csv").write_text("\n".join(lines))
+    words = ["dataset=custom", f"dataset.table={tmp_path / 'my_corpus.csv'}"]
+    main(["data", "check", *words])
+    assert "splits are made: group_k_fold" in capsys.readouterr().out
+    assert main(["train", *words, "encoder/video=none", "trainer.max_epochs=3"]) == 0
+    assert "test/uar=" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 Poria et al. (2019), ACL, arXiv 1810.02508. GPL-3.0.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,13 @@ TASKS = {
 }
 PROTOCOLS = {"official": OfficialSplit()}
 TABLES = {"train": "train_sent_emo.csv", "val": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
+# Utterances of each emotion, in their order, as the authors' tables have them.
+COUNTS = {
+    "train": (4710, 1743, 683, 1109, 268, 271, 1205),
+    "val": (470, 163, 111, 153, 40, 22, 150),
+    "test": (1256, 402, 208, 345, 50, 68, 281),
+}
+TOTAL = sum(map(sum, COUNTS.values()))
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
 # The folders as the authors' archive unpacks, and as other copies keep them.
 CLIP_FOLDERS = {
@@ -92,14 +100,32 @@ class Meld(Corpus):
                 problems += found
                 utterances += [utterance] if utterance is not None else []
         problems += check_utterances(utterances, TASKS)
+        problems += _miscounted(utterances)
         return Manifest(
             dataset=self.name,
             utterances=tuple(sorted(utterances, key=lambda item: item.id)),
             tasks=TASKS,
             protocols=dict(PROTOCOLS),
             problems=tuple(problems),
-            notes=(*media_notes(utterances), *_left_out(utterances, media)),
+            notes=(*_partial(utterances), *media_notes(utterances), *_left_out(utterances, media)),
         )
+
+
+def _partial(utterances: list[Utterance]) -> Iterator[str]:
+    if len(utterances) < TOTAL:
+        yield f"{len(utterances)} of {TOTAL} utterances"
+
+
+def _miscounted(utterances: list[Utterance]) -> Iterator[Problem]:
+    """Where the whole corpus has other counts than its authors'."""
+    if len(utterances) < TOTAL:
+        return
+    for split, expected in COUNTS.items():
+        found = Counter(item.targets["emotion"] for item in utterances if item.split == split)
+        for number, count in enumerate(expected):
+            if found[number] != count:
+                detail = f"expected {count} utterances of {EMOTIONS[number]} as published, found {found[number]}"
+                yield Problem("count", split, detail, fatal=False)
 
 
 def _media(root: Path, split: str) -> Media:

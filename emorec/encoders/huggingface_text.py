@@ -8,8 +8,9 @@ from torch import Tensor
 
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
-from emorec.encoders.checkpoint import load_pretrained, resolve_revision
-from emorec.encoders.encoder import Encoder, Inputs, StoredType, Training
+from emorec.encoders.encoder import Inputs, StoredType, Training
+from emorec.encoders.huggingface import HuggingFaceEncoder
+from emorec.encoders.layers import Layer, chosen_states, needs_hidden_states
 from emorec.errors import UserError
 from emorec.media.source import Source
 from emorec.media.text import read_text
@@ -39,13 +40,13 @@ def pool_tokens(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
     return hidden[torch.arange(len(hidden), device=hidden.device), chosen][:, None]
 
 
-class HuggingFaceText(Encoder):
-    """A pretrained text encoder, frozen.
+class HuggingFaceText(HuggingFaceEncoder):
+    """A pretrained text encoder, frozen; features (T, D), or (1, D) where they are pooled.
 
     Args:
         model: the model's name on the hub, or a local folder made by `save_pretrained`.
         revision: branch, tag or commit on the hub; what it resolves to counts. Not used for a local folder.
-        layer: which hidden states: -1 the last layer, 0 the embeddings.
+        layer: which hidden states: -1 the last layer, 0 the embeddings; a list of numbers or "all" for several layers.
         pooling: "mean", "cls", "last", or "none" for all tokens.
         max_length: longer texts are cut; with context turns the oldest tokens go first.
         context_turns: how many earlier turns of the dialogue are read before the text.
@@ -62,7 +63,7 @@ class HuggingFaceText(Encoder):
         *,
         model: str,
         revision: str = "main",
-        layer: int = -1,
+        layer: Layer = -1,
         pooling: str = "mean",
         max_length: int = 128,
         context_turns: int = 0,
@@ -70,28 +71,14 @@ class HuggingFaceText(Encoder):
         training: Training = "frozen",
         dtype: StoredType = "float32",
     ) -> None:
-        super().__init__(training=training, dtype=dtype)
+        super().__init__(model=model, revision=revision, layer=layer, training=training, dtype=dtype)
         if pooling not in POOLINGS:
             raise UserError(f"expected encoder.text.pooling in {POOLINGS}, got {pooling!r}")
-        self.model = model
-        self.wanted_revision = revision
-        self.layer = layer
         self.pooling = pooling
         self.max_length = max_length
         self.context_turns = context_turns
         self.template = template
-        self._resolved: tuple[str, str] | None = None
         self._tokenizer: Any = None
-        self._backbone: Any = None
-
-    @property
-    def dim(self) -> int:
-        self.load()
-        return int(self._backbone.config.hidden_size)
-
-    @property
-    def layers(self) -> tuple[int | None, ...]:
-        return (self.layer,)
 
     def settings(self) -> dict[str, Any]:
         checkpoint, revision = self._resolve()
@@ -116,26 +103,19 @@ class HuggingFaceText(Encoder):
     def _turn(self, speaker: str | None, text: str) -> str:
         return self.template.replace("{speaker}", speaker or "?").replace("{text}", text)
 
-    def _resolve(self) -> tuple[str, str]:
-        if self._resolved is None:
-            self._resolved = resolve_revision(self.model, self.wanted_revision)
-        return self._resolved
-
     def load(self) -> None:
         if self._backbone is not None:
             return
         import transformers
 
-        _, revision = self._resolve()
-        self._tokenizer = load_pretrained(transformers.AutoTokenizer, self.model, revision)
+        self._tokenizer = self._pretrained(transformers.AutoTokenizer)
         self._tokenizer.padding_side = "right"  # padding on the left would shift absolute positions
         self._tokenizer.truncation_side = "left" if self.context_turns else "right"
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        backbone = load_pretrained(transformers.AutoModel, self.model, revision).eval().requires_grad_(False)
-        layers, positions = backbone.config.num_hidden_layers, self._positions(backbone)
-        if not -1 <= self.layer <= layers:
-            raise UserError(f"expected encoder.text.layer from -1 to {layers} for {self.model}, got {self.layer}")
+        backbone = self._frozen(transformers.AutoModel)
+        self._require_layers(backbone)
+        positions = self._positions(backbone)
         if self.max_length > positions:
             raise UserError(
                 f"expected encoder.text.max_length up to {positions} for {self.model}, got {self.max_length}"
@@ -163,8 +143,8 @@ class HuggingFaceText(Encoder):
         return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
 
     def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        output = self._backbone(**inputs, output_hidden_states=self.layer != -1)
-        hidden = output.last_hidden_state if self.layer == -1 else output.hidden_states[self.layer]  # (B, T, D)
+        output = self._backbone(**inputs, output_hidden_states=needs_hidden_states(self.layers))
+        hidden = chosen_states(output, self.layers)  # (B, T, L · D)
         mask = inputs["attention_mask"].bool()
         if self.pooling == "none":
             return hidden * mask[:, :, None], mask

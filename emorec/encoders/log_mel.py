@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from emorec.encoders.encoder import StoredType, Training, UtteranceEncoder
 from emorec.encoders.functionals import COUNT, checked_pooling, functionals
-from emorec.media.audio import AudioSettings, read_audio
+from emorec.media.audio import AudioSettings, read_view
 from emorec.media.source import Source
 
 FLOOR = 1e-6  # power below it is taken for it: -60 dB
@@ -72,7 +72,10 @@ class LogMel(UtteranceEncoder):
         )
 
     def features(self, source: Source) -> NDArray[np.float32]:
-        waveform = torch.from_numpy(read_audio(source, self.media))
+        waveform, generator = read_view(source, self.media)
         with torch.inference_mode():
-            frames = self._transform(waveform).clamp_min(FLOOR).log().T.contiguous().numpy()  # (T, bands)
+            frames = self._transform(torch.from_numpy(waveform)).clamp_min(FLOOR).log().T.contiguous().numpy()
+        variation = self.media.variation
+        if generator is not None and variation is not None and variation.masks_frames:
+            frames = variation.mask(frames, generator, hop=self.hop / self.media.sample_rate)  # (T, bands)
         return functionals(frames) if self.pooling == "functionals" else frames

@@ -24,6 +24,7 @@ OPERATIONAL_KEYS = (
     ("rerun",),
 )
 PLACES = ("root", "table")  # of a dataset, or of each of several that are one: where it lies does not count
+LOCAL_KEYS = ("model", "revision", "path")  # of an encoder that reads a local folder or file
 GROUPED_KEYS = (("seed",), ("dataset", "fold"))  # differ between the runs of a group
 ID_DIGITS = 12
 
@@ -80,9 +81,9 @@ def identify(
         manifest_digest: of the whole corpus.
         feature_specs: {modality: digest of its feature spec}.
         sources: {modality: digest over what its encoder reads, of the whole corpus}.
-        local_models: modalities whose encoder names a local folder; the folder counts by its digest, in the spec.
+        local_models: modalities whose encoder names a local folder or file, which counts by its digest, in the spec.
     """
-    paths = tuple(("encoder", modality, key) for modality in sorted(local_models) for key in ("model", "revision"))
+    paths = tuple(("encoder", modality, key) for modality in sorted(local_models) for key in LOCAL_KEYS)
     defining = _without(dict(config), OPERATIONAL_KEYS + paths)
     defining["dataset"] = _without_places(defining["dataset"])
     data = {"manifest": manifest_digest, "features": dict(feature_specs), "sources": dict(sources)}

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ import pytest
 import soundfile
 
 from emorec.batch import MODALITIES
+from emorec.commands.composition import composer, parse
 from emorec.configuration import instantiate
 from emorec.datasets.demo_synthesis import write_video
 from emorec.encoders.encoder import Encoder
 from emorec.media.source import Source
 from tests.discovery import names, node
-from tests.encoders.tiny_checkpoints import save_bert
+from tests.encoders.tiny_checkpoints import TinyCheckpoints, family_of
 
 ENCODERS = [f"{modality}/{name}" for modality in MODALITIES for name in names(f"encoder/{modality}")]
+PRECOMPUTED = "precomputed"
 NEEDS = {"opensmile": "opensmile"}  # start of an encoder's name -> the package of an extra that it needs
 
 TEXTS = (
@@ -31,37 +34,78 @@ SECONDS = (0.5, 1.3, 0.8, 2.1, 0.61)
 FRAMES = (12, 5, 30, 9, 17)
 
 
-def settings_of(choice: str, checkpoints: dict[str, Path], **changes: Any) -> dict[str, Any]:
-    """The config of an encoder; a model of the hub is replaced by a small one of its modality."""
+@cache
+def encoder_node(choice: str) -> dict[str, Any]:
+    """The config of an encoder as it is composed; a path that has to be given is a word."""
     modality, _, name = choice.partition("/")
+    if name != PRECOMPUTED:
+        return node(f"encoder/{modality}", name)
+    line = parse("train", [f"encoder/{modality}={name}", f"encoder.{modality}.path=features.npz"])
+    with composer(line) as open_composer:
+        found: dict[str, Any] = open_composer.compose(line.overrides).config["encoder"][modality]
+    return found
+
+
+def settings_of(choice: str, checkpoints: TinyCheckpoints, **changes: Any) -> dict[str, Any]:
+    """The config of an encoder; a model of the hub is replaced by a small one of its kind, a file by a small one."""
+    name = choice.partition("/")[2]
     for start, package in NEEDS.items():
         if name.startswith(start) and importlib.util.find_spec(package) is None:
             pytest.skip(f"needs the package {package}")
-    settings = node(f"encoder/{modality}", name)
+    settings = dict(encoder_node(choice))
     if "model" in settings:
-        settings["model"] = str(checkpoints[modality])
+        settings["model"] = str(checkpoints[family_of(choice)])
+    if "path" in settings:
+        settings["path"] = str(write_features(checkpoints.folder / "features.npz"))
     return {**settings, **changes}
 
 
 def is_pretrained(choice: str) -> bool:
-    modality, _, name = choice.partition("/")
-    return "model" in node(f"encoder/{modality}", name)
+    return "model" in encoder_node(choice)
+
+
+def is_computed(choice: str) -> bool:
+    """Whether the encoder computes its features from media."""
+    return choice.partition("/")[2] != PRECOMPUTED
+
+
+def write_features(path: Path) -> Path:
+    """Five arrays (T, 12) of different lengths, by the ids of the sources."""
+    if not path.exists():
+        random = np.random.default_rng(3)
+        arrays = {f"u{number}": random.normal(size=(frames, 12)) for number, frames in enumerate(FRAMES)}
+        np.savez(path, **arrays)
+    return path
+
+
+def distinct() -> list[str]:
+    """The first of the encoders that differ in nothing but the name of their model, whose small ones are the same."""
+    found: dict[str, str] = {}
+    for choice in ENCODERS:
+        settings = dict(encoder_node(choice))
+        if "model" in settings:
+            settings["model"] = family_of(choice)
+        found.setdefault(repr(sorted(settings.items())), choice)
+    return list(found.values())
+
+
+DISTINCT = distinct()
 
 
 @pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """{modality: folder of a small pretrained model}."""
-    return {"text": save_bert(tmp_path_factory.mktemp("tiny_bert"))}
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> TinyCheckpoints:
+    """{kind of network: folder of a small pretrained model}."""
+    return TinyCheckpoints(tmp_path_factory.mktemp("tiny"))
 
 
-@pytest.fixture(params=ENCODERS)
+@pytest.fixture(params=DISTINCT)
 def choice(request: pytest.FixtureRequest) -> str:
-    """`modality/name` of each encoder."""
+    """`modality/name` of each encoder, but of those that are the same here."""
     return str(request.param)
 
 
 @pytest.fixture
-def make(choice: str, checkpoints: dict[str, Path]) -> Callable[..., Encoder]:
+def make(choice: str, checkpoints: TinyCheckpoints) -> Callable[..., Encoder]:
     """Makes the encoder, with changes to its config."""
 
     def make_encoder(**changes: Any) -> Encoder:
@@ -107,19 +151,26 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Sourc
 
 
 @pytest.fixture
-def sources(choice: str, media: dict[str, dict[str, Source]]) -> dict[str, Source]:
+def sources(choice: str, media: dict[str, dict[str, Source]], checkpoints: TinyCheckpoints) -> dict[str, Source]:
     """Five sources of the encoder's modality."""
-    return media[choice.partition("/")[0]]
+    found = media[choice.partition("/")[0]]
+    if is_computed(choice):
+        return found
+    path = Path(settings_of(choice, checkpoints)["path"])
+    return {name: Source(modality=source.modality, path=path, text=name) for name, source in found.items()}
 
 
-@pytest.fixture(scope="session")
-def unusable(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
-    """{modality: a source whose content cannot be used}."""
-    folder = tmp_path_factory.mktemp("unusable")
-    soundfile.write(folder / "silence.wav", np.zeros(16_000, np.float32), 16_000)
-    (folder / "broken.mp4").write_bytes(b"not a video at all")
-    return {
-        "text": Source(modality="text", text="  \n"),
-        "audio": Source(modality="audio", path=folder / "silence.wav"),
-        "video": Source(modality="video", path=folder / "broken.mp4"),
-    }
+@pytest.fixture
+def unusable(choice: str, tmp_path_factory: pytest.TempPathFactory, checkpoints: TinyCheckpoints) -> Source:
+    """A source whose content cannot be used."""
+    modality, folder = choice.partition("/")[0], tmp_path_factory.mktemp("unusable")
+    if not is_computed(choice):
+        return Source(modality=modality, path=Path(settings_of(choice, checkpoints)["path"]), text="nobody")
+    if modality == "text":
+        return Source(modality=modality, text="  \n")
+    path = folder / ("silence.wav" if modality == "audio" else "broken.mp4")
+    if modality == "audio":
+        soundfile.write(path, np.zeros(16_000, np.float32), 16_000)
+    else:
+        path.write_bytes(b"not a video at all")
+    return Source(modality=modality, path=path)

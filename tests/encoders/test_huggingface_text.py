@@ -19,7 +19,7 @@ from emorec.encoders.checkpoint import LOCAL, resolve_revision
 from emorec.encoders.huggingface_text import HuggingFaceText, pool_tokens
 from emorec.errors import UserError
 from emorec.media.source import MediaError, Source
-from tests.encoders.tiny_checkpoints import HIDDEN, LAYERS, save_bert, save_gpt
+from tests.encoders.tiny_checkpoints import HIDDEN, LAYERS, TinyCheckpoints, save_bert, save_gpt
 
 TEXTS = ("I am so happy today!", "Sad.", "Well, this news about the rain is not what you and I feel calm about, again.")
 POOLINGS = ("none", "mean", "cls", "last")
@@ -27,8 +27,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(scope="module")
-def bert(checkpoints: dict[str, Path]) -> Path:
-    return checkpoints["text"]
+def bert(checkpoints: TinyCheckpoints) -> Path:
+    return checkpoints["bert"]
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +151,45 @@ def test_two_calls_are_equal_for_dropout_is_off(bert: Path) -> None:
 def test_a_layer_is_that_hidden_state(bert: Path, layer: int) -> None:
     found = encoded(HuggingFaceText(model=str(bert), layer=layer, pooling="none"), TEXTS[0])[0]
     check_close(found, by_hand(bert, TEXTS[0], "none", layer))
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_several_layers_stand_side_by_side(bert: Path, pooling: str) -> None:
+    encoder = HuggingFaceText(model=str(bert), layer=[2, -1, 0], pooling=pooling)
+    assert (encoder.layers, encoder.dim) == ((2, -1, 0), HIDDEN)
+    for text, values in zip(TEXTS, encoded(encoder, *TEXTS), strict=True):
+        check_close(values, torch.cat([by_hand(bert, text, pooling, layer) for layer in (2, -1, 0)], dim=1))
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt"])
+def test_all_layers_are_known_without_loading_weights(
+    bert: Path, gpt: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = {"bert": bert, "gpt": gpt}[kind]
+    encoder = HuggingFaceText(model=str(folder), layer="all", pooling="none")
+    monkeypatch.setattr(encoder, "load", lambda: pytest.fail("expected specs() to load nothing"))
+    assert [spec["layer"] for spec in encoder.specs()] == list(range(LAYERS + 1))
+    monkeypatch.undo()
+    expected = torch.cat([by_hand(folder, "you feel sad", "none", layer) for layer in range(LAYERS + 1)], dim=1)
+    check_close(encoded(encoder, "you feel sad")[0], expected)
+
+
+def test_one_layer_in_a_list_is_that_layer(bert: Path) -> None:
+    assert HuggingFaceText(model=str(bert), layer=[1]).specs() == HuggingFaceText(model=str(bert), layer=1).specs()
+
+
+@pytest.mark.parametrize("layer", [[], [1, 1], "last", 1.0, True, None])
+def test_what_names_no_layers_is_refused(bert: Path, layer: Any) -> None:
+    with pytest.raises(UserError, match=r"expected encoder\.text\.layer to be .*got "):
+        HuggingFaceText(model=str(bert), layer=layer)
+
+
+def test_a_config_that_does_not_count_its_layers_wants_a_list(copy_of_bert: Path) -> None:
+    config = json.loads((copy_of_bert / "config.json").read_text())
+    del config["num_hidden_layers"]
+    (copy_of_bert / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"list the layers instead: encoder\.text\.layer=\[0,1,2\]"):
+        HuggingFaceText(model=str(copy_of_bert), layer="all").specs()
 
 
 @pytest.mark.parametrize("layer", [-2, LAYERS + 1])
@@ -404,6 +443,10 @@ def test_a_cached_model_loads_without_a_network(
     check_close(found, encoded(HuggingFaceText(model=str(bert)), TEXTS[0])[0])
 
 
+def test_all_layers_of_a_cached_model_are_known_without_a_network(cached_model: str) -> None:
+    assert HuggingFaceText(model=cached_model, layer="all").layers == tuple(range(LAYERS + 1))
+
+
 def test_a_revision_that_is_not_cached_is_refused(cached_model: str) -> None:
     with pytest.raises(UserError, match=r"revision 'v2'.*not in the local hub cache"):
         resolve_revision(cached_model, "v2")
@@ -418,6 +461,31 @@ def test_a_cached_model_without_weights_is_refused_offline(
     next(unreachable_hub.rglob("model.safetensors")).unlink()
     with pytest.raises(UserError, match=r"lab/tiny"):
         HuggingFaceText(model=cached_model).load()
+
+
+def test_a_cached_model_with_pickled_weights_is_refused_and_told_how_to_convert(
+    cached_model: str, unreachable_hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    weights = next(unreachable_hub.rglob("model.safetensors"))
+    weights.rename(weights.with_name("pytorch_model.bin"))
+    with pytest.raises(UserError, match=rf"hf download lab/tiny --revision {COMMIT} --local-dir FOLDER") as refusal:
+        HuggingFaceText(model=cached_model).load()
+    assert "a pickle can run code" in str(refusal.value)
+
+
+def test_the_conversion_that_is_named_works(bert: Path, copy_of_bert: Path) -> None:
+    from safetensors.torch import load_file
+    from transformers import AutoModel
+
+    weights = load_file(copy_of_bert / "model.safetensors")
+    torch.save(weights, copy_of_bert / "pytorch_model.bin")
+    (copy_of_bert / "model.safetensors").unlink()
+    AutoModel.from_pretrained(str(copy_of_bert)).save_pretrained(str(copy_of_bert))
+    found = encoded(HuggingFaceText(model=str(copy_of_bert)), TEXTS[0])[0]
+    check_close(found, encoded(HuggingFaceText(model=str(bert)), TEXTS[0])[0])
 
 
 # A real model

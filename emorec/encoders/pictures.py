@@ -1,0 +1,123 @@
+"""What pretrained networks of pictures and of clips read and give: pixel values in, one vector a step of time out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emorec.errors import UserError
+
+
+@dataclass(frozen=True)
+class PictureNetwork:
+    """How one kind of network reads frames and lays out what it gives.
+
+    Attributes:
+        factory: the class of transformers that loads it.
+        clip: whether it reads all frames of an utterance together.
+        tokens: whether it gives a vector for each patch; else one for the picture.
+        patches_first: in clips, whether tokens are ordered by patch, then by time.
+    """
+
+    factory: str = "AutoModel"
+    clip: bool = False
+    tokens: bool = True
+    patches_first: bool = False
+
+    def steps(self, config: Any) -> int:
+        """How many steps of time a clip's tokens have."""
+        tubelet = getattr(config, "tubelet_size", 1)  # frames of one token; ViViT's has height and width as well
+        return int(config.num_frames // (tubelet if isinstance(tubelet, int) else tubelet[0]))
+
+
+# model_type of a config.json -> how it is read
+NETWORKS: Mapping[str, PictureNetwork] = {
+    # ViT (Dosovitskiy et al. 2021, arXiv 2010.11929)
+    "vit": PictureNetwork(),
+    # CLIP (Radford et al. 2021, arXiv 2103.00020): of its two towers only the one for pictures is loaded
+    "clip": PictureNetwork(factory="CLIPVisionModel"),
+    "clip_vision_model": PictureNetwork(factory="CLIPVisionModel"),
+    # EfficientNet (Tan & Le 2019, arXiv 1905.11946)
+    "efficientnet": PictureNetwork(tokens=False),
+    # VideoMAE (Tong et al. 2022, arXiv 2203.12602)
+    "videomae": PictureNetwork(clip=True),
+    # TimeSformer (Bertasius et al. 2021, arXiv 2102.05095)
+    "timesformer": PictureNetwork(clip=True, patches_first=True),
+    # ViViT (Arnab et al. 2021, arXiv 2103.15691)
+    "vivit": PictureNetwork(clip=True),
+}
+
+
+def stated_size(processor: Mapping[str, Any], model: str) -> int:
+    """Pixels of the square picture that a `preprocessor_config.json` makes.
+
+    Raises:
+        UserError: it states no square.
+    """
+    cropped = "crop_size" in processor and processor.get("do_center_crop", True)
+    stated = processor.get("crop_size" if cropped else "size")
+    sides = set(stated.values()) if isinstance(stated, Mapping) else {stated}
+    if len(sides) != 1 or not isinstance(side := next(iter(sides)), int):
+        raise UserError(f"expected a square size in preprocessor_config.json of {model!r}, got {stated!r}")
+    return side
+
+
+def pixel_scaling(processor: Mapping[str, Any], model: str) -> tuple[Tensor, Tensor]:
+    """What a `preprocessor_config.json` does to pixels from 0 to 255, as `pixels * factor + shift`.
+
+    Returns:
+        factor and shift, (3, 1, 1) each.
+
+    Raises:
+        UserError: it normalises, and does not state by what.
+    """
+    factor, shift = torch.ones(3, 1, 1, dtype=torch.float64), torch.zeros(3, 1, 1, dtype=torch.float64)
+    if processor.get("do_rescale", True):
+        factor = factor * processor.get("rescale_factor", 1 / 255)
+        if processor.get("offset") or processor.get("rescale_offset"):
+            shift = shift - 1
+    if not processor.get("do_normalize", True):
+        return factor.float(), shift.float()
+    lacking = [name for name in ("image_mean", "image_std") if name not in processor]
+    if lacking:
+        raise UserError(f"expected {lacking} in preprocessor_config.json of {model!r}, found none")
+    mean = torch.tensor(processor["image_mean"], dtype=torch.float64).view(-1, 1, 1)
+    deviation = torch.tensor(processor["image_std"], dtype=torch.float64).view(-1, 1, 1)
+    factor, shift = factor / deviation, (shift - mean) / deviation
+    if processor.get("include_top"):  # EfficientNet's weights were trained on pixels divided twice
+        factor, shift = factor / deviation, shift / deviation
+    return factor.float(), shift.float()
+
+
+def one_token(hidden: Tensor, patches: int, token: str) -> Tensor:
+    """One vector a picture out of the vectors of its patches, which stand behind those of other tokens.
+
+    Args:
+        hidden: (N, S, D).
+        patches: how many of the S tokens are patches; the first of the others is the class token.
+        token: "cls" or "mean".
+
+    Returns:
+        (N, D)
+    """
+    return hidden[:, 0] if token == "cls" else hidden[:, -patches:].mean(1)
+
+
+def clip_steps(hidden: Tensor, steps: int, patches: int, *, patches_first: bool) -> Tensor:
+    """One vector a step of time out of a clip's tokens: the mean of the step's patches.
+
+    Args:
+        hidden: (B, S, D); the last `steps · patches` tokens are of patches.
+        steps: T.
+        patches: P of each step.
+        patches_first: whether the tokens of one patch stand together, and not those of one step.
+
+    Returns:
+        (B, T, D)
+    """
+    tokens = hidden[:, -steps * patches :]  # (B, T · P, D), or (B, P · T, D)
+    if patches_first:
+        return tokens.reshape(len(hidden), patches, steps, -1).mean(1)
+    return tokens.reshape(len(hidden), steps, patches, -1).mean(2)
