@@ -186,6 +186,7 @@ class Workbench:
     def _extracted(
         self, encoder: Encoder, config: Mapping[str, Any], manifest: Manifest, chosen: Sequence[Utterance]
     ) -> Features:
+        encoder.check_views()
         modality, settings = encoder.modality, ExtractionSettings(**config["extraction"])
         sources = {item.id: encoder.source(item, manifest) for item in chosen}
         if all(source is None for source in sources.values()):

@@ -28,6 +28,7 @@ class Encoder(nn.Module, ABC):
     Class attributes:
         modality: "text", "audio" or "video".
         version: counts up whenever the output changes; a golden test holds it.
+        has_spectrogram: whether masks of a spectrogram apply to its augmented views.
 
     Attributes:
         pads_exactly: false where an utterance's features depend on the padding that longer batch mates give it; such an
@@ -41,6 +42,7 @@ class Encoder(nn.Module, ABC):
 
     modality: ClassVar[str]
     version: ClassVar[int]
+    has_spectrogram: ClassVar[bool] = False
     pads_exactly: bool = True
     media: MediaSettings | None = None  # of those that decode media
 
@@ -64,6 +66,15 @@ class Encoder(nn.Module, ABC):
     def layers(self) -> tuple[int | None, ...]:
         """The L layers whose features `encode` returns side by side; each is stored by itself."""
         return (None,)
+
+    def check_views(self) -> None:
+        """Raises a `UserError` where augmented views are asked for and there is nothing to augment."""
+        if not self.views:
+            return
+        where = f"encoder.{self.modality}"
+        if self.media is None:
+            raise UserError(f"expected {where}.views=0 for {type(self).__name__}, which has no views, got {self.views}")
+        self.media.check_views(self.views, f"{where}.media", spectrogram=self.has_spectrogram)
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class LogMel(UtteranceEncoder):
 
     modality: ClassVar[str] = "audio"
     version: ClassVar[int] = 1
+    has_spectrogram: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from emorec.errors import UserError
 from emorec.features.computation import ExtractionSettings, compute
 from emorec.features.store import FeatureStore
 from emorec.features.upkeep import compact, compact_if_many
+from emorec.media.faces import take_fallbacks
 from emorec.media.source import Source
 from emorec.storage.atomic import remove_orphans
 from emorec.storage.claims import STALE_SECONDS, Holder, claimed
@@ -110,6 +111,8 @@ def extract(
                     settings=settings,
                     title=title,
                 )
+                if fallbacks := take_fallbacks():
+                    log.info("%s: no face found in %d clips, whose centre was taken", title, fallbacks)
                 for one in stores:
                     one.refresh()
                     compact_if_many(one)

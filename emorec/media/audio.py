@@ -1,24 +1,22 @@
 """Sound files, and the sound tracks of videos, as mono waveforms."""
 
-import os
-import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
+from emorec.media.augmentation import AudioAugmentation, generator_of
+from emorec.media.conditioning import Compression, compress, pre_emphasise, trim_silence, with_loudness
+from emorec.media.fields import checked_count, checked_number
+from emorec.media.sound import Reader, decode_sound
 from emorec.media.source import MediaError, MediaSettings, Source
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".flv", ".webm", ".m4v"})
-PACKETS_SECONDS = 0.25  # a container may state some packets more than there are
 SILENCE = 1e-5  # full scale is 1; below this a 16-bit file holds nothing but zeros
-# Mono from 5.1 (front left, right, centre, low frequencies, surround left, right) after ITU-R BS.775: speech is in
-# the centre and keeps its level, and the low-frequency channel is not mixed in. FFmpeg, which mixes the sound tracks of
-# videos, does the same.
-SURROUND_WEIGHTS = np.array([2**-0.5, 2**-0.5, 1.0, 0.0, 0.5, 0.5], dtype=np.float32)
+LOWEST_RATE = 4000  # Hz
 
 Waveform = NDArray[np.float32]
 
@@ -27,102 +25,85 @@ Waveform = NDArray[np.float32]
 class AudioSettings(MediaSettings):
     """How sound is read; every field counts in a feature's identity.
 
+    Sound is conditioned after it was resampled, in the order of the fields; a view is augmented after that, so that the
+    loudness does not take its gain back.
+
     Attributes:
         sample_rate: Hz of the waveform.
         minimum_seconds: shorter sound is refused.
+        trim: dB below the loudest frame; what is quieter is cut off at both ends.
+        compression: `threshold` (dB of full scale), `ratio`, and if need be `attack` and `release` (seconds) of a
+            compressor of the dynamics.
+        loudness: LUFS that every utterance gets.
+        pre_emphasis: coefficient of the filter that raises high frequencies, such as 0.97.
+        augmentation: fields of `AudioAugmentation`.
     """
 
+    where: ClassVar[str] = "encoder.audio.media"
     sample_rate: int = 16_000
     minimum_seconds: float = 0.05
+    trim: float | None = None
+    compression: Mapping[str, Any] | None = None
+    loudness: float | None = None
+    pre_emphasis: float | None = None
+
+    def __post_init__(self) -> None:
+        checked_count(self.sample_rate, f"{self.where}.sample_rate", low=LOWEST_RATE)
+        checked_number(self.minimum_seconds, f"{self.where}.minimum_seconds", low=0.0)
+        bounds = {"trim": (1.0, 120.0), "loudness": (-70.0, 0.0), "pre_emphasis": (0.0, 1.0)}
+        for name, (low, high) in bounds.items():
+            if getattr(self, name) is not None:
+                checked_number(getattr(self, name), f"{self.where}.{name}", low=low, high=high)
+        _ = self.compressor, self.variation  # check what they are made from
+
+    @property
+    def compressor(self) -> Compression | None:
+        """What `compression` says, checked."""
+        return None if self.compression is None else Compression.of(self.compression, f"{self.where}.compression")
+
+    @property
+    def variation(self) -> AudioAugmentation | None:
+        return AudioAugmentation.of(self.augmentation, f"{self.where}.augmentation")
+
+    def identity(self, *, augmented: bool = False) -> dict[str, Any]:
+        own = super().identity(augmented=augmented)
+        return own if self.compressor is None else {**own, "compression": asdict(self.compressor)}
 
 
-def read_audio(source: Source, settings: AudioSettings) -> Waveform:
+def read_audio(source: Source, settings: AudioSettings, *, reader: Reader | None = None) -> Waveform:
     """The sound of a source: mono, float32, (samples,), full scale ±1 (5.1 can exceed it) at the settings' rate.
+
+    Args:
+        source: what is read; the view of it that it says.
+        settings: how.
+        reader: of sound tracks; `None` for decord, then PyAV.
 
     Raises:
         MediaError: the sound is not decodable, empty, truncated, too short, silent, or not a number.
         OSError: the file is missing or may not be read.
     """
+    return read_view(source, settings, reader=reader)[0]
+
+
+def read_view(
+    source: Source, settings: AudioSettings, *, reader: Reader | None = None
+) -> tuple[Waveform, Generator | None]:
+    """As `read_audio`, with the source of what else is random in an augmented view; `None` for view 0."""
     path = source.path
     assert path is not None
     with path.open("rb") as stream:  # a missing file or a refused one is no fault of the content
         head = stream.read(12)
     if not head:
         raise MediaError("the file is empty")
-    if path.suffix.lower() in VIDEO_SUFFIXES:
-        waveform, rate = _decode_sound_track(path)
-        waveform = waveform[_sample(source.start, rate, 0) : _sample(source.end, rate, len(waveform))]
-    else:
-        _refuse_truncated_wav(path, head)
-        waveform, rate = _decode_sound_file(path, source.start, source.end)
-    _check(waveform, rate, settings.minimum_seconds)
-    return _resampled(waveform, rate, settings.sample_rate)
-
-
-def _sample(seconds: float | None, rate: int, default: int) -> int:
-    return default if seconds is None else max(0, round(seconds * rate))
-
-
-def _refuse_truncated_wav(path: Path, head: bytes) -> None:
-    """libsndfile reads a WAV file that ends early without a word; its header tells the length it should have."""
-    if len(head) == 12 and head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        stated = struct.unpack("<I", head[4:8])[0] + 8
-        actual = os.path.getsize(path)
-        if actual < stated < 0xFFFFFFF0:  # streams are written with the largest number for "unknown"
-            raise MediaError(f"the file is truncated: its header states {stated} bytes, it has {actual}")
-
-
-def _decode_sound_file(path: Path, start: float | None, end: float | None) -> tuple[Waveform, int]:
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(path) as sound:
-            first, last = _sample(start, sound.samplerate, 0), _sample(end, sound.samplerate, sound.frames)
-            last = min(last, sound.frames)
-            if first:
-                sound.seek(min(first, sound.frames))
-            samples = sound.read(max(0, last - first), dtype="float32", always_2d=True)
-            rate = int(sound.samplerate)
-    except soundfile.LibsndfileError as error:
-        raise MediaError(f"not decodable as sound: {error.error_string}") from error
-    except MemoryError as error:
-        raise MediaError("the header states more samples than memory holds") from error
-    if len(samples) < last - first:
-        raise MediaError(f"the file is truncated: expected {last - first} samples, got {len(samples)}")
-    return _mono(samples), rate
-
-
-def _mono(samples: NDArray[np.float32]) -> Waveform:
-    """(samples, channels) to (samples,)."""
-    if samples.shape[1] == len(SURROUND_WEIGHTS):
-        mono: Waveform = samples @ SURROUND_WEIGHTS
-        return mono
-    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-
-
-def _decode_sound_track(path: Path) -> tuple[Waveform, int]:
-    import av
-    import decord
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.audio:
-                raise MediaError("the video has no sound track")
-            track = container.streams.audio[0]
-            rate = int(track.rate)
-            stated = float(track.duration * track.time_base) if track.duration and track.time_base else 0.0
-        # More than one channel comes back uninitialised from decord; mixed down while decoding, it does not.
-        samples = decord.AudioReader(str(path), sample_rate=rate, mono=True)[:].asnumpy()
-    except (av.FFmpegError, decord.DECORDError, IndexError) as error:
-        raise MediaError(f"the sound track is not decodable: {_first_line(error)}") from error
-    waveform = samples.reshape(-1).astype(np.float32, copy=False)
-    if len(waveform) / rate < 0.99 * stated - PACKETS_SECONDS:
-        raise MediaError(f"the sound track is truncated: expected {stated:.2f} s, got {len(waveform) / rate:.2f} s")
-    return waveform, rate
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    decoded, rate = decode_sound(path, head, source.start, source.end, reader)
+    _check(decoded, rate, settings.minimum_seconds)
+    waveform = _conditioned(_resampled(decoded, rate, settings.sample_rate), settings)
+    variation = settings.variation if source.view else None
+    if variation is None:
+        return waveform, None
+    generator = generator_of(source.view, decoded)
+    shortest = round(settings.minimum_seconds * settings.sample_rate)
+    return variation.vary(waveform, generator, shortest=shortest), generator
 
 
 def _check(waveform: Waveform, rate: int, minimum_seconds: float) -> None:
@@ -151,6 +132,26 @@ def _resampled(waveform: Waveform, rate: int, wanted: int) -> Waveform:
     with torch.inference_mode():
         resampled: Waveform = _resampler(rate, wanted)(torch.from_numpy(np.ascontiguousarray(waveform))).numpy()
     return resampled
+
+
+def _conditioned(waveform: Waveform, settings: AudioSettings) -> Waveform:
+    if settings.trim is not None:
+        waveform = trim_silence(waveform, settings.sample_rate, settings.trim)
+    if settings.compressor is not None:
+        waveform = compress(waveform, settings.sample_rate, settings.compressor)
+    if settings.loudness is not None:
+        waveform = with_loudness(waveform, settings.sample_rate, settings.loudness)
+    if settings.pre_emphasis is not None:
+        waveform = pre_emphasise(waveform, settings.pre_emphasis)
+    seconds = len(waveform) / settings.sample_rate
+    if settings.trim is not None and seconds < settings.minimum_seconds:
+        raise MediaError(
+            f"the sound is too short without the silence at its ends: expected {settings.minimum_seconds} s, "
+            f"got {seconds:.3f} s"
+        )
+    if not np.isfinite(waveform).all():
+        raise MediaError("the conditioned sound has samples that are not numbers")
+    return waveform
 
 
 def audio_seconds(source: Source, settings: AudioSettings) -> float:

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from emorec.errors import UserError
+from emorec.media.augmentation import Augmentation
 from emorec.storage.digests import digest_of
 
 
@@ -58,12 +59,16 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class MediaSettings:
-    """How media are read; every field of a subclass counts in a feature's identity.
+    """How media are read; every field of a subclass counts in a feature's identity, unless it is null.
+
+    Class attributes:
+        where: the settings' place in the config, for errors.
 
     Attributes:
         augmentation: how augmented views differ from the source; counts in the identity of views alone.
     """
 
+    where: ClassVar[str] = "encoder.media"
     augmentation: Mapping[str, Any] | None = None
 
     @classmethod
@@ -71,7 +76,7 @@ class MediaSettings:
         """Settings from a config's node, for all fields that it does not give as they are by default.
 
         Raises:
-            UserError: there is no such field.
+            UserError: there is no such field, or a value does not fit its field.
         """
         if isinstance(given, cls):
             return given
@@ -82,7 +87,41 @@ class MediaSettings:
             raise UserError(f"expected fields of {where} in {known}, got {unknown}")
         return cls(**(given or {}))
 
+    @property
+    def variation(self) -> Augmentation | None:
+        """What `augmentation` says, checked."""
+        return None
+
     def identity(self, *, augmented: bool = False) -> dict[str, Any]:
-        """What counts of them for a source as it is, or for an augmented view of it."""
-        own = asdict(self)
-        return own if augmented else {name: value for name, value in own.items() if name != "augmentation"}
+        """What counts of them for a source as it is, or for an augmented view of it.
+
+        A field that is null asks for nothing and is left out: a new one leaves the features of those who do not use it.
+        """
+        own = {name: value for name, value in asdict(self).items() if value is not None and name != "augmentation"}
+        variation = self.variation if augmented else None
+        return own if variation is None else {**own, "augmentation": variation.identity()}
+
+    def check_views(self, views: int, where: str, *, spectrogram: bool = False) -> None:
+        """Checks that augmented views would differ from the source, in ways that the encoder can show.
+
+        Args:
+            views: how many of each utterance are asked for.
+            where: the encoder's place in the config, for errors.
+            spectrogram: whether the encoder computes a spectrogram that can be masked.
+
+        Raises:
+            UserError: views are asked for and `augmentation` says nothing, or asks for masks that cannot be shown.
+        """
+        if views == 0:
+            return
+        variation = self.variation
+        if variation is None or not variation.is_set:
+            raise UserError(
+                f"expected {self.where}.augmentation to say how views differ, as {where}.views={views}, "
+                f"got {self.augmentation!r}"
+            )
+        if variation.masks_frames and not spectrogram:
+            raise UserError(
+                f"expected no time_masks and no frequency_masks in {self.where}.augmentation, as {where} has no "
+                f"spectrogram to mask, got {self.augmentation!r}"
+            )

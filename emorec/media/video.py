@@ -1,18 +1,19 @@
 """Pictures of a video as frames of one size."""
 
-import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emorec.media.augmentation import VideoAugmentation, generator_of
+from emorec.media.faces import NO_FACES, checked_faces, count_fallback, face_identity, find_face
+from emorec.media.fields import checked_count, checked_number
+from emorec.media.frames import FRAME_READERS, DecodingError, FrameReader, Reader, picture_of
+from emorec.media.resizing import resized
 from emorec.media.source import MediaError, MediaSettings, Source
 
 Frames = NDArray[np.uint8]
-
-SMALLEST = 64  # pixels; decord does not reliably resize to less
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,81 +23,111 @@ class VideoSettings(MediaSettings):
     Attributes:
         frames: how many frames, evenly spaced over the utterance; a shorter clip repeats frames.
         size: pixels of the square that is cut from the middle, after the shorter side was resized to it.
+        faces: the square is cut around the largest face instead: "none", "haar" for OpenCV's cascades, or the path of
+            an .onnx detector (`emorec.media.faces` says what it takes and gives).
+        face_margin: share of the face's box that is added on each side of it.
+        augmentation: fields of `VideoAugmentation`.
     """
 
+    where: ClassVar[str] = "encoder.video.media"
     frames: int = 16
     size: int = 224
+    faces: str | None = NO_FACES
+    face_margin: float = 0.2
+
+    def __post_init__(self) -> None:
+        checked_faces(self.faces, f"{self.where}.faces")
+        checked_number(self.face_margin, f"{self.where}.face_margin", low=0.0, high=2.0)
+        for name in ("frames", "size"):
+            checked_count(getattr(self, name), f"{self.where}.{name}", low=1)
+        _ = self.variation  # checks what it is made from
+
+    @property
+    def cuts_faces(self) -> bool:
+        """Whether the square is cut around a face."""
+        return self.faces not in (None, NO_FACES)
+
+    @property
+    def variation(self) -> VideoAugmentation | None:
+        return VideoAugmentation.of(self.augmentation, f"{self.where}.augmentation")
+
+    def identity(self, *, augmented: bool = False) -> dict[str, Any]:
+        own = super().identity(augmented=augmented)
+        if not self.cuts_faces:  # a margin around nothing changes nothing
+            return {name: value for name, value in own.items() if name not in ("faces", "face_margin")}
+        return {**own, "faces": face_identity(str(self.faces), f"{self.where}.faces")}
 
 
-def read_video(source: Source, settings: VideoSettings) -> Frames:
+def read_video(source: Source, settings: VideoSettings, *, reader: Reader | None = None) -> Frames:
     """The frames of a source, RGB: (frames, size, size, 3).
+
+    Args:
+        source: what is read; the view of it that it says.
+        settings: how.
+        reader: "decord" or "av"; `None` for decord, then PyAV.
 
     Raises:
         MediaError: the video is not decodable, or has no frame in the segment.
         OSError: the file is missing or may not be read.
+        UserError: faces are wanted and their detector cannot be used.
     """
     path = source.path
     assert path is not None
     with path.open("rb") as stream:  # a missing file or a refused one is no fault of the content
         if not stream.read(1):
             raise MediaError("the file is empty")
-    import decord
-
-    stored = _stored_size(path)
-    try:
-        return _decode(path, stored, source, settings)
-    except (decord.DECORDError, RuntimeError, IndexError) as error:
-        raise MediaError(f"the video is not decodable: {_reason(error)}") from error
+    frames = _decoded(source, settings, reader)
+    variation = settings.variation if source.view else None
+    return frames if variation is None else variation.vary(frames, generator_of(source.view, frames))
 
 
-def _decode(path: Path, stored: tuple[int, int], source: Source, settings: VideoSettings) -> Frames:
-    import decord
+def _decoded(source: Source, settings: VideoSettings, reader: Reader | None) -> Frames:
+    assert source.path is not None
+    picture = picture_of(source.path)
+    reason = ""
+    for name in (reader,) if reader else FRAME_READERS:
+        try:
+            video = FRAME_READERS[name](source.path, picture)
+            if 2 * len(video.starts) < picture.frames:
+                raise MediaError(
+                    f"the video is truncated: its header states {picture.frames} frames, it has {len(video.starts)}"
+                )
+            return _cut(video, source, settings)
+        except DecodingError as error:
+            reason = str(error)
+    raise MediaError(f"the video is not decodable: {reason}")
 
-    reader = decord.VideoReader(str(path), num_threads=1)
-    first, last = _frame_range(reader, source.start, source.end)
+
+def _cut(video: FrameReader, source: Source, settings: VideoSettings) -> Frames:
+    first, last = _frame_range(video.starts, source.start, source.end)
     if last <= first:
         raise MediaError(f"the video has no frame between {source.start} and {source.end} s")
     # (N,), at the middle of N equal stretches
     places = first + ((np.arange(settings.frames) + 0.5) * (last - first) / settings.frames).astype(np.int64)
-    height, width = reader[0].shape[:2]  # as it is shown: decord turns clips of a phone held upright
+    if settings.cuts_faces:
+        faces = _faces(video, places, source.crop, settings)
+        if faces is not None:
+            return faces
+        count_fallback()
+    height, width = video.size
     left, right = _side(source.crop, width)
     scale = settings.size / min(height, right - left)
     target = max(settings.size, round(height * scale)), max(settings.size, round(width * scale))  # height, width
-    if (height, width) == stored and min(target) >= SMALLEST:
-        reader = decord.VideoReader(str(path), width=target[1], height=target[0], num_threads=1)
-        frames = reader.get_batch(places).asnumpy()
-    else:
-        frames = _resized(reader.get_batch(places).asnumpy(), target)
+    frames = video.read(places, target)
     start = round(left * scale)
     end = min(frames.shape[2], max(start + settings.size, round(right * scale)))
     return _centre(frames[:, :, end - max(settings.size, end - start) : end], settings.size)
 
 
-def _resized(frames: Frames, target: tuple[int, int]) -> Frames:
-    """(N, H, W, 3) to (N, *target, 3)."""
-    import torch
-    from torch.nn.functional import interpolate
-
-    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()  # (N, 3, H, W)
-    resized = interpolate(pixels, target, mode="bilinear", antialias=True).round().clamp(0, 255)
-    return np.ascontiguousarray(resized.permute(0, 2, 3, 1).byte().numpy())
-
-
-def _stored_size(path: Path) -> tuple[int, int]:
-    """Height and width of the picture as it is stored, before it is turned."""
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise MediaError("the file has no video track")
-            picture = container.streams.video[0]
-            height, width = int(picture.height), int(picture.width)
-    except (av.FFmpegError, IndexError) as error:
-        raise MediaError(f"the video is not decodable: {_reason(error)}") from error
-    if not height or not width:
-        raise MediaError("the video states no picture size")
-    return height, width
+def _faces(video: FrameReader, places: NDArray[np.int64], crop: str | None, settings: VideoSettings) -> Frames | None:
+    """Frames cut around the face, or `None` where there is none."""
+    left, right = _side(crop, video.size[1])
+    frames = video.read(places)[:, :, left:right]  # (N, H, W, 3)
+    square = find_face(frames, str(settings.faces), settings.face_margin, f"{settings.where}.faces")
+    if square is None:
+        return None
+    top, start, side = square
+    return resized(frames[:, top : top + side, start : start + side], (settings.size, settings.size))
 
 
 def _side(crop: str | None, width: int) -> tuple[int, int]:
@@ -105,20 +136,12 @@ def _side(crop: str | None, width: int) -> tuple[int, int]:
     return (width // 2, width) if crop == "right" else (0, width)
 
 
-def _frame_range(reader: Any, start: float | None, end: float | None) -> tuple[int, int]:
+def _frame_range(starts: NDArray[np.float64], start: float | None, end: float | None) -> tuple[int, int]:
     """The first frame of the segment, and the one after its last."""
-    if start is None and end is None:
-        return 0, len(reader)
-    starts = reader.get_frame_timestamp(range(len(reader)))[:, 0]
     first = 0 if start is None else int(np.searchsorted(starts, start - 1e-6))
-    return first, len(reader) if end is None else int(np.searchsorted(starts, end))
+    return first, len(starts) if end is None else int(np.searchsorted(starts, end))
 
 
 def _centre(frames: Frames, size: int) -> Frames:
     top, left = (frames.shape[1] - size) // 2, (frames.shape[2] - size) // 2
     return np.ascontiguousarray(frames[:, top : top + size, left : left + size])
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"^\[[^]]*\]\s*\S*:\s*", "", lines[0])[:200]

@@ -84,6 +84,7 @@ def identify(
         local_models: modalities whose encoder names a local folder or file, which counts by its digest, in the spec.
     """
     paths = tuple(("encoder", modality, key) for modality in sorted(local_models) for key in LOCAL_KEYS)
+    paths += tuple(("encoder", modality, "media") for modality in feature_specs)  # the specs tell all of it
     defining = _without(dict(config), OPERATIONAL_KEYS + paths)
     defining["dataset"] = _without_places(defining["dataset"])
     data = {"manifest": manifest_digest, "features": dict(feature_specs), "sources": dict(sources)}

@@ -1,0 +1,189 @@
+"""Conditioning of a waveform: silence at its ends, dynamics, loudness, spectral tilt. Pure functions of arrays."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emorec.errors import UserError
+from emorec.media.fields import checked_keys, checked_number
+
+TRIM_WINDOW = 0.025  # seconds of a frame whose energy is measured
+TRIM_HOP = 0.010  # seconds between such frames
+LEVEL_HOP = 0.001  # seconds between the levels that a compressor measures
+QUIETEST = 1e-6  # amplitude below which a level is not measured: -120 dB
+# ITU-R BS.1770-4
+LOUDNESS_BLOCK = 0.4  # seconds
+LOUDNESS_HOP = 0.1  # seconds: blocks overlap by 75 %
+LOUDNESS_OFFSET = -0.691  # dB
+ABSOLUTE_GATE = -70.0  # LUFS
+RELATIVE_GATE = -10.0  # LU
+
+Waveform = NDArray[np.float32]
+Filter = tuple[tuple[float, float, float], tuple[float, float, float]]  # numerator, denominator
+
+
+def trim_silence(waveform: Waveform, sample_rate: int, below: float) -> Waveform:
+    """Cuts both ends off a waveform (samples,), up to the first and from the last frame that is loud enough.
+
+    Endpoints by short-time energy, after Rabiner and Sambur (1975), Bell System Technical Journal 54(2); the threshold
+    is relative to the loudest frame, so that something is always left.
+
+    Args:
+        waveform: (samples,).
+        sample_rate: Hz.
+        below: dB below the loudest frame; a frame that is quieter is silence.
+    """
+    window, hop = max(1, round(TRIM_WINDOW * sample_rate)), max(1, round(TRIM_HOP * sample_rate))
+    starts = np.arange(0, len(waveform), hop)
+    ends = np.minimum(starts + window, len(waveform))
+    energy = np.concatenate([[0.0], np.cumsum(np.square(waveform, dtype=np.float64))])
+    frames = energy[ends] - energy[starts]  # one at the end, which has fewer samples, is no louder for it
+    loud = np.flatnonzero(frames >= frames.max() * 10 ** (-below / 10))
+    return waveform[starts[loud[0]] : ends[loud[-1]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression:
+    """Settings of a compressor.
+
+    Attributes:
+        threshold: dB of full scale; what is louder is compressed.
+        ratio: how many dB more at the input make one dB more at the output, above the threshold.
+        attack: seconds until the gain has followed a louder sound by two thirds.
+        release: seconds until it has followed a quieter one.
+    """
+
+    threshold: float
+    ratio: float
+    attack: float = 0.005
+    release: float = 0.05
+
+    @classmethod
+    def of(cls, given: Any, where: str) -> Self:
+        """From a config's node, `where` in the config.
+
+        Raises:
+            UserError: a key is missing or unknown, or a value does not fit its key.
+        """
+        checked_keys(given, [item.name for item in fields(cls)], where)
+        missing = [key for key in ("threshold", "ratio") if key not in given]
+        if missing:
+            raise UserError(f"expected {where} to give threshold and ratio, got no {' and no '.join(missing)}")
+        bounds = {"threshold": (-100.0, 0.0), "ratio": (1.0, 100.0), "attack": (0.0, 1.0), "release": (0.0, 10.0)}
+        return cls(
+            **{
+                key: checked_number(value, f"{where}.{key}", low=bounds[key][0], high=bounds[key][1])
+                for key, value in given.items()
+            }
+        )
+
+
+def compress(waveform: Waveform, sample_rate: int, settings: Compression) -> Waveform:
+    """Makes what is loud in a waveform (samples,) less loud; what is below the threshold stays as it is.
+
+    A feed-forward compressor with a hard knee, whose level is smoothed by the smooth decoupled peak detector of
+    Giannoulis, Massberg and Reiss (2012), J. Audio Eng. Soc. 60(6), "Digital dynamic range compressor design". Levels
+    are peaks of milliseconds, between which the gain is interpolated. No make-up gain is added.
+
+    Args:
+        waveform: (samples,), full scale ±1.
+        sample_rate: Hz.
+        settings: of the compressor.
+    """
+    hop = max(1, round(LEVEL_HOP * sample_rate))
+    starts = np.arange(0, len(waveform), hop)
+    peaks = np.maximum.reduceat(np.abs(waveform.astype(np.float64)), starts)
+    levels = 20 * np.log10(np.maximum(peaks, QUIETEST))
+    wanted = np.maximum(levels - settings.threshold, 0.0) * (1 - 1 / settings.ratio)  # dB that it should be quieter
+    rise, fall = (
+        math.exp(-hop / (seconds * sample_rate)) if seconds else 0.0 for seconds in (settings.attack, settings.release)
+    )
+    reductions, held, reduction = np.empty(len(wanted)), 0.0, 0.0
+    for place, target in enumerate(wanted.tolist()):
+        held = max(target, fall * held + (1 - fall) * target)
+        reduction = rise * reduction + (1 - rise) * held
+        reductions[place] = reduction
+    gain = 10 ** (-np.interp(np.arange(len(waveform)), starts + (hop - 1) / 2, reductions) / 20)
+    compressed: Waveform = (waveform * gain).astype(np.float32)
+    return compressed
+
+
+def k_weighting(sample_rate: int) -> tuple[Filter, Filter]:
+    """The two filters of ITU-R BS.1770-4 at any rate: a high shelf for the head, then a high pass.
+
+    The standard gives coefficients for 48 kHz; these are the analogue filters behind them, by the bilinear transform.
+    """
+    gain, quality, omega = 3.999843853973347, 0.7071752369554196, math.tan(math.pi * 1681.974450955533 / sample_rate)
+    high = 10 ** (gain / 20)
+    band = high**0.4996667741545416
+    scale = 1 + omega / quality + omega**2
+    shelf = (
+        (high + band * omega / quality + omega**2) / scale,
+        2 * (omega**2 - high) / scale,
+        (high - band * omega / quality + omega**2) / scale,
+    )
+    shelf_poles = (1.0, 2 * (omega**2 - 1) / scale, (1 - omega / quality + omega**2) / scale)
+    quality, omega = 0.5003270373238773, math.tan(math.pi * 38.13547087602444 / sample_rate)
+    scale = 1 + omega / quality + omega**2
+    pass_poles = (1.0, 2 * (omega**2 - 1) / scale, (1 - omega / quality + omega**2) / scale)
+    return (shelf, shelf_poles), ((1.0, -2.0, 1.0), pass_poles)
+
+
+def loudness(waveform: Waveform, sample_rate: int) -> float:
+    """Gated loudness of a waveform (samples,) in LUFS, by ITU-R BS.1770-4 for one channel.
+
+    Two deviations where the standard states nothing: sound shorter than one block of 0.4 s is one block, without
+    gates; sound of which no block reaches the absolute gate of -70 LUFS is measured without gates too.
+
+    Args:
+        waveform: (samples,), full scale ±1.
+        sample_rate: Hz.
+    """
+    import torch
+    from torchaudio.functional import lfilter
+
+    weighted = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float64))
+    with torch.inference_mode():
+        for numerator, denominator in k_weighting(sample_rate):
+            coefficients = (torch.tensor(item, dtype=torch.float64) for item in (denominator, numerator))
+            weighted = lfilter(weighted, *coefficients, clamp=False)
+    energy = np.concatenate([[0.0], np.cumsum(weighted.numpy() ** 2)])
+    block, hop = round(LOUDNESS_BLOCK * sample_rate), round(LOUDNESS_HOP * sample_rate)
+    if len(waveform) < block:
+        return _lufs(energy[-1] / len(waveform))
+    starts = np.arange(0, len(waveform) - block + 1, hop)
+    powers = (energy[starts + block] - energy[starts]) / block
+    audible = powers[powers > _power(ABSOLUTE_GATE)]
+    if len(audible) == 0:
+        return _lufs(powers.mean())
+    gated = audible[audible > audible.mean() * 10 ** (RELATIVE_GATE / 10)]
+    return _lufs(gated.mean())
+
+
+def _lufs(power: float) -> float:
+    return LOUDNESS_OFFSET + 10 * math.log10(power) if power > 0 else -math.inf
+
+
+def _power(lufs: float) -> float:
+    return float(10 ** ((lufs - LOUDNESS_OFFSET) / 10))
+
+
+def with_loudness(waveform: Waveform, sample_rate: int, target: float) -> Waveform:
+    """A waveform (samples,) at a loudness of `target` LUFS; peaks may exceed full scale, nothing is clipped."""
+    measured = loudness(waveform, sample_rate)
+    if not math.isfinite(measured):  # nothing that could be heard
+        return waveform
+    return waveform * np.float32(10 ** ((target - measured) / 20))
+
+
+def pre_emphasise(waveform: Waveform, coefficient: float) -> Waveform:
+    """y[t] = x[t] - coefficient · x[t - 1] of a waveform (samples,), with y[0] = x[0].
+
+    Raises high frequencies by up to 6 dB an octave (Rabiner and Schafer 1978, Digital Processing of Speech Signals).
+    """
+    emphasised = waveform.copy()
+    emphasised[1:] -= np.float32(coefficient) * waveform[:-1]
+    return emphasised

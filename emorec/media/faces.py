@@ -1,0 +1,212 @@
+"""Where the face is: one square for the whole clip, around the largest face of its frames.
+
+Two detectors: OpenCV's frontal-face cascade (Viola and Jones 2001, CVPR; the extra `faces`), and any ONNX model that
+keeps this contract (the extra `onnx`):
+
+- one input (1, 3, H, W), float32, RGB from 0 to 1. The frame is resized to H × W, whatever its aspect; where the model
+  leaves H and W open, it comes as it is.
+- two outputs, `boxes` (N, 4) with x1, y1, x2, y2 from 0 to 1 of the frame's width and height, and `scores` (N,);
+  outputs of other names are taken in that order. Boxes with a score below 0.5 do not count.
+"""
+
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emorec.errors import UserError
+from emorec.media.resizing import Frames, resized
+from emorec.storage.digests import hash_file
+
+NO_FACES, HAAR = "none", "haar"
+CASCADE = "haarcascade_frontalface_alt2.xml"
+SMALLEST_FACE = 0.08  # of the frame's shorter side; what is smaller is nobody who speaks
+LEAST_SCORE = 0.5
+
+Boxes = NDArray[np.float64]  # (N, 4): x1, y1, x2, y2, pixels
+Detector = Callable[[Frames], Boxes]
+
+_lock = threading.Lock()
+_local = threading.local()  # a cascade serves one thread
+_fallbacks = 0
+
+
+def count_fallback() -> None:
+    """Notes that a clip shows no face and was cut from the middle."""
+    global _fallbacks
+    with _lock:
+        _fallbacks += 1
+
+
+def take_fallbacks() -> int:
+    """How many clips without a face this process has cut from the middle since the last call."""
+    global _fallbacks
+    with _lock:
+        taken, _fallbacks = _fallbacks, 0
+    return taken
+
+
+def checked_faces(faces: Any, where: str) -> None:
+    """Checks the name of a detector, without loading it.
+
+    Raises:
+        UserError: there is no such detector.
+    """
+    if faces is None or faces in (NO_FACES, HAAR) or (isinstance(faces, str) and faces.endswith(".onnx")):
+        return
+    raise UserError(f"expected {where} to be none, haar or the path of an .onnx file, got {faces!r}")
+
+
+def face_identity(faces: str, where: str) -> dict[str, str]:
+    """What identifies a detector: for a model the sha256 of its file, whose path does not count.
+
+    Raises:
+        UserError: the file is missing or cannot be read.
+    """
+    return {"cascade": CASCADE} if faces == HAAR else {"onnx": _model_digest(*_model_state(faces, where))}
+
+
+def _model_state(path: str, where: str) -> tuple[str, int, int]:
+    """Path, size and time of a model: while they stay the same, so does its content."""
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise UserError(f"expected {where} to be a file that can be read, got {path}: {error.strerror}") from error
+    return path, status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=16)
+def _model_digest(path: str, size: int, time: int) -> str:
+    return hash_file(Path(path))
+
+
+def find_face(frames: Frames, faces: str, margin: float, where: str) -> tuple[int, int, int] | None:
+    """The square around the face of a clip: top, left and side, pixels; `None` where no frame shows one.
+
+    In each frame the largest face counts; the square is at the median of their middles, as large as the median of their
+    sizes. So it holds still, frames without a face do not move it, and a few wrong ones hardly do.
+
+    Args:
+        frames: (N, H, W, 3), at their full size.
+        faces: "haar" or the path of a model.
+        margin: share of the box that is added on each side.
+        where: the setting's place in the config, for errors.
+
+    Raises:
+        UserError: the detector is not installed, missing, or does not keep its contract.
+    """
+    detect = _haar(where) if faces == HAAR else _onnx(*_model_state(faces, where), where)
+    found = []
+    for frame in frames:
+        boxes = detect(frame)
+        widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+        if len(boxes):
+            largest = int(np.argmax(widths * heights))
+            middle = (boxes[largest, :2] + boxes[largest, 2:]) / 2  # x, y
+            found.append((*middle, max(widths[largest], heights[largest])))
+    if not found:
+        return None
+    height, width = frames.shape[1:3]
+    x, y, size = np.median(np.array(found), axis=0)
+    side = max(1, min(round(size * (1 + 2 * margin)), height, width))
+    top, left = (round(min(max(at - side / 2, 0), limit - side)) for at, limit in ((y, height), (x, width)))
+    return top, left, side
+
+
+def _haar(where: str) -> Detector:
+    if not hasattr(_local, "cascade"):
+        _local.cascade = _loaded_cascade(where)
+    cascade = _local.cascade
+
+    def detect(frame: Frames) -> Boxes:
+        import cv2
+
+        smallest = max(24, round(SMALLEST_FACE * min(frame.shape[:2])))  # the cascade was trained on 20 pixels
+        grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
+        found = cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=4, minSize=(smallest, smallest))
+        boxes = np.array(sorted(map(tuple, found)), np.float64).reshape(-1, 4)  # x, y, width, height
+        return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+    return detect
+
+
+def _loaded_cascade(where: str) -> Any:
+    advice = "install emorec with its extra: pip install 'emorec[faces]'"
+    try:
+        import cv2
+    except ImportError as error:
+        raise UserError(
+            f"expected the package opencv-python-headless 4 for {where}=haar, found none; {advice}"
+        ) from error
+    folder = getattr(getattr(cv2, "data", None), "haarcascades", "")
+    if not hasattr(cv2, "CascadeClassifier") or not Path(folder, CASCADE).is_file():
+        raise UserError(
+            f"expected opencv-python-headless 4, with its cascades, for {where}=haar, "
+            f"found OpenCV {cv2.__version__} without {CASCADE}; {advice}"
+        )
+    return cv2.CascadeClassifier(str(Path(folder, CASCADE)))
+
+
+def _onnx(path: str, size: int, time: int, where: str) -> Detector:
+    with _lock:  # a session serves all threads, once it is there
+        session = _session(path, size, time, where)
+    given, names = session.get_inputs()[0], [output.name for output in session.get_outputs()]
+    outputs = ["boxes", "scores"] if {"boxes", "scores"} <= set(names) else names[:2]
+    fixed = [length if isinstance(length, int) else 0 for length in given.shape[2:]]
+
+    def detect(frame: Frames) -> Boxes:
+        height, width = frame.shape[:2]
+        wanted = fixed[0] or height, fixed[1] or width
+        picture = frame if wanted == (height, width) else resized(frame[None], wanted)[0]
+        pixels = picture.transpose(2, 0, 1)[None].astype(np.float32) / 255  # (1, 3, H, W)
+        try:
+            boxes, scores = session.run(outputs, {given.name: pixels})
+        except _onnx_errors() as error:
+            raise UserError(f"expected the detector {path} ({where}) to take {pixels.shape}: {error}") from error
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1]:
+            raise UserError(
+                f"expected boxes (N, 4) and scores (N,) of the detector {path} ({where}), "
+                f"got {boxes.shape} and {scores.shape}"
+            )
+        kept = boxes[(scores >= LEAST_SCORE) & np.isfinite(boxes).all(axis=1)].astype(np.float64).clip(0, 1)
+        kept = kept[(kept[:, 2:] > kept[:, :2]).all(axis=1)]
+        return np.asarray(kept * (width, height, width, height), np.float64)
+
+    return detect
+
+
+def _onnx_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises: its errors have no base class of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+    return tuple(getattr(state, name) for name in (*names, "RuntimeException"))
+
+
+@lru_cache(maxsize=4)
+def _session(path: str, size: int, time: int, where: str) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(
+            f"expected the package onnxruntime for {where}={path}, found none; "
+            "install emorec with its extra: pip install 'emorec[onnx]'"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # media are read in several threads
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except _onnx_errors() as error:
+        raise UserError(f"expected {where} to be an ONNX model, got {path}: {error}") from error
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)" or len(outputs) < 2:
+        raise UserError(
+            f"expected a detector with one float input (1, 3, H, W) and the outputs boxes and scores at {where}, got "
+            f"inputs {[(item.name, item.type, item.shape) for item in inputs]} and outputs "
+            f"{[item.name for item in outputs]} of {path}"
+        )
+    return session

@@ -1,0 +1,244 @@
+"""Decoders of pictures: decord, and PyAV where decord has no wheel or fails on a file.
+
+Both number the frames in the order in which they are shown, and scale and turn them alike: they give the same pixels.
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emorec.media.resizing import Frames, resized
+from emorec.media.source import MediaError
+
+SMALLEST = 64  # pixels; decord does not reliably resize to less
+LATE_FRAMES = 2  # how many of the last frames a decoder may keep for itself
+SHARE_OF_STATED = 0.9  # a header may state somewhat more frames than there are
+
+Reader = Literal["decord", "av"]
+Size = tuple[int, int]  # height, width
+
+
+class DecodingError(Exception):
+    """One of the decoders cannot decode a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What a file's header states of its picture.
+
+    Attributes:
+        size: height and width as they are stored, before the picture is turned.
+        frames: how many there are; 0 where the header does not state it.
+    """
+
+    size: Size
+    frames: int
+
+
+class FrameReader(Protocol):
+    """A video that was opened.
+
+    Attributes:
+        size: height and width of a frame as it is shown.
+        starts: (N,) when each frame is shown, seconds since the first.
+    """
+
+    size: Size
+    starts: NDArray[np.float64]
+
+    def read(self, places: NDArray[np.int64], size: Size | None = None) -> Frames:
+        """Frames (len(places), *size, 3) of ascending numbers; `None` for the size that they have.
+
+        Raises:
+            DecodingError: a frame cannot be decoded.
+        """
+
+
+def picture_of(path: Path) -> Picture:
+    """What the header states.
+
+    Raises:
+        MediaError: the file is no video.
+    """
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise MediaError("the file has no video track")
+            stream = container.streams.video[0]
+            picture = Picture(size=(int(stream.height), int(stream.width)), frames=int(stream.frames or 0))
+    except (av.FFmpegError, IndexError) as error:
+        raise MediaError(f"the video is not decodable: {_reason(error)}") from error
+    if not all(picture.size):
+        raise MediaError("the video states no picture size")
+    return picture
+
+
+def _scales_itself(shown: Size, stored: Size, wanted: Size) -> bool:
+    """Whether the decoder scales while it decodes: not where the picture is turned by a quarter, not to few pixels."""
+    return shown == stored and min(wanted) >= SMALLEST
+
+
+class DecordFrames:
+    """A video that decord opened."""
+
+    def __init__(self, path: Path, picture: Picture) -> None:
+        try:
+            import decord
+        except (ImportError, OSError) as error:
+            raise DecodingError(f"decord is not installed: {_reason(error)}") from error
+        self._path, self._picture = path, picture
+        self._errors = (decord.DECORDError, RuntimeError, IndexError)
+        try:
+            self._reader: Any = decord.VideoReader(str(path), num_threads=1)
+            height, width = self._reader[0].shape[:2]  # as it is shown: decord turns clips of a phone held upright
+            starts = self._reader.get_frame_timestamp(range(len(self._reader)))[:, 0].astype(np.float64)
+        except self._errors as error:
+            raise DecodingError(_reason(error)) from error
+        self.size: Size = (height, width)
+        self.starts: NDArray[np.float64] = starts
+        if starts[0] < 0 or not (np.diff(starts) >= 0).all():
+            # of containers without times, and of clips cut without encoding them again: decord then shows other frames
+            raise DecodingError("the times of the frames are not in order")
+
+    def read(self, places: NDArray[np.int64], size: Size | None = None) -> Frames:
+        import decord
+
+        scaling = size is not None and _scales_itself(self.size, self._picture.size, size)
+        reader, self._reader = (
+            self._reader,
+            None,
+        )  # it would go on decoding, in a thread of its own, as long as it is kept
+        try:
+            if scaling and size is not None:
+                del reader
+                reader = decord.VideoReader(str(self._path), width=size[1], height=size[0], num_threads=1)
+            elif reader is None:
+                reader = decord.VideoReader(str(self._path), num_threads=1)
+            frames: Frames = reader.get_batch(places).asnumpy()
+        except self._errors as error:
+            raise DecodingError(_reason(error)) from error
+        return frames if scaling or size is None else resized(frames, size)
+
+
+class AvFrames:
+    """A video that PyAV opened."""
+
+    def __init__(self, path: Path, picture: Picture) -> None:
+        self._path, self._picture = path, picture
+        self.starts: NDArray[np.float64] = self._index()
+        if len(self.starts) == 0:
+            raise DecodingError("it has no frame")
+        first = next(self._decoded(), None)
+        if first is None:
+            raise DecodingError("no frame can be decoded")
+        self._turns = round(first.rotation / 90) % 4  # quarters, against the clock
+        self.size: Size = (first.height, first.width) if self._turns % 2 == 0 else (first.width, first.height)
+
+    def _index(self) -> NDArray[np.float64]:
+        """When each frame is shown, from the packets' headers alone."""
+        import av
+
+        times, corrupt, packets = [], False, 0
+        try:
+            with av.open(str(self._path)) as container:
+                stream = container.streams.video[0]
+                for packet in container.demux(stream):
+                    time = packet.dts if packet.pts is None else packet.pts
+                    if packet.size and time is not None:
+                        packets, corrupt = packets + 1, bool(packet.is_corrupt)
+                        times += [] if packet.is_discard else [time]
+                scale = float(stream.time_base)
+        except av.FFmpegError as error:
+            raise DecodingError(_reason(error)) from error
+        if corrupt:
+            raise DecodingError("it is truncated: its last packet is cut off")
+        if packets < SHARE_OF_STATED * self._picture.frames:
+            raise DecodingError(f"it is truncated: expected {self._picture.frames} frames, got {packets}")
+        seconds = (np.sort(np.array(times, np.float64)) - min(times, default=0)) * scale
+        return seconds.astype(np.float32).astype(np.float64)  # as precise as decord states them
+
+    def _decoded(self) -> Iterator[Any]:
+        import av
+
+        try:
+            with av.open(str(self._path)) as container:
+                stream = container.streams.video[0]
+                stream.codec_context.thread_count = 1
+                yield from container.decode(stream)
+        except av.FFmpegError as error:
+            raise DecodingError(_reason(error)) from error
+
+    def read(self, places: NDArray[np.int64], size: Size | None = None) -> Frames:
+        if size is not None and not _scales_itself(self.size, self._picture.size, size):
+            return resized(self.read(places), size)
+        wanted, last = set(places.tolist()), int(places.max())
+        found: dict[int, Frames] = {}
+        convert, latest, number = _Converter(size, upside_down=self._turns == 2), None, -1
+        for number, frame in enumerate(self._decoded()):
+            latest = frame
+            if number in wanted:
+                found[number] = convert(frame)
+            if number >= last:
+                break
+        if latest is None or number + LATE_FRAMES < last:
+            raise DecodingError(f"expected {len(self.starts)} frames, got {number + 1}")
+        for missing in wanted - found.keys():
+            found[missing] = convert(latest)
+        frames = np.stack([found[place] for place in places.tolist()])  # (N, H, W, 3)
+        return np.ascontiguousarray(np.rot90(frames, self._turns, axes=(1, 2))) if self._turns % 2 else frames
+
+
+class _Converter:
+    """Frames as RGB of one size, by FFmpeg's filters as decord sets them up."""
+
+    def __init__(self, size: Size | None, *, upside_down: bool) -> None:
+        self._size, self._upside_down = size, upside_down
+        self._graph: Any = None
+
+    def __call__(self, frame: Any) -> Frames:
+        """(H, W, 3)."""
+        import av
+
+        try:
+            if self._graph is None:
+                self._graph = self._built(frame)
+            self._graph.push(frame)
+            pixels: Frames = self._graph.pull().to_ndarray()
+        except av.FFmpegError as error:
+            raise DecodingError(_reason(error)) from error
+        return pixels
+
+    def _built(self, frame: Any) -> Any:
+        import av.filter
+
+        height, width = self._size or (frame.height, frame.width)
+        graph = av.filter.Graph()
+        parts = [
+            graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base
+            ),
+            *(graph.add(name) for name in (("vflip", "hflip") if self._upside_down else ())),
+            graph.add("scale", f"{width}:{height}:flags=bilinear"),
+            graph.add("format", "rgb24"),
+            graph.add("buffersink"),
+        ]
+        for one, other in itertools.pairwise(parts):
+            one.link_to(other)
+        graph.configure()
+        return graph
+
+
+FRAME_READERS: dict[Reader, Callable[[Path, Picture], FrameReader]] = {"decord": DecordFrames, "av": AvFrames}
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^\[[^]]*\]\s*\S*:\s*", "", lines[0])[:200]

@@ -1,0 +1,175 @@
+"""Decodes sound files, and the sound tracks of videos, to mono at the rate they were recorded with.
+
+Sound files are read by libsndfile; what it does not know, and sound tracks, by decord, and by PyAV where decord is not
+installed or fails. Both mix channels by FFmpeg's rules, and agree to the last bits of a float.
+"""
+
+import os
+import struct
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emorec.media.source import MediaError
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".flv", ".webm", ".m4v"})
+PACKETS_SECONDS = 0.25  # a container may state some packets more than there are
+BLOCK = 1 << 22  # samples of all channels read at once: a header may state more than memory holds
+# Mono from 5.1 (front left, right, centre, low frequencies, surround left, right) after ITU-R BS.775: speech is in
+# the centre and keeps its level, and the low-frequency channel is not mixed in. FFmpeg, which mixes the sound tracks of
+# videos, does the same.
+SURROUND_WEIGHTS = np.array([2**-0.5, 2**-0.5, 1.0, 0.0, 0.5, 0.5], dtype=np.float32)
+
+Waveform = NDArray[np.float32]
+Reader = Literal["decord", "av"]
+
+
+def decode_sound(
+    path: Path, head: bytes, start: float | None, end: float | None, reader: Reader | None = None
+) -> tuple[Waveform, int]:
+    """The sound of a file from `start` to `end`: mono (samples,), and its rate in Hz.
+
+    What a file is follows from its content; its name decides only which decoder is asked first.
+
+    Args:
+        path: the file.
+        head: its first 12 bytes.
+        start: seconds; `None` for its start.
+        end: seconds; `None` for its end.
+        reader: of sound tracks; `None` for decord, then PyAV.
+
+    Raises:
+        MediaError: the sound is not decodable or truncated.
+    """
+    _refuse_truncated_wav(path, head)
+    if _is_sound_file(head) or path.suffix.lower() not in VIDEO_SUFFIXES:
+        found = _decode_sound_file(path, start, end)
+        if found is not None:
+            return found
+    waveform, rate = _decode_sound_track(path, reader)
+    return waveform[_sample(start, rate, 0) : _sample(end, rate, len(waveform))], rate
+
+
+def _sample(seconds: float | None, rate: int, default: int) -> int:
+    return default if seconds is None else max(0, round(seconds * rate))
+
+
+def _is_sound_file(head: bytes) -> bool:
+    return head[:4] == b"fLaC" or (head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE")
+
+
+def _refuse_truncated_wav(path: Path, head: bytes) -> None:
+    """libsndfile reads a WAV file that ends early without a word; its header tells the length it should have."""
+    if len(head) == 12 and head[:4] == b"RIFF" and head[8:] == b"WAVE":
+        stated = struct.unpack("<I", head[4:8])[0] + 8
+        actual = os.path.getsize(path)
+        if actual < stated < 0xFFFFFFF0:  # streams are written with the largest number for "unknown"
+            raise MediaError(f"the file is truncated: its header states {stated} bytes, it has {actual}")
+
+
+def _decode_sound_file(path: Path, start: float | None, end: float | None) -> tuple[Waveform, int] | None:
+    """As `decode_sound`; `None` if libsndfile does not know the format."""
+    import soundfile
+
+    try:
+        sound = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError:
+        return None
+    try:
+        with sound:
+            first, last = _sample(start, sound.samplerate, 0), _sample(end, sound.samplerate, sound.frames)
+            last = min(last, sound.frames)
+            if first:
+                sound.seek(min(first, sound.frames))
+            samples = _read_blocks(sound, max(0, last - first))
+            rate = int(sound.samplerate)
+    except soundfile.LibsndfileError as error:
+        raise MediaError(f"not decodable as sound: {error.error_string}") from error
+    if len(samples) < last - first:
+        raise MediaError(f"the file is truncated: expected {last - first} samples, got {len(samples)}")
+    return _mono(samples), rate
+
+
+def _read_blocks(sound: "soundfile.SoundFile", wanted: int) -> NDArray[np.float32]:  # type: ignore[name-defined] # noqa: F821
+    """Up to `wanted` samples (samples, channels): as many as there are, whatever the header states."""
+    blocks: list[NDArray[np.float32]] = []
+    missing, longest = wanted, max(1, BLOCK // sound.channels)
+    while missing > 0 or not blocks:
+        blocks.append(sound.read(min(missing, longest), dtype="float32", always_2d=True))
+        missing -= len(blocks[-1])
+        if len(blocks[-1]) < longest:
+            break
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def _mono(samples: NDArray[np.float32]) -> Waveform:
+    """(samples, channels) to (samples,)."""
+    if samples.shape[1] == len(SURROUND_WEIGHTS):
+        mono: Waveform = samples @ SURROUND_WEIGHTS
+        return mono
+    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+
+
+def _decode_sound_track(path: Path, reader: Reader | None) -> tuple[Waveform, int]:
+    rate, stated = _track(path)
+    waveform = None if reader == "av" else _by_decord(path, rate)
+    if waveform is None and reader != "decord":
+        waveform = _by_av(path, rate)
+    if waveform is None:
+        raise MediaError("the sound track is not decodable by decord")
+    if len(waveform) / rate < 0.99 * stated - PACKETS_SECONDS:
+        raise MediaError(f"the sound track is truncated: expected {stated:.2f} s, got {len(waveform) / rate:.2f} s")
+    return waveform, rate
+
+
+def _track(path: Path) -> tuple[int, float]:
+    """The rate of the first sound track, Hz, and the seconds that its header states, 0 for none."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise MediaError("the video has no sound track")
+            track = container.streams.audio[0]
+            rate = int(track.rate or 0)
+            stated = float(track.duration * track.time_base) if track.duration and track.time_base else 0.0
+    except (av.FFmpegError, IndexError) as error:
+        raise MediaError(f"the sound track is not decodable: {_first_line(error)}") from error
+    if rate <= 0:
+        raise MediaError("the sound track is not decodable: it states no sample rate")
+    return rate, stated
+
+
+def _by_decord(path: Path, rate: int) -> Waveform | None:
+    """The sound track, mono; `None` if decord is not installed, or fails."""
+    try:
+        import decord
+    except (ImportError, OSError):
+        return None
+    try:
+        # More than one channel comes back uninitialised from decord; mixed down while decoding, it does not.
+        samples = decord.AudioReader(str(path), sample_rate=rate, mono=True)[:].asnumpy()
+    except (decord.DECORDError, IndexError):
+        return None
+    waveform: Waveform = samples.reshape(-1).astype(np.float32, copy=False)
+    return waveform
+
+
+def _by_av(path: Path, rate: int) -> Waveform:
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
+            frames = [mono for frame in container.decode(audio=0) for mono in resampler.resample(frame)]
+            frames += resampler.resample(None) if frames else []
+            parts = [frame.to_ndarray()[0] for frame in frames]
+    except (av.FFmpegError, IndexError, ValueError) as error:
+        raise MediaError(f"the sound track is not decodable: {_first_line(error)}") from error
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
