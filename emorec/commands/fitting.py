@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from emorec.progress import Progress
 from emorec.runs.callback import EpochCallback
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.history import History
+from emorec.runs.observer import RunObserver
 from emorec.runs.resume import AtomicCheckpointIO, SaveStates
 
 log = logging.getLogger(__name__)
@@ -33,14 +34,22 @@ log = logging.getLogger(__name__)
 os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
 
-def fit(job: Job, record: RunRecord, state: Path | None, *, owned: Callable[[], bool]) -> None:
-    """Trains, and fills the run's directory and record.
+def fit(
+    job: Job,
+    record: RunRecord,
+    state: Path | None,
+    *,
+    owned: Callable[[], bool],
+    observers: Sequence[RunObserver] = (),
+) -> dict[str, Any]:
+    """Trains, and fills the run's directory and record; returns the metrics.
 
     Args:
         job: the run.
         record: changed in place: timings, epochs, weights, reads of test, status.
         state: where to go on from.
         owned: false once another process has taken the run over.
+        observers: are told of each epoch.
     """
     config, folder = job.composed.config, job.folder
     lightning.seed_everything(config["seed"], verbose=False)
@@ -58,6 +67,7 @@ def fit(job: Job, record: RunRecord, state: Path | None, *, owned: Callable[[], 
             monitor=f"val/{module.task.monitor}",
             direction=module.task.direction,
             progress=progress,
+            observers=observers,
         )
         saver = SaveStates(folder=folder / "resume", every_seconds=config["checkpoint"]["every_seconds"], owned=owned)
         _fit(_trainer(config, folder, history, saver), model, module, state)
@@ -72,9 +82,10 @@ def fit(job: Job, record: RunRecord, state: Path | None, *, owned: Callable[[], 
         if config["test"]:
             predictions["test"] = _predict_test(model, module, job, record)
     history.write()
-    write_results(folder, predictions, module.task)
+    metrics = write_results(folder, predictions, module.task)
     record.weights = job.store.publish(record.run_id, model.components())
     record.status = "finished"
+    return metrics
 
 
 def _fit(trainer: lightning.Trainer, model: EmotionModel, module: UtteranceDataModule, state: Path | None) -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from emorec.commands.fitting import fit, read_test
 from emorec.commands.job import Job, now
 from emorec.commands.logs import RUN_LOG_ONLY, log_to
 from emorec.commands.results import read_metrics, result_line
+from emorec.commands.trackers import trackers
 from emorec.commands.validation import check_loss, check_training
 from emorec.commands.workbench import Workbench, identify_run
 from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, RunRecord
+from emorec.runs.observer import RunObserver, StopRun
 from emorec.runs.provenance import source_digest
 from emorec.runs.resume import newest_state
 from emorec.storage.atomic import make_folder, write_text
@@ -42,8 +45,13 @@ class Outcome:
     line: str
 
 
-def train(composed: Composed, workbench: Workbench) -> Outcome:
+def train(composed: Composed, workbench: Workbench, observers: Sequence[RunObserver] = ()) -> Outcome:
     """Makes sure that the run of a config is finished, and returns what became of it.
+
+    Args:
+        composed: the config.
+        workbench: what the runs of this process share.
+        observers: watch the run where it is trained now, beside the config's own trackers.
 
     A finished run is only told of; an interrupted one goes on from its newest state; a failed one starts again; one
     that somebody else runs is waited for, or skipped.
@@ -66,7 +74,7 @@ def train(composed: Composed, workbench: Workbench) -> Outcome:
         with claim:
             record = store.check_identity(job.identity)
             if record is None or not _is_done(record, job):
-                return _run(job, record, claim)
+                return _run(job, record, claim, observers)
     _tell_finished(record, job)
     return Outcome(record.run_id, record.status, job.folder, result_line(record, job.folder))
 
@@ -99,7 +107,7 @@ def _claim(job: Job) -> Claim | None:
     return acquire(job.folder / CLAIM, stale_after=config["extraction"]["stale_after"], waiting=waiting)
 
 
-def _run(job: Job, earlier: RunRecord | None, claim: Claim) -> Outcome:
+def _run(job: Job, earlier: RunRecord | None, claim: Claim, observers: Sequence[RunObserver]) -> Outcome:
     """Runs a claimed run: trains it, or only reads test where that is all that is missing."""
     config = job.composed.config
     only_test = earlier is not None and earlier.status == "finished" and not config["rerun"]
@@ -111,7 +119,7 @@ def _run(job: Job, earlier: RunRecord | None, claim: Claim) -> Outcome:
             read_test(job, record)
         else:
             record = job.new_record(earlier)
-            _train(job, record, claim, resumes)
+            _train(job, record, claim, resumes=resumes, observers=[*trackers(config), *observers])
         record = replace(record, ended=now())
         job.store.write(record)
         shutil.rmtree(folder / "resume", ignore_errors=True)  # only now: a kill before this resumes
@@ -129,7 +137,7 @@ def _splits_csv(job: Job) -> str:
     return stream.getvalue()
 
 
-def _train(job: Job, record: RunRecord, claim: Claim, resumes: bool) -> None:
+def _train(job: Job, record: RunRecord, claim: Claim, *, resumes: bool, observers: Sequence[RunObserver]) -> None:
     config, folder = job.composed.config, job.folder
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
     write_text(folder / "splits.csv", _splits_csv(job))
@@ -139,13 +147,23 @@ def _train(job: Job, record: RunRecord, claim: Claim, resumes: bool) -> None:
         log.info("run %s was interrupted: going on from %s", record.run_id, state.name)
     elif resumes:
         log.warning("run %s was interrupted before its first state was saved: it starts again", record.run_id)
+    status = "failed"
     try:
-        fit(job, record, state, owned=lambda: not claim.lost)
-    except KeyboardInterrupt:
-        job.store.write(replace(record, status="interrupted", ended=now()))
+        for observer in observers:
+            observer.started(record, config, folder)
+        metrics = fit(job, record, state, owned=lambda: not claim.lost, observers=observers)
+        for observer in observers:
+            observer.finished(record, metrics)
+        status = record.status
+    except (KeyboardInterrupt, StopRun) as ended:
+        status = "stopped" if isinstance(ended, StopRun) else "interrupted"
+        job.store.write(replace(record, status=status, ended=now()))
         raise
     except BaseException as error:
         log.error("run %s failed", record.run_id, exc_info=True)
         if not claim.lost:  # else the run is another process's, and so is its record
             job.store.write(replace(record, status="failed", ended=now(), error=f"{type(error).__name__}: {error}"))
         raise
+    finally:
+        for observer in observers:
+            observer.closed(status)

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from emorec.progress import Progress
 from emorec.runs.callback import EpochCallback
+from emorec.runs.observer import RunObserver
 from emorec.storage.atomic import write_text
 
 
@@ -23,10 +25,20 @@ class History(EpochCallback):
         monitor: such as "val/uar".
         direction: "max" or "min".
         progress: shows the epochs.
+        observers: are told of each epoch.
     """
 
-    def __init__(self, *, path: Path, monitor: str, direction: str, progress: Progress) -> None:
+    def __init__(
+        self,
+        *,
+        path: Path,
+        monitor: str,
+        direction: str,
+        progress: Progress,
+        observers: Sequence[RunObserver] = (),
+    ) -> None:
         self.path, self.monitor, self.direction, self.progress = path, monitor, direction, progress
+        self.observers = tuple(observers)
         self.rows: list[dict[str, float]] = []
         self.best_epoch: int | None = None
         self.best_score: float | None = None
@@ -52,6 +64,8 @@ class History(EpochCallback):
             self.best_epoch, self.best_score = trainer.current_epoch, score
             self.best_weights = {name: value.detach().clone().cpu() for name, value in pl_module.state_dict().items()}
         self.progress.advance(1, f"{self.monitor}={score:.3f}")
+        for observer in self.observers:
+            observer.epoch(self.rows[-1])
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.first_step = time.monotonic()
