@@ -6,16 +6,18 @@ import sys
 from collections.abc import Sequence
 
 from emorec import __version__
-from emorec.errors import UserError
+from emorec.commands.secrets import check_words
+from emorec.errors import Preempted, UserError
 
 COMMANDS = {
     "train": "train one model, or with -m one for each combination of values",
+    "tune": "search for the config that is best on validation",
     "extract": "compute and store the features of a corpus",
     "evaluate": "apply a finished run to a split, or to another corpus",
     "report": "compare finished runs: tables and figures",
     "data": "check, download, fixture: look a corpus over, fetch it, or write a small one",
     "cache": "ls, verify, gc, compact: look after the stored features",
-    "runs": "ls, show, verify, gc, rm, export: look after the runs",
+    "runs": "ls, sweeps, show, verify, gc, rm, export, sync: look after the runs",
 }
 COMPLETION_FLAGS = ("-sc", "--shell-completion")
 
@@ -33,7 +35,8 @@ USAGE = "\n".join(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code: 0, 1 for a failed job or a fatal finding, 2 for a user's error."""
+    """Runs a command and returns its exit code: 0, 1 for a failed job or a fatal finding, 2 for a user's error,
+    75 where a signal asked for a later start, 130 for ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     first = words[0] if words else "--help"
     if first in COMMANDS:
@@ -50,11 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: str, words: Sequence[str]) -> int:
     try:
+        check_words(words)
         return int(importlib.import_module(f"emorec.commands.{command}").main(words))
     except UserError as error:
         message, code = str(error), 2
     except KeyboardInterrupt:
         message, code = "interrupted; the same command goes on from here", 130
+    except Preempted as stopped:
+        message, code = f"{stopped}; the same command goes on from here", Preempted.exit_code
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

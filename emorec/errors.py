@@ -10,6 +10,15 @@ class UserError(Exception):
     """Says what was expected, what was found and where; ends a command with exit code 2."""
 
 
+class Preempted(Exception):  # noqa: N818
+    """The machine is wanted for something else: a signal asked this process to save and to end.
+
+    Ends a command with exit code 75 (EX_TEMPFAIL of sysexits.h), which asks a scheduler to queue it again.
+    """
+
+    exit_code = 75
+
+
 def raise_problems(heading: str, problems: Iterable[str], *, shown: int = 20) -> None:
     """Raises one `UserError` that lists every problem, if there is any.
 

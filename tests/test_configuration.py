@@ -14,6 +14,7 @@ from emorec.errors import UserError
 CONFIGS = config_folder()
 GROUP_FILES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*/*.yaml"))
 COMMANDS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+REQUIRED = {"evaluate": ["run=0123"], "tune": ["study.name=name"]}  # what a command line must give
 PACKAGE = "laboratory_of_a_test"
 
 
@@ -210,7 +211,7 @@ def test_there_are_configs_to_look_at() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_config_of_every_command_composes(command: str) -> None:
-    composed = compose(*(["run=0123"] if command == "evaluate" else []), command=command)
+    composed = compose(*REQUIRED.get(command, []), command=command)
     assert set(composed.config["paths"]) == {"root", "data", "cache", "checkpoints"}
     assert "hydra" not in composed.config
 
@@ -220,10 +221,12 @@ def test_every_yaml_of_a_group_composes_as_its_groups_choice(name: str) -> None:
     group, _, choice = name.rpartition("/")
     if group == "media":
         pytest.skip("is composed as a part of encoders")
+    command = "tune" if group == "search" else "train"
     targets = OmegaConf.load(CONFIGS / f"{name}.yaml")
     targets.pop("defaults", None)
     missing = [key for key in targets if OmegaConf.is_missing(targets, key)]
-    composed = compose(f"{group}={choice}", *(f"{group.replace('/', '.')}.{key}=given" for key in missing))
+    given = [*REQUIRED.get(command, []), *(f"{group.replace('/', '.')}.{key}=given" for key in missing)]
+    composed = compose(f"{group}={choice}", *given, command=command)
     assert composed.choices[group] == choice
     if "_target_" in targets:
         node: Any = composed.config

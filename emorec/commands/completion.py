@@ -10,7 +10,10 @@ SUBCOMMANDS = {
     "cache": ("ls", "verify", "gc", "compact"),
     "runs": ("ls", "show", "verify", "gc", "rm", "export"),
 }
-CONFIG_NAMES = {"train": "train", "extract": "extract", "evaluate": "evaluate", "report": "report", "data": "extract"}
+CONFIG_NAMES = {
+    **{name: name for name in ("train", "tune", "extract", "evaluate", "report")},
+    "data": "extract",
+}
 
 
 def main(words: Sequence[str], commands: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from emorec.commands.secrets import check_config
 from emorec.configuration import config_folder, register_resolvers
 from emorec.errors import UserError
 
@@ -57,11 +58,13 @@ class Composed:
         config: resolved, primitives only.
         choices: {group: name} that were composed.
         overrides: what the command line changed.
+        config_dir: a lab's own configs.
     """
 
     config: dict[str, Any]
     choices: dict[str, str]
     overrides: list[str]
+    config_dir: str | None = None
 
 
 def parse(config_name: str, words: Sequence[str]) -> CommandLine:
@@ -173,7 +176,9 @@ class Composer:
             assert isinstance(node, DictConfig)
             config = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
         assert isinstance(config, dict)
-        return Composed({str(key): value for key, value in config.items()}, choices, list(overrides))
+        named = {str(key): value for key, value in config.items()}
+        check_config(named)
+        return Composed(named, choices, list(overrides), self.line.config_dir)
 
 
 def compose_once(config_name: str, words: Sequence[str]) -> Composed | None:

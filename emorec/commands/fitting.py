@@ -13,10 +13,12 @@ import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import DDPStrategy
 
 import emorec
 from emorec.commands.build import build_model, parameter_count
 from emorec.commands.job import Job, now
+from emorec.commands.ranks import cluster_environment, world_size
 from emorec.commands.results import write_results
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.errors import UserError
@@ -26,6 +28,7 @@ from emorec.runs.callback import EpochCallback
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.history import History
 from emorec.runs.observer import RunObserver
+from emorec.runs.preemption import Preemption
 from emorec.runs.resume import AtomicCheckpointIO, SaveStates
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ def fit(
     state: Path | None,
     *,
     owned: Callable[[], bool],
+    preemption: Preemption,
     observers: Sequence[RunObserver] = (),
 ) -> dict[str, Any]:
     """Trains, and fills the run's directory and record; returns the metrics.
@@ -49,28 +53,44 @@ def fit(
         record: changed in place: timings, epochs, weights, reads of test, status.
         state: where to go on from.
         owned: false once another process has taken the run over.
+        preemption: tells of signals.
         observers: are told of each epoch.
     """
     config, folder = job.composed.config, job.folder
     lightning.seed_everything(config["seed"], verbose=False)
+    rank = int(os.environ.get("RANK", "0")) if world_size(config) > 1 else 0
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a second write each
     with _timed(record, "setup"):
         module = job.data.module(config)
         model = build_model(config, module, fit_normalisation=True)
+    if rank:  # each rank has its own chance, but the same weights to begin with
+        torch.manual_seed(config["seed"] + 1_000_003 * rank)
     counts = ", ".join(f"{split} {len(items)}" for split, items in job.data.splits.items())
     log.info("run %s: %s utterances; %d parameters", record.run_id, counts, parameter_count(model))
     epochs = config["trainer"]["max_epochs"]
-    with Progress(f"run {record.run_id}", epochs, config["progress"]) as progress, _timed(record, "training"):
+    with (
+        Progress(f"run {record.run_id}", epochs, config["progress"] and not rank) as progress,
+        _timed(record, "training"),
+    ):
         history = History(
             path=folder / "history.csv",
             monitor=f"val/{module.task.monitor}",
             direction=module.task.direction,
             progress=progress,
-            observers=observers,
+            observers=() if rank else observers,
         )
-        saver = SaveStates(folder=folder / "resume", every_seconds=config["checkpoint"]["every_seconds"], owned=owned)
+        saver = SaveStates(
+            folder=folder / "resume",
+            every_seconds=config["checkpoint"]["every_seconds"],
+            owned=owned,
+            preemption=preemption,
+        )
+        preemption.deferred = True
         _fit(_trainer(config, folder, history, saver), model, module, state)
+    preemption.deferred = False
+    if rank:
+        return {}
     if history.first_step is not None:
         record.timings["process_to_first_step"] = round(history.first_step - emorec.STARTED, 3)
     if history.best_epoch is None:
@@ -160,8 +180,21 @@ class NoProfiler(Profiler):
         pass
 
 
+def _strategy(name: str, ranks: int) -> Any:
+    if name == "auto":
+        name = "ddp" if ranks > 1 else "auto"
+    if name != "ddp":
+        return name
+    # buffers are statistics of the data, the same on each rank; sent at each step, they would hang an evaluation in
+    # which ranks have different numbers of batches
+    return DDPStrategy(broadcast_buffers=False, find_unused_parameters=False)
+
+
 def _trainer(config: dict[str, Any], folder: Path, history: History, saver: SaveStates) -> lightning.Trainer:
-    settings = config["trainer"]
+    settings, ranks = config["trainer"], world_size(config)
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if (environment := cluster_environment()) is not None and ranks > 1:
+        plugins.append(environment)
     callbacks: list[lightning.Callback] = []
     if settings["patience"] is not None:
         callbacks.append(
@@ -176,10 +209,12 @@ def _trainer(config: dict[str, Any], folder: Path, history: History, saver: Save
         max_epochs=settings["max_epochs"],
         accelerator=settings["accelerator"],
         devices=settings["devices"],
+        num_nodes=settings["num_nodes"],
+        strategy=_strategy(str(settings["strategy"]), ranks),
         precision=settings["precision"],
         gradient_clip_val=settings["gradient_clip"],
         callbacks=[*callbacks, history, saver],
-        plugins=[AtomicCheckpointIO()],
+        plugins=plugins,
         default_root_dir=folder,
         profiler=NoProfiler(),
         logger=False,

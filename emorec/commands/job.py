@@ -29,8 +29,13 @@ class Job:
     def folder(self) -> Path:
         return self.store.folder(self.identity.run_id)
 
-    def new_record(self, earlier: RunRecord | None) -> RunRecord:
-        """The record of a start."""
+    def new_record(self, earlier: RunRecord | None, *, resumes: bool = False) -> RunRecord:
+        """The record of a start.
+
+        Args:
+            earlier: the record of the start before it.
+            resumes: whether it goes on where that was interrupted.
+        """
         config, data = self.composed.config, self.data
         return RunRecord(
             run_id=self.identity.run_id,
@@ -61,6 +66,7 @@ class Job:
             test_reads=list(earlier.test_reads) if earlier is not None else [],
             provenance=provenance(),
             attempts=1 + (earlier.attempts if earlier is not None else 0),
+            restarts=earlier.restarts + (not resumes) if earlier is not None else 0,
             tags=list(config["tags"]),
             notes=config["notes"],
         )

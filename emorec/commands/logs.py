@@ -51,3 +51,15 @@ def log_to(path: Path) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         handler.close()
+
+
+@contextmanager
+def quiet(really: bool = True) -> Iterator[None]:
+    """Says only warnings, where `really`."""
+    logger = logging.getLogger("emorec")
+    level = logger.level
+    logger.setLevel(logging.WARNING if really else level)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,77 +1,150 @@
-"""`emorec train -m` in one process: corpora, features and imports are shared by all jobs."""
+"""`emorec train -m`: one run after the other in this process, or each in a process of its own."""
 
 import logging
-import time
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from emorec.commands.composition import Composer
-from emorec.commands.results import LINE_METRICS, read_metrics
+from emorec.commands.composition import CommandLine, Composer
+from emorec.commands.launchers import check_launcher, launcher_for, tasks_for
+from emorec.commands.plan import PlannedJob, Workbenches, plan, to_start
+from emorec.commands.results import line_metrics
 from emorec.commands.training import train
-from emorec.commands.workbench import Workbench, workbench_for
-from emorec.errors import UserError
+from emorec.errors import Preempted, UserError
 from emorec.reporting.tables import markdown_table
-from emorec.sweeps.expansion import expand
-from emorec.sweeps.record import JobRecord, SweepRecord
+from emorec.storage.digests import digest_of
+from emorec.sweeps.display import Display, job_cells
+from emorec.sweeps.launcher import launch
+from emorec.sweeps.record import FAILED, JobRecord, SweepRecord, moment
+from emorec.sweeps.stop import Stop
 
-ALL_LINE_METRICS = tuple(key for keys in LINE_METRICS.values() for key in keys)
 log = logging.getLogger(__name__)
 
 
 def run_all(composer: Composer) -> int:
-    """Runs all jobs, one after the other, and prints a table of them; returns 1 if any failed."""
-    jobs = [JobRecord(number, overrides) for number, overrides in enumerate(expand(composer.line.overrides))]
-    sweep: SweepRecord | None = None
-    workbenches: dict[str, Workbench] = {}
-    for job in jobs:
-        log.info("job %d of %d: %s", job.number + 1, len(jobs), " ".join(job.overrides))
-        started = time.monotonic()
-        job.status = "running"
+    """Runs all jobs and prints a table of them.
+
+    Returns:
+        0; 1 if any failed, 75 if any was interrupted, or what a signal to this process asks for (130 for ctrl-C).
+    """
+    benches = Workbenches()
+    planned = plan(composer, benches)
+    jobs = [job.record for job in planned]
+    configs = [job.composed.config for job in planned if job.composed is not None]
+    if not configs:
+        _print_outcome(jobs, None)
+        return 1
+    settings = _common_launcher(configs)
+    name = str(configs[0]["sweep"]["name"])
+    folder = (Path(configs[0]["paths"]["checkpoints"]) / "sweeps" / name).absolute()
+    sweep = SweepRecord(folder, name, settings["name"], jobs)
+    with sweep.claim():
+        sweep.write()
         try:
-            composed = composer.compose(job.overrides)
-            config = composed.config
-            if sweep is None:
-                name = config["sweep"]["name"]
-                sweep = SweepRecord(Path(config["paths"]["checkpoints"]) / "sweeps" / name, name, jobs)
-            place = str((config["paths"]["cache"], config["extraction"]["verify"]))
-            if place not in workbenches:
-                workbenches[place] = workbench_for(config)
-            outcome = train(composed, workbenches[place])
-        except UserError as error:
-            _failed(job, str(error))
-        except Exception as error:  # whatever breaks one job, the others go on; the run's log keeps the traceback
-            _failed(job, f"{type(error).__name__}: {error}")
-        else:
-            log.info("%s", outcome.line)
-            metrics = read_metrics(outcome.folder)
-            job.status, job.run_id = outcome.status, outcome.run_id
-            job.metrics = {key: metrics[key] for key in ALL_LINE_METRICS if key in metrics}
+            if settings["name"] == "basic":
+                stopped = _run_here(planned, benches, lambda _: sweep.write())
+            else:
+                stopped = _run_in_processes(planned, benches, sweep, composer.line, configs)
         finally:
-            job.seconds = round(time.monotonic() - started, 3)
-            if sweep is not None:
-                sweep.write()
-    _print_table(jobs)
-    failed = sum(job.status == "failed" for job in jobs)
-    where = f"  {sweep.folder}" if sweep is not None else ""
-    print(f"{len(jobs) - failed} of {len(jobs)} jobs have a result{where}")
-    return 1 if failed else 0
+            sweep.ended = moment()
+            sweep.write()
+    _print_outcome(jobs, folder)
+    if stopped:
+        print("emorec train: interrupted; the same command goes on from here", file=sys.stderr)
+    return stopped or sweep.exit_code
 
 
-def _failed(job: JobRecord, error: str) -> None:
-    job.status, job.error = "failed", error
-    log.error("job %d failed: %s", job.number + 1, error)
+def _common_launcher(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    settings: dict[str, Any] = configs[0]["launcher"]
+    if len({digest_of(config["launcher"]) for config in configs}) > 1:
+        raise UserError("expected one launcher for all jobs of a multirun, got several values of launcher")
+    check_launcher(settings)
+    return settings
 
 
-def _print_table(jobs: list[JobRecord]) -> None:
-    shown = [key for key in ALL_LINE_METRICS if any(key in job.metrics for job in jobs)]
-    rows = [
-        [
-            str(job.number + 1),
-            " ".join(job.overrides),
-            job.status,
-            f"{job.seconds:.1f}",
-            job.run_id or "",
-            *(f"{job.metrics[key]:.4f}" if key in job.metrics else "" for key in shown),
-        ]
-        for job in jobs
-    ]
-    print(markdown_table(["job", "overrides", "status", "seconds", "run", *shown], rows))
+def _run_here(planned: Sequence[PlannedJob], benches: Workbenches, changed: Callable[[JobRecord], None]) -> int:
+    """Runs the jobs one after the other; returns the exit code that an interruption asks for, else 0."""
+    seen: dict[str, JobRecord] = {}
+    for number, job in enumerate(planned):
+        record = job.record
+        if job.composed is None:
+            continue
+        first = seen.setdefault(digest_of(job.composed.config), record)
+        if first is not record:
+            record.take_over(first)
+            continue
+        log.info("job %d of %d: %s", record.number, len(planned), " ".join(record.overrides))
+        record.start()
+        changed(record)
+        try:
+            _run_one(job, benches)
+        except (KeyboardInterrupt, Preempted) as stopped:
+            for rest in planned[number:]:
+                if rest.record.status in ("running", "waiting"):
+                    rest.record.end("interrupted")
+            return Preempted.exit_code if isinstance(stopped, Preempted) else 130
+        finally:
+            changed(record)
+    return 0
+
+
+def _run_one(job: PlannedJob, benches: Workbenches) -> None:
+    record, composed = job.record, job.composed
+    assert composed is not None
+    try:
+        outcome = train(composed, benches.of(composed.config))
+    except Preempted:
+        raise
+    except Exception as error:  # whatever breaks one job, the others go on; the run's log keeps the traceback
+        record.end("failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        log.error("job %d failed: %s", record.number, record.error)
+    else:
+        log.info("%s", outcome.line)
+        record.run_id, record.metrics = outcome.run_id, line_metrics(outcome.folder)
+        record.end(outcome.status)
+
+
+def _run_in_processes(
+    planned: Sequence[PlannedJob],
+    benches: Workbenches,
+    sweep: SweepRecord,
+    line: CommandLine,
+    configs: Sequence[dict[str, Any]],
+) -> int:
+    """Runs each job in a process of its own; returns the exit code that a signal asks for, else 0."""
+    launcher = launcher_for(configs[0]["launcher"], configs, sweep.folder)
+    with Stop() as stop:
+        try:
+            chosen = to_start(planned, benches, sweep.folder)
+            benches.clear()
+            tasks = tasks_for(chosen, launcher, line, folder=sweep.folder, sweep=sweep.name)
+            sweep.write()
+            log.info("%d of %d jobs are to be run: %s", len(tasks), len(planned), sweep.folder)
+            with Display(sweep.jobs, live=configs[0]["progress"]) as display:
+
+                def changed(record: JobRecord) -> None:
+                    sweep.write()
+                    display.changed(record)
+
+                launcher.changed = changed
+                launch(launcher, tasks, stop)
+        except KeyboardInterrupt:  # before anything was started
+            for job in sweep.jobs:
+                if job.status == "waiting":
+                    job.end("interrupted")
+    by_number = {job.number: job for job in sweep.jobs}
+    for job in sweep.jobs:
+        if job.same_as is not None:
+            job.take_over(by_number[job.same_as])
+    return stop.exit_code if stop.count else 0
+
+
+def _print_outcome(jobs: Sequence[JobRecord], folder: Path | None) -> None:
+    print(markdown_table(*job_cells(jobs)))
+    for job in jobs:
+        if job.status in FAILED:
+            where = f"  {folder / job.log}" if folder is not None and job.log else ""
+            print(f"job {job.number} {job.status}: {job.error}{where}")
+    done = sum(job.status in ("finished", "skipped") for job in jobs)
+    print(f"{done} of {len(jobs)} jobs have a result{'' if folder is None else f'  {folder}'}")

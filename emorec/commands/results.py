@@ -77,6 +77,12 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return found
 
 
+def line_metrics(folder: Path) -> dict[str, float]:
+    """Of a run's metrics those that a line or a table of runs shows."""
+    metrics = read_metrics(folder)
+    return {name: metrics[name] for names in LINE_METRICS.values() for name in names if name in metrics}
+
+
 def result_line(record: RunRecord, folder: Path) -> str:
     """`run <run_id>  val/weighted_f1=…  test/weighted_f1=…  test/uar=…  test/accuracy=…  <path>`; for regression
     `val/ccc`, `test/ccc`, `test/mae` and `test/pearson`."""

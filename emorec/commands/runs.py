@@ -1,4 +1,4 @@
-"""`emorec runs ls|show|verify|gc|rm|export`: looks after the runs."""
+"""`emorec runs ls|sweeps|show|verify|gc|rm|export|sync`: looks after the runs."""
 
 import json
 from argparse import Namespace
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from emorec.commands.arguments import Parser, add_action, duration, parse, told
 from emorec.commands.logs import start_logging
+from emorec.commands.sync import add_sync, sync
 from emorec.reporting.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ def main(words: Sequence[str]) -> int:
     """Runs a subcommand; `verify` returns 1 where something is broken."""
     parser = Parser(prog="emorec runs", description="Looks after the runs.")
     actions = parser.add_subparsers(dest="action", required=True, parser_class=Parser)
-    add_action(actions, "ls", "lists the runs")
+    listed = add_action(actions, "ls", "lists the runs")
+    listed.add_argument("--sweep", metavar="NAME", help="the jobs of one multirun, with their runs")
+    add_action(actions, "sweeps", "lists the multiruns")
     show = add_action(actions, "show", "shows a run: its record, its metrics, its scores a class")
     add_action(actions, "verify", "hashes all weights again and follows all links")
     collect = add_action(actions, "gc", "removes weights that no run links to; without --yes it only tells")
@@ -31,22 +34,27 @@ def main(words: Sequence[str]) -> int:
     for action in (show, remove, export):
         action.add_argument("run", help="the run's id, or the first digits of it")
     export.add_argument("folder", help="a folder that is not there yet")
+    add_sync(actions)
     arguments, paths = parse(parser, words)
     start_logging()
     from emorec.runs.checkpoint_store import CheckpointStore
 
     run: dict[str, Callable[[Namespace, CheckpointStore], int]] = {
         "ls": _list,
+        "sweeps": _list_sweeps,
         "show": _show,
         "verify": _verify,
         "gc": _collect,
         "rm": _remove,
         "export": _export,
+        "sync": sync,
     }
     return run[arguments.action](arguments, CheckpointStore(Path(paths["checkpoints"])))
 
 
 def _list(arguments: Namespace, store: "CheckpointStore") -> int:
+    if arguments.sweep is not None:
+        return _list_jobs(arguments, store)
     from emorec.commands.results import read_metrics
 
     records = list(store.records())
@@ -62,6 +70,32 @@ def _list(arguments: Namespace, store: "CheckpointStore") -> int:
         fold = "" if record.fold is None else str(record.fold)
         rows.append([record.run_id, record.status, record.started, what, str(record.seed), fold, score])
     print(markdown_table(["run", "status", "started", "what", "seed", "fold", "validation"], rows))
+    return 0
+
+
+def _list_jobs(arguments: Namespace, store: "CheckpointStore") -> int:
+    from emorec.sweeps.display import job_cells, summary
+    from emorec.sweeps.record import read_sweep
+
+    sweep = read_sweep(store.root / "sweeps" / arguments.sweep)
+    if arguments.json:
+        print(json.dumps({**asdict(sweep), "folder": str(sweep.folder)}, indent=2))
+        return 0
+    print(markdown_table(*job_cells(sweep.jobs)))
+    print(f"{summary(sweep.jobs)}  {sweep.folder}")
+    return 0
+
+
+def _list_sweeps(arguments: Namespace, store: "CheckpointStore") -> int:
+    from emorec.sweeps.display import summary
+    from emorec.sweeps.record import all_sweeps
+
+    sweeps = list(all_sweeps(store.root / "sweeps"))
+    if arguments.json:
+        print(json.dumps([{**asdict(sweep), "folder": str(sweep.folder)} for sweep in sweeps], indent=2))
+        return 0
+    rows = [[sweep.name, sweep.started, sweep.launcher, str(len(sweep.jobs)), summary(sweep.jobs)] for sweep in sweeps]
+    print(markdown_table(["sweep", "started", "launcher", "jobs", "of them"], rows))
     return 0
 
 

@@ -4,14 +4,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from emorec.configuration import instantiate
+from emorec.errors import UserError
 from emorec.runs.observer import RunObserver
 
 
 def trackers(config: Mapping[str, Any]) -> list[RunObserver]:
-    """One tracker for each entry of `logger` that is set; `history.csv` is written whatever it says."""
+    """One tracker for each entry of `logger` that is set; `history.csv` is written whatever it says.
+
+    Raises:
+        UserError: an entry is no tracker, or its settings or its library are not as they must be.
+    """
     found = []
     for name, settings in (config.get("logger") or {}).items():
-        tracker = instantiate(settings, where=f"logger.{name}")
-        assert isinstance(tracker, RunObserver)
+        if settings is None:
+            continue
+        where = f"logger.{name}"
+        if not isinstance(settings, Mapping):
+            raise UserError(f"expected {where} to be a node with a _target_, got {settings!r}")
+        tracker = instantiate(settings, where=where)
+        if not isinstance(tracker, RunObserver):
+            raise UserError(f"expected {where} to be a RunObserver, got {settings['_target_']}")
         found.append(tracker)
     return found

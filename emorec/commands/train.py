@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
-from emorec.commands.composition import composer, parse, print_with_hydra
+from emorec.commands.composition import CommandLine, composer, parse, print_with_hydra
 from emorec.commands.logs import start_logging
+from emorec.errors import UserError
+from emorec.sweeps.expansion import ALL_FOLDS
+from emorec.sweeps.report import JobReport, reporting
 
 
 def main(words: Sequence[str]) -> int:
@@ -12,15 +15,26 @@ def main(words: Sequence[str]) -> int:
     if line.prints_only:
         return print_with_hydra(line)
     start_logging()
+    if not line.multirun:
+        with reporting() as report:
+            return _run_once(line, report)
     with composer(line) as open_composer:
-        if line.multirun:
-            from emorec.commands.multirun import run_all
+        from emorec.commands.multirun import run_all
 
-            return run_all(open_composer)
+        return run_all(open_composer)
+
+
+def _run_once(line: CommandLine, report: JobReport) -> int:
+    with composer(line) as open_composer:
         composed = open_composer.compose(line.overrides)
+    if (composed.config.get("dataset") or {}).get("fold") == ALL_FOLDS:
+        raise UserError("expected -m beside dataset.fold=all, which stands for one run for each fold")
 
+    from emorec.commands.results import line_metrics
     from emorec.commands.training import train
     from emorec.commands.workbench import workbench_for
 
-    print(train(composed, workbench_for(composed.config)).line)
+    outcome = train(composed, workbench_for(composed.config))
+    report.succeed(run_id=outcome.run_id, status=outcome.status, metrics=line_metrics(outcome.folder))
+    print(outcome.line)
     return 0

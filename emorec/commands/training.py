@@ -3,8 +3,9 @@
 import csv
 import io
 import logging
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,13 +14,16 @@ from omegaconf import OmegaConf
 from emorec.commands.composition import Composed
 from emorec.commands.fitting import fit, read_test
 from emorec.commands.job import Job, now
-from emorec.commands.logs import RUN_LOG_ONLY, log_to
+from emorec.commands.logs import RUN_LOG_ONLY, log_to, quiet
+from emorec.commands.ranks import Order, hear_order, outer_rank, own_order, run_ranks, tell_ranks, world_size
 from emorec.commands.results import read_metrics, result_line
 from emorec.commands.trackers import trackers
 from emorec.commands.validation import check_loss, check_training
 from emorec.commands.workbench import Workbench, identify_run
+from emorec.errors import Preempted
 from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, RunRecord
 from emorec.runs.observer import RunObserver, StopRun
+from emorec.runs.preemption import Preemption
 from emorec.runs.provenance import source_digest
 from emorec.runs.resume import newest_state
 from emorec.storage.atomic import make_folder, write_text
@@ -59,22 +63,70 @@ def train(composed: Composed, workbench: Workbench, observers: Sequence[RunObser
     Raises:
         UserError: the config, the data or the store is not as it must be.
     """
+    with Preemption() as preemption:
+        order, rank = own_order(), outer_rank(composed.config)
+        with quiet(order is not None or bool(rank)):  # whoever leads has said it, or will
+            job = prepare(composed, workbench)
+        if order is None and rank:
+            order = hear_order(job.identity.run_id)
+        if order is not None:
+            return _work_as_rank(job, order, observers, preemption)
+        return _train_or_tell(job, observers, preemption)
+
+
+def prepare(composed: Composed, workbench: Workbench) -> Job:
+    """Checks a config, computes the features that it lacks, and names its run.
+
+    Raises:
+        UserError: the config or the data is not as it must be.
+    """
     check_training(composed.config)
+    trackers(composed.config)  # a logger that cannot be is told of before anything is computed
     data = workbench.data(composed.config)
     check_loss(composed.config["loss"], data.task)
     store = CheckpointStore(Path(composed.config["paths"]["checkpoints"]))
-    job = Job(composed, data, identify_run(composed, data), store)
+    return Job(composed, data, identify_run(composed, data), store)
+
+
+def finished_record(job: Job) -> RunRecord | None:
+    """The record of a run that has nothing left to do, else `None`."""
+    record = job.store.check_identity(job.identity)
+    return record if record is not None and _is_done(record, job) else None
+
+
+def _work_as_rank(job: Job, order: Order, observers: Sequence[RunObserver], preemption: Preemption) -> Outcome:
+    """Takes part in a run that another process leads: rank 0 keeps its record, the others only train."""
+    run_id, state = job.identity.run_id, None if order.state is None else Path(order.state)
+    record = job.store.read(run_id)
+    assert record is not None
+    if order.trains and os.environ["RANK"] == "0":
+        with log_to(job.folder / "log.txt"):
+            watching = [*trackers(job.composed.config), *observers]
+            record = _carry_out(job, record, state, owned=lambda: True, observers=watching, preemption=preemption)
+            job.store.write(replace(record, ended=now()))
+    elif order.trains:
+        with quiet():
+            fit(job, record, state, owned=lambda: True, preemption=preemption)
+    return Outcome(run_id, record.status, job.folder, "")
+
+
+def _train_or_tell(job: Job, observers: Sequence[RunObserver], preemption: Preemption) -> Outcome:
+    store, outer = job.store, outer_rank(job.composed.config) is not None
     record = store.check_identity(job.identity)
     if record is None or not _is_done(record, job):
         make_folder(job.folder)
         claim = _claim(job)
         if claim is None:
+            if outer:
+                tell_ranks(job.identity.run_id, Order(trains=False))
             line = f"run {job.identity.run_id}  skipped: {read_holder(job.folder / CLAIM)} runs it  {job.folder}"
             return Outcome(job.identity.run_id, "skipped", job.folder, line)
         with claim:
             record = store.check_identity(job.identity)
             if record is None or not _is_done(record, job):
-                return _run(job, record, claim, observers)
+                return _run(job, record, claim, observers, preemption)
+    if outer:
+        tell_ranks(job.identity.run_id, Order(trains=False))
     _tell_finished(record, job)
     return Outcome(record.run_id, record.status, job.folder, result_line(record, job.folder))
 
@@ -107,7 +159,9 @@ def _claim(job: Job) -> Claim | None:
     return acquire(job.folder / CLAIM, stale_after=config["extraction"]["stale_after"], waiting=waiting)
 
 
-def _run(job: Job, earlier: RunRecord | None, claim: Claim, observers: Sequence[RunObserver]) -> Outcome:
+def _run(
+    job: Job, earlier: RunRecord | None, claim: Claim, observers: Sequence[RunObserver], preemption: Preemption
+) -> Outcome:
     """Runs a claimed run: trains it, or only reads test where that is all that is missing."""
     config = job.composed.config
     only_test = earlier is not None and earlier.status == "finished" and not config["rerun"]
@@ -115,11 +169,20 @@ def _run(job: Job, earlier: RunRecord | None, claim: Claim, observers: Sequence[
     folder = job.store.prepare(job.identity.run_id, keep_resume=resumes or only_test)
     with log_to(folder / "log.txt"):
         if only_test and earlier is not None:
+            if outer_rank(config) is not None:
+                tell_ranks(job.identity.run_id, Order(trains=False))
             record = earlier
             read_test(job, record)
         else:
-            record = job.new_record(earlier)
-            _train(job, record, claim, resumes=resumes, observers=[*trackers(config), *observers])
+            record = job.new_record(earlier, resumes=resumes)
+            state = _begin(job, record, resumes=resumes)
+            if world_size(config) > 1:
+                record = _train_on_ranks(job, record, state, claim, observers=observers, preemption=preemption)
+            else:
+                watching = [*trackers(config), *observers]
+                record = _carry_out(
+                    job, record, state, owned=lambda: not claim.lost, observers=watching, preemption=preemption
+                )
         record = replace(record, ended=now())
         job.store.write(record)
         shutil.rmtree(folder / "resume", ignore_errors=True)  # only now: a kill before this resumes
@@ -137,7 +200,8 @@ def _splits_csv(job: Job) -> str:
     return stream.getvalue()
 
 
-def _train(job: Job, record: RunRecord, claim: Claim, *, resumes: bool, observers: Sequence[RunObserver]) -> None:
+def _begin(job: Job, record: RunRecord, *, resumes: bool) -> Path | None:
+    """Writes down what will be run, and returns the state to go on from."""
     config, folder = job.composed.config, job.folder
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
     write_text(folder / "splits.csv", _splits_csv(job))
@@ -147,23 +211,66 @@ def _train(job: Job, record: RunRecord, claim: Claim, *, resumes: bool, observer
         log.info("run %s was interrupted: going on from %s", record.run_id, state.name)
     elif resumes:
         log.warning("run %s was interrupted before its first state was saved: it starts again", record.run_id)
+    return state
+
+
+def _train_on_ranks(
+    job: Job,
+    record: RunRecord,
+    state: Path | None,
+    claim: Claim,
+    *,
+    observers: Sequence[RunObserver],
+    preemption: Preemption,
+) -> RunRecord:
+    """Trains on several ranks, and returns the record that rank 0 has written."""
+    config, order = job.composed.config, Order(trains=True, state=None if state is None else str(state))
+    if outer_rank(config) is not None:
+        tell_ranks(record.run_id, order)
+        watching = [*trackers(config), *observers]
+        return _carry_out(job, record, state, owned=lambda: not claim.lost, observers=watching, preemption=preemption)
+    code = run_ranks(job.composed, order)
+    found = job.store.read(record.run_id) or record
+    if code == Preempted.exit_code:
+        raise preemption.error()
+    if code or found.status != "finished":
+        reason = f"a rank ended with exit code {code}"
+        if found.status == "running":
+            found = replace(found, status="failed", ended=now(), error=reason)
+            job.store.write(found)
+        raise RuntimeError(found.error or reason)
+    return found
+
+
+def _carry_out(
+    job: Job,
+    record: RunRecord,
+    state: Path | None,
+    *,
+    owned: Callable[[], bool],
+    observers: Sequence[RunObserver],
+    preemption: Preemption,
+) -> RunRecord:
+    """Trains in this process, and returns the record with its results."""
+    config, folder = job.composed.config, job.folder
     status = "failed"
     try:
         for observer in observers:
             observer.started(record, config, folder)
-        metrics = fit(job, record, state, owned=lambda: not claim.lost, observers=observers)
+        metrics = fit(job, record, state, owned=owned, preemption=preemption, observers=observers)
         for observer in observers:
             observer.finished(record, metrics)
         status = record.status
-    except (KeyboardInterrupt, StopRun) as ended:
+    except (KeyboardInterrupt, Preempted, StopRun) as ended:
         status = "stopped" if isinstance(ended, StopRun) else "interrupted"
         job.store.write(replace(record, status=status, ended=now()))
         raise
     except BaseException as error:
         log.error("run %s failed", record.run_id, exc_info=True)
-        if not claim.lost:  # else the run is another process's, and so is its record
+        if owned():  # else the run is another process's, and so is its record
             job.store.write(replace(record, status="failed", ended=now(), error=f"{type(error).__name__}: {error}"))
         raise
     finally:
         for observer in observers:
             observer.closed(status)
+    return record

@@ -7,6 +7,7 @@ from emorec.configuration import target_of
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError, raise_problems
 
+STRATEGIES = ("auto", "ddp", "fsdp")
 PRECISIONS = ("32", "bf16-mixed", "16-mixed")
 
 
@@ -32,11 +33,16 @@ def check_training(config: Mapping[str, Any]) -> None:
     expect(_is_whole(epochs, 1), "trainer.max_epochs to be a whole number from 1", epochs)
     expect(patience is None or _is_whole(patience, 1), "trainer.patience to be null or a whole number from 1", patience)
     expect(str(trainer["precision"]) in PRECISIONS, f"trainer.precision in {PRECISIONS}", trainer["precision"])
-    expect(
-        trainer["devices"] == 1,
-        "trainer.devices=1, for training on several devices is not there yet",
-        trainer["devices"],
-    )
+    devices, nodes = trainer["devices"], trainer["num_nodes"]
+    expect(_is_whole(devices, 1), "trainer.devices to be a whole number from 1", devices)
+    expect(_is_whole(nodes, 1), "trainer.num_nodes to be a whole number from 1", nodes)
+    expect(trainer["strategy"] in STRATEGIES, f"trainer.strategy in {STRATEGIES}", trainer["strategy"])
+    per = config["batch_size_per"]
+    expect(per in ("step", "device"), "batch_size_per in ('step', 'device')", per)
+    if not problems and per == "step":
+        ranks = devices * nodes
+        size = config["batch_size"]
+        expect(size % ranks == 0, f"batch_size to be a multiple of the {ranks} ranks (batch_size_per=step)", size)
     expect(config["on_running"] in ("wait", "skip"), "on_running in ('wait', 'skip')", config["on_running"])
     for name in ("test", "rerun"):
         expect(isinstance(config[name], bool), f"{name} to be true or false", config[name])

@@ -100,6 +100,7 @@ class Data:
             readers={modality: features.reader for modality, features in self.features.items()},
             places=self.places,
             batch_size=config["batch_size"],
+            batch_size_per=config["batch_size_per"],
             seed=config["seed"],
             layers={modality: features.layers for modality, features in self.features.items()},
             views={modality: features.views for modality, features in self.features.items()},

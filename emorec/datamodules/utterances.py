@@ -170,23 +170,45 @@ class BatchLoader:
         batch_size: of each batch but the last.
         shuffle: a new order each epoch.
         seed: of the order.
+        shard: which rank's part of each batch, of how many ranks. In training each rank has as many utterances as
+            the others: up to W - 1 at the end of an epoch, others each time, are left out. Otherwise each utterance
+            is on exactly one rank.
     """
 
-    def __init__(self, table: UtteranceTable, *, batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self,
+        table: UtteranceTable,
+        *,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        shard: tuple[int, int] = (0, 1),
+    ) -> None:
         self.table = table
         self.batch_size = batch_size
+        self.rank, self.ranks = shard
         self.sampler = EpochOrder(len(table), shuffle=shuffle, seed=seed)
         self.batch_sampler = None  # Lightning asks for it once there is a sampler
         self._done = 0  # batches given in this epoch
         self._resume_at = 0
 
     def __len__(self) -> int:
-        return math.ceil(len(self.table) / self.batch_size)
+        return math.ceil(len(self._shard(torch.arange(len(self.table)))) / self.batch_size)
+
+    def _shard(self, rows: Tensor) -> Tensor:
+        """This rank's rows of an epoch: its part of each batch of all ranks."""
+        if self.ranks == 1:
+            return rows
+        if not self.sampler.shuffle:
+            return rows[self.rank :: self.ranks]
+        rows = rows[: len(rows) - len(rows) % self.ranks]
+        batches = torch.split(rows, self.batch_size * self.ranks)
+        return torch.cat([batch.chunk(self.ranks)[self.rank] for batch in batches])
 
     def __iter__(self) -> Iterator[Batch]:
         self._done, self._resume_at = self._resume_at, 0
         order = self.sampler
-        for batch in self.table.batches(order.rows(), self.batch_size, self._done, order.draws()):
+        for batch in self.table.batches(self._shard(order.rows()), self.batch_size, self._done, order.draws()):
             self._done += 1
             yield batch
 
@@ -207,7 +229,8 @@ class UtteranceDataModule(lightning.LightningDataModule):
         task: what is predicted.
         readers: {modality: reader of features}.
         places: {split: (N,) the readers' place of each utterance}.
-        batch_size: of each split's batches.
+        batch_size: of each split's batches: of a step over all ranks, or of each device.
+        batch_size_per: "step" or "device".
         seed: of the training split's order.
         layers: {modality: how many layers' features lie side by side}; 1 where it is not given.
         views: {modality: how many augmented views the readers hold}, of which training draws.
@@ -227,10 +250,12 @@ class UtteranceDataModule(lightning.LightningDataModule):
         layers: Mapping[str, int] | None = None,
         views: Mapping[str, int] | None = None,
         stride: int = 0,
+        batch_size_per: str = "step",
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise UserError(f"expected batch_size of at least 1, got {batch_size}")
+        self.batch_size_per = batch_size_per
         self.task = task
         self.batch_size, self.seed = batch_size, seed
         self.layers = {modality: (layers or {}).get(modality, 1) for modality in readers}
@@ -244,16 +269,24 @@ class UtteranceDataModule(lightning.LightningDataModule):
         """{modality: D}."""
         return {modality: reader.dim for modality, reader in self.tables["train"].readers.items()}
 
-    def loader(self, split: str, *, shuffle: bool = False) -> BatchLoader:
-        """The batches of a split: shuffled ones to train on, larger ones in order to evaluate."""
+    def loader(self, split: str, *, shuffle: bool = False, shard: tuple[int, int] = (0, 1)) -> BatchLoader:
+        """The batches of a split: shuffled ones to train on, larger ones in order to evaluate; of a rank its part."""
         size = self.batch_size if shuffle else EVALUATION_FACTOR * self.batch_size
-        return BatchLoader(self.tables[split], batch_size=size, shuffle=shuffle, seed=self.seed)
+        if self.batch_size_per == "step":
+            size = size // shard[1]
+        return BatchLoader(self.tables[split], batch_size=size, shuffle=shuffle, seed=self.seed, shard=shard)
+
+    @property
+    def _shard(self) -> tuple[int, int]:
+        """The rank of this process and the number of ranks."""
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
     def train_dataloader(self) -> BatchLoader:
-        return self.loader("train", shuffle=True)
+        return self.loader("train", shuffle=True, shard=self._shard)
 
     def val_dataloader(self) -> BatchLoader:
-        return self.loader("val")
+        return self.loader("val", shard=self._shard)
 
     def test_dataloader(self) -> BatchLoader:
-        return self.loader("test")
+        return self.loader("test", shard=self._shard)

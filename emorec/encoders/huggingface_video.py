@@ -31,7 +31,7 @@ class HuggingFaceVideo(HuggingFaceEncoder):
         revision: branch, tag or commit on the hub; what it resolves to counts. Not used for a local folder.
         layer: a number, a list of numbers, or "all": -1 the network's output, 0 the embeddings, n the n-th layer.
             -1 has the network's last normalisation, where there is one, and the n-th layer has not.
-        token: the vector of a step: "cls" the class token (of CLIP's last layer normalised, as CLIP uses it), "mean"
+        summary: the vector of a step: "cls" the class token (of CLIP's last layer normalised, as CLIP uses it), "mean"
             the mean over patches. Networks of clips and EfficientNet know the mean only.
         pooling: "mean" over time, or "none" for all steps.
         media: how pictures are read: fields of `VideoSettings`; `size`, and for clips `frames`, must be the model's.
@@ -50,7 +50,7 @@ class HuggingFaceVideo(HuggingFaceEncoder):
         model: str,
         revision: str = "main",
         layer: Layer = -1,
-        token: str = "mean",
+        summary: str = "mean",
         pooling: str = "mean",
         media: Mapping[str, Any] | None = None,
         precision: Precision = "float32",
@@ -69,10 +69,10 @@ class HuggingFaceVideo(HuggingFaceEncoder):
         )
         self.media: VideoSettings = VideoSettings.of(media, "encoder.video.media")
         self.averaged = choose(POOLINGS, pooling, "encoder.video.pooling")
-        if token not in TOKENS:
-            raise UserError(f"expected encoder.video.token in {TOKENS}, got {token!r}")
+        if summary not in TOKENS:
+            raise UserError(f"expected encoder.video.summary in {TOKENS}, got {summary!r}")
         self.pooling = pooling
-        self.token = token
+        self.summary = summary
         self._network = PictureNetwork()
 
     @property
@@ -83,7 +83,7 @@ class HuggingFaceVideo(HuggingFaceEncoder):
 
     def settings(self) -> dict[str, Any]:
         checkpoint, revision = self._resolve()
-        processor = {"token": self.token, "precision": self.precision}
+        processor = {"summary": self.summary, "precision": self.precision}
         return {"checkpoint": checkpoint, "revision": revision, "pooling": self.pooling, "processor": processor}
 
     def load(self) -> None:
@@ -96,8 +96,8 @@ class HuggingFaceVideo(HuggingFaceEncoder):
         size = stated_size(processor, self.model)
         if size != self.media.size:
             raise UserError(f"expected encoder.video.media.size={size} for {self.model}, got {self.media.size}")
-        if self.token == "cls" and (network.clip or not network.tokens):
-            raise UserError(f"expected encoder.video.token=mean for {self.model} ({kind}), got 'cls'")
+        if self.summary == "cls" and (network.clip or not network.tokens):
+            raise UserError(f"expected encoder.video.summary=mean for {self.model} ({kind}), got 'cls'")
         factor, shift = pixel_scaling(processor, self.model)
         import transformers
 
@@ -157,7 +157,7 @@ class HuggingFaceVideo(HuggingFaceEncoder):
         if not self._network.tokens:
             vectors: Tensor = output.pooler_output  # (B · F, D)
         else:
-            if self.token == "cls" and self._network.factory == "CLIPVisionModel":
+            if self.summary == "cls" and self._network.factory == "CLIPVisionModel":
                 output.last_hidden_state = self._backbone.post_layernorm(output.last_hidden_state)
-            vectors = one_token(chosen_states(output, self.layers), self._patches(), self.token)  # (B · F, L · D)
+            vectors = one_token(chosen_states(output, self.layers), self._patches(), self.summary)  # (B · F, L · D)
         return vectors.reshape(*pixels.shape[:2], -1)

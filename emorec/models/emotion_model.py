@@ -15,8 +15,10 @@ from emorec.datasets.utterance import Task
 from emorec.losses.loss import Loss
 from emorec.metrics.classification import confusion_matrix, summary_scores
 from emorec.metrics.regression import regression_scores
+from emorec.models.ranks import on_all_ranks
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+Part = tuple[tuple[str, ...], Tensor, Tensor, Tensor]  # ids, logits, targets and mean loss of a batch
 MakeScheduler = Callable[[Optimizer, int], Any]
 
 
@@ -85,7 +87,7 @@ class EmotionModel(lightning.LightningModule):
         self._make_optimizer = make_optimizer
         self._make_scheduler = make_scheduler
         self._train_loss: list[Tensor] = []
-        self._validated: list[tuple[Batch, Tensor, Tensor]] = []
+        self._validated: list[Part] = []
 
     # Lightning looks at every step for hooks around the move to the device; there are none, so it is moved at once.
     def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
@@ -127,27 +129,39 @@ class EmotionModel(lightning.LightningModule):
     training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     def on_train_epoch_end(self) -> None:
-        self.log("train/loss", torch.stack(self._train_loss).mean())
+        self.log("train/loss", torch.stack(self._train_loss).mean(), sync_dist=True)
         self._train_loss.clear()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["train_loss"] = torch.stack(self._train_loss) if self._train_loss else torch.zeros(0)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._train_loss = list(checkpoint["train_loss"].to(self.device))
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        output = self(batch)
-        self._validated.append((batch, output.logits[self.task.name].float(), self._losses(output, batch)))
+        self._validated.append(self._part(batch))
 
     def on_validation_epoch_end(self) -> None:
-        scores = self._joined(self._validated).scores()
+        scores = self._joined([part for parts in on_all_ranks(self._validated) for part in parts]).scores()
         self._validated = []
         self.log_dict({f"val/{name}": value for name, value in scores.items()})
 
-    def _joined(self, parts: list[tuple[Batch, Tensor, Tensor]]) -> Predictions:
-        sizes = torch.tensor([float(len(batch)) for batch, _, _ in parts])
-        losses = torch.stack([loss.float().cpu() for _, _, loss in parts])
+    def _part(self, batch: Batch) -> Part:
+        """What is kept of a batch, on the CPU."""
+        output = self(batch)
+        loss = self._losses(output, batch)
+        task = self.task.name
+        return batch.id, output.logits[task].float().cpu(), batch.targets[task].cpu(), loss.detach().float().cpu()
+
+    def _joined(self, parts: list[Part]) -> Predictions:
+        names, logits, targets, losses = zip(*parts, strict=True)
+        sizes = torch.tensor([float(len(part)) for part in names])
         return Predictions(
             task=self.task,
-            id=tuple(name for batch, _, _ in parts for name in batch.id),
-            logits=torch.cat([logits for _, logits, _ in parts]).cpu(),
-            target=torch.cat([batch.targets[self.task.name] for batch, _, _ in parts]).cpu(),
-            loss=float((losses * sizes).sum() / sizes.sum()),
+            id=tuple(name for part in names for name in part),
+            logits=torch.cat(logits),
+            target=torch.cat(targets),
+            loss=float((torch.stack(losses) * sizes).sum() / sizes.sum()),
         )
 
     def predict(self, batches: Iterable[Batch], *, precision: str = "32") -> Predictions:
@@ -155,13 +169,9 @@ class EmotionModel(lightning.LightningModule):
         was_training = self.training
         self.eval()
         narrow = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
-        parts = []
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, dtype=narrow, enabled=narrow is not None):
-                for batch in batches:
-                    moved = batch.to(self.device)
-                    output = self(moved)
-                    parts.append((moved, output.logits[self.task.name].float(), self._losses(output, moved)))
+                parts = [self._part(batch.to(self.device)) for batch in batches]
         finally:
             self.train(was_training)
         return self._joined(parts)
@@ -171,8 +181,15 @@ class EmotionModel(lightning.LightningModule):
         optimizer = self._make_optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
         if self._make_scheduler is None:
             return optimizer
-        schedule = self._make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        schedule = self._make_scheduler(optimizer, self._total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _total_steps(self) -> int:
+        # `estimated_stepping_batches` would set the training loader up before its saved state is known
+        data, epochs = getattr(self.trainer, "datamodule", None), self.trainer.max_epochs
+        if data is None or epochs is None:
+            return int(self.trainer.estimated_stepping_batches)
+        return len(data.train_dataloader()) * epochs
 
     def components(self) -> dict[str, dict[str, Tensor]]:
         """{component: its weights}, of each child module that has any; contiguous, on the CPU."""

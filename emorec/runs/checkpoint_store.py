@@ -55,6 +55,7 @@ class RunRecord:
         provenance: code, versions, machine.
         error: the last line of what failed.
         attempts: how often it was started.
+        restarts: how many of these began anew, after a failure or by `rerun`; the others went on after an interruption.
         tags: of the last start.
         notes: of the last start.
         schema: version of this file.
@@ -81,6 +82,7 @@ class RunRecord:
     provenance: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     attempts: int = 1
+    restarts: int = 0
     tags: list[str] = field(default_factory=list)
     notes: str | None = None
     schema: int = SCHEMA
@@ -197,6 +199,7 @@ class CheckpointStore:
         Raises:
             UserError: a file is missing or does not match its digest.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         components = {}
@@ -208,7 +211,10 @@ class CheckpointStore:
                 raise UserError(f"expected the weights of run {record.run_id} in {path}: {error.strerror}") from error
             if hashlib.sha256(content).hexdigest() != digest:
                 raise UserError(f"expected weights of digest {digest} in {path}, found others: the file has rotted")
-            components[name] = load(content)
+            try:
+                components[name] = load(content)
+            except SafetensorError as error:
+                raise UserError(f"expected a safetensors file in {path}: {error}") from error
         return components
 
     def prepare(self, run_id: str, *, keep_resume: bool) -> Path:

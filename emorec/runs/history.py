@@ -62,7 +62,8 @@ class History(EpochCallback):
         sign = 1 if self.direction == "max" else -1
         if not math.isnan(score) and (self.best_score is None or sign * score > sign * self.best_score):
             self.best_epoch, self.best_score = trainer.current_epoch, score
-            self.best_weights = {name: value.detach().clone().cpu() for name, value in pl_module.state_dict().items()}
+            weights = trainer.strategy.lightning_module_state_dict()  # whole, also where ranks hold parts of it
+            self.best_weights = {name: value.detach().clone().cpu() for name, value in weights.items()}
         self.progress.advance(1, f"{self.monitor}={score:.3f}")
         for observer in self.observers:
             observer.epoch(self.rows[-1])

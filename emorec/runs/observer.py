@@ -18,7 +18,7 @@ class RunObserver:
         """Training begins, anew or from a saved state.
 
         Args:
-            record: the run; `record.attempts` counts its starts after failures.
+            record: the run; `record.restarts` counts how often it was begun anew.
             config: resolved, primitives only.
             folder: the run's directory.
         """

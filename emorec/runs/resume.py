@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from emorec.models.ranks import any_rank, on_all_ranks
 from emorec.runs.callback import EpochCallback
+from emorec.runs.preemption import Preemption
 from emorec.storage.atomic import make_folder, replacing
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 GENERATIONS = 2
 SUFFIX = ".ckpt"
 DIGEST_DIGITS = 16
+STEPS_BETWEEN_DECISIONS = 10  # of several ranks: each costs them a round of messages
 
 
 def _digest(path: Path) -> str:
@@ -68,34 +71,60 @@ def newest_state(folder: Path) -> Path | None:
 
 
 class SaveStates(EpochCallback):
-    """Saves a state at the end of an epoch, at most every so many seconds, and keeps the newest two.
+    """Saves a state after a step or at the end of an epoch, at most every so many seconds, and keeps the newest two.
+
+    After a signal it saves a state at once and ends the training. Several ranks decide together, every
+    `STEPS_BETWEEN_DECISIONS` steps and at the ends of epochs.
 
     Args:
         folder: where the states lie.
         every_seconds: between two of them.
         owned: false once someone else has taken the run over; then training ends.
+        preemption: tells of signals.
     """
 
-    def __init__(self, *, folder: Path, every_seconds: float, owned: Callable[[], bool]) -> None:
+    def __init__(
+        self, *, folder: Path, every_seconds: float, owned: Callable[[], bool], preemption: Preemption | None = None
+    ) -> None:
         self.folder, self.every_seconds, self.owned = folder, every_seconds, owned
+        self.preemption = preemption or Preemption()
         self._last = time.monotonic()
-        self._random: dict[str, Any] | None = None
+        self._random: list[dict[str, Any]] | None = None
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        # the last step of an epoch is followed by its validation: the epoch's end decides
+        if trainer.is_last_batch or (trainer.world_size > 1 and trainer.global_step % STEPS_BETWEEN_DECISIONS):
+            return
+        self._decide(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._decide(trainer)
+
+    def _decide(self, trainer: lightning.Trainer) -> None:
         if not self.owned():
             raise RunTakenOverError("another process has taken this run over")
-        if time.monotonic() - self._last >= self.every_seconds:
+        due = trainer.is_global_zero and time.monotonic() - self._last >= self.every_seconds
+        signalled = self.preemption.received is not None
+        if trainer.world_size > 1:
+            due, signalled = any_rank(due, signalled, device=trainer.strategy.root_device)
+        if due or signalled:
             self.save(trainer)
             self._last = time.monotonic()
+        if signalled:
+            raise self.preemption.error()
 
     def save(self, trainer: lightning.Trainer) -> None:
-        """Saves a state now."""
+        """Saves a state now; with several ranks, all of them call it."""
         make_folder(self.folder)
         trainer.save_checkpoint(self.folder / f"{trainer.global_step:012d}{SUFFIX}")
-        for old in states(self.folder)[GENERATIONS:]:
-            old.unlink(missing_ok=True)
+        if trainer.is_global_zero:
+            for old in states(self.folder)[GENERATIONS:]:
+                old.unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
+        return {"ranks": on_all_ranks(self._state_of_chance())}
+
+    def _state_of_chance(self) -> dict[str, Any]:
         kind, keys, *rest = np.random.get_state(legacy=True)
         version, internal, gauss = random.getstate()
         return {
@@ -106,17 +135,19 @@ class SaveStates(EpochCallback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._random = state_dict
+        self._random = list(state_dict["ranks"])
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self._random is None:
+        self.preemption.install()  # Lightning has its own handlers by now
+        if self._random is None or trainer.global_rank >= len(self._random):
             return
-        torch.set_rng_state(self._random["torch"])
-        if self._random["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(self._random["cuda"])
-        kind, keys, *rest = self._random["numpy"]
+        own = self._random[trainer.global_rank]
+        torch.set_rng_state(own["torch"])
+        if own["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(own["cuda"])
+        kind, keys, *rest = own["numpy"]
         np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-        version, internal, gauss = self._random["python"]
+        version, internal, gauss = own["python"]
         random.setstate((version, tuple(internal), gauss))
         self._random = None
 

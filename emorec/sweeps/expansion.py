@@ -5,9 +5,13 @@ from collections.abc import Sequence
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from emorec.errors import UserError
+
+FOLD = "dataset.fold"
+ALL_FOLDS = "all"  # as a fold, it stands for every fold of the job's protocol
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
@@ -16,11 +20,29 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     Raises:
         UserError: an override does not parse, or asks for continuous values.
     """
+    hydra = GlobalHydra.instance()
+    groups = hydra.config_loader() if hydra.is_initialized() else None  # for glob(…) over the names of a group
+    parser = OverridesParser.create(config_loader=groups)
+    parsed: list[Override] = []
+    for override in overrides:
+        try:
+            parsed += parser.parse_overrides([override])
+        except HydraException as error:
+            raise UserError(f"expected an override such as seed=0,1, got {override!r}: {error}") from error
     try:
-        hydra = GlobalHydra.instance()
-        groups = hydra.config_loader() if hydra.is_initialized() else None  # for glob(…) over the names of a group
-        parsed = OverridesParser.create(config_loader=groups).parse_overrides(list(overrides))
         (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     except HydraException as error:
         raise UserError(str(error)) from error
     return [list(job) for job in jobs]
+
+
+def expand_folds(overrides: Sequence[str], folds: int) -> list[list[str]]:
+    """One list of overrides for each fold, in place of `dataset.fold=all`; for `folds=0` one, with no fold."""
+    others = [override for override in overrides if override.lstrip("+").partition("=")[0] != FOLD]
+    return [[*others, f"{FOLD}={fold}"] for fold in (range(folds) if folds else ("null",))]
+
+
+def varying(jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of each job's overrides those that not all jobs have."""
+    common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
+    return [[override for override in job if override not in common] for job in jobs]

@@ -1,9 +1,29 @@
-"""What became of each job of a multirun, kept while it runs."""
+"""What became of each job of a multirun: `sweeps/<name>/sweep.json`, kept while it runs."""
 
+import json
+import logging
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from emorec.storage.atomic import write_json
+from emorec.errors import UserError
+from emorec.storage.atomic import make_folder, write_json
+from emorec.storage.claims import Claim, read_holder, try_claim
+from emorec.storage.leases import is_live
+
+log = logging.getLogger(__name__)
+
+CLAIM = "sweep.claim"  # in the folder of a sweep that somebody runs
+FAILED = ("failed", "invalid")
+ENDED = ("finished", "skipped", "interrupted", *FAILED)
+
+
+def moment() -> str:
+    """The time with its zone, to the millisecond."""
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
 @dataclass
@@ -11,32 +31,131 @@ class JobRecord:
     """One job.
 
     Attributes:
-        number: from 0.
+        number: from 1.
         overrides: of this job.
-        status: "waiting", "running", "finished", "skipped", "failed".
+        status: "waiting", "running"; then "finished", "skipped" (somebody else runs it), "interrupted" (the same
+            command goes on with it), "failed", or "invalid" (it was never started).
         run_id: once it is known.
+        started: when its process was started, `None` where none was: it was finished, invalid, or another job's run.
+        ended: when it ended.
         seconds: how long it took.
         metrics: {name: value} that the table shows.
+        exit_code: of its process; negative for the signal that killed it.
         error: why it failed.
+        log: what its process said, a path from the sweep's folder.
+        same_as: number of the earlier job that has the same run.
     """
 
     number: int
     overrides: list[str]
     status: str = "waiting"
     run_id: str | None = None
+    started: str | None = None
+    ended: str | None = None
     seconds: float = 0.0
     metrics: dict[str, float] = field(default_factory=dict)
+    exit_code: int | None = None
     error: str | None = None
+    log: str | None = None
+    same_as: int | None = None
+
+    def start(self) -> None:
+        """Marks it as running from now."""
+        self.status, self.started, self.ended = "running", moment(), None
+
+    def end(self, status: str, error: str | None = None) -> None:
+        """Marks it as ended now."""
+        self.status, self.error, self.ended = status, error, moment()
+        self.seconds = self.elapsed()
+
+    def elapsed(self) -> float:
+        """Seconds since its start, until its end or now."""
+        if self.started is None:
+            return 0.0
+        end = time.time() if self.ended is None else datetime.fromisoformat(self.ended).timestamp()
+        return round(max(0.0, end - datetime.fromisoformat(self.started).timestamp()), 3)
+
+    def take_over(self, other: "JobRecord") -> None:
+        """Takes over what became of the job that has the same run."""
+        self.status, self.run_id, self.metrics, self.error = other.status, other.run_id, other.metrics, other.error
+        self.same_as = other.number
 
 
 @dataclass
 class SweepRecord:
-    """A multirun: `sweeps/<name>/sweep.json`."""
+    """A multirun.
+
+    Attributes:
+        folder: `checkpoints/sweeps/<name>`.
+        name: of the sweep.
+        launcher: name of the launcher.
+        jobs: all of them.
+        started: when.
+        ended: when; `None` while it runs, or where it was killed.
+    """
 
     folder: Path
     name: str
+    launcher: str
     jobs: list[JobRecord]
+    started: str = field(default_factory=moment)
+    ended: str | None = None
+
+    def claim(self) -> Claim:
+        """Makes the folder this process's.
+
+        Raises:
+            UserError: a sweep of this name runs.
+        """
+        held = try_claim(make_folder(self.folder) / CLAIM)
+        if held is None:
+            holder = read_holder(self.folder / CLAIM)
+            raise UserError(f"expected a sweep.name that is not in use, got {self.name!r}, which {holder} runs")
+        return held
 
     def write(self) -> None:
-        """Writes the record."""
-        write_json(self.folder / "sweep.json", {"name": self.name, "jobs": [asdict(job) for job in self.jobs]})
+        """Writes the record; where it cannot be written, the jobs go on all the same."""
+        record = asdict(self)
+        del record["folder"]
+        try:
+            write_json(self.folder / "sweep.json", record)
+        except OSError as error:
+            log.warning("the record of the sweep could not be written: %s", error)
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a job failed, 75 if only interrupted ones have no result, else 0."""
+        if any(job.status in FAILED for job in self.jobs):
+            return 1
+        return 75 if any(job.status == "interrupted" for job in self.jobs) else 0
+
+
+def read_sweep(folder: Path) -> SweepRecord:
+    """The sweep of a folder; what a killed sweep left running or waiting is "interrupted".
+
+    Raises:
+        UserError: there is no readable record.
+    """
+    path = folder / "sweep.json"
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        jobs = [JobRecord(**job) for job in content.pop("jobs")]
+        sweep = SweepRecord(folder=folder, jobs=jobs, **content)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"expected the record of a sweep in {path}, got {error}") from error
+    if not is_live(folder / CLAIM, time.time()):
+        for job in sweep.jobs:
+            if job.status not in ENDED:
+                job.status = "interrupted"
+    return sweep
+
+
+def all_sweeps(root: Path) -> Iterator[SweepRecord]:
+    """The sweeps in a folder, oldest first; a record that cannot be read is named and left out."""
+    found = []
+    for path in root.glob("*/sweep.json") if root.is_dir() else []:
+        try:
+            found.append(read_sweep(path.parent))
+        except UserError as error:
+            log.warning("%s", error)
+    yield from sorted(found, key=lambda sweep: sweep.started)

@@ -1,5 +1,6 @@
 """Several processes, and processes that are killed: the same command always gets to the same result."""
 
+import csv
 import json
 import os
 import signal
@@ -94,6 +95,53 @@ def test_ctrl_c_leaves_a_run_that_resumes(root: Path, train_overrides: list[str]
     code, _, err = finish(emorec_process(*words, root=root))
     assert code == 0, err
     assert "going on from" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_saves_within_the_epoch_and_the_same_command_goes_on_exactly(
+    number: signal.Signals, root: Path, train_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", *train_overrides, "trainer.max_epochs=60", "trainer.patience=null", "scheduler=warmup_cosine"]
+    words += ["logger=none", "batch_size=2", "checkpoint.every_seconds=1000", "fusion=self_attention"]
+
+    def starts() -> int:
+        return sum(log.read_text().count("parameters") for log in root.glob("checkpoints/*/log.txt"))
+
+    for attempt in (1, 2):  # interrupted twice
+        process = emorec_process(*words, root=root)
+        wait_for(lambda attempt=attempt: starts() == attempt, process)  # type: ignore[misc]
+        time.sleep(0.7)
+        process.send_signal(number)
+        code, _, err = finish(process)
+        assert code == 75, err
+        assert f"stopped by {number.name}" in err
+        assert "Traceback" not in err
+        assert json.loads(next(root.glob("checkpoints/*/run.json")).read_text())["status"] == "interrupted"
+    assert list(root.glob("checkpoints/*/resume/*-*.ckpt"))
+    assert finish(emorec_process(*words, root=root))[0] == 0
+    monkeypatch.setenv("EMOREC_ROOT", str(tmp_path / "undisturbed"))
+    (tmp_path / "undisturbed").mkdir()
+    assert finish(emorec_process(*words, root=tmp_path / "undisturbed"))[0] == 0
+    (metrics, record), (wanted, undisturbed) = results(root), results(tmp_path / "undisturbed")
+    assert metrics == wanted
+    assert record["weights"] == undisturbed["weights"]
+    own, other = (next(place.glob("checkpoints/*/history.csv")) for place in (root, tmp_path / "undisturbed"))
+    assert without_seconds(own) == without_seconds(other)
+
+
+def without_seconds(path: Path) -> list[dict[str, str]]:
+    """The epochs of a history, without how long they took."""
+    with path.open(newline="") as stream:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(stream)]
+
+
+def test_a_signal_before_training_ends_at_once_with_the_code_for_a_later_start(root: Path, small_demo: Path) -> None:
+    process = emorec_process("train", f"dataset.root={small_demo}", "encoder.video.media.frames=16", root=root)
+    wait_for(lambda: list(root.glob("cache/*/extraction.claim")), process)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code == 75, err
+    assert "Traceback" not in err
 
 
 def test_a_killed_extraction_keeps_what_it_did(root: Path, small_demo: Path) -> None:

@@ -168,7 +168,7 @@ def test_one_failing_job_of_a_multirun_does_not_take_the_others_with_it(
     assert "2 of 3 jobs have a result" in capsys.readouterr().out
     assert "seed to be a whole number" in caplog.text
     (sweep,) = (root / "checkpoints" / "sweeps").glob("*/sweep.json")
-    assert [job["status"] for job in json.loads(sweep.read_text())["jobs"]] == ["finished", "failed", "finished"]
+    assert [job["status"] for job in json.loads(sweep.read_text())["jobs"]] == ["finished", "invalid", "finished"]
 
 
 def test_unusual_combinations_train(root: Path, train_overrides: list[str]) -> None:

@@ -46,7 +46,7 @@ ALTERNATIVES: dict[str, Any] = {
     "context_turns": 2,
     "max_seconds": 5.0,
     "precision": "bfloat16",
-    "token": {"cls": "mean", "mean": "cls"},
+    "summary": {"cls": "mean", "mean": "cls"},
 }
 # The same for the fields of `media`, by modality.
 MEDIA_ALTERNATIVES: dict[str, dict[str, Any]] = {

@@ -91,14 +91,14 @@ def check_close(actual: Tensor, expected: Tensor) -> None:
 def test_the_mean_over_patches_leaves_the_class_token_out(
     checkpoints: TinyCheckpoints, family: str, layer: int
 ) -> None:
-    found = encoded(make(checkpoints, family, layer=layer, token="mean"), clip(family))[0]
+    found = encoded(make(checkpoints, family, layer=layer, summary="mean"), clip(family))[0]
     check_close(found, by_hand(checkpoints[family], clip(family), layer)[:, 1:].mean(1))
 
 
 @pytest.mark.parametrize("layer", [-1, *range(LAYERS + 1)])
 @pytest.mark.parametrize("family", ["vit", "vit_classifier"])
 def test_the_class_token_is_the_first(checkpoints: TinyCheckpoints, family: str, layer: int) -> None:
-    found = encoded(make(checkpoints, family, layer=layer, token="cls"), clip(family))[0]
+    found = encoded(make(checkpoints, family, layer=layer, summary="cls"), clip(family))[0]
     check_close(found, by_hand(checkpoints[family], clip(family), layer)[:, 0])
 
 
@@ -108,7 +108,7 @@ def test_clips_class_token_is_normalised_as_clip_uses_it(checkpoints: TinyCheckp
     model = CLIPModel.from_pretrained(str(checkpoints["clip"])).eval()
     with torch.inference_mode():
         expected = model.vision_model(pixels_by_hand(checkpoints["clip"], clip("clip"))).pooler_output
-    check_close(encoded(make(checkpoints, "clip", token="cls"), clip("clip"))[0], expected)
+    check_close(encoded(make(checkpoints, "clip", summary="cls"), clip("clip"))[0], expected)
 
 
 def test_only_clips_tower_for_pictures_is_loaded(checkpoints: TinyCheckpoints) -> None:
@@ -269,12 +269,12 @@ def test_pixels_that_are_not_normalised_stay_as_they_are() -> None:
         ("efficientnet", {"media": {"size": 200}}, r"encoder\.video\.media\.size=224 .*got 200"),
         ("videomae", {"media": {"frames": 8}}, r"encoder\.video\.media\.frames=16 .*got 8"),
         ("timesformer", {"media": {"frames": 16}}, r"encoder\.video\.media\.frames=8 .*got 16"),
-        ("videomae", {"token": "cls"}, r"encoder\.video\.token=mean .*videomae.*got 'cls'"),
-        ("efficientnet", {"token": "cls"}, r"encoder\.video\.token=mean .*got 'cls'"),
+        ("videomae", {"summary": "cls"}, r"encoder\.video\.summary=mean .*videomae.*got 'cls'"),
+        ("efficientnet", {"summary": "cls"}, r"encoder\.video\.summary=mean .*got 'cls'"),
         ("efficientnet", {"layer": 1}, r"encoder\.video\.layer=-1 .*got \[1\]"),
         ("vit", {"layer": 3}, r"encoder\.video\.layer from -1 to 2 .*got 3"),
         ("clip", {"layer": [0, 5]}, r"encoder\.video\.layer from -1 to 2 .*got \[5\]"),
-        ("vit", {"token": "all"}, r"encoder\.video\.token in .*got 'all'"),
+        ("vit", {"summary": "all"}, r"encoder\.video\.summary in .*got 'all'"),
         ("vit", {"pooling": "max"}, r"encoder\.video\.pooling in .*got 'max'"),
         ("vit", {"precision": "half"}, r"encoder\.video\.precision in .*got 'half'"),
     ],

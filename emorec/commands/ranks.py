@@ -1,0 +1,191 @@
+"""The ranks of a run on several devices: processes of our own, or those of torchrun and Slurm.
+
+Lightning never starts processes here: its way replays the whole command line, a multirun and all.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+from emorec.commands.composition import Composed
+from emorec.errors import Preempted, UserError
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "EMOREC_RANK"  # holds an `Order` in the ranks that emorec starts
+GRACE_SECONDS = 20.0  # between the request to end and the kill
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the process that leads a run tells its ranks.
+
+    Attributes:
+        trains: false where the run needs no training.
+        state: path of the state to go on from.
+    """
+
+    trains: bool
+    state: str | None = None
+
+    def written(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def read(text: str) -> "Order":
+        return Order(**json.loads(text))
+
+
+def own_order() -> Order | None:
+    """The order of a rank that emorec has started; `None` in any other process."""
+    text = os.environ.get(VARIABLE)
+    return None if text is None else Order.read(text)
+
+
+def world_size(config: Mapping[str, Any]) -> int:
+    """How many ranks a config asks for."""
+    trainer = config["trainer"]
+    return int(trainer["devices"]) * int(trainer["num_nodes"])
+
+
+def outer_rank(config: Mapping[str, Any]) -> int | None:
+    """The number of this rank where torchrun or Slurm has started all of them; `None` where nobody has.
+
+    Raises:
+        UserError: there are more or fewer ranks than the config asks for.
+    """
+    wanted = world_size(config)
+    if wanted == 1:
+        return None
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        found, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1"))) > 1:
+        found, rank = _join_slurm()
+    else:
+        if config["trainer"]["num_nodes"] > 1:
+            raise UserError("expected torchrun or srun to start the ranks of several machines (trainer.num_nodes > 1)")
+        return None
+    if found != wanted:
+        raise UserError(f"expected {wanted} ranks (trainer.devices × trainer.num_nodes), found {found} started")
+    return rank
+
+
+def _join_slurm() -> tuple[int, int]:
+    """The number of Slurm's tasks and of this one; says in the environment where they meet."""
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+    slurm = SLURMEnvironment(auto_requeue=False)
+    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = slurm.main_address, str(slurm.main_port)
+    os.environ["WORLD_SIZE"], os.environ["RANK"] = str(slurm.world_size()), str(slurm.global_rank())
+    return slurm.world_size(), slurm.global_rank()
+
+
+def _store() -> Any:
+    from torch.distributed.rendezvous import rendezvous
+
+    store, _, _ = next(rendezvous("env://"))
+    return store
+
+
+def tell_ranks(run_id: str, order: Order) -> None:
+    """Tells the other ranks of torchrun or Slurm what to do; they wait for it."""
+    _store().set(f"emorec/{run_id}", order.written())
+
+
+def hear_order(run_id: str) -> Order:
+    """What rank 0 of torchrun or Slurm tells; waits for it."""
+    store = _store()
+    store.wait([f"emorec/{run_id}"], timedelta(days=7))
+    return Order.read(store.get(f"emorec/{run_id}").decode())
+
+
+def run_ranks(composed: Composed, order: Order) -> int:
+    """Starts the ranks of a run and waits for them; when one fails, all end. Returns the exit code of the first that
+    failed, or 0.
+
+    Raises:
+        Preempted: a signal asked this process to end; the ranks have saved.
+    """
+    count = int(composed.config["trainer"]["devices"])
+    port = _free_port()
+    ranks = [_start(composed, order, number, count, port) for number in range(count)]
+    try:
+        return _watch(ranks)
+    except (Preempted, KeyboardInterrupt) as stopped:
+        _end(ranks, signal.SIGTERM if isinstance(stopped, Preempted) else signal.SIGINT)
+        raise
+    finally:
+        _end(ranks, signal.SIGTERM, grace=0.0)
+
+
+def _start(composed: Composed, order: Order, number: int, count: int, port: int) -> subprocess.Popen[bytes]:
+    flags = [] if composed.config_dir is None else ["--config-dir", composed.config_dir]
+    environment = {
+        **os.environ,
+        VARIABLE: order.written(),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count),
+        "NODE_RANK": "0",
+        "RANK": str(number),
+        "LOCAL_RANK": str(number),
+    }
+    words = [sys.executable, "-m", "emorec", "train", *composed.overrides, *flags]
+    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+    while True:
+        codes = [rank.poll() for rank in ranks]
+        failed = [code for code in codes if code]
+        if failed:
+            log.warning("a rank of %d ended with exit code %d: the others are ended", len(ranks), failed[0])
+            return int(failed[0])
+        if all(code == 0 for code in codes):
+            return 0
+        time.sleep(POLL_SECONDS)
+
+
+def _end(ranks: Sequence[subprocess.Popen[bytes]], number: signal.Signals, grace: float = GRACE_SECONDS) -> None:
+    """Asks all ranks that are left to end, and after a while kills them."""
+    left = [rank for rank in ranks if rank.poll() is None]
+    for rank in left:
+        rank.send_signal(number)
+    end = time.monotonic() + grace
+    for rank in left:
+        try:
+            rank.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            rank.kill()
+            rank.wait()
+
+
+def cluster_environment() -> Any:
+    """Lightning's plugin for the ranks that are there; `None` where there is one process."""
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    if VARIABLE in os.environ:
+        return LightningEnvironment()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return TorchElasticEnvironment()
+    if "MASTER_ADDR" in os.environ and "SLURM_PROCID" in os.environ:
+        return SLURMEnvironment(auto_requeue=False)
+    return None

@@ -1,0 +1,121 @@
+"""No credential comes in by a command line or a config: what comes in so is written to disk, and shown to others.
+
+Keys belong in the environment (`WANDB_API_KEY`, `HF_TOKEN`) or in `~/.netrc`. A refusal names the place, never the
+value. Imports nothing heavy: every command line is looked at before anything else happens.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from emorec.errors import UserError
+
+# The last words of a name that is given to credentials. A `pad_token` or `max_tokens` is none.
+NAMES = re.compile(
+    r"(^|.*_)(api_?keys?|passwords?|passwd|passphrase|secrets?|secret_(access_)?key|access_key(_id)?|private_key"
+    r"|credentials?)"
+    r"|((.*_)?(access|api|auth|bearer|github|gitlab|hf|hub|hugging_?face|id|refresh|secret|session|wandb)_)?token"
+)
+# Names of environment variables whose values are credentials: here a `TOKEN` of whatever service is one.
+VARIABLES = re.compile(r"(.*_)?(api_?key|token|password|passwd|secret|secret_access_key|secret_key)", re.IGNORECASE)
+SHORTEST = 12  # characters of such a value, below which it might stand in other text by chance
+
+VALUES = {
+    # 40 hex digits are a commit as well, as the revision of a model or as a folder of the hub's cache
+    "a key of W&B": r"(?<![\w/@.-])(local-)?[0-9a-f]{40}(?![\w/.-])|\bwandb_v\d+_\w{16,}",
+    "a token of Hugging Face": r"\bhf_[A-Za-z0-9]{24,}|\bapi_org_[A-Za-z0-9]{24,}",
+    "a key of AWS": r"\b(AKIA|ASIA)[0-9A-Z]{16}\b",
+    "a token of GitHub": r"\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{22,}",
+    "a token of GitLab": r"\bglpat-[\w-]{20,}",
+    "a token of Slack": r"\bxox[abposr]-[\w-]{10,}",
+    "a key of Google": r"\bAIza[\w-]{35}",
+    "a secret key": r"\bsk-[A-Za-z0-9][\w-]{20,}",
+    "a JSON web token": r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
+    "an address with a password": r"://[^\s/:@]*:[^\s/@]+@",
+}
+PATTERNS = {what: re.compile(pattern) for what, pattern in VALUES.items()}
+COMMIT = re.compile(r"\b[0-9a-f]{40}\b")
+COMMIT_NAME = re.compile(r"(.*_)?(revision|commit|sha1?)")  # the last words of a key whose values are commits
+INLINE = re.compile(r"""[{,]\s*['"]?([\w-]+)['"]?\s*:\s*['"]?(?=[^\s,}])""")  # a key of a mapping in a value
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuses a command line that holds a credential.
+
+    Args:
+        words: flags, overrides and all else.
+
+    Raises:
+        UserError: names each override, or the place of a word that is none.
+    """
+    problems = []
+    for number, word in enumerate(words, start=1):
+        key, separator, value = word.partition("=")
+        key = key.lstrip("+~-")
+        named = bool(separator) and _kind(key) is None
+        place = key if named else f"word {number}"
+        what = _kind_of_setting(key, value) if named else _kind(word)
+        if what is not None:
+            problems.append(f"{place} looks like {what}")
+    _refuse("the command line", problems)
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuses a composed config that holds a credential, from whatever YAML file or environment variable it came.
+
+    Raises:
+        UserError: names each key.
+    """
+    problems = []
+    for key, value in _leaves(config, ""):
+        text = "" if value is None or isinstance(value, bool) else str(value)
+        what = _kind_of_setting(key, text) if text else None
+        if what is not None:
+            problems.append(f"{key} looks like {what}")
+    _refuse("the config", problems)
+
+
+def _refuse(where: str, problems: Sequence[str]) -> None:
+    if problems:
+        raise UserError(
+            f"expected no credential in {where}, for it would be written to disk: {'; '.join(problems)}. "
+            "Use the environment (such as WANDB_API_KEY or HF_TOKEN) or ~/.netrc; nothing was written"
+        )
+
+
+def _leaves(node: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Each value of nested dicts and lists with its dotted key."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{place}.{key}" if place else str(key))
+    elif isinstance(node, list | tuple):
+        for item in node:
+            yield from _leaves(item, place)
+    else:
+        yield place, node
+
+
+def _kind_of_setting(key: str, value: str) -> str | None:
+    """What credential a setting looks like; `None` for an ordinary one."""
+    path = [part.lower().replace("-", "_") for part in re.split(r"[./@]", key)]
+    if any(NAMES.fullmatch(part) for part in path):
+        return "a credential by its name"
+    inside = [name.lower().replace("-", "_") for name in INLINE.findall(value)]
+    if any(NAMES.fullmatch(name) for name in inside):
+        return "a credential by a name in its value"
+    if any(COMMIT_NAME.fullmatch(name) for name in (path[-1], *inside)):
+        value = COMMIT.sub("", value)
+    return _kind(value)
+
+
+def _kind(text: str) -> str | None:
+    """What credential a text holds, by its form or as the value of an environment variable."""
+    for what, pattern in PATTERNS.items():
+        if pattern.search(text):
+            return what
+    for name, value in os.environ.items():
+        if len(value) >= SHORTEST and VARIABLES.fullmatch(name) and value in text:
+            return f"the value of {name}"
+    return None

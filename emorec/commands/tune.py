@@ -1,0 +1,82 @@
+"""`emorec tune`: tries values of a search space, each as an ordinary run, and writes the best as an experiment."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from emorec.commands.composition import composer, parse, print_with_hydra
+from emorec.commands.logs import start_logging
+from emorec.errors import UserError
+from emorec.reporting.tables import markdown_table
+from emorec.sweeps.study import Study, require_optuna
+
+if TYPE_CHECKING:
+    from emorec.commands.best_experiment import Experiment
+    from emorec.commands.trials import Search
+
+SHOWN = 5  # of the best trials
+
+
+def main(words: Sequence[str]) -> int:
+    """Works on a study until it has its trials; returns 0, or 1 if none of them finished."""
+    as_json = "--json" in words
+    line = parse("tune", [word for word in words if word != "--json"])
+    if line.prints_only:
+        return print_with_hydra(line)
+    if line.multirun:
+        raise UserError("expected no -m, for a study makes its trials itself; search=… says what it tries")
+    require_optuna()
+    start_logging()
+    from emorec.commands.trials import prepare, try_out, write_best
+
+    with composer(line) as open_composer:
+        search = prepare(open_composer)
+        with search.study:
+            while (trial := search.study.ask(search.entries)) is not None:
+                try_out(search, trial)
+            experiment = write_best(search)
+        print(_as_json(search, experiment) if as_json else _table(search, experiment))
+        return 0 if search.study.complete() else 1
+
+
+def _counts(study: Study) -> dict[str, int]:
+    states = [trial.state.name for trial in study.finished()]
+    words = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+    return {word: states.count(state) for state, word in words.items()}
+
+
+def _table(search: "Search", experiment: "Experiment | None") -> str:
+    counts = ", ".join(f"{count} {word}" for word, count in _counts(search.study).items())
+    summary = f"study {search.study.settings.name}: {counts}  {search.study.folder}"
+    if experiment is None:
+        return summary
+    from emorec.commands.trials import run_of, short
+
+    keys = [entry.key for entry in search.entries]
+    rows = [
+        [str(trial.number), f"{trial.value:.4f}", run_of(trial), *(short(trial.params.get(key)) for key in keys)]
+        for trial in search.study.complete()[:SHOWN]
+    ]
+    table = markdown_table(["trial", search.monitor, "run", *keys], rows)
+    return "\n".join([table, summary, f"the best: {experiment.path}", f"  {experiment.command}"])
+
+
+def _as_json(search: "Search", experiment: "Experiment | None") -> str:
+    from emorec.commands.trials import run_of
+
+    study = search.study
+    best = [
+        {"trial": trial.number, "value": trial.value, "run_id": run_of(trial), "parameters": trial.params}
+        for trial in study.complete()[:SHOWN]
+    ]
+    found = {
+        "study": study.settings.name,
+        "folder": str(study.folder),
+        "monitor": search.monitor,
+        "direction": study.direction,
+        "trials": _counts(study),
+        "best": best,
+        "experiment": None if experiment is None else str(experiment.path),
+        "command": None if experiment is None else experiment.command,
+    }
+    return json.dumps(found, indent=2)

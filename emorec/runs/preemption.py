@@ -1,0 +1,47 @@
+"""Signals that ask a run to make room: it saves at the end of its step, and goes on when it is started again."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from emorec.errors import Preempted
+
+# SIGTERM from schedulers and service managers, SIGUSR1 from Slurm's --signal, SIGUSR2 from submitit.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Preemption:
+    """While its block runs, a signal raises `Preempted`; while a training step runs, it only sets `received`.
+
+    Only the main thread of a process is sent signals; elsewhere the block does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self.deferred = False  # whether somebody looks at `received` soon
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Preemption":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in SIGNALS}
+            self.install()
+        return self
+
+    def install(self) -> None:
+        """Takes the signals, also from a library that took them in the meantime."""
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        if not self.deferred:
+            raise self.error()
+
+    def error(self) -> Preempted:
+        """What to raise after a signal."""
+        return Preempted(f"stopped by {self.received.name if self.received else 'another rank'}")

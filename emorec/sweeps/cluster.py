@@ -1,0 +1,281 @@
+"""Jobs on a Slurm cluster through submitit; what a job tells comes through files, so no accounting is needed."""
+
+import importlib.util
+import json
+import logging
+import os
+import signal
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emorec.errors import Preempted, UserError
+from emorec.storage.atomic import write_json
+from emorec.sweeps.launcher import Launcher, Task, judge, take_report
+from emorec.sweeps.process import JobProcess
+from emorec.sweeps.report import read_report
+
+if TYPE_CHECKING:
+    from submitit import Job
+    from submitit.helpers import DelayedSubmission
+
+log = logging.getLogger(__name__)
+
+QUEUE_SECONDS = 10.0  # between two looks into Slurm's queue
+SQUEUE_SECONDS = 60.0  # to wait for an answer about the queue
+GONE_SECONDS = 15.0  # between a job's leaving the queue and its files' being seen, on a slow network disk
+
+
+@dataclass
+class ClusterJob:
+    """What runs on a node, once for each of a job's tasks: starts `emorec train` there and waits for it.
+
+    Attributes:
+        command: program and arguments.
+        report: where the job writes what became of it.
+        state: where this object does: the file is there once the job runs, with an exit code once it has ended.
+        log: for the output of the first task; the others have a file each beside it.
+        environment: variables of emorec's own, as they were where the sweep was started.
+        grace: seconds that the job has to save, once it is to end.
+    """
+
+    command: tuple[str, ...]
+    report: Path
+    state: Path
+    log: Path
+    environment: dict[str, str]
+    grace: float
+    _process: JobProcess | None = field(default=None, repr=False)
+
+    def __call__(self) -> int:
+        from submitit import JobEnvironment
+
+        place = JobEnvironment()
+        rank = place.global_rank
+        self._process = process = JobProcess(
+            self.command,
+            report=self.report if rank == 0 else None,
+            log=self.log if rank == 0 else self.log.with_suffix(f".rank{rank}{self.log.suffix}"),
+            environment=self.environment,
+            grace=self.grace,
+        )
+        if place.cluster == "local":  # Slurm sends it to all processes of a job
+
+            def ask_to_end(*_: object) -> None:
+                process.ask_to_end()
+
+            signal.signal(signal.SIGTERM, ask_to_end)
+        if rank == 0:
+            write_json(self.state, {"host": place.hostname})
+        try:
+            code = process.wait()
+        finally:
+            process.ask_to_end()
+            process.wait()
+        if rank == 0 and "rank" not in (_read_state(self.state) or {}):
+            write_json(self.state, {"host": place.hostname, "exit_code": code})
+        if rank and code not in (0, Preempted.exit_code):
+            write_json(self.state, {"host": place.hostname, "exit_code": code, "rank": rank})
+            raise SystemExit(1)  # srun then ends the other tasks, which would wait for this one
+        return code
+
+    def checkpoint(self) -> "DelayedSubmission":
+        """Called by submitit when the job is preempted or out of time: it saves, and is queued again."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._process is not None:
+            self._process.ask_to_end()
+            self._process.wait()
+        return DelayedSubmission(replace(self, _process=None))
+
+
+def _state_path(task: Task) -> Path:
+    return task.folder / "jobs" / f"{task.record.number}.process.json"
+
+
+@dataclass
+class _Submitted:
+    task: Task
+    job: "Job[int]"
+    gone_since: float | None = None
+
+
+class ClusterLauncher(Launcher):
+    """Submits the jobs as arrays, one for each number of machines and devices, and watches them.
+
+    Args:
+        folder: of the sweep; nodes must see it under the same path.
+        cluster: "slurm", or "local" for processes of this machine, all at once.
+        gpus: of each job; 0 for none.
+        cpus_per_task: cores of each task; a job has one task a device.
+        time_minutes: after which Slurm ends a job; it saves before, and is queued again.
+        array_parallelism: how many jobs of an array run at a time.
+        mem_gb: memory of each job; `None` leaves it to the cluster.
+        partition: of the cluster; `None` leaves it to the cluster, as for `account` and `qos`.
+        account: who pays.
+        qos: quality of service.
+        setup: shell lines that run first on the node.
+        extra: more options of sbatch.
+        grace: seconds that a job has to save, once it is to end, before it is killed.
+    """
+
+    interval = 0.5
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        cluster: str = "slurm",
+        gpus: int = 1,
+        cpus_per_task: int = 4,
+        time_minutes: int = 1440,
+        array_parallelism: int = 256,
+        mem_gb: float | None = None,
+        partition: str | None = None,
+        account: str | None = None,
+        qos: str | None = None,
+        setup: Sequence[str] = (),
+        extra: Mapping[str, Any] | None = None,
+        grace: float = 30.0,
+    ) -> None:
+        super().__init__()
+        if importlib.util.find_spec("submitit") is None:
+            raise UserError("expected submitit for launcher=slurm, found none: pip install 'emorec[sweep]'")
+        self.folder, self.cluster, self.gpus, self.grace = folder, cluster, gpus, grace
+        self._parameters: dict[str, Any] = {"timeout_min": time_minutes, "gpus_per_node": gpus or None}
+        self._parameters |= {"cpus_per_task": cpus_per_task, "mem_gb": mem_gb, "name": f"emorec-{folder.name}"}
+        own: dict[str, Any] = {
+            "partition": partition,
+            "account": account,
+            "qos": qos,
+            "array_parallelism": array_parallelism,
+        }
+        own |= {"setup": list(setup) or None, "additional_parameters": dict(extra or {}) or None}
+        own["srun_args"] = ["--kill-on-bad-exit=1"]
+        self._parameters |= {f"slurm_{key}": value for key, value in own.items()}
+        self._submitted: list[_Submitted] = []
+        self._looked = 0.0
+        self._stopped = False
+
+    def refusal(self, task: Task) -> str | None:
+        if not task.on_gpu or not self.gpus or task.devices <= self.gpus:
+            return None
+        return f"expected trainer.devices of at most launcher.gpus={self.gpus}, got {task.devices}"
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        arrays: dict[tuple[int, int], list[Task]] = defaultdict(list)
+        for task in tasks:
+            _state_path(task).unlink(missing_ok=True)
+            arrays[task.nodes, task.devices].append(task)
+        for (nodes, devices), alike in arrays.items():
+            jobs = self._submit_array([self._on_node(task) for task in alike], nodes=nodes, tasks_per_node=devices)
+            self._submitted += [_Submitted(task, job) for task, job in zip(alike, jobs, strict=True)]
+            log.info("%d jobs were submitted: %s", len(jobs), ", ".join(job.job_id for job in jobs))
+
+    def poll(self) -> bool:
+        for submitted in list(self._submitted):
+            state = _read_state(_state_path(submitted.task))
+            if state is not None and submitted.task.record.status == "waiting":
+                self._started(submitted.task)
+            code = None if state is None else state.get("exit_code")
+            # A preempted job may be queued again; if it is not, it will be gone.
+            if state is not None and code is not None and (self._stopped or code != Preempted.exit_code):
+                rank = state.get("rank")
+                why = None if rank is None else f"rank {rank} ended with exit code {code}"
+                self._settle(submitted, code, why=why)
+        self._find_gone()
+        return bool(self._submitted)
+
+    def stop(self, *, at_once: bool) -> None:
+        self._stopped = True
+        for submitted in self._submitted:
+            if self.cluster == "slurm":
+                submitted.job.cancel(check=False)  # SIGTERM, and SIGKILL after the cluster's own grace
+            else:
+                _send_local(submitted.job, signal.SIGKILL if at_once else signal.SIGTERM)
+
+    def close(self) -> None:
+        if self._submitted:
+            self.stop(at_once=True)
+        for submitted in list(self._submitted):
+            self._settle(submitted, -signal.SIGTERM)
+
+    def _submit_array(self, functions: Sequence[ClusterJob], **shape: int) -> "list[Job[int]]":
+        from submitit import AutoExecutor
+        from submitit.core.utils import FailedJobError
+
+        try:
+            executor = AutoExecutor(folder=str(self.folder / "submitit"), cluster=self.cluster)
+            given = {key: value for key, value in self._parameters.items() if value is not None}
+            executor.update_parameters(**(shape if self.cluster == "slurm" else {}), **given)
+            with executor.batch():
+                return [executor.submit(function) for function in functions]
+        except (RuntimeError, ValueError, NameError, FailedJobError) as error:
+            raise UserError(f"launcher=slurm (launcher.cluster={self.cluster}) could not submit: {error}") from error
+
+    def _on_node(self, task: Task) -> ClusterJob:
+        own = {name: value for name, value in os.environ.items() if name.startswith("EMOREC_")}
+        return ClusterJob(task.command, task.report, _state_path(task), task.log, own, self.grace)
+
+    def _find_gone(self) -> None:
+        """Settles jobs that have left the cluster without a word: killed for memory, by a failing node, by hand."""
+        now = time.monotonic()
+        if now - self._looked < (QUEUE_SECONDS if self.cluster == "slurm" and not self._stopped else 1.0):
+            return
+        self._looked = now
+        queued = self._queued()
+        for submitted in list(self._submitted):
+            patience = GONE_SECONDS if self.cluster == "slurm" and submitted.task.record.status == "running" else 0.0
+            if submitted.job.job_id in queued:
+                submitted.gone_since = None
+            elif submitted.gone_since is None:
+                submitted.gone_since = now
+            elif now - submitted.gone_since > patience:
+                self._settle_gone(submitted)
+
+    def _settle_gone(self, submitted: _Submitted) -> None:
+        state = _read_state(_state_path(submitted.task)) or {}
+        said = "exit_code" in state or read_report(submitted.task.report) is not None
+        why = f"the cluster ended job {submitted.job.job_id} without a result ({self.folder / 'submitit'})"
+        self._settle(submitted, state.get("exit_code", 1), why=None if said else why)
+
+    def _queued(self) -> set[str]:
+        """Ids of the jobs that wait or run; all of them where the cluster does not answer."""
+        everything = {item.job.job_id for item in self._submitted}
+        if self.cluster == "local":
+            return {item.job.job_id for item in self._submitted if not item.job.done()}
+        arrays = sorted({name.partition("_")[0] for name in everything})
+        words = ["squeue", "--array", "--noheader", "--format=%i", f"--jobs={','.join(arrays)}"]
+        try:
+            answer = subprocess.run(words, capture_output=True, text=True, check=False, timeout=SQUEUE_SECONDS)
+        except (OSError, subprocess.TimeoutExpired):
+            return everything
+        if answer.returncode != 0 and "Invalid job id" not in answer.stderr:
+            return everything
+        return set(answer.stdout.split())
+
+    def _settle(self, submitted: _Submitted, code: int, *, why: str | None = None) -> None:
+        self._submitted.remove(submitted)
+        task = submitted.task
+        report = read_report(task.report)
+        take_report(task.record, report, code)
+        self._ended(task, *judge(report, code, stopped=self._stopped, why=why))
+
+
+def _read_state(path: Path) -> dict[str, Any] | None:
+    try:
+        state: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return state
+
+
+def _send_local(job: "Job[int]", number: signal.Signals) -> None:
+    """Signals the processes of a job of submitit's local executor."""
+    process = getattr(job, "_process", None)
+    if process is not None and process.poll() is None:
+        process.send_signal(number)

@@ -1,0 +1,103 @@
+"""Shows a sweep: a live table on a terminal, a line at each start and end elsewhere."""
+
+import logging
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from emorec.sweeps.expansion import varying
+from emorec.sweeps.record import ENDED, FAILED, JobRecord
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+log = logging.getLogger(__name__)
+
+COLUMNS = 6  # of the live table: up to the first metric
+SHOWN = 12  # of the jobs that have ended; the running ones are all shown
+COLOURS = {"running": "cyan", "finished": "green", "interrupted": "yellow", "failed": "red", "invalid": "red"}
+
+
+def job_cells(jobs: Sequence[JobRecord]) -> tuple[list[str], list[list[str]]]:
+    """(headers, one row a job): what varies between the jobs, status, seconds, run and metrics."""
+    names = list(dict.fromkeys(name for job in jobs for name in job.metrics))
+    told = varying([job.overrides for job in jobs])
+    rows = [
+        [
+            str(job.number),
+            " ".join(overrides),
+            job.status,
+            f"{job.elapsed():.1f}",
+            job.run_id or "",
+            *(f"{job.metrics[name]:.4f}" if name in job.metrics else "" for name in names),
+        ]
+        for job, overrides in zip(jobs, told, strict=True)
+    ]
+    return ["job", "overrides", "status", "seconds", "run", *names], rows
+
+
+def summary(jobs: Sequence[JobRecord]) -> str:
+    """`2 finished, 1 failed, 3 running, 2 waiting`."""
+    counts = Counter(job.status for job in jobs)
+    order = ("finished", "skipped", "interrupted", "failed", "invalid", "running", "waiting")
+    return ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
+
+
+class Display:
+    """Shows jobs while its block runs; see the module.
+
+    Args:
+        jobs: all of them.
+        live: false for lines, also on a terminal.
+    """
+
+    def __init__(self, jobs: Sequence[JobRecord], *, live: bool) -> None:
+        self.jobs = jobs
+        self._told = varying([job.overrides for job in jobs])
+        self._is_live = live and sys.stderr.isatty()
+        self._live: Any = None
+
+    def __enter__(self) -> "Display":
+        if self._is_live:
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(
+                get_renderable=self._table, console=Console(stderr=True), refresh_per_second=2, transient=True
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def changed(self, job: JobRecord) -> None:
+        """Says that a job has started or ended, where there is no live table."""
+        if self._live is not None:
+            return
+        place = f"job {job.number} of {len(self.jobs)}"
+        if job.status == "running":
+            log.info("%s started: %s", place, " ".join(self._told[self.jobs.index(job)]) or " ".join(job.overrides))
+        elif job.status in FAILED:
+            log.error("%s %s after %.1f s: %s (%s)", place, job.status, job.seconds, job.error, job.log or "no log")
+        elif job.status in ENDED:
+            log.info("%s %s after %.1f s: run %s", place, job.status, job.seconds, job.run_id or "unknown")
+
+    def _table(self) -> "Table":
+        from rich.markup import escape
+        from rich.table import Table
+
+        running = [job for job in self.jobs if job.status == "running"]
+        ended = sorted((job for job in self.jobs if job.ended), key=lambda job: job.ended or "")[-SHOWN:]
+        shown = {job.number for job in (*ended, *running)}
+        headers, rows = job_cells(self.jobs)
+        table = Table(caption=summary(self.jobs))
+        for header in headers[:COLUMNS]:
+            is_long = header == "overrides"
+            table.add_column(header, no_wrap=not is_long, overflow="fold" if is_long else "ellipsis")
+        for job, row in zip(self.jobs, rows, strict=True):
+            if job.number in shown:
+                table.add_row(*map(escape, row[:COLUMNS]), style=COLOURS.get(job.status))
+        return table

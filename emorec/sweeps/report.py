@@ -1,0 +1,100 @@
+"""What a job's process tells the sweep that started it: in a file, so that nothing it prints is ever parsed.
+
+The sweep hands over the file's path and its own process id by the environment; a process without them is in no sweep.
+"""
+
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from emorec.errors import Preempted
+from emorec.storage.atomic import write_json
+
+JOB_VARIABLE = "EMOREC_JOB"  # path of the report
+PARENT_VARIABLE = "EMOREC_JOB_PARENT"  # process id of who waits for it
+GRACE_VARIABLE = "EMOREC_JOB_GRACE"  # seconds to save after the parent's death
+PARENT_SECONDS = 0.5  # between two looks for the parent
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class JobReport:
+    """What became of a job, in its own words.
+
+    Attributes:
+        status: "finished", "skipped", "interrupted" or "failed".
+        run_id: its run.
+        metrics: {name: value} for the sweep's table.
+        error: why it failed.
+    """
+
+    status: str = "failed"
+    run_id: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+    def succeed(self, *, run_id: str, status: str, metrics: Mapping[str, float]) -> None:
+        """Notes the outcome of a run."""
+        self.status, self.run_id, self.metrics = status, run_id, dict(metrics)
+
+
+def read_report(path: Path) -> JobReport | None:
+    """The report of a job; `None` where it died before it wrote one."""
+    try:
+        return JobReport(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+@contextmanager
+def reporting() -> Iterator[JobReport]:
+    """Inside a sweep's job, writes the yielded report when the block ends, however it ends, and ends the job soon
+    after the sweep has died. Processes that the job starts are no jobs: the environment is cleared."""
+    path = os.environ.pop(JOB_VARIABLE, None)
+    parent = os.environ.pop(PARENT_VARIABLE, None)
+    grace = float(os.environ.pop(GRACE_VARIABLE, "30"))
+    if parent is not None:
+        follow(int(parent), grace)
+    report = JobReport()
+    try:
+        yield report
+    except (KeyboardInterrupt, Preempted) as error:
+        report.status, report.error = "interrupted", str(error) or "ctrl-C"
+        raise
+    except BaseException as error:
+        report.error = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        if path is not None:
+            _write(Path(path), report)
+
+
+def _write(path: Path, report: JobReport) -> None:
+    try:
+        write_json(path, asdict(report))
+    except OSError as error:  # the sweep sees the exit code all the same
+        log.warning("the report of this job could not be written: %s", error)
+
+
+def follow(parent: int, grace: float) -> None:
+    """Ends this process's group soon after its parent is gone: SIGTERM first, and SIGKILL `grace` seconds later."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
+        log.warning("the sweep that started this job has died: saving and ending")
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(OSError):
+                os.killpg(os.getpgrp(), number)
+            time.sleep(grace)
+
+    if os.getpgrp() == os.getpid():  # else the group is not ours to end
+        threading.Thread(target=watch, name="parent", daemon=True).start()

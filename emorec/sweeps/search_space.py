@@ -1,0 +1,184 @@
+"""A search space: which overrides a study tries, and from which distributions it draws them."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from emorec.runs.identity import OPERATIONAL_KEYS
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+# What each distribution must have, and what it may have.
+REQUIRED = {
+    "uniform": ("low", "high"),
+    "log_uniform": ("low", "high"),
+    "integer": ("low", "high"),
+    "choice": ("values",),
+}
+OPTIONAL = {"uniform": ("step",), "integer": ("step", "log")}
+NOT_SEARCHED = {keys[0] for keys in OPERATIONAL_KEYS} | {"study", "search"}  # change no result
+OF_THE_CORPUS = ("dataset", "labels")  # scores on different data do not compare
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One key of a search space.
+
+    Attributes:
+        key: of the override, such as "optimizer.lr" or "encoder/text".
+        settings: `distribution` and what belongs to it, checked.
+    """
+
+    key: str
+    settings: dict[str, Any]
+
+    def suggest(self, trial: "Trial") -> Any:
+        """Draws the value for a trial."""
+        settings = self.settings
+        if settings["distribution"] == "choice":
+            return trial.suggest_categorical(self.key, settings["values"])
+        low, high, step = settings["low"], settings["high"], settings.get("step")
+        if settings["distribution"] == "integer":
+            return trial.suggest_int(self.key, low, high, step=step or 1, log=settings.get("log", False))
+        return trial.suggest_float(self.key, low, high, step=step, log=settings["distribution"] == "log_uniform")
+
+
+def parse_space(node: Mapping[str, Any], problems: list[str]) -> list[Entry]:
+    """The entries of a config's `search`.
+
+    Args:
+        node: {key: distribution}; keys may be nested.
+        problems: a line is added for everything that is not as it must be.
+    """
+    entries: dict[str, Entry] = {}
+    for key, settings in _leaves(node):
+        found = _problems(settings)
+        if key in entries:
+            found = [*found, "is given twice"]
+        problems += [f"search.{key}: {problem}" for problem in found]
+        entries[key] = Entry(key, dict(settings) if isinstance(settings, Mapping) else {})
+    if not entries:
+        problems.append("search: expected at least one key, got none")
+    return list(entries.values())
+
+
+def check_keys(
+    entries: Sequence[Entry],
+    *,
+    config: Mapping[str, Any],
+    groups: Mapping[str, str],
+    given: Sequence[str],
+) -> list[str]:
+    """What is wrong with the keys of a search space, a line each.
+
+    Args:
+        entries: the search space.
+        config: what its values are laid over.
+        groups: {group: name} that the config was composed of.
+        given: keys of the command line.
+    """
+    problems = []
+    for entry in entries:
+        key = entry.key
+        top = key.partition(".")[0].partition("/")[0]
+        if top in NOT_SEARCHED:
+            problem = "changes no result of a run, so there is nothing to search"
+        elif top in OF_THE_CORPUS:
+            problem = "scores on different data do not compare: tune for one corpus, split and label map"
+        elif key in given:
+            problem = f"is searched, and given on the command line too; leave one out (~search.{key})"
+        else:
+            problem = _not_settable(key, entry.settings, config, groups)
+        if problem:
+            problems.append(f"search.{key}: {problem}")
+    return problems
+
+
+def hydra_override(key: str, value: Any) -> str:
+    """`key=value` in Hydra's grammar, for a primitive value."""
+    if value is None or isinstance(value, bool):
+        return f"{key}={'null' if value is None else str(value).lower()}"
+    if isinstance(value, str):
+        return "{}='{}'".format(key, value.replace("'", "\\'"))
+    return f"{key}={value!r}"
+
+
+def _not_settable(key: str, settings: Mapping[str, Any], config: Mapping[str, Any], groups: Mapping[str, str]) -> str:
+    """Why a key of the config cannot be given a value; empty where it can."""
+    if key in groups:
+        wrong = settings.get("distribution") != "choice"
+        return f"expected a choice of names, for it is a group, got {settings.get('distribution')!r}" if wrong else ""
+    node: Any = config
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return f"expected a key or a group of the config, found none of that name (groups: {sorted(groups)})"
+        node = node[part]
+    group = key.replace(".", "/")
+    if isinstance(node, Mapping):
+        hint = f"; the group is written {group!r}" if group in groups else ""
+        return f"expected a single value in the config, found a mapping of {sorted(node)}{hint}"
+    return ""
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, what it holds) of each distribution, or of what stands where one is expected."""
+    for key, value in node.items():
+        inner = isinstance(value, Mapping) and "distribution" not in value and value
+        if inner and all(isinstance(item, Mapping) for item in value.values()):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _problems(settings: Any) -> list[str]:
+    if not isinstance(settings, Mapping) or settings.get("distribution") not in REQUIRED:
+        got = settings.get("distribution") if isinstance(settings, Mapping) else settings
+        return [f"expected a distribution in {tuple(REQUIRED)}, got {got!r}"]
+    kind = settings["distribution"]
+    takes = (*REQUIRED[kind], *OPTIONAL.get(kind, ()))
+    missing = [name for name in REQUIRED[kind] if name not in settings]
+    unknown = [str(name) for name in settings if name not in (*takes, "distribution")]
+    if missing or unknown:
+        return [f"expected {kind} with {', '.join(takes)}, got {', '.join(sorted(map(str, settings)))}"]
+    return _choice_problems(settings["values"]) if kind == "choice" else _range_problems(settings)
+
+
+def _choice_problems(values: Any) -> list[str]:
+    if not isinstance(values, list) or not values:
+        return [f"expected values to be a list, got {values!r}"]
+    problems = [
+        f"expected values to be numbers, words, true, false or null, got {value!r}"
+        for value in values
+        if not (value is None or isinstance(value, str | int | float))
+    ]
+    repeated = sorted({repr(value) for value in values if values.count(value) > 1})
+    return [*problems, *([f"expected each value once, got {', '.join(repeated)} again"] if repeated else [])]
+
+
+def _range_problems(settings: Mapping[str, Any]) -> list[str]:
+    kind, low, high, step = settings["distribution"], settings["low"], settings["high"], settings.get("step")
+    what = "whole numbers" if kind == "integer" else "numbers"
+    numbers = (low, high, *([] if step is None else [step]))
+    if not all(_is_number(value, whole=kind == "integer") for value in numbers):
+        return [f"expected low, high and step to be {what}, got {low!r}, {high!r}, {step!r}"]
+    log = settings.get("log", False)
+    if not isinstance(log, bool):
+        return [f"expected log to be true or false, got {log!r}"]
+    problems = []
+    if not low < high:
+        problems.append(f"expected low below high, got {low!r} and {high!r}")
+    if (log or kind == "log_uniform") and low <= 0:
+        problems.append(f"expected low above 0 on a logarithmic scale, got {low!r}")
+    if step is not None and step <= 0:
+        problems.append(f"expected step above 0, got {step!r}")
+    if step is not None and log:
+        problems.append("expected step or log, got both")
+    return problems
+
+
+def _is_number(value: Any, *, whole: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        return False
+    return math.isfinite(value)

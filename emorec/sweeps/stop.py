@@ -1,0 +1,46 @@
+"""Signals that stop a sweep."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stop:
+    """While its block runs, signals that would end this process are counted.
+
+    Attributes:
+        raises: whether each also raises a `KeyboardInterrupt`; false while somebody looks at `count`.
+        count: how many have come.
+        received: the first.
+    """
+
+    def __init__(self) -> None:
+        self.raises = True
+        self.count = 0
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a process that such a signal ended."""
+        return 128 + (self.received or 0)
+
+    def __enter__(self) -> "Stop":
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+                    self._before[number] = signal.signal(number, self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _count(self, number: int, _: FrameType | None) -> None:
+        self.count += 1
+        self.received = self.received or signal.Signals(number)
+        if self.raises:
+            raise KeyboardInterrupt

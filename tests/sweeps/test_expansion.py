@@ -1,0 +1,35 @@
+"""Which jobs a command line stands for."""
+
+import pytest
+
+from emorec.errors import UserError
+from emorec.sweeps.expansion import expand, expand_folds, varying
+
+
+def test_a_multirun_is_the_product_of_all_values() -> None:
+    jobs = expand(["seed=range(0,2)", "fusion=concat,gated", "tags=[a,b]"])
+    assert jobs == [
+        ["seed=0", "fusion=concat", "tags=[a,b]"],
+        ["seed=0", "fusion=gated", "tags=[a,b]"],
+        ["seed=1", "fusion=concat", "tags=[a,b]"],
+        ["seed=1", "fusion=gated", "tags=[a,b]"],
+    ]
+
+
+def test_an_override_that_does_not_parse_is_told() -> None:
+    with pytest.raises(UserError, match="seed"):
+        expand(["seed=choice("])
+
+
+def test_all_folds_take_the_place_of_the_word() -> None:
+    jobs = expand_folds(["seed=1", "++dataset.fold=all"], 3)
+    assert jobs == [["seed=1", f"dataset.fold={fold}"] for fold in range(3)]
+
+
+def test_a_protocol_without_folds_has_one_job() -> None:
+    assert expand_folds(["dataset.fold=all", "seed=1"], 0) == [["seed=1", "dataset.fold=null"]]
+
+
+def test_a_table_shows_what_varies() -> None:
+    assert varying([["a=1", "b=1"], ["a=1", "b=2"]]) == [["b=1"], ["b=2"]]
+    assert varying([["a=1"]]) == [["a=1"]]
