@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 from emorec.commands.composition import Composed
@@ -90,7 +91,9 @@ def _join_slurm() -> tuple[int, int]:
     return slurm.world_size(), slurm.global_rank()
 
 
+@cache
 def _store() -> Any:
+    """Where the ranks meet; kept, for rank 0 serves it as long as it is there."""
     from torch.distributed.rendezvous import rendezvous
 
     store, _, _ = next(rendezvous("env://"))
