@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,26 @@ def test_stored_features_equal_live_ones_whatever_the_batch(
     for name, source in sources.items():
         expected = live(encoder, source).to(getattr(torch, encoder.dtype)).float()
         assert_same(encoder, found[name], expected)
+
+
+def test_stored_views_equal_live_ones_under_a_spec_of_their_own(
+    make: MakeEncoder, sources: dict[str, Source], tmp_path: Path
+) -> None:
+    encoder = make()
+    if encoder.media is None:
+        pytest.skip("reads no media that could be augmented")
+    spec = FeatureSpec(**encoder.specs(augmented=True)[0])
+    assert spec.digest != FeatureSpec(**encoder.spec()).digest
+    views = {f"{name} {view}": replace(source, view=view) for name, source in sources.items() for view in (1, 2)}
+    store = FeatureStore(tmp_path, spec, FileDigests())
+    report = extract(store, make(), views, SETTINGS)
+    assert report.computed == len(views)
+    reader = store.reader([report.keys[name] for name in views], ReadSettings())
+    for place, (name, source) in enumerate(views.items()):
+        values, mask = reader.gather(torch.tensor([place]))
+        assert_same(encoder, values[0][mask[0]], live(encoder, source).to(getattr(torch, encoder.dtype)).float())
+        clean = live(encoder, sources[name.split()[0]])
+        assert values[0][mask[0]].shape != clean.shape or not torch.equal(values[0][mask[0]].float(), clean)
 
 
 def test_the_order_of_extraction_does_not_matter(make: MakeEncoder, sources: dict[str, Source], tmp_path: Path) -> None:
