@@ -91,6 +91,14 @@ def fit(
     preemption.deferred = False
     if rank:
         return {}
+    return _results(job, record, model, module, history)
+
+
+def _results(
+    job: Job, record: RunRecord, model: EmotionModel, module: UtteranceDataModule, history: History
+) -> dict[str, Any]:
+    """Takes the best epoch's weights, evaluates them, and writes down what came out."""
+    config, folder = job.composed.config, job.folder
     if history.first_step is not None:
         record.timings["process_to_first_step"] = round(history.first_step - emorec.STARTED, 3)
     if history.best_epoch is None:

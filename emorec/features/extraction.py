@@ -90,33 +90,9 @@ def extract(
     keys, bad = source_keys(sources, store.digests, settings.workers)
     report = ExtractionReport(keys=keys, bad=bad)
     wanted = {key: identifier for identifier, key in keys.items() if key is not None}
-    todo = _absent(stores, wanted)
-    if todo:
-        started = time.monotonic()
-        with ExitStack() as claims:
-            for one in sorted(stores, key=lambda item: item.folder):  # one order, so that no two wait for each other
-                waiting = _Waiting(title, one, len(todo))
-                claims.enter_context(claimed(one.folder / CLAIM, stale_after=settings.stale_after, waiting=waiting))
-                one.refresh()  # another process may have done it in the meantime
-            todo = _absent(stores, wanted)
-            if todo:
-                for one in stores:
-                    remove_orphans(one.folder)
-                log.info("%s: %d to compute", title, len(todo))
-                report.padding = compute(
-                    stores,
-                    encoder,
-                    {key: sources[name] for key, name in todo.items()},
-                    todo,
-                    settings=settings,
-                    title=title,
-                )
-                if fallbacks := take_fallbacks():
-                    log.info("%s: no face found in %d clips, whose centre was taken", title, fallbacks)
-                for one in stores:
-                    one.refresh()
-                    compact_if_many(one)
-        report.seconds = time.monotonic() - started
+    started = time.monotonic()
+    todo = _compute_absent(stores, encoder, sources, wanted, settings=settings, title=title, report=report)
+    report.seconds = time.monotonic() - started
     computed = set(todo)
     report.computed = sum(key in computed for key in keys.values() if key is not None)
     report.found = sum(key is not None for key in keys.values()) - report.computed
@@ -126,6 +102,40 @@ def extract(
     store.digests.save()
     _tell(report, stores, title, settings.on_bad_media)
     return report
+
+
+def _compute_absent(
+    stores: Sequence[FeatureStore],
+    encoder: Encoder,
+    sources: Mapping[str, Source | None],
+    wanted: Mapping[bytes, str],
+    *,
+    settings: ExtractionSettings,
+    title: str,
+    report: ExtractionReport,
+) -> dict[bytes, str]:
+    """Computes what is not in all stores, under their claims; returns what that was."""
+    todo = _absent(stores, wanted)
+    if not todo:
+        return todo
+    with ExitStack() as claims:
+        for store in sorted(stores, key=lambda item: item.folder):  # one order, so that no two wait for each other
+            waiting = _Waiting(title, store, len(todo))
+            claims.enter_context(claimed(store.folder / CLAIM, stale_after=settings.stale_after, waiting=waiting))
+            store.refresh()  # another process may have done it in the meantime
+        todo = _absent(stores, wanted)
+        if todo:
+            for store in stores:
+                remove_orphans(store.folder)
+            log.info("%s: %d to compute", title, len(todo))
+            read = {key: sources[name] for key, name in todo.items()}
+            report.padding = compute(stores, encoder, read, todo, settings=settings, title=title)
+            if fallbacks := take_fallbacks():
+                log.info("%s: no face found in %d clips, whose centre was taken", title, fallbacks)
+            for store in stores:
+                store.refresh()
+                compact_if_many(store)
+    return todo
 
 
 def compact_claimed(store: FeatureStore, *, stale_after: float = STALE_SECONDS) -> int:
