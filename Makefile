@@ -25,7 +25,7 @@ demo: $(VENV)/.installed
 	$(BIN)/emorec report dataset=demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slurm: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.slurm

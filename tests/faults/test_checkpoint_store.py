@@ -259,6 +259,7 @@ def save_on(root: Path, journal: Path, temporary: Path, first: int) -> None:
         state = {"number": number, "numbers": numbers}
         trainer = SimpleNamespace(
             global_step=number,
+            is_global_zero=True,
             save_checkpoint=lambda path, state=state: AtomicCheckpointIO().save_checkpoint(state, path),
         )
         saver.save(cast("lightning.Trainer", trainer))
