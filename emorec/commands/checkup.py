@@ -82,7 +82,7 @@ def check(config: Mapping[str, Any]) -> Checkup:
         problems=list(manifest.problems),
         notes=manifest.notes,
     )
-    split_of = _check_splits(checkup, corpus, manifest)
+    split_of = {} if checkup.fatal else _check_splits(checkup, corpus, manifest)  # nothing to split where it is fatal
     _check_media(checkup, manifest, config["extraction"])
     _check_duplicates(checkup, manifest, split_of)
     return checkup
@@ -107,6 +107,7 @@ def _check_splits(checkup: Checkup, corpus: Corpus, manifest: Manifest) -> dict[
     checkup.overlap = speaker_overlap(splits)
     checkup.leaks = {
         "dialogues": _recurring(splits, lambda item: item.dialogue),
+        "recordings": _recurring(splits, lambda item: str(path) if (path := item.audio or item.video) else None),
         "sentences": _recurring(splits, lambda item: item.text and item.text.strip().casefold()),
     }
     return {item.id: split for split, items in splits.items() for item in items}

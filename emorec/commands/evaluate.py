@@ -1,5 +1,6 @@
 """`emorec evaluate`: applies a finished run to a split of its corpus, or to another corpus."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from emorec.errors import UserError
 from emorec.runs.identity import PLACES
 
 if TYPE_CHECKING:
+    from emorec.commands.workbench import Data
     from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
 
 WHOLE = "all"  # splits of another corpus
@@ -51,16 +53,15 @@ def evaluate(composed: Composed, store: "CheckpointStore", record: "RunRecord") 
     assert isinstance(stored, dict)
     config: dict[str, Any] = {str(key): value for key, value in stored.items()}
     config |= {key: asked[key] for key in OPERATIONAL}
-    own = config["dataset"]
-    config["dataset"] = _dataset(own, composed)
-    if split == WHOLE and _is_own(own, config["dataset"]):
-        raise UserError("expected another dataset for split=all, for the run was trained on a part of its own")
+    config["dataset"] = _dataset(config["dataset"], composed)
     config["labels"] = _labels(config, asked, record)
     data = workbench_for(asked).data(config, whole=split == WHOLE)
     if list(data.task.labels) != record.task["labels"]:
         raise UserError(
             f"expected classes {record.task['labels']}, got {list(data.task.labels)} of {data.manifest.dataset}"
         )
+    if split in ("test", WHOLE):
+        _refuse_trained(data, "test" if split == WHOLE else split, store.folder(record.run_id))
     module = data.module(config)
     model = build_model(config, module, fit_normalisation=False)
     load_weights(model, store.load(record), record.run_id)
@@ -91,8 +92,29 @@ def _labels(config: dict[str, Any], asked: dict[str, Any], record: "RunRecord") 
     return {label: [label] for label in classes}
 
 
-def _is_own(own: dict[str, Any], other: dict[str, Any]) -> bool:
-    return other["_target_"] == own["_target_"] and other.get("table") == own.get("table")
+def _refuse_trained(data: "Data", split: str, folder: Path) -> None:
+    """Raises where the run was trained or chosen on what it is to be tested on, whatever that is called now."""
+    from emorec.commands.workbench import heard_and_seen
+
+    path = folder / "splits.csv"
+    if not path.is_file():  # a run of an earlier version
+        return
+    with path.open(newline="") as stream:
+        used = [row for row in csv.DictReader(stream) if row["split"] in ("train", "val")]
+    sources = {source for row in used for source in (row.get("sources") or "").split()}
+    names = {name for row in used for name in (row["id"], row["id"].partition("/")[2])}
+    heard = heard_and_seen(data)
+    # sound and picture tell for themselves; a text that recurs is no leak, so there the name tells
+    found = [
+        item.id
+        for item in data.splits[split]
+        if (sources & set(heard[item.id]) if sources and heard[item.id] else item.id in names)
+    ]
+    if found:
+        raise UserError(
+            f"expected utterances that the run was neither trained nor chosen on, got {len(found)} of "
+            f"{len(data.splits[split])} that it was ({', '.join(found[:3])} …); name another dataset"
+        )
 
 
 def _dataset(own: dict[str, Any], composed: Composed) -> dict[str, Any]:
@@ -101,7 +123,11 @@ def _dataset(own: dict[str, Any], composed: Composed) -> dict[str, Any]:
     if asked is None or asked["_target_"] != own["_target_"]:
         return own if asked is None else dict(asked)
     places = ("dataset.root", "dataset.table")
-    others = [word for word in composed.overrides if word.startswith("dataset.") and word.split("=")[0] not in places]
+    others = [
+        word
+        for word in composed.overrides
+        if word.startswith("dataset.") and word.split("=")[0].rpartition(".")[2] not in PLACES
+    ]
     if others:
         raise UserError(f"expected only {' or '.join(places)}, for a run is tested on its own fold, got {others}")
     return _moved(own, asked)

@@ -19,7 +19,7 @@ from emorec.commands.ranks import Order, hear_order, outer_rank, own_order, run_
 from emorec.commands.results import read_metrics, result_line
 from emorec.commands.trackers import trackers
 from emorec.commands.validation import check_loss, check_training
-from emorec.commands.workbench import Workbench, identify_run
+from emorec.commands.workbench import Workbench, heard_and_seen, identify_run
 from emorec.errors import Preempted
 from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, RunRecord
 from emorec.runs.observer import RunObserver, StopRun
@@ -192,11 +192,14 @@ def _run(
 
 
 def _splits_csv(job: Job) -> str:
-    """Which utterance was in which split, as it was for this run."""
+    """Which utterance was in which split, as it was for this run, and what was heard and seen of it."""
+    heard = heard_and_seen(job.data)
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
-    table.writerow(["id", "split"])
-    table.writerows([item.id, split] for split, items in job.data.splits.items() for item in items)
+    table.writerow(["id", "split", "sources"])
+    table.writerows(
+        [item.id, split, " ".join(heard[item.id])] for split, items in job.data.splits.items() for item in items
+    )
     return stream.getvalue()
 
 

@@ -269,3 +269,14 @@ def identify_run(composed: Composed, data: Data) -> RunIdentity:
         sources={modality: item.sources for modality, item in data.features.items()},
         local_models=frozenset(name for name, item in data.features.items() if item.spec.checkpoint == LOCAL),
     )
+
+
+def heard_and_seen(data: Data) -> dict[str, list[str]]:
+    """{utterance: what identifies its sound and its picture, wherever they lie and whatever they are called}."""
+    found: dict[str, list[str]] = {item.id: [] for items in data.splits.values() for item in items}
+    for modality in ("audio", "video"):
+        if modality in data.features:
+            for name, key in data.features[modality].report.keys.items():
+                if key is not None and name in found:
+                    found[name].append(key.hex()[:16])
+    return found

@@ -71,13 +71,17 @@ class Custom(Corpus):
         utterances.sort(key=lambda item: item.id)
         readable = not any(problem.fatal for problem in problems)  # else there is nothing to make splits of
         rule, note = self._rule(utterances) if readable else (None, None)
+        notes = [] if note is None else [note]
+        unknown = sorted({name for _, cells in rows for name in cells if name and name not in COLUMNS})
+        if unknown:
+            notes.append(f"columns kept as metadata, for they have no other meaning: {', '.join(unknown)}")
         return Manifest(
             dataset=self.name,
             utterances=tuple(utterances),
             tasks={self.task: task},
             protocols={} if rule is None else {self.protocol: rule},
             problems=tuple(problems),
-            notes=() if note is None else (note,),
+            notes=tuple(notes),
         )
 
     def split(self, manifest: Manifest) -> dict[str, tuple[Utterance, ...]]:
@@ -111,7 +115,7 @@ class Custom(Corpus):
                 cells = found[place.with_suffix("").as_posix()]
                 for column, suffixes in (("audio", AUDIO_SUFFIXES), ("video", VIDEO_SUFFIXES), ("text", TEXT_SUFFIXES)):
                     if path.suffix.lower() in suffixes:
-                        cells[column] = path.read_text("utf-8").strip() if column == "text" else str(path)
+                        cells[column] = path.read_text("utf-8").strip() if column == "text" else str(place)
         named = {name: cells for name, cells in found.items() if cells}
         if not named:
             raise UserError(f"expected labelled subfolders with media in {self.folder}, found none (dataset=custom)")
@@ -146,10 +150,14 @@ class Custom(Corpus):
             if not given:
                 raise UserError("expected a column split in the table for dataset.protocol=given, found none")
             split_of = {item.id: item.split for item in utterances if item.split is not None}
+            rest = len(utterances) - len(split_of)
+            without = f"; {rest} utterances without one are left out" if rest else ""
             if "val" in split_of.values():
-                return ListedFolds((split_of,), has_folds=False), "splits are the table's"
+                return ListedFolds((split_of,), has_folds=False), f"splits are the table's{without}"
             made = with_validation(utterances, self.split_seed)
-            return ListedFolds((made,), has_folds=False), "splits are the table's, with a part of train to validate on"
+            return ListedFolds(
+                (made,), has_folds=False
+            ), f"splits are the table's, with a part of train to validate on{without}"
         if name not in RULES:
             raise UserError(f"expected dataset.protocol in {('auto', 'given', *RULES)}, got {self.protocol!r}")
         if self.folds < 3:
@@ -193,6 +201,9 @@ def _utterance(row: _Row, targets: dict[str, Target], folder: Path) -> Utterance
     if identifier is None:
         row.problems.append(Problem("id", row.where, "expected an id, got none"))
     start, end, turn = row.number("start"), row.number("end"), row.number("turn")
+    for column, seconds in (("start", start), ("end", end)):
+        if seconds is not None and seconds < 0:
+            row.problems.append(Problem("number", row.where, f"expected {column} of at least 0 seconds, got {seconds}"))
     if start is not None and end is not None and not start < end:
         row.problems.append(Problem("number", row.where, f"expected start before end, got {start} and {end}"))
     split = (row.text("split") or "").lower() or None

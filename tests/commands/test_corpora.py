@@ -115,7 +115,7 @@ def test_a_corpus_with_other_labels_needs_a_label_map(
     assert main(["evaluate", f"run={run}", "dataset=meld", "labels=four_emotions"]) == 2
     assert "expected labels that make the run's classes" in capsys.readouterr().err
     assert main(["evaluate", f"run={run}", "dataset=ravdess", "split=all"]) == 2
-    assert "expected another dataset for split=all" in capsys.readouterr().err
+    assert "expected utterances that the run was neither trained nor chosen on" in capsys.readouterr().err
 
 
 def test_a_moved_combination_of_corpora_is_the_same_run(data: Path, root: Path, tmp_path: Path) -> None:
@@ -176,3 +176,44 @@ def test_a_run_with_views_is_another_run_and_finishes(data: Path, root: Path) ->
     assert main(words) == 0
     assert main([*words, "encoder.audio.views=1", "encoder.video.views=1"]) == 0
     assert len(list((root / "checkpoints").glob("*/run.json"))) == 2
+
+
+def test_what_a_run_was_trained_on_is_refused_under_another_name_and_place(
+    data: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *SMALL, "dataset=ravdess_crema_d", "labels=four_emotions", "encoder/text=none"]) == 0
+    run = only_run(root).name
+    assert main(["evaluate", f"run={run}", "dataset=ravdess", "split=all"]) == 2
+    assert "neither trained nor chosen on" in capsys.readouterr().err
+    rows = ["id,audio,label"]
+    for number, path in enumerate(sorted((data / "crema_d" / "AudioWAV").glob("*_HAP_*.wav"))):
+        rows.append(f"renamed{number},{path},{('happy', 'sad')[number % 2]}")
+    (tmp_path / "renamed.csv").write_text("\n".join(rows))
+    words = ["evaluate", f"run={run}", "dataset=custom", f"dataset.table={tmp_path / 'renamed.csv'}", "split=all"]
+    assert main([*words, "dataset.protocol=stratified"]) == 2
+    assert "neither trained nor chosen on" in capsys.readouterr().err
+
+
+def test_a_folder_given_by_a_relative_path_is_read(
+    data: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, path in enumerate(sorted((data / "custom" / "wavs").glob("*.wav"))):
+        target = tmp_path / "folder" / ("happy", "sad")[number % 2] / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert (
+        main(["train", *SMALL, "dataset=custom", "dataset.root=folder", "encoder/text=none", "encoder/video=none"]) == 0
+    )
+    assert read_json(only_run(root) / "run.json")["data"]["left_out"] == 0
+
+
+def test_what_a_table_leaves_open_is_told(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"u{n},Hello {n}.,{'ab'[n % 2]},s{n},{('train', 'val', 'test', '')[n % 4]}" for n in range(24)]
+    table = tmp_path / "corpus.csv"
+    table.write_text("\n".join(["id,text,label,speeker,split", *rows]))
+    assert main(["data", "check", "dataset=custom", f"dataset.table={table}"]) == 1  # one class in train alone
+    printed = capsys.readouterr().out
+    assert "6 utterances without one are left out" in printed
+    assert "columns kept as metadata, for they have no other meaning: speeker" in printed
+    assert "expected at least two classes among the utterances of train, found 1" in printed
