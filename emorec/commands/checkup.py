@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from emorec.batch import MODALITIES
+from emorec.commands.validation import check_classes
 from emorec.configuration import instantiate
 from emorec.datasets.labels import relabel
 from emorec.datasets.manifest import Corpus, Manifest, Problem
@@ -94,6 +95,7 @@ def _check_splits(checkup: Checkup, corpus: Corpus, manifest: Manifest) -> dict[
         rule = choose(manifest.protocols, corpus.protocol, f"dataset.protocol (dataset={corpus.name})")
         checkup.parts_speakers = rule.speaker_independent
         splits = corpus.split(manifest)
+        check_classes(task, splits["train"])
     except UserError as error:
         checkup.problems.append(Problem("split", checkup.protocol, str(error)))
         return {}

@@ -18,7 +18,7 @@ from emorec.commands.logs import RUN_LOG_ONLY, log_to, quiet
 from emorec.commands.ranks import Order, hear_order, outer_rank, own_order, run_ranks, tell_ranks, world_size
 from emorec.commands.results import read_metrics, result_line
 from emorec.commands.trackers import trackers
-from emorec.commands.validation import check_loss, check_training
+from emorec.commands.validation import check_classes, check_loss, check_training
 from emorec.commands.workbench import Workbench, heard_and_seen, identify_run
 from emorec.errors import Preempted
 from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, RunRecord
@@ -84,6 +84,7 @@ def prepare(composed: Composed, workbench: Workbench) -> Job:
     trackers(composed.config)  # a logger that cannot be is told of before anything is computed
     data = workbench.data(composed.config)
     check_loss(composed.config["loss"], data.task)
+    check_classes(data.task, data.splits["train"])
     store = CheckpointStore(Path(composed.config["paths"]["checkpoints"]))
     return Job(composed, data, identify_run(composed, data), store)
 

@@ -1,10 +1,10 @@
 """Checks a training config before anything is started: all problems at once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emorec.configuration import target_of
-from emorec.datasets.utterance import Task
+from emorec.datasets.utterance import Task, Utterance
 from emorec.errors import UserError, raise_problems
 
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -57,3 +57,11 @@ def check_loss(settings: Mapping[str, Any], task: Task) -> None:
         raise UserError(
             f"expected a loss for {task.kind} (task {task.name!r}), got {made.__name__}, which is for {kind}"
         )
+
+
+def check_classes(task: Task, train: Sequence[Utterance]) -> None:
+    """Raises a `UserError` where there is nothing to tell apart."""
+    found = {item.targets[task.name] for item in train}
+    if task.kind == "classification" and len(found) < 2:
+        names = [task.labels[number] for number in found if isinstance(number, int)]
+        raise UserError(f"expected at least two classes among the utterances of train, found {len(found)}: {names}")

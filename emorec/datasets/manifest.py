@@ -152,17 +152,11 @@ class Corpus(ABC):
 
     def split(self, manifest: Manifest) -> dict[str, tuple[Utterance, ...]]:
         """The utterances of train, val and test as configured."""
-        task = self.chosen_task(manifest)
+        self.chosen_task(manifest)
         rule = choose(manifest.protocols, self.protocol, f"dataset.protocol (dataset={self.name})")
         where = f"dataset={self.name}, dataset.protocol={self.protocol}"
         where = f"{where} ({'; '.join(manifest.notes)})" if manifest.notes else where
-        splits = assign_splits(manifest.utterances, rule, fold=self.fold, task=self.task, limit=self.limit, where=where)
-        classes = {item.targets[task.name] for item in splits["train"]}
-        if task.kind == "classification" and len(classes) < 2:
-            raise UserError(
-                f"expected at least two classes among the utterances of train, found {len(classes)} ({where})"
-            )
-        return splits
+        return assign_splits(manifest.utterances, rule, fold=self.fold, task=self.task, limit=self.limit, where=where)
 
     def require_folder(self, hint: str) -> None:
         """Raises a `UserError` that says where the corpus was looked for and where to get it."""

@@ -185,9 +185,10 @@ def test_what_a_run_was_trained_on_is_refused_under_another_name_and_place(
     run = only_run(root).name
     assert main(["evaluate", f"run={run}", "dataset=ravdess", "split=all"]) == 2
     assert "neither trained nor chosen on" in capsys.readouterr().err
-    rows = ["id,audio,label"]
+    rows = ["id,audio,video,label"]
     for number, path in enumerate(sorted((data / "crema_d" / "AudioWAV").glob("*_HAP_*.wav"))):
-        rows.append(f"renamed{number},{path},{('happy', 'sad')[number % 2]}")
+        video = data / "crema_d" / "VideoFlash" / f"{path.stem}.flv"
+        rows.append(f"renamed{number},{path},{video},{('happy', 'sad')[number % 2]}")
     (tmp_path / "renamed.csv").write_text("\n".join(rows))
     words = ["evaluate", f"run={run}", "dataset=custom", f"dataset.table={tmp_path / 'renamed.csv'}", "split=all"]
     assert main([*words, "dataset.protocol=stratified"]) == 2
