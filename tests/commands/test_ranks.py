@@ -157,9 +157,9 @@ def test_a_signal_to_the_leading_process_saves_on_all_ranks_and_the_run_goes_on(
     root: Path, train_overrides: list[str]
 ) -> None:
     words = ["train", *train_overrides, *RANKS, "trainer.max_epochs=150", "trainer.patience=null"]
+    words += ["checkpoint.every_seconds=0.2"]
     process = emorec_process(*words, root=root)
-    wait_until(lambda: "parameters" in "".join(log.read_text() for log in root.glob("checkpoints/*/log.txt")), process)
-    time.sleep(1.0)
+    wait_until(lambda: list(root.glob("checkpoints/*/resume/*-*.ckpt")), process)
     process.send_signal(signal.SIGTERM)
     code, _, err = finish(process)
     assert code == 75, err
