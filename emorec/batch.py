@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import register_dataclass
 
 MODALITIES = ("text", "audio", "video")
 IGNORED = -100  # class number of an utterance without a target
@@ -56,7 +57,7 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on `device`."""
-        if str(device) == "cpu" and self.speaker.device.type == "cpu":
+        if str(device) == "cpu" and all(tensor.is_cpu for tensor in (self.speaker, *self.features.values())):
             return self
         moved = {item.name: _move(getattr(self, item.name), device, non_blocking) for item in fields(self)}
         return Batch(**moved)
@@ -90,3 +91,8 @@ class ModelOutput:
 
     logits: dict[str, Tensor]
     fusion: FusionOutput
+
+
+# torch looks for the tensors in what a module returns: to gather shared-out weights in time, and to export
+register_dataclass(FusionOutput)
+register_dataclass(ModelOutput)

@@ -42,7 +42,7 @@ def evaluate(composed: Composed, store: "CheckpointStore", record: "RunRecord") 
     from omegaconf import OmegaConf
 
     from emorec.commands.build import build_model
-    from emorec.commands.fitting import load_weights
+    from emorec.commands.fitting import load_weights, predict
     from emorec.commands.job import now
     from emorec.commands.results import write_results
     from emorec.commands.workbench import workbench_for
@@ -69,7 +69,7 @@ def evaluate(composed: Composed, store: "CheckpointStore", record: "RunRecord") 
         record.test_reads.append({"time": now(), "why": f"evaluate dataset={data.manifest.dataset}"})
         store.write(record)
     loader = module.loader("test" if split == WHOLE else split)
-    predictions = model.predict(loader, precision=str(config["trainer"]["precision"]))
+    predictions = predict(model, loader, config)
     sources = {modality: item.sources for modality, item in data.features.items()}
     name = digest_of({"dataset": data.manifest.digest, "split": split, "sources": sources, "config": config["dataset"]})
     folder = store.folder(record.run_id) / "evaluations" / name[:12]

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.profilers import Profiler
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 import emorec
+from emorec.batch import Batch
 from emorec.commands.build import build_model, parameter_count
 from emorec.commands.job import Job, now
 from emorec.commands.ranks import cluster_environment, world_size
@@ -91,22 +92,21 @@ def fit(
     preemption.deferred = False
     if rank:
         return {}
-    return _results(job, record, model, module, history)
+    return _results(job, record, module, history)
 
 
-def _results(
-    job: Job, record: RunRecord, model: EmotionModel, module: UtteranceDataModule, history: History
-) -> dict[str, Any]:
+def _results(job: Job, record: RunRecord, module: UtteranceDataModule, history: History) -> dict[str, Any]:
     """Takes the best epoch's weights, evaluates them, and writes down what came out."""
     config, folder = job.composed.config, job.folder
     if history.first_step is not None:
         record.timings["process_to_first_step"] = round(history.first_step - emorec.STARTED, 3)
     if history.best_epoch is None:
         raise UserError(f"expected a number for {history.monitor} in some epoch, got none: the training diverged")
+    model = build_model(config, module, fit_normalisation=False)  # the trained one may be in parts on several ranks
     model.load_state_dict(history.best_weights, strict=True)
     record.epochs, record.best_epoch = len(history.rows), history.best_epoch
     with _timed(record, "evaluation"):
-        predictions = {"val": _predict(model, module, "val", config)}
+        predictions = {"val": predict(model, module.loader("val"), config)}
         if config["test"]:
             predictions["test"] = _predict_test(model, module, job, record)
     history.write()
@@ -118,7 +118,7 @@ def _results(
 
 def _fit(trainer: lightning.Trainer, model: EmotionModel, module: UtteranceDataModule, state: Path | None) -> None:
     try:
-        trainer.fit(model, datamodule=module, ckpt_path=None if state is None else str(state))
+        trainer.fit(model, datamodule=module, ckpt_path=None if state is None else str(state), weights_only=True)
     except SystemExit as ended:  # Lightning makes one of a KeyboardInterrupt, and ignores further ones
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from ended
@@ -130,7 +130,7 @@ def read_test(job: Job, record: RunRecord) -> None:
     module = job.data.module(config)
     model = build_model(config, module, fit_normalisation=False)
     load_weights(model, job.store.load(record), record.run_id)
-    predictions = {"val": _predict(model, module, "val", config)}
+    predictions = {"val": predict(model, module.loader("val"), config)}
     predictions["test"] = _predict_test(model, module, job, record)
     write_results(job.folder, predictions, module.task)
 
@@ -156,14 +156,17 @@ def _timed(record: RunRecord, step: str) -> Any:
         record.timings[step] = round(record.timings.get(step, 0.0) + time.monotonic() - started, 3)
 
 
-def _predict(model: EmotionModel, module: UtteranceDataModule, split: str, config: dict[str, Any]) -> Predictions:
-    return model.predict(module.loader(split), precision=str(config["trainer"]["precision"]))
+def predict(model: EmotionModel, batches: Iterable[Batch], config: Mapping[str, Any]) -> Predictions:
+    """Applies a model where, and in the precision in which, the config trains: Lightning leaves it on the CPU."""
+    settings = config["trainer"]
+    on_gpu = settings["accelerator"] != "cpu" and torch.cuda.is_available()
+    return model.to("cuda" if on_gpu else "cpu").predict(batches, precision=str(settings["precision"]))
 
 
 def _predict_test(model: EmotionModel, module: UtteranceDataModule, job: Job, record: RunRecord) -> Predictions:
     record.test_reads.append({"time": now(), "why": f"best epoch {record.best_epoch}"})
     job.store.write(record)  # before the read, so that a kill does not lose it
-    return _predict(model, module, "test", job.composed.config)
+    return predict(model, module.loader("test"), job.composed.config)
 
 
 class ResumableEarlyStopping(EarlyStopping, EpochCallback):
@@ -191,6 +194,8 @@ class NoProfiler(Profiler):
 def _strategy(name: str, ranks: int) -> Any:
     if name == "auto":
         name = "ddp" if ranks > 1 else "auto"
+    if name == "fsdp":
+        return ModelParallelStrategy(ranks, tensor_parallel_size=1, save_distributed_checkpoint=False)
     if name != "ddp":
         return name
     # buffers are statistics of the data, the same on each rank; sent at each step, they would hang an evaluation in

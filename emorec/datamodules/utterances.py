@@ -120,22 +120,24 @@ class UtteranceTable:
 
     def feature_statistics(self, modality: str, *, batch_size: int = 512) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation over all frames of a modality, each (D,), in one pass in float64."""
-        reader = self.readers[modality]
-        count, total, square = 0, torch.zeros(reader.dim).double(), torch.zeros(reader.dim).double()
-        shift: Tensor | None = None
+        reader, count = self.readers[modality], 0
+        shift = total = square = torch.zeros(0)
         for places in torch.split(self._place, batch_size):
             values, mask = reader.gather(places)
-            rows = values[mask].double()  # (frames, D)
+            rows = values[mask].double()  # (frames, D), where the features are
             if len(rows) == 0:
                 continue
-            shift = rows.mean(0) if shift is None else shift  # near the mean, squares lose no digits
+            if count == 0:
+                shift = rows.mean(0)  # near the mean, squares lose no digits
+                total = square = torch.zeros_like(shift)
             count += len(rows)
-            total += (rows - shift).sum(0)
-            square += (rows - shift).square().sum(0)
-        if count == 0 or shift is None:
+            total = total + (rows - shift).sum(0)
+            square = square + (rows - shift).square().sum(0)
+        if count == 0:
             raise UserError(f"no utterance of the training split has {modality}")
         mean = total / count
-        return (shift + mean).float(), (square / count - mean.square()).clamp_min(0).sqrt().float()
+        deviation = (square / count - mean.square()).clamp_min(0).sqrt()
+        return (shift + mean).float().cpu(), deviation.float().cpu()
 
 
 class EpochOrder:

@@ -29,6 +29,7 @@ class Encoder(nn.Module, ABC):
         modality: "text", "audio" or "video".
         version: counts up whenever the output changes; a golden test holds it.
         has_spectrogram: whether masks of a spectrogram apply to its augmented views.
+        on_cpu: whether it stays on the CPU, whatever device there is.
 
     Attributes:
         pads_exactly: false where an utterance's features depend on the padding that longer batch mates give it; such an
@@ -43,6 +44,7 @@ class Encoder(nn.Module, ABC):
     modality: ClassVar[str]
     version: ClassVar[int]
     has_spectrogram: ClassVar[bool] = False
+    on_cpu: ClassVar[bool] = False
     pads_exactly: bool = True
     media: MediaSettings | None = None  # of those that decode media
 
@@ -139,6 +141,8 @@ class Encoder(nn.Module, ABC):
 
 class UtteranceEncoder(Encoder):
     """An encoder without a network: its whole work is done in `read`, utterance by utterance."""
+
+    on_cpu: ClassVar[bool] = True
 
     @abstractmethod
     def features(self, source: Source) -> NDArray[np.float32]:

@@ -109,7 +109,7 @@ def compute(
         title: of the progress bar.
     """
     encoder.load()
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cpu" if encoder.on_cpu else settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     encoder.to(device).eval()
     publishers = [_Publisher(store, encoder.dim, list(sources)) for store in stores]
     real = padded = 0

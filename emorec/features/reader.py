@@ -62,8 +62,11 @@ class ReadSettings:
 
     @property
     def device(self) -> str:
-        """Where loaded features are held."""
-        return "cuda" if self.preload == "device" and torch.cuda.is_available() else "cpu"
+        """Where loaded features are held: of several GPUs on that of this rank."""
+        if self.preload != "device" or not torch.cuda.is_available():
+            return "cpu"
+        rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+        return f"cuda:{rank % torch.cuda.device_count()}"
 
 
 class FileRows:
@@ -158,7 +161,7 @@ class FeatureReader:
         length = self.length[places]
         longest = max(1, int(length.max())) if len(places) else 1
         mask = torch.arange(longest, device=places.device) < length[:, None]  # (B, T)
-        if longest == 1 or places.is_cuda:
+        if longest == 1 or not places.is_cpu:
             return self._select(places, mask), mask
         return self._copy(places, length, longest), mask
 

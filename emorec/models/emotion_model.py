@@ -176,6 +176,16 @@ class EmotionModel(lightning.LightningModule):
             self.train(was_training)
         return self._joined(parts)
 
+    def configure_model(self) -> None:
+        """Shares the weights out over the ranks where the strategy asks for it."""
+        if self.device_mesh is None:
+            return
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = self.device_mesh["data_parallel"]
+        for part in (*self.projection.values(), self.fusion, self.head, self):
+            fully_shard(part, mesh=mesh)
+
     def configure_optimizers(self) -> Any:
         assert self._make_optimizer is not None
         optimizer = self._make_optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)

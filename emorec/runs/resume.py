@@ -144,7 +144,7 @@ class SaveStates(EpochCallback):
         own = self._random[trainer.global_rank]
         torch.set_rng_state(own["torch"])
         if own["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(own["cuda"])
+            torch.cuda.set_rng_state_all(own["cuda"][: torch.cuda.device_count()])  # there may be fewer now
         kind, keys, *rest = own["numpy"]
         np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
         version, internal, gauss = own["python"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from emorec.cli import main
 from emorec.datamodules.utterances import BatchLoader
@@ -171,6 +172,28 @@ def test_a_signal_to_the_leading_process_saves_on_all_ranks_and_the_run_goes_on(
     assert "going on from" in err
     (run,) = runs(root)
     assert (run["status"], run["epochs"]) == ("finished", 150)
+
+
+def test_weights_shared_out_over_ranks_learn_what_whole_ones_do_also_when_interrupted(
+    root: Path, train_overrides: list[str]
+) -> None:
+    words = ["train", *train_overrides, *RANKS, "trainer.max_epochs=60", "trainer.patience=null"]
+    assert finish(emorec_process(*words, "trainer.strategy=ddp", root=root))[0] == 0
+    sharded = [*words, "trainer.strategy=fsdp", "checkpoint.every_seconds=0.2"]
+    process = emorec_process(*sharded, root=root)
+    wait_until(lambda: list(root.glob("checkpoints/*/resume/*-*.ckpt")), process)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code == 75, err
+    code, _, err = finish(emorec_process(*sharded, root=root))
+    assert code == 0, err
+    assert "going on from" in err
+    whole, parts = sorted(runs(root), key=lambda run: run["attempts"])
+    assert (whole["attempts"], parts["attempts"], parts["status"]) == (1, 2, "finished")
+    assert parts["best_epoch"] == whole["best_epoch"]
+    for expected in sorted(root.glob(f"checkpoints/{whole['run_id']}/model/*.safetensors")):
+        found = load_file(root / "checkpoints" / parts["run_id"] / "model" / expected.name)
+        torch.testing.assert_close(found, load_file(expected), rtol=1e-4, atol=1e-6)
 
 
 def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 90) -> None:

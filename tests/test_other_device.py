@@ -1,0 +1,19 @@
+"""What computes computes on a GPU as well: shown on a device that a machine without a GPU can have."""
+
+import subprocess
+import sys
+
+from tests.conftest import REPOSITORY
+
+
+def test_encoders_and_models_work_on_a_device_that_is_not_the_cpu() -> None:
+    checks = [f"tests/{folder}/check_other_device.py" for folder in ("encoders", "datamodules", "models")]
+    process = subprocess.run(  # a device of torch's is registered for good
+        [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", *checks],
+        check=False,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stdout[-6000:]
+    assert " passed" in process.stdout
