@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from emorec.batch import ConfigurationError
@@ -71,6 +71,17 @@ def build_model(config: Mapping[str, Any], module: UtteranceDataModule, *, fit_n
         make_optimizer=lambda parameters: _optimizer(config, parameters),
         make_scheduler=None if config["scheduler"] is None else lambda *given: _schedule(config["scheduler"], *given),
     )
+
+
+def feature_widths(components: Mapping[str, Mapping[str, Tensor]]) -> dict[str, int]:
+    """{modality: width of the features} that a model with these weights reads, of all layers side by side."""
+    widths = {}
+    layers = {name.partition(".")[0]: len(scores) for name, scores in components.get("layer_sum", {}).items()}
+    for name, weights in components["projection"].items():
+        if weights.dim() == 2:  # (H, D)
+            modality = name.partition(".")[0]
+            widths[modality] = int(weights.shape[1]) * layers.get(modality, 1)
+    return widths
 
 
 def _optimizer(config: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:

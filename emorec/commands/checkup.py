@@ -17,6 +17,7 @@ from emorec.datasets.splits import speaker_overlap
 from emorec.datasets.utterance import SPLITS, Utterance
 from emorec.errors import UserError, choose
 from emorec.media.audio import AudioSettings, audio_seconds
+from emorec.media.frames import picture_of
 from emorec.media.source import MediaError, Source
 from emorec.media.text import read_text
 from emorec.media.video import VideoSettings, read_video
@@ -26,6 +27,7 @@ from emorec.storage.digests import FileDigests
 
 PROBE = VideoSettings(frames=3, size=32)
 SHOWN = 20
+END_TOLERANCE = 0.25  # seconds: annotators round
 
 
 @dataclass(kw_only=True)
@@ -41,6 +43,7 @@ class Checkup:
         seconds: {modality: total, shortest and longest}, of what can be decoded.
         modalities: {modality: utterances that state it}.
         problems: everything wrong.
+        speakers: how many are named.
         overlap: speakers in more than one split.
         leaks: {"dialogues" and "sentences": how many are in more than one split}.
         parts_speakers: whether the protocol promises that there are none.
@@ -55,6 +58,7 @@ class Checkup:
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     modalities: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    speakers: int = 0
     overlap: list[str] = field(default_factory=list)
     leaks: dict[str, int] = field(default_factory=dict)
     parts_speakers: bool = False
@@ -80,6 +84,7 @@ def check(config: Mapping[str, Any]) -> Checkup:
         dataset=manifest.dataset,
         protocol=f"{corpus.protocol}{fold}",
         utterances=len(manifest.utterances),
+        speakers=len({item.speaker for item in manifest.utterances} - {None}),
         problems=list(manifest.problems),
         notes=manifest.notes,
     )
@@ -141,36 +146,46 @@ def _check_media(checkup: Checkup, manifest: Manifest, extraction: Mapping[str, 
     fatal = extraction["on_bad_media"] == "fail"
     settings = AudioSettings()
 
-    def probe(item: tuple[Utterance, str]) -> float | Problem | None:
+    def probe(item: tuple[Utterance, str]) -> tuple[float | None, Problem | None]:
+        """Length in seconds, where it is told, and what is wrong."""
         utterance, modality = item
         path = None if modality == "text" else getattr(utterance, modality)
         start, end = utterance.segment(modality)
         source = Source(modality=modality, path=path, start=start, end=end, crop=utterance.crop)
+        seconds, file_end = None, 0.0
         try:
             if modality == "audio":
-                return audio_seconds(source, settings)
-            if modality == "video":
+                seconds = audio_seconds(source, settings)
+                file_end = (start or 0.0) + seconds
+            elif modality == "video":
                 read_video(source, PROBE)
+                assert path is not None
+                file_end = picture_of(path).seconds
             else:
                 read_text(Source(modality="text", text=utterance.text))
         except MediaError as error:
-            return Problem("broken", utterance.id, f"{modality}: {error}{f' ({path})' if path else ''}", fatal)
+            return None, Problem("broken", utterance.id, f"{modality}: {error}{f' ({path})' if path else ''}", fatal)
         except OSError as error:
-            return Problem("missing", utterance.id, f"{modality}: {error.strerror or error} ({path})", fatal)
-        return None
+            return None, Problem("missing", utterance.id, f"{modality}: {error.strerror or error} ({path})", fatal)
+        if end is not None and file_end and end > file_end + END_TOLERANCE:
+            detail = (
+                f"{modality}: expected the end at {end:g} s within the file, which ends at {file_end:.2f} s ({path})"
+            )
+            return seconds, Problem("segment", utterance.id, detail, fatal=False)
+        return seconds, None
 
     stated = [(item, name) for name in MODALITIES for item in manifest.utterances if getattr(item, name) is not None]
     checkup.modalities = {name: sum(modality == name for _, modality in stated) for name in MODALITIES}
     lengths: dict[str, list[float]] = defaultdict(list)
     bar = Progress("decoding", len(stated), extraction["progress"])
     with ThreadPoolExecutor(extraction["workers"]) as pool, bar:
-        for (_, modality), found in zip(stated, pool.map(probe, stated), strict=True):
+        for (_, modality), (seconds, problem) in zip(stated, pool.map(probe, stated), strict=True):
             bar.advance()
-            if isinstance(found, Problem):
-                checkup.problems.append(found)
-            elif found is not None:
-                lengths[modality].append(found)
+            checkup.problems += [] if problem is None else [problem]
+            lengths[modality] += [] if seconds is None else [seconds]
     for modality, values in lengths.items():
+        if not values:
+            continue
         checkup.seconds[modality] = {"total": sum(values), "shortest": min(values), "longest": max(values)}
 
 
@@ -189,7 +204,8 @@ def _check_duplicates(checkup: Checkup, manifest: Manifest, split_of: Mapping[st
 def _duplicates(
     groups: Iterable[list[str]], modality: str, split_of: Mapping[str, str], fatal_across: bool
 ) -> Iterable[Problem]:
-    for names in groups:
+    for group in groups:
+        names = list(dict.fromkeys(group))  # an id that is there twice is told of as that
         if len(names) > 1:
             splits = sorted({split_of[name] for name in names if name in split_of})
             across = f", across {' and '.join(splits)}" if len(splits) > 1 else ""
@@ -221,7 +237,8 @@ def tell(checkup: Checkup) -> str:
         )
         lines.append(f"{modality}: {count} utterances{told}")
     promise = "speaker-independent" if checkup.parts_speakers else "speakers may recur"
-    lines.append(f"speakers in more than one split: {len(checkup.overlap)} ({promise})")
+    known = f"{len(checkup.overlap)} of {checkup.speakers} ({promise})"
+    lines.append(f"speakers in more than one split: {known if checkup.speakers else 'unknown, for none is named'}")
     lines += [f"{name} in more than one split: {count}" for name, count in checkup.leaks.items()]
     kinds = Counter((problem.kind, problem.fatal) for problem in checkup.problems)
     for (kind, fatal), count in sorted(kinds.items()):

@@ -41,7 +41,7 @@ def evaluate(composed: Composed, store: "CheckpointStore", record: "RunRecord") 
     """Evaluates a run as asked for, and returns the line that sums it up."""
     from omegaconf import OmegaConf
 
-    from emorec.commands.build import build_model
+    from emorec.commands.build import build_model, feature_widths
     from emorec.commands.fitting import load_weights, predict
     from emorec.commands.job import now
     from emorec.commands.results import write_results
@@ -55,16 +55,18 @@ def evaluate(composed: Composed, store: "CheckpointStore", record: "RunRecord") 
     config |= {key: asked[key] for key in OPERATIONAL}
     config["dataset"] = _dataset(config["dataset"], composed)
     config["labels"] = _labels(config, asked, record)
-    data = workbench_for(asked).data(config, whole=split == WHOLE)
+    components = store.load(record)
+    data = workbench_for(asked).data(config, whole=split == WHOLE, widths=feature_widths(components))
     if list(data.task.labels) != record.task["labels"]:
+        what = "classes" if record.task["kind"] == "classification" else "the task"
         raise UserError(
-            f"expected classes {record.task['labels']}, got {list(data.task.labels)} of {data.manifest.dataset}"
+            f"expected {what} {record.task['labels']}, got {list(data.task.labels)} of dataset={data.manifest.dataset}"
         )
     if split in ("test", WHOLE):
         _refuse_trained(data, "test" if split == WHOLE else split, store.folder(record.run_id))
     module = data.module(config)
     model = build_model(config, module, fit_normalisation=False)
-    load_weights(model, store.load(record), record.run_id)
+    load_weights(model, components, record.run_id)
     if split in ("test", WHOLE):
         record.test_reads.append({"time": now(), "why": f"evaluate dataset={data.manifest.dataset}"})
         store.write(record)
@@ -76,7 +78,10 @@ def evaluate(composed: Composed, store: "CheckpointStore", record: "RunRecord") 
     metrics = write_results(folder, {split: predictions}, data.task)
     told = ("weighted_f1", "uar", "accuracy") if data.task.kind == "classification" else ("ccc", "mae", "pearson")
     values = [f"{split}/{key}={metrics[f'{split}/{key}']:.4f}" for key in told]
-    return "  ".join([f"run {record.run_id}", f"dataset={data.manifest.dataset}", *values, str(folder)])
+    count = f"utterances={len(predictions.id)}"
+    if split == WHOLE:
+        count += f" of {len(data.manifest.utterances)}"
+    return "  ".join([f"run {record.run_id}", f"dataset={data.manifest.dataset}", count, *values, str(folder)])
 
 
 def _labels(config: dict[str, Any], asked: dict[str, Any], record: "RunRecord") -> Any:

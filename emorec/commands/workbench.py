@@ -22,9 +22,10 @@ from emorec.errors import UserError, raise_problems
 from emorec.features.computation import ExtractionSettings
 from emorec.features.extraction import ExtractionReport, extract
 from emorec.features.layers import LayeredReader
-from emorec.features.reader import ReadSettings
+from emorec.features.reader import FeatureReader, ReadSettings
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore, open_reader
+from emorec.media.source import Source
 from emorec.runs.identity import RunIdentity, identify
 from emorec.storage.digests import FileDigests, digest_of
 
@@ -119,8 +120,19 @@ def _relabelled(manifest: Manifest, task: str, labels: Mapping[str, Sequence[str
     )
     if lost:
         told = ", ".join(f"{name} ({count})" for name, count in sorted(lost.items()))
-        log.info("%s: no class of the label map, and left out: %s", manifest.dataset, told)
+        log.warning("%s: no class of the label map, and left out: %s", manifest.dataset, told)
     return mapped
+
+
+def _no_features(sources: Mapping[str, Source | None], width: int, layers: int) -> Features:
+    """Of utterances none of which has the modality."""
+    return Features(
+        specs=(),
+        report=ExtractionReport(keys=dict.fromkeys(sources)),
+        reader=FeatureReader.absent(len(sources), width),
+        sources=digest_of([]),
+        layers=layers,
+    )
 
 
 def workbench_for(config: Mapping[str, Any]) -> "Workbench":
@@ -168,9 +180,22 @@ class Workbench:
         return self._manifests[key]
 
     def features(
-        self, config: Mapping[str, Any], modality: str, manifest: Manifest, chosen: Sequence[Utterance]
+        self,
+        config: Mapping[str, Any],
+        modality: str,
+        manifest: Manifest,
+        chosen: Sequence[Utterance],
+        width: int | None = None,
     ) -> Features:
-        """The features of some utterances in one modality, computed where they are not stored yet."""
+        """The features of some utterances in one modality, computed where they are not stored yet.
+
+        Args:
+            config: resolved, primitives only.
+            modality: which.
+            manifest: the whole corpus.
+            chosen: the utterances.
+            width: of the features, where none of the utterances need have any.
+        """
         settings = config["encoder"][modality]
         key = digest_of(
             [settings, manifest.digest, [item.id for item in chosen], config["extraction"], config["features"]]
@@ -181,16 +206,24 @@ class Workbench:
                 raise UserError(
                     f"expected encoder.{modality} to be an encoder of {modality}, got {settings['_target_']}"
                 )
-            self._features[key] = self._extracted(encoder, config, manifest, chosen)
+            self._features[key] = self._extracted(encoder, config, manifest, chosen, width)
         return self._features[key]
 
     def _extracted(
-        self, encoder: Encoder, config: Mapping[str, Any], manifest: Manifest, chosen: Sequence[Utterance]
+        self,
+        encoder: Encoder,
+        config: Mapping[str, Any],
+        manifest: Manifest,
+        chosen: Sequence[Utterance],
+        width: int | None,
     ) -> Features:
         encoder.check_views()
         modality, settings = encoder.modality, ExtractionSettings(**config["extraction"])
         sources = {item.id: encoder.source(item, manifest) for item in chosen}
         if all(source is None for source in sources.values()):
+            if width is not None:
+                log.warning("no utterance of dataset=%s has %s: it is left out", manifest.dataset, modality)
+                return _no_features(sources, width, len(encoder.layers))
             raise UserError(
                 f"expected {modality} for encoder/{modality}, found no utterance of dataset={manifest.dataset} "
                 f"that has it; use encoder/{modality}=none"
@@ -221,12 +254,14 @@ class Workbench:
     def _stores(self, specs: Sequence[Mapping[str, Any]]) -> list[FeatureStore]:
         return [FeatureStore(self.cache, FeatureSpec(**spec), self.digests) for spec in specs]
 
-    def data(self, config: Mapping[str, Any], *, whole: bool = False) -> Data:
+    def data(self, config: Mapping[str, Any], *, whole: bool = False, widths: Mapping[str, int] | None = None) -> Data:
         """The corpus, its splits and all features of a config.
 
         Args:
             config: resolved, primitives only.
             whole: each split is the whole corpus, to evaluate a run that was not trained on it.
+            widths: {modality: width of its features} of a trained model, which does without a modality that the
+                corpus lacks.
 
         Raises:
             UserError: the corpus, an encoder or the split is not as it must be.
@@ -241,7 +276,8 @@ class Workbench:
         splits = dict.fromkeys(SPLITS, everything) if whole else corpus.split(manifest)
         names = {split: {item.id for item in items} for split, items in splits.items()}
         chosen = [item for item in manifest.utterances if any(item.id in found for found in names.values())]
-        features = {modality: self.features(config, modality, manifest, chosen) for modality in used}
+        known = widths or {}
+        features = {name: self.features(config, name, manifest, chosen, known.get(name)) for name in used}
         present = torch.stack([item.reader.present for item in features.values()]).any(0)
         places = {
             split: torch.tensor(

@@ -1,8 +1,9 @@
 """Any corpus: one table, or a folder with one subfolder a label. No Python needed."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,7 +27,7 @@ Row = tuple[str, Mapping[str, str]]  # where it stands, and its cells by column
 
 @dataclass(kw_only=True)
 class Custom(Corpus):
-    """A corpus described by a CSV, TSV or Parquet table, or by a folder of labelled subfolders.
+    """A corpus described by a table (CSV, TSV or Parquet), or by a folder of labelled subfolders.
 
     Columns: `id`; at least one of `audio`, `video` (paths, relative to the table) and `text`; `label` (a word) or
     `target` (a number); and, all optional, `start` and `end` (seconds into the media), `speaker`, `dialogue`, `turn`,
@@ -72,9 +73,10 @@ class Custom(Corpus):
         readable = not any(problem.fatal for problem in problems)  # else there is nothing to make splits of
         rule, note = self._rule(utterances) if readable else (None, None)
         notes = [] if note is None else [note]
-        unknown = sorted({name for _, cells in rows for name in cells if name and name not in COLUMNS})
-        if unknown:
-            notes.append(f"columns kept as metadata, for they have no other meaning: {', '.join(unknown)}")
+        found = {name for _, cells in rows for name in cells if name}
+        if unknown := sorted(found - set(COLUMNS)):
+            told = ", ".join(name + _meant(name, found) for name in unknown)
+            notes.append(f"columns kept as metadata, for they have no other meaning: {told}")
         return Manifest(
             dataset=self.name,
             utterances=tuple(utterances),
@@ -127,6 +129,8 @@ class Custom(Corpus):
         if not regression:
             found = sorted({cells.get("label", "").strip() for _, cells in rows} - {""})
             labels = tuple(self.label_order or found)
+            if rows and not found:
+                problems.append(Problem("label", rows[0][0], "expected a label in some row, found none in any"))
         folder = self._table_path.parent if self.table is not None else self.folder
         utterances = []
         for where, cells in rows:
@@ -164,6 +168,12 @@ class Custom(Corpus):
             raise UserError(f"expected dataset.folds of at least 3 (train, val and test), got {self.folds}")
         rule = RULES[name](utterances, self.task, self.folds, self.split_seed)
         return rule, f"splits are made: {name}, {rule.folds} folds, seed {self.split_seed}"
+
+
+def _meant(name: str, found: Collection[str]) -> str:
+    """A question, where a column that is not there has a name much like this one."""
+    meant = get_close_matches(name.strip().lower(), [column for column in COLUMNS if column not in found], 1, 0.75)
+    return f" (did you mean {meant[0]}?)" if meant else ""
 
 
 class _Row:

@@ -1,8 +1,9 @@
 """Splits for a corpus that has none: made of its utterances alone, the same on every machine."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from emorec.datasets.splits import ListedFolds
 from emorec.datasets.utterance import Utterance
@@ -12,16 +13,20 @@ ByFold = list[list[str]]  # the ids of each part
 
 
 def stratified(utterances: Sequence[Utterance], task: str, folds: int, seed: int) -> ListedFolds:
-    """Parts with equal shares of each class, whoever speaks; fold n tests part n and validates on the next."""
+    """Parts with equal shares of each class, whoever speaks; fold n tests part n and validates on the next.
+
+    Utterances cut from one recording are in one part, and count for their commonest class.
+    """
     parts: ByFold = [[] for _ in range(folds)]
+    together = _by_recording(item for item in utterances if task in item.targets)
     classes: dict[str, list[str]] = defaultdict(list)
-    for item in utterances:
-        if task in item.targets:
-            classes[str(item.targets[task])].append(item.id)
+    for name, items in together.items():
+        counts = Counter(str(item.targets[task]) for item in items)
+        classes[min(counts, key=lambda label: (-counts[label], label))].append(name)
     start = 0
     for _, names in sorted(classes.items()):
         for place, name in enumerate(_shuffled(names, seed), start):  # on where the last class ended: equal parts
-            parts[place % folds].append(name)
+            parts[place % folds].extend(item.id for item in together[name])
         start += len(names)
     return _folds(parts, separates_speakers=False)
 
@@ -55,14 +60,15 @@ def leave_one_speaker_out(utterances: Sequence[Utterance], task: str, folds: int
 
 def with_validation(utterances: Sequence[Utterance], seed: int, share: int = 8) -> dict[str, str]:
     """Given splits without validation: one of `share` training speakers validates, or, where speakers are not known,
-    one of `share` training utterances. {id: split}"""
+    one of `share` training recordings. {id: split}"""
     train = [item for item in utterances if item.split == "train"]
-    units = {item.speaker or "" for item in train}
-    by_speaker = "" not in units and len(units) >= 3
-    names = sorted(units) if by_speaker else [item.id for item in train]
-    chosen = set(_shuffled(names, seed)[: max(1, len(names) // share)])
+    speakers: dict[str, list[Utterance]] = defaultdict(list)
+    for item in train:
+        speakers[item.speaker or ""].append(item)
+    units = speakers if "" not in speakers and len(speakers) >= 3 else _by_recording(train)
+    chosen = _shuffled(units, seed)[: max(1, len(units) // share)]
     given = {item.id: item.split for item in utterances if item.split is not None}
-    return given | {item.id: "val" for item in train if (item.speaker if by_speaker else item.id) in chosen}
+    return given | {item.id: "val" for name in chosen for item in units[name]}
 
 
 RULES: dict[str, Callable[[Sequence[Utterance], str, int, int], ListedFolds]] = {
@@ -74,6 +80,14 @@ RULES: dict[str, Callable[[Sequence[Utterance], str, int, int], ListedFolds]] = 
 
 def _shuffled(names: Iterable[str], seed: int) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
+
+
+def _by_recording(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
+    """Those cut from one file together, under the id of the first; each other by itself."""
+    files: dict[Path | str, list[Utterance]] = defaultdict(list)
+    for item in utterances:
+        files[item.audio or item.video or item.id].append(item)
+    return {items[0].id: items for items in files.values()}
 
 
 def _by_speaker(utterances: Sequence[Utterance], task: str) -> dict[str, list[str]]:

@@ -7,12 +7,17 @@ from pathlib import Path
 
 from emorec.datasets.manifest import Problem
 
+DELIMITERS = ",;\t"
+
 
 def read_any_table(path: Path, columns: Iterable[str], problems: list[Problem]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV, TSV (.tsv) or Parquet (.parquet) file, as `read_table` gives them; a Parquet file's first row
-    is line 1, and what is not a text there is written as one."""
+    """The rows of a table of text or of a Parquet file (.parquet), as `read_table` gives them.
+
+    A table of text is parted by commas, semicolons or tabs, whichever shows the columns in its first line. A Parquet
+    file's first row is line 1, and what is not a text there is written as one.
+    """
     if path.suffix.lower() != ".parquet":
-        return read_table(path, columns, problems, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        return read_table(path, columns, problems, delimiter=_delimiter(path, set(columns)))
     import pyarrow
     from pyarrow import parquet
 
@@ -29,6 +34,17 @@ def read_any_table(path: Path, columns: Iterable[str], problems: list[Problem]) 
         (line, {name: "" if value is None else str(value) for name, value in row.items()})
         for line, row in enumerate(table.to_pylist(), 1)
     ]
+
+
+def _delimiter(path: Path, columns: set[str]) -> str:
+    """What parts the cells of a table that shall have these columns; a comma where nothing does."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            header = stream.readline()
+    except (OSError, UnicodeDecodeError):  # `read_table` tells of it
+        return ","
+    fitting = [mark for mark in DELIMITERS if columns <= set(next(csv.reader([header], delimiter=mark), ()))]
+    return fitting[0] if fitting else ","
 
 
 def read_table(

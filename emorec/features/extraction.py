@@ -131,7 +131,10 @@ def _compute_absent(
             read = {key: sources[name] for key, name in todo.items()}
             report.padding = compute(stores, encoder, read, todo, settings=settings, title=title)
             if fallbacks := take_fallbacks():
-                log.info("%s: no face found in %d clips, whose centre was taken", title, fallbacks)
+                level = logging.WARNING if 2 * fallbacks > len(todo) else logging.INFO
+                log.log(
+                    level, "%s: no face found in %d of %d clips, whose centre was taken", title, fallbacks, len(todo)
+                )
             for store in stores:
                 store.refresh()
                 compact_if_many(store)

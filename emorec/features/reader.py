@@ -129,6 +129,14 @@ class FeatureReader:
         self.dim = int(shards[0].values.shape[1]) if shards else 0
         self.stores: Any = None
 
+    @classmethod
+    def absent(cls, count: int, dim: int) -> "FeatureReader":
+        """A reader of features (T, `dim`) that none of `count` places has."""
+        nowhere = np.full(count, -1)
+        reader = cls([], Location(nowhere, nowhere))
+        reader.dim = dim
+        return reader
+
     @property
     def present(self) -> Tensor:
         """(N,) true where there are features."""

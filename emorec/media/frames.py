@@ -35,10 +35,12 @@ class Picture:
     Attributes:
         size: height and width as they are stored, before the picture is turned.
         frames: how many there are; 0 where the header does not state it.
+        seconds: how long the file is; 0 where the header does not state it.
     """
 
     size: Size
     frames: int
+    seconds: float
 
 
 class FrameReader(Protocol):
@@ -73,7 +75,11 @@ def picture_of(path: Path) -> Picture:
             if not container.streams.video:
                 raise MediaError("the file has no video track")
             stream = container.streams.video[0]
-            picture = Picture(size=(int(stream.height), int(stream.width)), frames=int(stream.frames or 0))
+            picture = Picture(
+                size=(int(stream.height), int(stream.width)),
+                frames=int(stream.frames or 0),
+                seconds=(container.duration or 0) / av.time_base,
+            )
     except (av.FFmpegError, IndexError) as error:
         raise MediaError(f"the video is not decodable: {_reason(error)}") from error
     if not all(picture.size):

@@ -118,6 +118,28 @@ def test_a_corpus_with_other_labels_needs_a_label_map(
     assert "expected utterances that the run was neither trained nor chosen on" in capsys.readouterr().err
 
 
+def test_a_run_does_without_a_modality_that_another_corpus_lacks(
+    data: Path,
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert main(["train", *SMALL, "dataset=iemocap", "labels=four_emotions"]) == 0
+    run = only_run(root).name
+    rows = [
+        f"{number},{path},{('happy', 'sad', 'bored')[number % 3]}"
+        for number, path in enumerate(sorted((data / "crema_d" / "AudioWAV").glob("*_HAP_*.wav"))[:6])
+    ]
+    (tmp_path / "sound.csv").write_text("\n".join(["id,audio,label", *rows]))
+    words = ["evaluate", f"run={run}", "dataset=custom", f"dataset.table={tmp_path / 'sound.csv'}", "split=all"]
+    assert main([*words, "dataset.protocol=stratified"]) == 0
+    assert "no utterance of dataset=custom has video" in caplog.text
+    assert "no utterance of dataset=custom has text" in caplog.text
+    assert "left out: bored (2)" in caplog.text
+    assert "utterances=4 of 6" in capsys.readouterr().out
+
+
 def test_a_moved_combination_of_corpora_is_the_same_run(data: Path, root: Path, tmp_path: Path) -> None:
     words = ["train", *SMALL, "dataset=ravdess_crema_d", "labels=four_emotions"]
     assert main(words) == 0
@@ -216,5 +238,23 @@ def test_what_a_table_leaves_open_is_told(root: Path, tmp_path: Path, capsys: py
     assert main(["data", "check", "dataset=custom", f"dataset.table={table}"]) == 1  # one class in train alone
     printed = capsys.readouterr().out
     assert "6 utterances without one are left out" in printed
-    assert "columns kept as metadata, for they have no other meaning: speeker" in printed
+    assert "columns kept as metadata, for they have no other meaning: speeker (did you mean speaker?)" in printed
+    assert "speakers in more than one split: unknown" in printed
     assert "expected at least two classes among the utterances of train, found 1" in printed
+
+
+def test_segments_that_end_beyond_their_file_and_ids_that_recur_are_told(
+    data: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = sorted((data / "ravdess").glob("**/01-*.mp4"))[:6]
+    rows = [f"u{n},{path},{'ab'[n % 2]},0,{(9.5, 0.4)[n > 0]}" for n, path in enumerate(clips)]
+    table = tmp_path / "corpus.csv"
+    table.write_text("\n".join(["id,video,label,start,end", *rows, rows[1]]))
+    assert main(["data", "check", "--json", "dataset=custom", f"dataset.table={table}"]) == 1
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    beyond = [problem for problem in problems if problem["kind"] == "segment"]
+    assert {problem["where"] for problem in beyond} == {"u0"}
+    assert {problem["detail"].split(":")[0] for problem in beyond} == {"audio", "video"}
+    assert "expected the end at 9.5 s within the file" in beyond[0]["detail"]
+    assert not [problem for problem in problems if "as u1" in problem["detail"]]
+    assert [problem["fatal"] for problem in problems if problem["where"] == "u1"] == [True]

@@ -183,6 +183,31 @@ def test_stratified_parts_have_equal_shares_of_each_class(tmp_path: Path) -> Non
         assert Counter(item.targets["emotion"] for item in test) == {0: 16, 1: 4}
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_segments_of_one_recording_are_in_one_split(tmp_path: Path, given: bool) -> None:
+    lines = [f"u{n:03d},wavs/{n // 4}.wav,{n % 4},{n % 4 + 1},{'abc'[n % 3]},train" for n in range(80)]
+    lines += [f"t{n},wavs/t{n}.wav,0,1,{'abc'[n % 3]},test" for n in range(6)]
+    table = write(tmp_path, "\n".join(["id,audio,start,end,label,split", *lines]))
+    corpus = custom(table, protocol="given" if given else "stratified", fold=None if given else 0)
+    splits = corpus.split(corpus.scan())
+    recordings = [{item.audio for item in items} for items in splits.values()]
+    assert sum(map(len, recordings)) == len(set().union(*recordings)) == 26
+    assert all(recordings)
+
+
+@pytest.mark.parametrize(("mark", "name"), [(";", "corpus.csv"), ("\t", "corpus.csv"), (",", "corpus.tsv")])
+def test_cells_are_parted_by_whatever_shows_the_columns(tmp_path: Path, mark: str, name: str) -> None:
+    manifest = scan(write(tmp_path, rows().replace(",", mark), name))
+    assert len(manifest.utterances) == 24
+    assert not manifest.problems
+    assert manifest.utterances[0].text == "Sentence 0."
+
+
+def test_a_table_without_any_label_is_told_as_that(tmp_path: Path) -> None:
+    (problem,) = scan(write(tmp_path, "id,text,label\na,x,\nb,y,\n")).problems
+    assert str(problem) == "corpus.csv:2: expected a label in some row, found none in any"
+
+
 def test_another_seed_makes_other_splits_and_the_same_seed_the_same(tmp_path: Path) -> None:
     table = write(tmp_path, rows())
 
