@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -119,20 +120,24 @@ def _results(job: Job, record: RunRecord, module: UtteranceDataModule, history: 
 def _fit(trainer: lightning.Trainer, model: EmotionModel, module: UtteranceDataModule, state: Path | None) -> None:
     try:
         trainer.fit(model, datamodule=module, ckpt_path=None if state is None else str(state), weights_only=True)
+    except UnpicklingError as error:
+        raise UserError(
+            f"expected tensors and primitives alone in the saved state {state}, got others: {error}"
+        ) from error
     except SystemExit as ended:  # Lightning makes one of a KeyboardInterrupt, and ignores further ones
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from ended
 
 
-def read_test(job: Job, record: RunRecord) -> None:
-    """Reads test with the stored weights of a run that was trained with `test=false`."""
+def read_test(job: Job, record: RunRecord) -> dict[str, Any]:
+    """Reads test with the stored weights of a run that was trained with `test=false`; returns the metrics."""
     config = job.composed.config
     module = job.data.module(config)
     model = build_model(config, module, fit_normalisation=False)
     load_weights(model, job.store.load(record), record.run_id)
     predictions = {"val": predict(model, module.loader("val"), config)}
     predictions["test"] = _predict_test(model, module, job, record)
-    write_results(job.folder, predictions, module.task)
+    return write_results(job.folder, predictions, module.task)
 
 
 def load_weights(model: EmotionModel, components: dict[str, dict[str, torch.Tensor]], run_id: str) -> None:

@@ -173,7 +173,7 @@ def _run(
             if outer_rank(config) is not None:
                 tell_ranks(job.identity.run_id, Order(trains=False))
             record = earlier
-            read_test(job, record)
+            _read_test(job, record)
         else:
             record = job.new_record(earlier, resumes=resumes)
             state = _begin(job, record, resumes=resumes)
@@ -190,6 +190,19 @@ def _run(
         line = result_line(record, folder)
         log.info("%s", line, extra=RUN_LOG_ONLY)
     return Outcome(record.run_id, record.status, folder, line)
+
+
+def _read_test(job: Job, record: RunRecord) -> None:
+    watching = trackers(job.composed.config)
+    try:
+        for tracker in watching:
+            tracker.started(record, job.composed.config, job.folder)
+        metrics = read_test(job, record)
+        for tracker in watching:
+            tracker.finished(record, metrics)
+    finally:
+        for tracker in watching:
+            tracker.closed(record.status)  # whatever becomes of test, the run is finished
 
 
 def _splits_csv(job: Job) -> str:

@@ -140,12 +140,18 @@ class ReportToStudy(RunObserver):
     def started(self, record: RunRecord, config: Mapping[str, Any], folder: Path) -> None:
         self.trial.set_user_attr("run_id", record.run_id)
 
+    def resumed(self, rows: Sequence[Mapping[str, float]]) -> None:
+        for row in rows:
+            self._report(row)
+
+    def _report(self, row: Mapping[str, float]) -> None:
+        if math.isfinite(row[self.monitor]):  # a run that diverges for good fails at its end
+            self.trial.report(row[self.monitor], step=int(row["epoch"]) + 1)
+
     def epoch(self, row: Mapping[str, float]) -> None:
+        self._report(row)
         value, epochs = row[self.monitor], int(row["epoch"]) + 1
-        if not math.isfinite(value):
-            return  # a run that diverges for good fails at its end
-        self.trial.report(value, step=epochs)
-        if self.trial.should_prune():
+        if math.isfinite(value) and self.trial.should_prune():
             raise StopRun(f"pruned after {epochs} epochs at {self.monitor}={value:.4f}")
 
 

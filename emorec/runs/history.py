@@ -102,3 +102,5 @@ class History(EpochCallback):
         self.best_epoch, self.best_score = state_dict["best_epoch"], state_dict["best_score"]
         self.best_weights = dict(state_dict["best_weights"])
         self.progress.advance(len(self.rows))
+        for observer in self.observers:
+            observer.resumed(self.rows)

@@ -1,6 +1,6 @@
 """Who watches a run: trackers that show it elsewhere, and a study that may end it early."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,19 @@ class RunObserver:
     """Is told what happens to a run; does nothing by itself. Only the process that leads a run has observers."""
 
     def started(self, record: RunRecord, config: Mapping[str, Any], folder: Path) -> None:
-        """Training begins, anew or from a saved state.
+        """Training begins, anew or from a saved state; or a finished run reads test.
 
         Args:
             record: the run; `record.restarts` counts how often it was begun anew.
             config: resolved, primitives only.
             folder: the run's directory.
+        """
+
+    def resumed(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Training goes on after epochs of an earlier start.
+
+        Args:
+            rows: what `epoch` was told of each.
         """
 
     def epoch(self, row: Mapping[str, float]) -> None:

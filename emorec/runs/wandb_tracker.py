@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 FOLDER = "wandb"  # in the run's directory
 CACHE = "cache"  # in it
 MODES = ("online", "offline", "disabled")
-UNSENT = "unsent"  # marks, in the folder that W&B keeps of an online run, that not all of it was uploaded
+UNSENT = "unsent"  # in the folder that W&B keeps of an online run until it ended well; says why, where W&B failed
 REASON_CHARACTERS = 200  # of an error of W&B that are shown
 WITHOUT = "the training goes on without it"
 EXIT_CODES = {"finished": 0, "stopped": 0, "failed": 1, "interrupted": 130}
@@ -152,12 +152,19 @@ class WandbTracker(RunObserver):
                 log.warning("W&B fails (%s): %s", reason, otherwise or f"{WITHOUT}; {self._hint()}")
             if self._run is not None:
                 self._failed = True
-                self._mark_unsent()
+                self._mark_unsent(reason)
 
-    def _mark_unsent(self) -> None:
+    def _mark_unsent(self, reason: str = "") -> None:
         folder = Path(self._run.settings.sync_dir)
         if folder.is_dir():
-            (folder / UNSENT).touch()
+            (folder / UNSENT).write_text(reason)
+
+    def _unmark(self, folder: Path, identifier: str) -> None:
+        """Of an online run that has ended well, and of its earlier starts that were killed and not refused by W&B: a
+        later upload of theirs would put what they knew in the place of the result."""
+        for mark in folder.parent.glob(f"run-*-{identifier}/{UNSENT}"):
+            if mark.stat().st_size == 0:
+                mark.unlink()
 
     def _open(self, mode: str, record: RunRecord, config: Mapping[str, Any], at: Path) -> None:
         import wandb
@@ -186,6 +193,8 @@ class WandbTracker(RunObserver):
                 **PRIVATE,
             ),
         )
+        if mode == "online":
+            self._mark_unsent()  # until it has ended well: a kill leaves no time to say so
 
     def _describe(self, record: RunRecord, folder: Path) -> None:
         self._run.define_metric("epoch", hidden=True)
@@ -213,6 +222,7 @@ class WandbTracker(RunObserver):
     def _finish(self, status: str) -> None:
         self._run.summary["status"] = status
         self._run.finish(exit_code=EXIT_CODES.get(status, 1))
+        self._unmark(Path(self._run.settings.sync_dir), self._run.id)
         self._run = None
 
 

@@ -183,6 +183,19 @@ def test_a_run_that_is_trained_anew_has_another_id(root: Path, train_overrides: 
     assert [found.run["run_id"] for found in written(run)] == [run.name, f"{run.name}-r1"]
 
 
+def test_a_test_that_is_read_later_is_in_the_same_tracked_run(root: Path, train_overrides: list[str]) -> None:
+    words = [*train_overrides, "logger=[wandb,tensorboard]", *OFFLINE[1:]]
+    assert train(*words, "test=false") == 0
+    assert train(*words) == 0
+    (run,) = runs(root)
+    first, second = written(run)
+    assert (first.run["run_id"], second.run["run_id"]) == (run.name, run.name)
+    assert "test/uar" not in first.summary
+    assert second.summary["test/uar"] == json.loads((run / "metrics.json").read_text())["test/uar"]
+    assert (second.summary["status"], second.exit_code) == ("finished", 0)
+    assert record(run)["attempts"] == 1
+
+
 def test_a_record_from_before_restarts_were_counted_is_read(root: Path, train_overrides: list[str]) -> None:
     assert train(*train_overrides) == 0
     (run,) = runs(root)

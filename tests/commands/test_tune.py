@@ -339,6 +339,7 @@ def test_an_interrupted_study_goes_on_with_the_run_it_was_at(
     lost, again, other = trials(root)
     assert [lost.state.name, again.state.name, other.state.name] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert lost.params == again.params
+    assert sorted(again.intermediate_values) == list(range(1, 61))  # what pruners judge by, whole
     assert list((study_folder(root) / "workers").iterdir()) == []
 
 

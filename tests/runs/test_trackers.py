@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from emorec.commands.sync import waiting
 from emorec.errors import UserError
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.observer import RunObserver
@@ -347,6 +348,27 @@ def test_online_a_resumed_run_goes_on_and_no_epoch_is_there_twice(
     assert list(server.runs) == [RUN]
     assert [line["epoch"] for line in server.lines[RUN] if "val/uar" in line] == [0, 1, 2, 3, 4]
     assert server.exit_codes == {RUN: 0}
+
+
+def test_an_online_run_counts_as_unsent_until_it_has_ended_well(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Looking(WandbTracker):
+        def epoch(self, row: Any) -> None:
+            super().epoch(row)
+            seen.append(waiting(folder))
+
+    marks = [folder / "wandb" / f"run-{number}-{RUN}" / "unsent" for number in range(2)]
+    for mark, reason in zip(marks, ("", "the server was down"), strict=True):  # of starts that were killed, and failed
+        mark.parent.mkdir(parents=True)
+        mark.write_text(reason)
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        track(Looking(timeout=20), folder)
+    assert len(seen[0]) == 1
+    assert waiting(folder) == []
+    assert [mark.exists() for mark in marks] == [False, True]
 
 
 def test_a_server_that_fails_on_the_way_costs_no_training_and_what_is_unsent_is_marked(
