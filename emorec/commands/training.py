@@ -18,7 +18,7 @@ from emorec.commands.logs import RUN_LOG_ONLY, log_to, quiet
 from emorec.commands.ranks import Order, hear_order, outer_rank, own_order, run_ranks, tell_ranks, world_size
 from emorec.commands.results import read_metrics, result_line
 from emorec.commands.trackers import trackers
-from emorec.commands.validation import check_classes, check_loss, check_training
+from emorec.commands.validation import check_classes, check_devices, check_loss, check_training
 from emorec.commands.workbench import Workbench, heard_and_seen, identify_run
 from emorec.errors import Preempted
 from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, RunRecord
@@ -115,6 +115,7 @@ def _train_or_tell(job: Job, observers: Sequence[RunObserver], preemption: Preem
     store, outer = job.store, outer_rank(job.composed.config) is not None
     record = store.check_identity(job.identity)
     if record is None or not _is_done(record, job):
+        check_devices(job.composed.config["trainer"])  # only now: what is finished is told of anywhere
         make_folder(job.folder)
         claim = _claim(job)
         if claim is None:

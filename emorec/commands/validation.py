@@ -8,6 +8,7 @@ from emorec.datasets.utterance import Task, Utterance
 from emorec.errors import UserError, raise_problems
 
 STRATEGIES = ("auto", "ddp", "fsdp")
+ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("32", "bf16-mixed", "16-mixed")
 
 
@@ -37,6 +38,12 @@ def check_training(config: Mapping[str, Any]) -> None:
     expect(_is_whole(devices, 1), "trainer.devices to be a whole number from 1", devices)
     expect(_is_whole(nodes, 1), "trainer.num_nodes to be a whole number from 1", nodes)
     expect(trainer["strategy"] in STRATEGIES, f"trainer.strategy in {STRATEGIES}", trainer["strategy"])
+    expect(trainer["accelerator"] in ACCELERATORS, f"trainer.accelerator in {ACCELERATORS}", trainer["accelerator"])
+    if trainer["strategy"] == "fsdp":
+        half = str(trainer["precision"]) != "16-mixed"
+        expect(half, "trainer.precision=32 or bf16-mixed with trainer.strategy=fsdp", trainer["precision"])
+        alone = devices == nodes == 1
+        expect(not alone, "several ranks (trainer.devices, trainer.num_nodes) for trainer.strategy=fsdp", devices)
     per = config["batch_size_per"]
     expect(per in ("step", "device"), "batch_size_per in ('step', 'device')", per)
     if not problems and per == "step":
@@ -47,6 +54,21 @@ def check_training(config: Mapping[str, Any]) -> None:
     for name in ("test", "rerun"):
         expect(isinstance(config[name], bool), f"{name} to be true or false", config[name])
     raise_problems("the config", problems)
+
+
+def check_devices(settings: Mapping[str, Any]) -> None:
+    """Raises a `UserError` where this machine cannot train what a config's `trainer` asks for."""
+    import torch
+
+    gpus = 0 if settings["accelerator"] == "cpu" else torch.cuda.device_count()
+    wanted = settings["devices"]
+    if (gpus or settings["accelerator"] == "gpu") and gpus < wanted:
+        raise UserError(
+            f"expected {wanted} GPU(s) on this machine (trainer.devices={wanted}, "
+            f"trainer.accelerator={settings['accelerator']}), found {gpus}"
+        )
+    if gpus == 0 and str(settings["precision"]) == "16-mixed":
+        raise UserError("expected a GPU for trainer.precision=16-mixed, found none; bf16-mixed works on a CPU")
 
 
 def check_loss(settings: Mapping[str, Any], task: Task) -> None:

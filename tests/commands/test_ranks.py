@@ -228,3 +228,34 @@ def test_a_batch_that_does_not_part_evenly_is_refused(
 ) -> None:
     assert main(["train", *train_overrides, *RANKS, "batch_size=7"]) == 2
     assert "batch_size to be a multiple of the 2 ranks" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trainer=fsdp"], "expected 2 GPU(s) on this machine"),
+        (["trainer.accelerator=gpu"], "expected 1 GPU(s) on this machine"),
+        (["trainer.precision=16-mixed"], "bf16-mixed works on a CPU"),
+        (["trainer=fsdp", "trainer.devices=1"], "expected several ranks"),
+        (["trainer=fsdp", "trainer.precision=16-mixed"], "expected trainer.precision=32 or bf16-mixed"),
+        (["trainer.accelerator=tpu"], "expected trainer.accelerator in ('auto', 'cpu', 'gpu'), got 'tpu'"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused_before_a_run_begins(
+    root: Path, train_overrides: list[str], words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *train_overrides, *words]) == 2
+    assert told in capsys.readouterr().err
+    assert not list(root.glob("checkpoints/*/run.json"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_finished_run_is_told_of_where_its_devices_are_not(
+    root: Path, train_overrides: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("emorec.commands.training.check_devices", lambda _: None)
+        assert main(["train", *train_overrides, "trainer.precision=16-mixed"]) == 0
+    assert main(["train", *train_overrides, "trainer.precision=16-mixed"]) == 0
+    assert capsys.readouterr().out.count("test/uar=") == 2
