@@ -4,10 +4,12 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from emorec import __version__
 from emorec.commands.secrets import check_words
 from emorec.errors import Preempted, UserError
+from emorec.runs.preemption import Preemption, ignore_signals
 
 COMMANDS = {
     "train": "train one model, or with -m one for each combination of values",
@@ -19,6 +21,7 @@ COMMANDS = {
     "cache": "ls, verify, gc, compact: look after the stored features",
     "runs": "ls, sweeps, show, verify, gc, rm, export, sync: look after the runs",
 }
+SAVING = ("train", "tune", "extract")  # what they have done when a signal comes is kept
 COMPLETION_FLAGS = ("-sc", "--shell-completion")
 
 USAGE = "\n".join(
@@ -40,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     first = words[0] if words else "--help"
     if first in COMMANDS:
-        return _run(first, words[1:])
+        with Preemption() if first in SAVING else nullcontext():
+            code = _run(first, words[1:])
+        if arguments is None:  # nothing is left to be stopped but Python
+            ignore_signals()
+        return code
     if first in COMPLETION_FLAGS:
         return int(importlib.import_module("emorec.commands.completion").main(words, list(COMMANDS)))
     answers = {"--help": USAGE, "-h": USAGE, "help": USAGE, "--version": f"emorec {__version__}"}

@@ -1,7 +1,8 @@
 """Where the YAML files are, and which classes a config may name.
 
-A `_target_` in a config is code that runs. Only classes of emorec, a short exact list, and the packages that the
-environment variable `EMOREC_TRUST` names are instantiated; no config and no checkpoint can widen that.
+A `_target_` in a config is code that runs. Only classes of emorec's parts, a short exact list, and the packages that
+the environment variable `EMOREC_TRUST` names are instantiated, and only in the place that they are made for; no config
+and no checkpoint can widen that.
 """
 
 import importlib
@@ -11,12 +12,13 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
 from emorec.errors import UserError
 
+T = TypeVar("T")
 TRUSTED_CLASSES = frozenset(
     {
         "torch.optim.AdamW",
@@ -25,6 +27,8 @@ TRUSTED_CLASSES = frozenset(
         "lightning.pytorch.loggers.CSVLogger",
     }
 )
+# Of emorec itself, what a config is made of: nothing that starts processes or manages files.
+PARTS = tuple(f"emorec.{name}" for name in ("datasets", "media", "encoders", "fusion", "losses", "models", "runs"))
 TRUST_VARIABLE = "EMOREC_TRUST"
 ROOT_VARIABLE = "EMOREC_ROOT"
 
@@ -66,7 +70,7 @@ def register_resolvers() -> None:
 
 def _trusted_packages() -> tuple[str, ...]:
     named = re.split(r"[,:\s]+", os.environ.get(TRUST_VARIABLE, ""))
-    return ("emorec", *(name for name in named if name))
+    return (*PARTS, *(name for name in named if name))
 
 
 def _is_trusted(qualified_name: str) -> bool:
@@ -109,12 +113,13 @@ def target_of(node: Mapping[str, Any], *, where: str) -> Any:
     return _locate(str(node["_target_"]))
 
 
-def instantiate(node: Mapping[str, Any], *, where: str, **derived: Any) -> Any:
+def instantiate(node: Mapping[str, Any], *, where: str, kind: type[T] = object, **derived: Any) -> T:  # type: ignore[assignment]
     """Builds the object that a config node describes; nodes inside it are built first.
 
     Args:
         node: holds `_target_`, a trusted class, and its arguments by name.
         where: the node's place in the config, for errors.
+        kind: what the class has to be derived from.
         **derived: arguments that are computed, not configured; those the class does not take are an error.
 
     Raises:
@@ -122,6 +127,8 @@ def instantiate(node: Mapping[str, Any], *, where: str, **derived: Any) -> Any:
     """
     settings = dict(plain(node))
     target = target_of(settings, where=where)
+    if not issubclass(target, kind):
+        raise UserError(f"expected {where} to be of a class derived from {kind.__name__}, got {settings['_target_']}")
     del settings["_target_"]
     arguments = {key: _build_nested(value, f"{where}.{key}") for key, value in settings.items()}
     try:
@@ -129,7 +136,8 @@ def instantiate(node: Mapping[str, Any], *, where: str, **derived: Any) -> Any:
     except TypeError as error:
         takes = ", ".join(inspect.signature(target).parameters)
         raise UserError(f"{where}: {error}; {target.__name__} takes {takes}") from error
-    return target(**arguments, **derived)
+    made: T = target(**arguments, **derived)
+    return made
 
 
 def _build_nested(value: Any, where: str) -> Any:

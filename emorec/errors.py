@@ -10,8 +10,10 @@ class UserError(Exception):
     """Says what was expected, what was found and where; ends a command with exit code 2."""
 
 
-class Preempted(Exception):  # noqa: N818
+class Preempted(BaseException):
     """The machine is wanted for something else: a signal asked this process to save and to end.
+
+    No `Exception`, as a `KeyboardInterrupt` is none: whoever goes on after any error does not go on after this.
 
     Ends a command with exit code 75 (EX_TEMPFAIL of sysexits.h), which asks a scheduler to queue it again.
     """

@@ -94,13 +94,16 @@ def test_what_is_not_a_trusted_class_is_refused(target: str) -> None:
 
 
 def test_a_refusal_says_how_a_lab_adds_its_package() -> None:
-    with pytest.raises(UserError, match=r"class of emorec .*EMOREC_TRUST.*'os\.system'"):
+    with pytest.raises(UserError, match=r"class of emorec\.datasets, .*EMOREC_TRUST.*'os\.system'"):
         build("os.system", command="true")
 
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "emorec.storage.atomic.os.system", "emorec.storage.atomic.write_bytes", "pathlib.Path.touch"],
+    [
+        *("os.system", "emorec.storage.atomic.os.system", "emorec.storage.atomic.write_bytes", "pathlib.Path.touch"),
+        "emorec.sweeps.process.JobProcess",
+    ],
 )
 @pytest.mark.parametrize("depth", ["top", "argument", "list", "mapping"])
 def test_what_is_refused_does_not_run_wherever_it_stands(tmp_path: Path, target: str, depth: str) -> None:

@@ -49,12 +49,13 @@ def build_model(config: Mapping[str, Any], module: UtteranceDataModule, *, fit_n
     classes = task.kind == "classification"
     table = module.tables["train"]
     try:
-        fusion = instantiate(config["fusion"], where="fusion", dims=dict.fromkeys(dims, hidden), hidden=hidden)
+        fusion = instantiate(
+            config["fusion"], where="fusion", kind=nn.Module, dims=dict.fromkeys(dims, hidden), hidden=hidden
+        )
         counts = {"class_counts": table.class_counts()} if classes else {}
-        loss = instantiate(config["loss"], where="loss", task=task.name, **counts)
+        loss = instantiate(config["loss"], where="loss", kind=Loss, task=task.name, **counts)  # type: ignore[type-abstract]
     except ConfigurationError as error:
         raise UserError(str(error)) from error
-    assert isinstance(loss, Loss)
     return EmotionModel(
         task=task,
         normalisations=normalisations,
@@ -91,9 +92,9 @@ def _optimizer(config: Mapping[str, Any], parameters: Iterable[nn.Parameter]) ->
     on_cpu = all(parameter.device.type == "cpu" for parameter in trained)
     whole = str(config["trainer"]["precision"]) in ("32", "32-true")
     fused = on_cpu and whole and "fused" not in settings and _can_fuse(settings)
-    optimizer = instantiate(settings, where="optimizer", params=trained, **({"fused": True} if fused else {}))
-    assert isinstance(optimizer, Optimizer)
-    return optimizer
+    return instantiate(
+        settings, where="optimizer", kind=Optimizer, params=trained, **({"fused": True} if fused else {})
+    )
 
 
 def _can_fuse(settings: Mapping[str, Any]) -> bool:

@@ -74,8 +74,7 @@ class Checkup:
 
 def check(config: Mapping[str, Any]) -> Checkup:
     """Reads the whole corpus of a config, decodes every file, and splits it."""
-    corpus = instantiate(config["dataset"], where="dataset")
-    assert isinstance(corpus, Corpus)
+    corpus = instantiate(config["dataset"], where="dataset", kind=Corpus)  # type: ignore[type-abstract]
     manifest = corpus.scan()
     if config.get("labels"):
         manifest = relabel(manifest, corpus.task, config["labels"])

@@ -137,7 +137,8 @@ def _hydra_errors() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
-        raise UserError(f"{str(error).strip()}{cause}") from error
+        hint = "\nother letters and marks stand in quotes: key=\"'value'\"" if "Lexer" in str(error) else ""
+        raise UserError(f"{str(error).strip()}{cause}{hint}") from error
 
 
 @contextmanager

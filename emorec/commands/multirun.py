@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def run_all(composer: Composer) -> int:
     name = str(configs[0]["sweep"]["name"])
     folder = (Path(configs[0]["paths"]["checkpoints"]) / "sweeps" / name).absolute()
     sweep = SweepRecord(folder, name, settings["name"], jobs)
-    with sweep.claim():
+    with sweep.claim(configs[0]["extraction"]["stale_after"]):
+        sweep.recall()
         sweep.write()
         try:
             if settings["name"] == "basic":
@@ -74,11 +76,13 @@ def _run_here(planned: Sequence[PlannedJob], benches: Workbenches, changed: Call
         if first is not record:
             record.take_over(first)
             continue
-        log.info("job %d of %d: %s", record.number, len(planned), " ".join(record.overrides))
+        log.info("job %d of %d: %s", number + 1, len(planned), " ".join(record.overrides))
+        before = replace(record)
         record.start()
         changed(record)
         try:
-            _run_one(job, benches)
+            if not _run_one(job, benches):
+                record.started, record.ended, record.seconds = before.started, before.ended, before.seconds
         except (KeyboardInterrupt, Preempted) as stopped:
             for rest in planned[number:]:
                 if rest.record.status in ("running", "waiting"):
@@ -89,20 +93,20 @@ def _run_here(planned: Sequence[PlannedJob], benches: Workbenches, changed: Call
     return 0
 
 
-def _run_one(job: PlannedJob, benches: Workbenches) -> None:
+def _run_one(job: PlannedJob, benches: Workbenches) -> bool:
+    """Runs a job; false where its run was finished before."""
     record, composed = job.record, job.composed
     assert composed is not None
     try:
         outcome = train(composed, benches.of(composed.config))
-    except Preempted:
-        raise
     except Exception as error:  # whatever breaks one job, the others go on; the run's log keeps the traceback
         record.end("failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         log.error("job %d failed: %s", record.number, record.error)
-    else:
-        log.info("%s", outcome.line)
-        record.run_id, record.metrics = outcome.run_id, line_metrics(outcome.folder)
-        record.end(outcome.status)
+        return True
+    log.info("%s", outcome.line)
+    record.run_id, record.metrics = outcome.run_id, line_metrics(outcome.folder)
+    record.end(outcome.status)
+    return outcome.trained
 
 
 def _run_in_processes(

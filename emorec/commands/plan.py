@@ -13,6 +13,7 @@ import torch
 
 from emorec.commands.composition import Composed, Composer
 from emorec.commands.results import line_metrics
+from emorec.commands.trackers import trackers
 from emorec.commands.training import finished_record, prepare
 from emorec.commands.validation import check_training
 from emorec.commands.workbench import Workbench, workbench_for
@@ -80,6 +81,7 @@ def _composed(
         composed = composer.compose(words)
         if (composed.config.get("dataset") or {}).get("fold") != ALL_FOLDS:
             check_training(composed.config)
+            trackers(composed.config)
             yield words, composed, None
             return
         folds = _count_folds(composed.config, benches)
@@ -103,17 +105,18 @@ def to_start(planned: Sequence[PlannedJob], benches: Workbenches, folder: Path) 
 
     The others are invalid, or finished, or the run of an earlier job (`same_as`).
     """
-    first: dict[str, JobRecord] = {}
+    first: dict[Path, JobRecord] = {}  # by the run's directory
     chosen = []
     for job in planned:
         if job.composed is None or not _prepared(job.record, job.composed, benches, folder):
             continue
         run_id = job.record.run_id
         assert run_id is not None
-        if run_id in first:
-            job.record.same_as = first[run_id].number
+        run = Path(job.composed.config["paths"]["checkpoints"]) / run_id
+        if run in first:
+            job.record.same_as = first[run].number
             continue
-        first[run_id] = job.record
+        first[run] = job.record
         if job.record.status == "waiting":
             chosen.append(job)
     return chosen
@@ -136,6 +139,7 @@ def _prepared(record: JobRecord, composed: Composed, benches: Workbenches, folde
         log.error("job %d failed: %s (%s)", record.number, record.error, folder / record.log)
         return False
     record.run_id = job.identity.run_id
+    record.status = "waiting" if finished is None else "finished"
     if finished is not None:
-        record.status, record.metrics = "finished", line_metrics(job.folder)
+        record.metrics = line_metrics(job.folder)
     return True

@@ -9,22 +9,24 @@ import os
 import signal
 import socket
 import subprocess
-import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import cache
 from typing import Any
 
 from emorec.commands.composition import Composed
 from emorec.errors import Preempted, UserError
+from emorec.sweeps.process import train_command
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "EMOREC_RANK"  # holds an `Order` in the ranks that emorec starts
 GRACE_SECONDS = 20.0  # between the request to end and the kill
 POLL_SECONDS = 0.1
+LEADER_SECONDS = 0.5  # between two looks for the process that leads the run
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,12 @@ class Order:
     Attributes:
         trains: false where the run needs no training.
         state: path of the state to go on from.
+        leader: the process that leads, where it has started the ranks.
     """
 
     trains: bool
     state: str | None = None
+    leader: int | None = None
 
     def written(self) -> str:
         return json.dumps(asdict(self))
@@ -53,10 +57,26 @@ def own_order() -> Order | None:
     return None if text is None else Order.read(text)
 
 
+def follow_leader(leader: int) -> None:
+    """Ends this process at once when the one that started it is gone: whoever leads the run next trains it anew."""
+
+    def watch() -> None:
+        while os.getppid() == leader:
+            time.sleep(LEADER_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="leader", daemon=True).start()
+
+
 def world_size(config: Mapping[str, Any]) -> int:
     """How many ranks a config asks for."""
     trainer = config["trainer"]
     return int(trainer["devices"]) * int(trainer["num_nodes"])
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def outer_rank(config: Mapping[str, Any]) -> int | None:
@@ -66,11 +86,13 @@ def outer_rank(config: Mapping[str, Any]) -> int | None:
         UserError: there are more or fewer ranks than the config asks for.
     """
     wanted = world_size(config)
-    if wanted == 1:
-        return None
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if under_torchrun():
         found, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
-    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1"))) > 1:
+        if wanted == found == 1:
+            return None
+    elif wanted == 1:
+        return None
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         found, rank = _join_slurm()
     else:
         if config["trainer"]["num_nodes"] > 1:
@@ -135,7 +157,7 @@ def _start(composed: Composed, order: Order, number: int, count: int, port: int)
     flags = [] if composed.config_dir is None else ["--config-dir", composed.config_dir]
     environment = {
         **os.environ,
-        VARIABLE: order.written(),
+        VARIABLE: replace(order, leader=os.getpid()).written(),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(count),
@@ -143,7 +165,7 @@ def _start(composed: Composed, order: Order, number: int, count: int, port: int)
         "RANK": str(number),
         "LOCAL_RANK": str(number),
     }
-    words = [sys.executable, "-m", "emorec", "train", *composed.overrides, *flags]
+    words = train_command(composed.overrides, flags=flags, sweep=str(composed.config["sweep"]["name"]))
     return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
 
 
@@ -187,7 +209,7 @@ def cluster_environment() -> Any:
 
     if VARIABLE in os.environ:
         return LightningEnvironment()
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if under_torchrun():
         return TorchElasticEnvironment()
     if "MASTER_ADDR" in os.environ and "SLURM_PROCID" in os.environ:
         return SLURMEnvironment(auto_requeue=False)

@@ -81,8 +81,8 @@ def _list_jobs(arguments: Namespace, store: "CheckpointStore") -> int:
     if arguments.json:
         print(json.dumps({**asdict(sweep), "folder": str(sweep.folder)}, indent=2))
         return 0
-    print(markdown_table(*job_cells(sweep.jobs)))
-    print(f"{summary(sweep.jobs)}  {sweep.folder}")
+    print(markdown_table(*job_cells(sweep.all_jobs)))
+    print(f"{summary(sweep.all_jobs)}  {sweep.folder}")
     return 0
 
 
@@ -94,7 +94,10 @@ def _list_sweeps(arguments: Namespace, store: "CheckpointStore") -> int:
     if arguments.json:
         print(json.dumps([{**asdict(sweep), "folder": str(sweep.folder)} for sweep in sweeps], indent=2))
         return 0
-    rows = [[sweep.name, sweep.started, sweep.launcher, str(len(sweep.jobs)), summary(sweep.jobs)] for sweep in sweeps]
+    rows = [
+        [sweep.name, sweep.started, sweep.launcher, str(len(sweep.all_jobs)), summary(sweep.all_jobs)]
+        for sweep in sweeps
+    ]
     print(markdown_table(["sweep", "started", "launcher", "jobs", "of them"], rows))
     return 0
 

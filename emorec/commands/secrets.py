@@ -14,6 +14,7 @@ from emorec.errors import UserError
 # The last words of a name that is given to credentials. A `pad_token` or `max_tokens` is none.
 NAMES = re.compile(
     r"(^|.*_)(api_?keys?|passwords?|passwd|passphrase|secrets?|secret_(access_)?key|access_key(_id)?|private_key"
+    r"|(wandb|hf|hub|auth)_key"
     r"|credentials?)"
     r"|((.*_)?(access|api|auth|bearer|github|gitlab|hf|hub|hugging_?face|id|refresh|secret|session|wandb)_)?token"
 )
@@ -22,8 +23,8 @@ VARIABLES = re.compile(r"(.*_)?(api_?key|token|password|passwd|secret|secret_acc
 SHORTEST = 12  # characters of such a value, below which it might stand in other text by chance
 
 VALUES = {
-    # 40 hex digits are a commit as well, as the revision of a model or as a folder of the hub's cache
-    "a key of W&B": r"(?<![\w/@.-])(local-)?[0-9a-f]{40}(?![\w/.-])|\bwandb_v\d+_\w{16,}",
+    # 40 hex digits are a commit as well: behind an @, and as a folder of the hub's cache or of a repository's page
+    "a key of W&B": r"(?<![\w@])(?<!/snapshots/)(?<!/commit/)(?<!/tree/)[0-9a-f]{40}(?!\w)|\bwandb_v\d+_\w{16,}",
     "a token of Hugging Face": r"\bhf_[A-Za-z0-9]{24,}|\bapi_org_[A-Za-z0-9]{24,}",
     "a key of AWS": r"\b(AKIA|ASIA)[0-9A-Z]{16}\b",
     "a token of GitHub": r"\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{22,}",

@@ -73,7 +73,8 @@ def waiting(run: Path) -> list[Path]:
     for path in sorted((run / FOLDER).glob("*run-*"), key=lambda path: path.name.removeprefix("offline-")):
         kept = path.name.startswith("offline-") or (path / UNSENT).exists()
         files = list(path.glob("*.wandb"))
-        if kept and any(not file.with_name(file.name + SYNCED).exists() for file in files):
+        # a folder without any has lost it, which its upload will tell
+        if kept and (not files or any(not file.with_name(file.name + SYNCED).exists() for file in files)):
             found.append(path)
     return found
 

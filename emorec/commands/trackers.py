@@ -21,8 +21,5 @@ def trackers(config: Mapping[str, Any]) -> list[RunObserver]:
         where = f"logger.{name}"
         if not isinstance(settings, Mapping):
             raise UserError(f"expected {where} to be a node with a _target_, got {settings!r}")
-        tracker = instantiate(settings, where=where)
-        if not isinstance(tracker, RunObserver):
-            raise UserError(f"expected {where} to be a RunObserver, got {settings['_target_']}")
-        found.append(tracker)
+        found.append(instantiate(settings, where=where, kind=RunObserver))
     return found

@@ -1,5 +1,6 @@
 """`emorec train`: one run, or with `-m` one for each combination of values."""
 
+import os
 from collections.abc import Sequence
 
 from emorec.commands.composition import CommandLine, composer, parse, print_with_hydra
@@ -14,6 +15,8 @@ def main(words: Sequence[str]) -> int:
     line = parse("train", words)
     if line.prints_only:
         return print_with_hydra(line)
+    if line.multirun and "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError("expected no -m under torchrun, which starts the ranks of one run; emorec train -m starts them")
     start_logging()
     if not line.multirun:
         with reporting() as report:

@@ -15,7 +15,16 @@ from emorec.commands.composition import Composed
 from emorec.commands.fitting import fit, read_test
 from emorec.commands.job import Job, now
 from emorec.commands.logs import RUN_LOG_ONLY, log_to, quiet
-from emorec.commands.ranks import Order, hear_order, outer_rank, own_order, run_ranks, tell_ranks, world_size
+from emorec.commands.ranks import (
+    Order,
+    follow_leader,
+    hear_order,
+    outer_rank,
+    own_order,
+    run_ranks,
+    tell_ranks,
+    world_size,
+)
 from emorec.commands.results import read_metrics, result_line
 from emorec.commands.trackers import trackers
 from emorec.commands.validation import check_classes, check_devices, check_loss, check_training
@@ -41,12 +50,14 @@ class Outcome:
         status: its status, or "skipped" where somebody else runs it.
         folder: its directory.
         line: what is printed.
+        trained: whether it was worked on now.
     """
 
     run_id: str
     status: str
     folder: Path
     line: str
+    trained: bool = False
 
 
 def train(composed: Composed, workbench: Workbench, observers: Sequence[RunObserver] = ()) -> Outcome:
@@ -64,7 +75,10 @@ def train(composed: Composed, workbench: Workbench, observers: Sequence[RunObser
         UserError: the config, the data or the store is not as it must be.
     """
     with Preemption() as preemption:
-        order, rank = own_order(), outer_rank(composed.config)
+        order = own_order()
+        if order is not None and order.leader is not None:
+            follow_leader(order.leader)
+        rank = outer_rank(composed.config)
         with quiet(order is not None or bool(rank)):  # whoever leads has said it, or will
             job = prepare(composed, workbench)
         if order is None and rank:
@@ -169,6 +183,8 @@ def _run(
     only_test = earlier is not None and earlier.status == "finished" and not config["rerun"]
     resumes = earlier is not None and earlier.status in ("running", "interrupted") and not config["rerun"]
     folder = job.store.prepare(job.identity.run_id, keep_resume=resumes or only_test)
+    if resumes or only_test:
+        _stay_in_sweep(job)
     with log_to(folder / "log.txt"):
         if only_test and earlier is not None:
             if outer_rank(config) is not None:
@@ -190,7 +206,15 @@ def _run(
         shutil.rmtree(folder / "resume", ignore_errors=True)  # only now: a kill before this resumes
         line = result_line(record, folder)
         log.info("%s", line, extra=RUN_LOG_ONLY)
-    return Outcome(record.run_id, record.status, folder, line)
+    return Outcome(record.run_id, record.status, folder, line, trained=True)
+
+
+def _stay_in_sweep(job: Job) -> None:
+    """A run that goes on stays in the sweep, and so in the group of its trackers, in which it began, unless another is
+    named."""
+    config, stored = job.composed.config, job.folder / "config.yaml"
+    if stored.is_file() and not any(word.startswith("sweep.name=") for word in job.composed.overrides):
+        config["sweep"] = {**config["sweep"], "name": OmegaConf.select(OmegaConf.load(stored), "sweep.name")}
 
 
 def _read_test(job: Job, record: RunRecord) -> None:

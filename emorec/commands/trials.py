@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from emorec.commands.best_experiment import Experiment, defining, key_of, write_experiment
 from emorec.commands.composition import Composed, Composer
 from emorec.commands.results import read_metrics
+from emorec.commands.trackers import trackers
 from emorec.commands.training import train
 from emorec.commands.validation import check_training
 from emorec.commands.workbench import Workbench, workbench_for
@@ -67,6 +68,7 @@ def prepare(open_composer: Composer) -> Search:
 
     config = base.config
     check_training(config)
+    trackers(config)
     workbench = workbench_for(config)
     manifest = workbench.manifest(config)
     task = workbench.corpus(config).chosen_task(manifest)
@@ -74,6 +76,7 @@ def prepare(open_composer: Composer) -> Search:
         "objective": {"monitor": task.monitor, "direction": task.direction},
         "corpus": {"digest": manifest.digest},
         "search": {entry.key: entry.settings for entry in entries},
+        "study": {name: getattr(settings, name) for name in ("seed", "startup", "pruner", "warmup")},
         "config": defining({key: value for key, value in config.items() if key not in OWN_KEYS}),
     }
     folder = Path(config["paths"]["checkpoints"]).absolute() / "studies" / settings.name
@@ -105,22 +108,25 @@ def _checked(open_composer: Composer, base: Composed) -> tuple[StudySettings, li
         problems.append(f"expected launcher=basic, for {more}, got {launcher!r}")
     if (devices := config["trainer"]["devices"]) != 1:
         problems.append(f"expected trainer.devices=1, for pruning looks at one process, got {devices}")
-    entries = parse_space(config["search"] or {}, problems)
+    entries = parse_space(config.get("search") or {}, problems)
     groups = {group: name for group, name in base.choices.items() if group not in OWN_KEYS}
     plain = {key: value for key, value in config.items() if key not in OWN_KEYS}
     wrong = check_keys(entries, config=plain, groups=groups, given=[key_of(word) for word in line.overrides])
-    raise_problems("emorec tune", [*problems, *wrong, *_missing_choices(open_composer, entries, groups)])
+    told = {line.partition(":")[0] for line in (*problems, *wrong)}
+    sound = [entry for entry in entries if f"search.{entry.key}" not in told]
+    raise_problems("emorec tune", [*problems, *wrong, *_refused_values(open_composer, sound)])
     return settings, entries
 
 
-def _missing_choices(open_composer: Composer, entries: Sequence[Entry], groups: Mapping[str, str]) -> list[str]:
-    """A line for each name of a searched group that cannot be composed."""
+def _refused_values(open_composer: Composer, entries: Sequence[Entry]) -> list[str]:
+    """A line for each choice, and each end of a range, that cannot be composed or trained."""
     problems = []
     for entry in entries:
-        values = entry.settings.get("values") if entry.key in groups else None
-        for value in values if isinstance(values, list) else []:
+        values = entry.settings.get("values") or [entry.settings["low"], entry.settings["high"]]
+        for value in values:
             try:
-                open_composer.compose([*open_composer.line.overrides, hydra_override(entry.key, value)])
+                composed = open_composer.compose([*open_composer.line.overrides, hydra_override(entry.key, value)])
+                check_training(composed.config)
             except UserError as error:
                 problems.append(f"search.{entry.key}: {' '.join(str(error).split())}")
     return problems
@@ -167,7 +173,7 @@ def try_out(search: Search, trial: "Trial") -> None:
     except StopRun as stopped:
         study.tell_pruned(trial)
         log.info("trial %d  %s  run %s  %s", trial.number, stopped, trial.user_attrs.get("run_id"), told)
-    except (KeyboardInterrupt, Preempted):
+    except (KeyboardInterrupt, Preempted, OSError):  # an OSError, such as a full disk, would break all that follow
         study.give_up(trial)
         raise
     except Exception as error:  # whatever breaks one trial, the study goes on; the run's log keeps the traceback

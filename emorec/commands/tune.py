@@ -8,7 +8,7 @@ from emorec.commands.composition import composer, parse, print_with_hydra
 from emorec.commands.logs import start_logging
 from emorec.errors import UserError
 from emorec.reporting.tables import markdown_table
-from emorec.sweeps.study import Study, require_optuna
+from emorec.sweeps.study import JOURNAL, Study, require_optuna
 
 if TYPE_CHECKING:
     from emorec.commands.best_experiment import Experiment
@@ -31,10 +31,16 @@ def main(words: Sequence[str]) -> int:
 
     with composer(line) as open_composer:
         search = prepare(open_composer)
-        with search.study:
-            while (trial := search.study.ask(search.entries)) is not None:
-                try_out(search, trial)
-            experiment = write_best(search)
+        try:
+            with search.study:
+                while (trial := search.study.ask(search.entries)) is not None:
+                    try_out(search, trial)
+                experiment = write_best(search)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"expected whole lines in {search.study.folder / JOURNAL}, got {error}; once no worker runs, the next "
+                "start leaves broken ones out"
+            ) from error
         print(_as_json(search, experiment) if as_json else _table(search, experiment))
         return 0 if search.study.complete() else 1
 

@@ -1,14 +1,18 @@
 """Checks a training config before anything is started: all problems at once."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emorec.configuration import target_of
 from emorec.datasets.utterance import Task, Utterance
 from emorec.errors import UserError, raise_problems
+from emorec.features.computation import ExtractionSettings
+from emorec.features.reader import ReadSettings
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 ACCELERATORS = ("auto", "cpu", "gpu")
+SWEEP_NAME = re.compile(r"\w[\w.+-]*")  # a folder of its own
 PRECISIONS = ("32", "bf16-mixed", "16-mixed")
 
 
@@ -53,6 +57,21 @@ def check_training(config: Mapping[str, Any]) -> None:
     expect(config["on_running"] in ("wait", "skip"), "on_running in ('wait', 'skip')", config["on_running"])
     for name in ("test", "rerun"):
         expect(isinstance(config[name], bool), f"{name} to be true or false", config[name])
+    tags, notes, every = config["tags"], config["notes"], config["checkpoint"]["every_seconds"]
+    expect(
+        isinstance(tags, list) and all(isinstance(tag, str) for tag in tags), "tags to be a list such as [a,b]", tags
+    )
+    expect(notes is None or isinstance(notes, str), "notes to be null or a text", notes)
+    number = isinstance(every, int | float) and not isinstance(every, bool) and every >= 0
+    expect(number, "checkpoint.every_seconds to be a number from 0", every)
+    name = config["sweep"]["name"]
+    folder = name is not None and SWEEP_NAME.fullmatch(str(name)) is not None
+    expect(folder, "sweep.name to be letters, digits, '_', '.', '-' or '+', the first no mark", name)
+    for key, made in (("extraction", ExtractionSettings), ("features", ReadSettings)):
+        try:
+            made(**config[key])
+        except (UserError, TypeError) as error:
+            problems.append(f"{key}: {error}")
     raise_problems("the config", problems)
 
 

@@ -159,9 +159,7 @@ class Workbench:
         """The corpus of a config's `dataset`."""
         if config.get("dataset") is None:
             raise UserError("expected a dataset, such as dataset=demo")
-        corpus = instantiate(config["dataset"], where="dataset")
-        assert isinstance(corpus, Corpus)
-        return corpus
+        return instantiate(config["dataset"], where="dataset", kind=Corpus)  # type: ignore[type-abstract]
 
     def manifest(self, config: Mapping[str, Any]) -> Manifest:
         """The whole corpus of a config's `dataset`, read once."""
@@ -201,8 +199,8 @@ class Workbench:
             [settings, manifest.digest, [item.id for item in chosen], config["extraction"], config["features"]]
         )
         if key not in self._features:
-            encoder = instantiate(settings, where=f"encoder.{modality}")
-            if not isinstance(encoder, Encoder) or encoder.modality != modality:
+            encoder = instantiate(settings, where=f"encoder.{modality}", kind=Encoder)  # type: ignore[type-abstract]
+            if encoder.modality != modality:
                 raise UserError(
                     f"expected encoder.{modality} to be an encoder of {modality}, got {settings['_target_']}"
                 )

@@ -3,7 +3,7 @@
 import signal
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 from emorec.errors import Preempted
 
@@ -11,19 +11,33 @@ from emorec.errors import Preempted
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
+def ignore_signals() -> None:
+    """For a process that has done its work."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Preemption:
     """While its block runs, a signal raises `Preempted`; while a training step runs, it only sets `received`.
 
+    Blocks may be nested: what was raised where nothing can be raised (a finaliser, say) is raised by the next block.
     Only the main thread of a process is sent signals; elsewhere the block does nothing.
     """
 
+    _innermost: ClassVar["Preemption | None"] = None
+
     def __init__(self) -> None:
+        self._outer: Preemption | None = None
         self.received: signal.Signals | None = None
         self.deferred = False  # whether somebody looks at `received` soon
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Preemption":
         if threading.current_thread() is threading.main_thread():
+            self._outer = Preemption._innermost
+            if self._outer is not None and self._outer.received is not None:
+                raise self._outer.error()
+            Preemption._innermost = self
             self._before = {number: signal.getsignal(number) for number in SIGNALS}
             self.install()
         return self
@@ -36,6 +50,8 @@ class Preemption:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        if Preemption._innermost is self:
+            Preemption._innermost = self._outer
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.received = signal.Signals(number)

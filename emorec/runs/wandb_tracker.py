@@ -105,6 +105,9 @@ class WandbTracker(RunObserver):
             raise UserError(f"expected logger.wandb.mode in {MODES}, got {mode!r}")
         if not isinstance(timeout, int | float) or timeout <= 0:
             raise UserError(f"expected logger.wandb.timeout to be seconds above 0, got {timeout!r}")
+        for key, value in (("project", project), ("entity", entity)):
+            if not isinstance(value, str) and not (key == "entity" and value is None):
+                raise UserError(f"expected logger.wandb.{key} to be a name, got {value!r}")
         self.mode, self.project, self.entity = mode, project, entity
         self.timeout, self.system_metrics = float(timeout), system_metrics
         self._run: Any = None

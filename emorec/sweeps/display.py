@@ -77,7 +77,7 @@ class Display:
         """Says that a job has started or ended, where there is no live table."""
         if self._live is not None:
             return
-        place = f"job {job.number} of {len(self.jobs)}"
+        place = f"job {job.number}"
         if job.status == "running":
             log.info("%s started: %s", place, " ".join(self._told[self.jobs.index(job)]) or " ".join(job.overrides))
         elif job.status in FAILED:

@@ -5,7 +5,10 @@ import threading
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from emorec.errors import Preempted
+from emorec.runs import preemption
+
+SIGNALS = (signal.SIGINT, signal.SIGHUP, *preemption.SIGNALS)
 
 
 class Stop:
@@ -25,8 +28,8 @@ class Stop:
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a process that such a signal ended."""
-        return 128 + (self.received or 0)
+        """75 after a signal that asks for a later start; else what a shell expects of a process that was ended so."""
+        return Preempted.exit_code if self.received in preemption.SIGNALS else 128 + (self.received or 0)
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emorec.errors import UserError, raise_problems
-from emorec.storage.atomic import follow_folder_mode, make_folder
+from emorec.storage.atomic import follow_folder_mode, make_folder, write_bytes
 from emorec.storage.claims import Claim, Watch, acquire
 from emorec.storage.leases import in_use, take_lease, time_at
 from emorec.sweeps.search_space import Entry
@@ -106,8 +106,11 @@ class Study:
         self._workers = make_folder(folder / "workers")
         self._watches: dict[str, Watch] = {}
         with self._alone():
-            self._study = self._open()
+            first = not in_use(self._workers, time_at(self._workers))
+            self._study = self._open(mends=first)
             self._check(json.loads(json.dumps(definition)))
+            if first:
+                self._retry_failed()
         lease = take_lease(self._workers)
         if lease is None:
             raise UserError(f"expected a folder that can be written, got {self._workers}")
@@ -125,13 +128,13 @@ class Study:
         assert claim is not None
         return claim
 
-    def _open(self) -> "optuna.Study":
+    def _open(self, *, mends: bool) -> "optuna.Study":
         import optuna
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
         path = self.folder / JOURNAL
-        if not in_use(self._workers, time_at(self._workers)):
-            _cut_half_written(path)
+        if mends:
+            _drop_broken_lines(path)
         try:
             storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
             study = optuna.create_study(
@@ -197,8 +200,9 @@ class Study:
         import numpy as np
         from optuna.samplers import TPESampler
 
-        number = len(self._study.get_trials(deepcopy=False))
-        # a seed for each trial: workers draw different ones, and who draws which does not matter
+        others = len(self._given_up()) + len(self._of_state("WAITING"))
+        number = len(self._study.get_trials(deepcopy=False)) - others
+        # a seed for each trial: who draws which does not matter, and no interruption
         seed = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
         self._study.sampler = TPESampler(seed=seed, n_startup_trials=self.settings.startup, constant_liar=True)
         trial = self._study.ask()
@@ -232,6 +236,14 @@ class Study:
             (frozen,) = [item for item in self._study.get_trials(deepcopy=False) if item.number == trial.number]
             if not frozen.state.is_finished():
                 self._give_up(frozen, attempt=trial.user_attrs.get("attempt", 1))
+
+    def _retry_failed(self) -> None:
+        """Queues what broke in an earlier start anew, for the reason may be gone: a full disk, a missing GPU."""
+        given_up = set(self._given_up())
+        for trial in self._of_state("FAIL"):
+            if trial.number not in given_up:
+                log.info("trial %d failed in an earlier start and is tried again", trial.number)
+                self._give_up(trial, attempt=1)
 
     def _give_up(self, trial: "FrozenTrial", *, attempt: int) -> None:
         """Marks a trial as failed, which does not count, and queues its values anew."""
@@ -282,11 +294,20 @@ def _state(name: str) -> "optuna.trial.TrialState":
     return TrialState[name]
 
 
-def _cut_half_written(journal: Path) -> None:
-    """Removes the line that a killed worker left without its end; Optuna would read nothing after it."""
-    with suppress(FileNotFoundError), journal.open("r+b") as stream:
-        content = stream.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            log.warning("%s: its last line was half written and is left out", journal)
-            stream.truncate(whole)
+def _drop_broken_lines(journal: Path) -> None:
+    """Removes what killed workers and full disks have left half written; Optuna would read nothing after it."""
+    if not journal.exists():
+        return
+    lines = journal.read_bytes().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith(b"\n") and _is_json(line)]
+    if whole and len(whole) < len(lines):  # a file without any such line is no journal
+        log.warning("%s: %d lines were half written and are left out", journal, len(lines) - len(whole))
+        write_bytes(journal, b"".join(whole))
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

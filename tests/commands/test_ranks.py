@@ -196,6 +196,22 @@ def test_weights_shared_out_over_ranks_learn_what_whole_ones_do_also_when_interr
         torch.testing.assert_close(found, load_file(expected), rtol=1e-4, atol=1e-6)
 
 
+def test_ranks_end_with_the_process_that_leads_them(root: Path, train_overrides: list[str]) -> None:
+    words = ["train", *train_overrides, *RANKS, "trainer.max_epochs=150", "trainer.patience=null"]
+    words += ["checkpoint.every_seconds=0.2"]
+    process = emorec_process(*words, root=root)
+    wait_until(lambda: list(root.glob("checkpoints/*/resume/*-*.ckpt")), process)
+    process.kill()
+    finish(process)
+    end = time.monotonic() + 30
+    while processes_of(root):
+        assert time.monotonic() < end, processes_of(root)
+        time.sleep(0.1)
+    code, _, err = finish(emorec_process(*words, root=root))
+    assert code == 0, err
+    assert "going on from" in err
+
+
 def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -259,3 +275,14 @@ def test_a_finished_run_is_told_of_where_its_devices_are_not(
         assert main(["train", *train_overrides, "trainer.precision=16-mixed"]) == 0
     assert main(["train", *train_overrides, "trainer.precision=16-mixed"]) == 0
     assert capsys.readouterr().out.count("test/uar=") == 2
+
+
+def test_torchrun_starts_the_ranks_of_one_run_only(
+    root: Path, train_overrides: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "2"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    assert main(["train", "-m", *train_overrides, "seed=0,1"]) == 2
+    assert "expected no -m under torchrun" in capsys.readouterr().err
+    assert main(["train", *train_overrides]) == 2
+    assert "expected 1 ranks (trainer.devices × trainer.num_nodes), found 2 started" in capsys.readouterr().err

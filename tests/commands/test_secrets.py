@@ -17,6 +17,8 @@ WEB_TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl
 VALUES = {
     "wandb": HEX,
     "wandb of a server of one's own": f"local-{HEX}",
+    "wandb behind a word": f"wandb-{HEX}",
+    "wandb behind a slash": f"key/{HEX}",
     "wandb of the newer form": "wandb_v1_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789",
     "hugging face": "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567",
     "aws": "AKIAIOSFODNN7EXAMPLE",
@@ -30,6 +32,7 @@ SECRET_WORDS = [
     "++logger.wandb.api_key=x",
     "+logger.wandb.apikey=x",
     "+wandb_api_key=x",
+    "+x.wandb_key=x",
     "+logger.wandb.WANDB_API_KEY=x",
     "+hf-token=x",
     "+encoder.text.token=x",

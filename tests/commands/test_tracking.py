@@ -78,7 +78,10 @@ def test_settings_come_from_the_config_or_from_the_environment(monkeypatch: pyte
 def test_an_entry_that_is_no_tracker_is_refused() -> None:
     with pytest.raises(UserError, match=r"logger\.wandb to be a node"):
         trackers({"logger": {"wandb": "online"}})
-    with pytest.raises(UserError, match=r"logger\.mine to be a RunObserver, got emorec\.media\.audio\.AudioSettings"):
+    with pytest.raises(
+        UserError,
+        match=r"logger\.mine to be of a class derived from RunObserver, got emorec\.media\.audio\.AudioSettings",
+    ):
         trackers({"logger": {"mine": {"_target_": "emorec.media.audio.AudioSettings"}}})
 
 
@@ -169,6 +172,7 @@ def test_an_interrupted_run_goes_on_under_its_id(
     (run,) = runs(root)
     first, second = written(run)
     assert (first.run["run_id"], second.run["run_id"]) == (run.name, run.name)
+    assert first.run["run_group"] == second.run["run_group"]
     assert (first.exit_code, second.exit_code) == (130, 0)
     assert sorted(first.history) == [0, 1]
     assert sorted({**first.history, **second.history}) == [0, 1, 2]

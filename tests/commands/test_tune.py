@@ -176,19 +176,20 @@ def one_config(tmp_path: Path) -> list[str]:
     """A search space of two configs, one of which cannot be trained."""
     (tmp_path / "lab" / "search").mkdir(parents=True)
     (tmp_path / "lab" / "search" / "few.yaml").write_text(
-        "model: {dropout: {distribution: choice, values: [0.1, 1.5]}}\n"
+        "model: {hidden: {distribution: choice, values: [8, 9]}}\n"  # of four heads
     )
     return ["--config-dir", str(tmp_path / "lab"), "search=few"]
 
 
 def few(words: list[str], one_config: list[str], *more: str) -> list[str]:
-    return [*(word for word in words if not word.startswith("search")), *one_config, *more, "--json"]
+    others = [word for word in words if not word.startswith("search")]
+    return [*others, *one_config, "fusion=self_attention", *more, "--json"]
 
 
 def test_a_config_that_was_trained_already_is_not_trained_again(
     root: Path, words: list[str], one_config: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(few(words, one_config, "search.model.dropout.values=[0.1]")) == 0
+    assert main(few(words, one_config, "search.model.hidden.values=[8]")) == 0
     found = json.loads(capsys.readouterr().out)
     assert len({trial["run_id"] for trial in found["best"]}) == 1
     assert len({trial["value"] for trial in found["best"]}) == 1
@@ -208,7 +209,11 @@ def test_trials_that_fail_are_told_and_the_study_goes_on(
     found = json.loads(capsys.readouterr().out)
     assert found["trials"]["complete"] + found["trials"]["failed"] == 8
     assert min(found["trials"]["complete"], found["trials"]["failed"]) >= 1
-    assert "model.dropout in [0, 1), got 1.5" in caplog.text
+    assert "heads" in caplog.text
+    failed = found["trials"]["failed"]
+    assert main(few(words, one_config, "study.trials=8")) == 0
+    assert caplog.text.count("failed in an earlier start and is tried again") == failed
+    assert json.loads(capsys.readouterr().out)["trials"] == found["trials"]
 
 
 def test_a_run_that_breaks_fails_its_trial_and_without_any_result_the_exit_code_says_so(
@@ -247,7 +252,15 @@ def test_a_bad_trial_is_stopped_early(root: Path, tune: Callable[..., tuple[int,
 
 @pytest.mark.parametrize(
     "more",
-    [["test=true"], ["study.name=smoke"], ["study.trials=0"], ["launcher=local"], ["study.name=a/b"], ["-m"]],
+    [
+        ["logger=wandb", "logger.wandb.mode=foo"],
+        ["test=true"],
+        ["study.name=smoke"],
+        ["study.trials=0"],
+        ["launcher=local"],
+        ["study.name=a/b"],
+        ["-m"],
+    ],
 )
 def test_what_a_study_cannot_be_is_refused_before_anything_is_written(
     root: Path, words: list[str], more: list[str], capsys: pytest.CaptureFixture[str]
@@ -255,7 +268,12 @@ def test_what_a_study_cannot_be_is_refused_before_anything_is_written(
     assert main([*words, *more]) == 2
     printed = capsys.readouterr().err
     assert "Traceback" not in printed
-    assert {"test=true": "test=false", "-m": "-m", "launcher=local": "launcher=basic"}.get(more[0], "study") in printed
+    assert {
+        "logger=wandb": "logger.wandb.mode",
+        "test=true": "test=false",
+        "-m": "-m",
+        "launcher=local": "launcher=basic",
+    }.get(more[0], "study") in printed
     assert list(root.iterdir()) == []
 
 
@@ -274,14 +292,23 @@ def test_everything_wrong_with_a_search_space_is_told_at_once(
         "fusion: {distribution: choice, values: [concat, concta]}\n"
         "dataset.fold: {distribution: choice, values: [0, 1]}\n"
         "model.dropout: {low: 0, high: 1}\n"
+        "batch_size: {distribution: integer, low: 0, high: 8}\n"
         "trainer.max_epochs: {distribution: integer, low: 1, high: 2}\n"
     )
     given = [word for word in words if not word.startswith("search")]
     assert main([*given, "--config-dir", str(tmp_path / "lab"), "search=wrong"]) == 2
     printed = capsys.readouterr().err
-    keys = ("optimizer.lr", "optimizer.rate", "fusion", "dataset.fold", "model.dropout", "trainer.max_epochs")
+    keys = (
+        "optimizer.lr",
+        "optimizer.rate",
+        "fusion",
+        "dataset.fold",
+        "model.dropout",
+        "trainer.max_epochs",
+        "batch_size",
+    )
     assert all(f"search.{key}: " in printed for key in keys), printed
-    assert all(word in printed for word in ("concta", "self_attention", "6 problem"))
+    assert all(word in printed for word in ("concta", "self_attention", "7 problem"))
     assert list(root.iterdir()) == []
 
 
@@ -295,6 +322,7 @@ def test_another_base_config_or_search_space_is_refused(
         ("seed=3", "seed is 0 in the study, 3 here"),
         ("search.optimizer.lr.high=0.5", "optimizer.lr"),
         ("dataset.limit=16", "dataset.limit"),
+        ("study.pruner=asha", "study: pruner is 'median' in the study, 'asha' here"),
     ]:
         assert main([*words, "study.trials=2", word]) == 2
         assert told in capsys.readouterr().err

@@ -110,7 +110,7 @@ def test_the_environment_may_name_some_gpus_only() -> None:
     assert usable_gpus(0, {"CUDA_VISIBLE_DEVICES": ""}) == ()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
 def test_a_signal_lets_jobs_save_and_starts_no_more(tmp_path: Path, number: signal.Signals, code: int) -> None:
     saves = (
         "import signal, sys, time\n"

@@ -1,6 +1,9 @@
 """The record of a sweep."""
 
 import json
+import os
+import threading
+from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 
@@ -8,6 +11,8 @@ import pytest
 from rich.console import Console
 
 from emorec.errors import UserError
+from emorec.storage.atomic import write_json
+from emorec.storage.claims import read_holder, this_process
 from emorec.sweeps.display import Display, job_cells, summary
 from emorec.sweeps.launcher import judge
 from emorec.sweeps.record import JobRecord, SweepRecord, all_sweeps, read_sweep
@@ -21,7 +26,7 @@ def sweep_of(folder: Path, *statuses: str) -> SweepRecord:
 
 def test_a_sweep_that_runs_is_read_as_it_is_and_a_killed_one_as_interrupted(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path / "one", "finished", "running", "waiting")
-    with sweep.claim():
+    with sweep.claim(60):
         sweep.write()
         assert read_sweep(sweep.folder) == sweep
     assert [job.status for job in read_sweep(sweep.folder).jobs] == ["finished", "interrupted", "interrupted"]
@@ -29,8 +34,8 @@ def test_a_sweep_that_runs_is_read_as_it_is_and_a_killed_one_as_interrupted(tmp_
 
 def test_a_name_is_used_by_one_sweep_at_a_time(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path / "one", "waiting")
-    with sweep.claim(), pytest.raises(UserError, match=r"sweep\.name"):
-        sweep.claim()
+    with sweep.claim(60), pytest.raises(UserError, match=r"sweep\.name"):
+        sweep.claim(60)
 
 
 def test_a_broken_record_is_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -101,3 +106,44 @@ def test_the_live_table_shows_what_runs_and_what_has_ended() -> None:
     assert "tags=[b]" in told
     assert "tags=[c]" not in told
     assert "1 finished, 1 running, 1 waiting" in told
+
+
+def test_a_sweep_of_another_host_is_taken_over_once_it_shows_no_sign_of_life(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path / "one", "waiting")
+    sweep.folder.mkdir()
+    claim = sweep.folder / "sweep.claim"
+    write_json(claim, asdict(replace(this_process(), host="elsewhere")))
+    with sweep.claim(0.5):
+        assert str(read_holder(claim)) == str(this_process())
+    write_json(claim, asdict(replace(this_process(), host="elsewhere")))
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(0.1):
+            os.utime(claim)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(UserError, match=r"which process .* on elsewhere runs"):
+            sweep.claim(60)
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_sweep_goes_on_from_its_record(tmp_path: Path) -> None:
+    before = sweep_of(tmp_path / "one", "finished", "failed", "finished")
+    before.jobs[0].seconds, before.jobs[0].log, before.jobs[0].run_id = 7.0, "logs/1.txt", "abc"
+    before.jobs[1].seconds, before.jobs[1].error = 3.0, "boom"
+    before.write()
+    jobs = [JobRecord(number, [f"seed={seed}"]) for number, seed in enumerate((5, 2, 1), 1)]
+    sweep = SweepRecord(before.folder, "one", "local", jobs)
+    sweep.recall()
+    assert [(job.number, job.status) for job in sweep.jobs] == [(4, "waiting"), (2, "waiting"), (1, "finished")]
+    assert (jobs[2].seconds, jobs[2].log, jobs[2].run_id) == (7.0, "logs/1.txt", "abc")
+    assert (jobs[1].seconds, jobs[1].error) == (0.0, None)
+    assert [job.number for job in sweep.others] == [3]
+    sweep.write()
+    assert [job.number for job in read_sweep(sweep.folder).all_jobs] == [1, 2, 3, 4]
+    assert sweep.exit_code == 0

@@ -92,6 +92,38 @@ def test_the_values_of_an_interrupted_trial_are_tried_again_and_it_does_not_coun
         assert study.ask(ENTRIES) is None
 
 
+def test_an_interruption_changes_no_later_draw(open_study: Open, tmp_path: Path) -> None:
+    def drawn(settings: dict[str, Any], interrupted: bool) -> list[dict[str, Any]]:
+        with open_study(**settings) as study:
+            for value in (0.2, 0.9, 0.4, 0.5):
+                trial = study.ask(ENTRIES)
+                if interrupted and value == 0.9:
+                    study.give_up(trial)  # type: ignore[arg-type]
+                    trial = study.ask(ENTRIES)
+                study.tell(trial, value, "run")  # type: ignore[arg-type]
+            return values(study)
+
+    undisturbed = drawn({}, interrupted=False)
+    (tmp_path / "name" / "journal.log").unlink()
+    assert drawn({}, interrupted=True) == undisturbed
+
+
+def test_what_failed_is_tried_again_by_a_later_start(open_study: Open) -> None:
+    with open_study(trials=2) as study:
+        study.tell(study.ask(ENTRIES), 0.5, "run")  # type: ignore[arg-type]
+        failed = study.ask(ENTRIES)
+        study.tell_failed(failed, "no space left")  # type: ignore[arg-type]
+        assert study.ask(ENTRIES) is None
+        with open_study(trials=2) as other:  # beside a live worker nothing is tried again
+            assert other.ask(ENTRIES) is None
+    with open_study(trials=2) as study:
+        again = study.ask(ENTRIES)
+        assert again is not None
+        assert again.params == failed.params  # type: ignore[union-attr]
+        study.tell(again, 0.7, "run")
+        assert [trial.value for trial in study.complete()] == [0.7, 0.5]
+
+
 def test_a_trial_that_was_given_up_elsewhere_can_be_told_of_without_harm(open_study: Open) -> None:
     with open_study() as study:
         trial = study.ask(ENTRIES)
@@ -177,7 +209,7 @@ def test_a_line_that_a_killed_worker_left_half_written_is_left_out(
     with open_study() as study:
         study.tell(study.ask(ENTRIES), 0.5, "run")  # type: ignore[arg-type]
     with (tmp_path / "name" / "journal.log").open("a") as stream:
-        stream.write('{"op_code":4,"wor')
+        stream.write('{"op_code":4,"wor{"op_code":4}\n{"op_code":4,"wor')
     with open_study() as study:
         assert len(study.finished()) == 1
         study.tell(study.ask(ENTRIES), 0.6, "run")  # type: ignore[arg-type]
