@@ -1,6 +1,6 @@
 """The error a user can cause and mend."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -36,6 +36,19 @@ def raise_problems(heading: str, problems: Iterable[str], *, shown: int = 20) ->
     if len(lines) > shown:
         listed.append(f"  … and {len(lines) - shown} more")
     raise UserError("\n".join([f"{heading}: {len(lines)} problem(s)", *listed]))
+
+
+def check_all(heading: str, checks: Iterable[Callable[[], object]]) -> None:
+    """Makes all checks, and raises one `UserError` that lists what they raised; a single one is raised as it is."""
+    found = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            found.append(error)
+    if len(found) == 1:
+        raise found[0]
+    raise_problems(heading, map(str, found))
 
 
 def choose(choices: Mapping[str, T], name: str, what: str) -> T:

@@ -27,8 +27,8 @@ from emorec.commands.ranks import (
 )
 from emorec.commands.results import read_metrics, result_line
 from emorec.commands.trackers import trackers
-from emorec.commands.validation import check_classes, check_devices, check_loss, check_training
-from emorec.commands.workbench import Workbench, heard_and_seen, identify_run
+from emorec.commands.validation import check_classes, check_devices, check_loss, check_monitor, check_training
+from emorec.commands.workbench import Workbench, check_apart, heard_and_seen, identify_run
 from emorec.errors import Preempted
 from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, RunRecord
 from emorec.runs.observer import RunObserver, StopRun
@@ -99,6 +99,8 @@ def prepare(composed: Composed, workbench: Workbench) -> Job:
     data = workbench.data(composed.config)
     check_loss(composed.config["loss"], data.task)
     check_classes(data.task, data.splits["train"])
+    check_monitor(data.task)
+    check_apart(data)
     store = CheckpointStore(Path(composed.config["paths"]["checkpoints"]))
     return Job(composed, data, identify_run(composed, data), store)
 
@@ -232,12 +234,14 @@ def _read_test(job: Job, record: RunRecord) -> None:
 
 def _splits_csv(job: Job) -> str:
     """Which utterance was in which split, as it was for this run, and what was heard and seen of it."""
-    heard = heard_and_seen(job.data)
+    heard, said = heard_and_seen(job.data), heard_and_seen(job.data, ("text",))
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
-    table.writerow(["id", "split", "sources"])
+    table.writerow(["id", "split", "sources", "text"])
     table.writerows(
-        [item.id, split, " ".join(heard[item.id])] for split, items in job.data.splits.items() for item in items
+        [item.id, split, " ".join(heard[item.id]), " ".join(said[item.id])]
+        for split, items in job.data.splits.items()
+        for item in items
     )
     return stream.getvalue()
 

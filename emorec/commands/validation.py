@@ -13,6 +13,8 @@ from emorec.features.reader import ReadSettings
 STRATEGIES = ("auto", "ddp", "fsdp")
 ACCELERATORS = ("auto", "cpu", "gpu")
 SWEEP_NAME = re.compile(r"\w[\w.+-]*")  # a folder of its own
+CLASSIFICATION = ("weighted_f1", "macro_f1", "uar", "accuracy")
+REGRESSION = ("mae", "rmse", "pearson", "ccc")
 PRECISIONS = ("32", "bf16-mixed", "16-mixed")
 
 
@@ -98,6 +100,15 @@ def check_loss(settings: Mapping[str, Any], task: Task) -> None:
         raise UserError(
             f"expected a loss for {task.kind} (task {task.name!r}), got {made.__name__}, which is for {kind}"
         )
+
+
+def check_monitor(task: Task) -> None:
+    """Raises a `UserError` where the metric that chooses the best epoch is none of the task's."""
+    known = {"loss", *(CLASSIFICATION if task.kind == "classification" else REGRESSION)}
+    known |= {f"accuracy_{len(thresholds) + 1}" for thresholds in task.cuts}
+    known |= {"weighted_f1"} if any(len(thresholds) == 1 for thresholds in task.cuts) else set()
+    if task.monitor not in known:
+        raise UserError(f"expected the monitor of task {task.name!r} in {sorted(known)}, got {task.monitor!r}")
 
 
 def check_classes(task: Task, train: Sequence[Utterance]) -> None:

@@ -90,6 +90,8 @@ def _utterance(row: dict[str, str], where: str, folder: Path) -> tuple[Utterance
         return None, found
     clip = f"{int(number):0{CLIP_DIGITS}d}"
     path = folder / video / f"{clip}.mp4"
+    if not path.exists() and path.with_suffix(".MP4").exists():
+        path = path.with_suffix(".MP4")
     media = path if path.is_file() else None
     utterance = Utterance(
         id=f"{video}_{clip}",

@@ -84,7 +84,7 @@ class CremaD(Corpus):
             tasks=TASKS,
             protocols=dict(PROTOCOLS),
             problems=tuple(problems),
-            notes=tuple(_notes(utterances)),
+            notes=(*_notes(utterances), *(() if sounds else (f"no {SOUND_FOLDER}: sound is that of the videos",))),
         )
 
 

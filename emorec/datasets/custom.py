@@ -1,6 +1,7 @@
 """Any corpus: one table, or a folder with one subfolder a label. No Python needed."""
 
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -22,6 +23,11 @@ SPLIT_NAMES = {"dev": "val", "valid": "val", "validation": "val", "training": "t
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".m4a")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".flv")
 TEXT_SUFFIXES = (".txt",)
+MODALITY_OF = {
+    suffix: modality
+    for modality, suffixes in (("audio", AUDIO_SUFFIXES), ("video", VIDEO_SUFFIXES), ("text", TEXT_SUFFIXES))
+    for suffix in suffixes
+}
 Row = tuple[str, Mapping[str, str]]  # where it stands, and its cells by column
 
 
@@ -66,7 +72,7 @@ class Custom(Corpus):
 
     def scan(self) -> Manifest:
         problems: list[Problem] = []
-        rows = self._table_rows(problems) if self.table is not None else self._folder_rows()
+        rows = self._table_rows(problems) if self.table is not None else self._folder_rows(problems)
         utterances, task = self._utterances(rows, problems)
         problems += check_utterances(utterances, {self.task: task})
         utterances.sort(key=lambda item: item.id)
@@ -77,6 +83,10 @@ class Custom(Corpus):
         if unknown := sorted(found - set(COLUMNS)):
             told = ", ".join(name + _meant(name, found) for name in unknown)
             notes.append(f"columns kept as metadata, for they have no other meaning: {told}")
+        if {"label", "target"} <= found:
+            notes.append("label is what is predicted; target is left aside")
+        if alike := _alike(task.labels):
+            notes.append(f"labels that differ in nothing but capitals are classes of their own: {', '.join(alike)}")
         return Manifest(
             dataset=self.name,
             utterances=tuple(utterances),
@@ -97,10 +107,13 @@ class Custom(Corpus):
         path = self._table_path
         if not path.is_file():
             raise UserError(f"expected the table {path}, found no such file (dataset=custom; set dataset.table)")
-        rows = read_any_table(path, ("id",), problems)
-        if rows and not {"label", "target"} & rows[0][1].keys():
-            detail = f"expected a column label or target, found {list(rows[0][1])}"
-            problems.append(Problem("column", str(path), detail))
+        rows = read_any_table(path, COLUMNS, problems)
+        found = list(rows[0][1]) if rows else ["id", "label"]
+        if "id" not in found:
+            problems.append(Problem("column", str(path), f"expected a column id, found {found}"))
+            return []
+        if not {"label", "target"} & set(found):
+            problems.append(Problem("column", str(path), f"expected a column label or target, found {found}"))
         return [(f"{path.name}:{line}", cells) for line, cells in rows]
 
     @property
@@ -108,27 +121,34 @@ class Custom(Corpus):
         path = Path(str(self.table)).expanduser()
         return path if path.is_absolute() or path.is_file() else self.folder / path
 
-    def _folder_rows(self) -> list[Row]:
+    def _folder_rows(self, problems: list[Problem]) -> list[Row]:
         self.require_folder("Or describe it by a table: dataset.table=my_corpus.csv.")
         found: dict[str, dict[str, str]] = defaultdict(dict)
-        for path in sorted(self.folder.glob("*/**/*")):
-            place = path.relative_to(self.folder)
-            if path.is_file() and not any(part.startswith(".") for part in place.parts):
-                cells = found[place.with_suffix("").as_posix()]
-                for column, suffixes in (("audio", AUDIO_SUFFIXES), ("video", VIDEO_SUFFIXES), ("text", TEXT_SUFFIXES)):
-                    if path.suffix.lower() in suffixes:
-                        cells[column] = path.read_text("utf-8").strip() if column == "text" else str(place)
-        named = {name: cells for name, cells in found.items() if cells}
+        for place in _files(self.folder):
+            column = MODALITY_OF.get(place.suffix.lower())
+            if column is None or len(place.parts) < 2 or any(part.startswith(".") for part in place.parts):
+                continue
+            cells = found[place.with_suffix("").as_posix()]
+            if column in cells:
+                detail = f"expected one {column} file of this name, found {place.name} beside another"
+                problems.append(Problem("duplicate", str(place), detail))
+            try:
+                cells[column] = str(place) if column != "text" else (self.folder / place).read_text("utf-8").strip()
+            except UnicodeDecodeError as error:
+                problems.append(Problem("encoding", str(place), f"expected UTF-8, got {error}"))
+        with_media = any({"audio", "video"} & cells.keys() for cells in found.values())
+        # beside clips a text is the transcript of one, or none of the corpus
+        named = {name: cells for name, cells in found.items() if not with_media or cells.keys() != {"text"}}
         if not named:
             raise UserError(f"expected labelled subfolders with media in {self.folder}, found none (dataset=custom)")
-        return [(name, {"id": name, "label": name.split("/")[0], **cells}) for name, cells in named.items()]
+        return [(name, {"id": name, "label": name.split("/")[0], **cells}) for name, cells in sorted(named.items())]
 
     def _utterances(self, rows: Sequence[Row], problems: list[Problem]) -> tuple[list[Utterance], Task]:
         regression = bool(rows) and "label" not in rows[0][1]
         labels: tuple[str, ...] = (self.task,)
         if not regression:
             found = sorted({cells.get("label", "").strip() for _, cells in rows} - {""})
-            labels = tuple(self.label_order or found)
+            labels = self._label_order() or tuple(found)
             if rows and not found:
                 problems.append(Problem("label", rows[0][0], "expected a label in some row, found none in any"))
         folder = self._table_path.parent if self.table is not None else self.folder
@@ -142,8 +162,24 @@ class Custom(Corpus):
         direction = "min" if chosen in ("loss", "mae", "rmse") else "max"
         return utterances, Task(name=self.task, kind=kind, labels=labels, monitor=chosen, direction=direction)  # type: ignore[arg-type]
 
+    def _label_order(self) -> tuple[str, ...] | None:
+        """The labels in the order that is configured, if one is.
+
+        Raises:
+            UserError: it is no list of different words.
+        """
+        order = self.label_order
+        if order is None:
+            return None
+        labels = tuple(map(str, order)) if isinstance(order, list | tuple) else ()
+        if not labels or len(set(labels)) < len(labels):
+            raise UserError(f"expected dataset.label_order to be a list of different labels, got {order!r}")
+        return labels
+
     def _rule(self, utterances: Sequence[Utterance]) -> tuple[Protocol, str]:
         """The rule that is configured, and what to say of it."""
+        if not isinstance(self.folds, int) or self.folds < 3:
+            raise UserError(f"expected dataset.folds of at least 3 (train, val and test), got {self.folds!r}")
         given = any(item.split is not None for item in utterances)
         speakers = {item.speaker for item in utterances}
         name = self.protocol
@@ -164,10 +200,21 @@ class Custom(Corpus):
             ), f"splits are the table's, with a part of train to validate on{without}"
         if name not in RULES:
             raise UserError(f"expected dataset.protocol in {('auto', 'given', *RULES)}, got {self.protocol!r}")
-        if self.folds < 3:
-            raise UserError(f"expected dataset.folds of at least 3 (train, val and test), got {self.folds}")
         rule = RULES[name](utterances, self.task, self.folds, self.split_seed)
         return rule, f"splits are made: {name}, {rule.folds} folds, seed {self.split_seed}"
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below a folder, links followed, as paths from it."""
+    return sorted(
+        Path(where, name).relative_to(folder) for where, _, names in os.walk(folder, followlinks=True) for name in names
+    )
+
+
+def _alike(labels: Sequence[str]) -> list[str]:
+    """Those that others equal but for capitals."""
+    counts = Counter(label.casefold() for label in labels)
+    return [label for label in labels if counts[label.casefold()] > 1]
 
 
 def _meant(name: str, found: Collection[str]) -> str:

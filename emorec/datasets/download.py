@@ -78,7 +78,8 @@ def fetch_archives(files: Iterable[RemoteFile], folder: Path, *, progress: bool)
     count = 0
     for item in files:
         mark = folder / f".{Path(item.name).name}{UNPACKED}"
-        if mark.exists() and mark.read_text().strip() == item.md5:
+        there = any((folder / Path(item.name).stem).glob("*"))
+        if there and mark.exists() and mark.read_text().strip() == item.md5:
             log.info("%s was unpacked before", item.name)
             continue
         archive = fetch(item, folder / Path(item.name).name, progress=progress)
@@ -173,7 +174,7 @@ def unpack(archive: Path, folder: Path) -> int:
                 make_folder(target.parent)
                 with packed.open(entry) as source, target.open("wb") as stream:
                     _copy(source, stream, entry.file_size)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError) as error:  # or it is encrypted, or of an unknown kind
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f"expected a whole ZIP file, got {archive}: {error}") from error
     except BaseException:

@@ -188,8 +188,8 @@ def speaker_overlap(splits: Mapping[str, Sequence[Utterance]]) -> list[str]:
 def _limited(splits: dict[str, list[Utterance]], limit: int | None, task: str) -> dict[str, tuple[Utterance, ...]]:
     if limit is None:
         return {name: tuple(utterances) for name, utterances in splits.items()}
-    if limit < 1:
-        raise UserError(f"expected dataset.limit of at least 1, got {limit}")
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise UserError(f"expected dataset.limit to be null or a whole number from 1, got {limit!r}")
     strata: dict[tuple[str, str], list[Utterance]] = defaultdict(list)
     for name, utterances in splits.items():
         for utterance in utterances:

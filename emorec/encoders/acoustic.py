@@ -10,9 +10,13 @@ from torch import Tensor
 
 from emorec.encoders.encoder import StoredType, Training, UtteranceEncoder
 from emorec.encoders.functionals import COUNT, checked_pooling, functionals
+from emorec.errors import check_all
 from emorec.media.audio import AudioSettings, read_audio
+from emorec.media.fields import checked_count, checked_number
 from emorec.media.source import Source
 
+WINDOW = 0.025  # seconds
+BANDS = 64
 PITCH_CLASSES = 12
 CONCERT_PITCH = 440.0  # Hz of A
 CHROMA_RANGE = (60.0, 5000.0)  # Hz
@@ -62,8 +66,20 @@ class MfccChroma(UtteranceEncoder):
     ) -> None:
         super().__init__(training=training, dtype=dtype, views=views)
         self.media: AudioSettings = AudioSettings.of(media, "encoder.audio.media")
+        rate, where = self.media.sample_rate, "encoder.audio"
+        fastest = int(self.points / WINDOW)
+        check_all(
+            where,
+            [
+                lambda: checked_number(rate, f"{where}.media.sample_rate", low=1, high=fastest),
+                lambda: checked_number(
+                    checked_count(coefficients, f"{where}.coefficients", low=1), f"{where}.coefficients", high=BANDS
+                ),
+                lambda: checked_number(hop, f"{where}.hop", low=1 / rate, high=10.0),
+            ],
+        )
         self.coefficients = coefficients
-        self.hop = round(hop * self.media.sample_rate)
+        self.hop = round(hop * rate)
         self.pooling = checked_pooling(pooling, "encoder.audio.pooling")
         self._mfcc: Any = None
         self._spectrogram: Any = None
@@ -81,9 +97,9 @@ class MfccChroma(UtteranceEncoder):
         import torchaudio
 
         rate = self.media.sample_rate
-        frames: dict[str, Any] = {"n_fft": self.points, "win_length": round(0.025 * rate), "hop_length": self.hop}
+        frames: dict[str, Any] = {"n_fft": self.points, "win_length": round(WINDOW * rate), "hop_length": self.hop}
         frames["pad_mode"] = "constant"
-        self._mfcc = torchaudio.transforms.MFCC(rate, self.coefficients, melkwargs={**frames, "n_mels": 64})
+        self._mfcc = torchaudio.transforms.MFCC(rate, self.coefficients, melkwargs={**frames, "n_mels": BANDS})
         self._spectrogram = torchaudio.transforms.Spectrogram(**frames)
         self._chroma = chroma_filters(rate, self.points // 2 + 1)
 

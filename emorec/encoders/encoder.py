@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
 from emorec.errors import UserError
+from emorec.media.fields import checked_count
 from emorec.media.source import MediaSettings, Source
 
 Training = Literal["frozen", "full", "lora"]
@@ -50,8 +51,7 @@ class Encoder(nn.Module, ABC):
 
     def __init__(self, *, training: Training = "frozen", dtype: StoredType = "float32", views: int = 0) -> None:
         super().__init__()
-        if views < 0:
-            raise UserError(f"expected views of at least 0 for {type(self).__name__}, got {views}")
+        checked_count(views, f"encoder.{self.modality}.views")
         if training != "frozen":
             raise UserError(f"expected training=frozen for {type(self).__name__}, got {training!r}")
         if dtype not in ("float16", "float32"):
@@ -76,7 +76,7 @@ class Encoder(nn.Module, ABC):
         where = f"encoder.{self.modality}"
         if self.media is None:
             raise UserError(f"expected {where}.views=0 for {type(self).__name__}, which has no views, got {self.views}")
-        self.media.check_views(self.views, f"{where}.media", spectrogram=self.has_spectrogram)
+        self.media.check_views(self.views, where, spectrogram=self.has_spectrogram)
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

@@ -165,7 +165,10 @@ class NpzFile(FeatureFile):
 
     @cached_property
     def _open(self) -> Any:
-        return np.load(self.path, allow_pickle=False)
+        found = np.load(self.path, allow_pickle=False)
+        if not hasattr(found, "files"):
+            raise ValueError("expected an archive of arrays, got one array, which is to be named .npy")
+        return found
 
     @cached_property
     def ids(self) -> Collection[str]:
@@ -224,7 +227,7 @@ class NpyTable(FeatureFile):
         path = self.path.with_suffix(IDS)
         if not path.is_file():
             raise UserError(f"expected the ids of the rows of {self.path} in {path}, found no such file")
-        names = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        names = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
         rows = self._whole.shape[0] if self._whole.shape else 0
         if rows != len(names):
             raise UserError(f"expected {rows} ids in {path}, one for each row of {self.path.name}, got {len(names)}")

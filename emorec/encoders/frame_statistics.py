@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from emorec.encoders.encoder import StoredType, Training, UtteranceEncoder
 from emorec.encoders.functionals import COUNT, checked_pooling, functionals
 from emorec.errors import UserError
+from emorec.media.fields import checked_count
 from emorec.media.source import Source
 from emorec.media.video import VideoSettings, read_video
 
@@ -42,6 +43,7 @@ class FrameStatistics(UtteranceEncoder):
     ) -> None:
         super().__init__(training=training, dtype=dtype, views=views)
         self.media: VideoSettings = VideoSettings.of(media or {"frames": 8, "size": 96}, "encoder.video.media")
+        checked_count(grid, "encoder.video.grid", low=1)
         if self.media.size % grid:
             raise UserError(f"expected encoder.video.media.size to be a multiple of grid={grid}, got {self.media.size}")
         self.grid = grid

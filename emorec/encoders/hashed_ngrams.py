@@ -6,8 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emorec.encoders.encoder import StoredType, Training, UtteranceEncoder
+from emorec.errors import check_all, choose
+from emorec.media.fields import checked_count
 from emorec.media.source import Source
 from emorec.media.text import read_text
+
+ANALYZERS = ("word", "char_wb")
 
 
 class HashedNgrams(UtteranceEncoder):
@@ -36,6 +40,16 @@ class HashedNgrams(UtteranceEncoder):
         dtype: StoredType = "float32",
     ) -> None:
         super().__init__(training=training, dtype=dtype)
+        where = "encoder.text"
+        check_all(
+            where,
+            [
+                lambda: checked_count(dim, f"{where}.dim", low=1),
+                lambda: choose(dict.fromkeys(ANALYZERS), analyzer, f"{where}.analyzer"),
+                lambda: checked_count(shortest, f"{where}.shortest", low=1),
+                lambda: checked_count(longest, f"{where}.longest", low=shortest if isinstance(shortest, int) else 1),
+            ],
+        )
         self._dim = dim
         self.processor = {"analyzer": analyzer, "shortest": shortest, "longest": longest, "bins": dim}
         self._vectorizer: Any = None

@@ -41,6 +41,9 @@ class HuggingFaceEncoder(Encoder):
         self.where = f"encoder.{self.modality}"
         if precision not in get_args(Precision):
             raise UserError(f"expected {self.where}.precision in {get_args(Precision)}, got {precision!r}")
+        for name, value in (("model", model), ("revision", revision)):
+            if not isinstance(value, str) or not value:
+                raise UserError(f"expected {self.where}.{name} to be a name, got {value!r}")
         self.model = model
         self.wanted_revision = revision
         self.precision = precision

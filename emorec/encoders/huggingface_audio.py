@@ -13,6 +13,7 @@ from emorec.encoders.layers import Layer, chosen_states, needs_hidden_states
 from emorec.encoders.speech import speech_network
 from emorec.errors import UserError, choose
 from emorec.media.audio import AudioSettings, Waveform, read_audio
+from emorec.media.fields import checked_number
 from emorec.media.source import MediaError, Source
 
 POOLINGS = {"none": False, "mean": True}  # name -> whether frames are averaged
@@ -77,8 +78,7 @@ class HuggingFaceAudio(HuggingFaceEncoder):
         )
         self.media: AudioSettings = AudioSettings.of(media, "encoder.audio.media")
         self.averaged = choose(POOLINGS, pooling, "encoder.audio.pooling")
-        if max_seconds < SHORTEST_WINDOW:
-            raise UserError(f"expected encoder.audio.max_seconds of at least {SHORTEST_WINDOW}, got {max_seconds}")
+        checked_number(max_seconds, "encoder.audio.max_seconds", low=SHORTEST_WINDOW)
         self.pooling = pooling
         self.max_seconds = max_seconds
 

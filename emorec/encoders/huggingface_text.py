@@ -12,6 +12,7 @@ from emorec.encoders.encoder import Inputs, StoredType, Training
 from emorec.encoders.huggingface import HuggingFaceEncoder
 from emorec.encoders.layers import Layer, chosen_states, needs_hidden_states
 from emorec.errors import UserError
+from emorec.media.fields import checked_count
 from emorec.media.source import Source
 from emorec.media.text import read_text
 
@@ -74,6 +75,8 @@ class HuggingFaceText(HuggingFaceEncoder):
         super().__init__(model=model, revision=revision, layer=layer, training=training, dtype=dtype)
         if pooling not in POOLINGS:
             raise UserError(f"expected encoder.text.pooling in {POOLINGS}, got {pooling!r}")
+        checked_count(max_length, "encoder.text.max_length", low=1)
+        checked_count(context_turns, "encoder.text.context_turns")
         self.pooling = pooling
         self.max_length = max_length
         self.context_turns = context_turns

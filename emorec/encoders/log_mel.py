@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 
 from emorec.encoders.encoder import StoredType, Training, UtteranceEncoder
 from emorec.encoders.functionals import COUNT, checked_pooling, functionals
+from emorec.errors import check_all
 from emorec.media.audio import AudioSettings, read_view
+from emorec.media.fields import checked_count, checked_number
 from emorec.media.source import Source
 
+LONGEST_FRAME = 10.0  # seconds
 FLOOR = 1e-6  # power below it is taken for it: -60 dB
 
 
@@ -47,9 +50,18 @@ class LogMel(UtteranceEncoder):
     ) -> None:
         super().__init__(training=training, dtype=dtype, views=views)
         self.media: AudioSettings = AudioSettings.of(media, "encoder.audio.media")
+        rate, where = self.media.sample_rate, "encoder.audio"
+        check_all(
+            where,
+            [
+                lambda: checked_count(bands, f"{where}.bands", low=1),
+                lambda: checked_number(window, f"{where}.window", low=1 / rate, high=LONGEST_FRAME),
+                lambda: checked_number(hop, f"{where}.hop", low=1 / rate, high=LONGEST_FRAME),
+            ],
+        )
         self.bands = bands
-        self.window = round(window * self.media.sample_rate)
-        self.hop = round(hop * self.media.sample_rate)
+        self.window = round(window * rate)
+        self.hop = round(hop * rate)
         self.pooling = checked_pooling(pooling, "encoder.audio.pooling")
         self._transform: Any = None
 

@@ -77,5 +77,5 @@ class OpenSmile(UtteranceEncoder):
         waveform = read_audio(source, self.media)
         values = self._local.engine.process_signal(waveform, self.media.sample_rate).to_numpy(np.float32)
         # a functional without any voiced frame is undefined: 0
-        defined: NDArray[np.float32] = np.nan_to_num(values.reshape(1, -1))
+        defined: NDArray[np.float32] = np.nan_to_num(values.reshape(1, -1), posinf=0.0, neginf=0.0)
         return defined

@@ -17,6 +17,7 @@ from emorec.features.store import FeatureStore
 from emorec.media.source import MediaError, Source
 from emorec.progress import Progress
 from emorec.storage.claims import STALE_SECONDS
+from emorec.storage.digests import FileDigests
 
 PUBLISH_BYTES = 128 << 20
 PUBLISH_SECONDS = 15.0
@@ -113,23 +114,24 @@ def compute(
     encoder.to(device).eval()
     publishers = [_Publisher(store, encoder.dim, list(sources)) for store in stores]
     real = padded = 0
+    lengths: list[int] = []
     try:
         with Progress(title, len(sources), settings.progress) as progress, torch.inference_mode():
-            for batch in _batches(_read_ahead(encoder, sources, settings), encoder, settings.batch_size):
-                items = []
-                for key, item in batch:
-                    if isinstance(item, MediaError):
+            for batch in _batches(
+                _read_ahead(encoder, sources, settings, stores[0].digests), encoder, settings.batch_size
+            ):
+                items = [(key, item) for key, item in batch if not isinstance(item, MediaError)]
+                bad = [(key, item) for key, item in batch if isinstance(item, MediaError)]
+                for key, found in [*bad, *(_encode(encoder, items, names, device) if items else ())]:
+                    if isinstance(found, MediaError):
                         for publisher in publishers:
-                            publisher.add_bad(key, str(item))
-                    else:
-                        items.append((key, item))
-                if items:
-                    encoded = list(_encode(encoder, items, names, device))
-                    lengths = [len(values) for _, values in encoded]
-                    real, padded = real + sum(lengths), padded + max(lengths) * len(lengths)
-                    for key, values in encoded:  # (T, L · D)
-                        for publisher, layer in zip(publishers, np.split(values, len(stores), axis=1), strict=True):
-                            publisher.add(key, np.ascontiguousarray(layer))
+                            publisher.add_bad(key, str(found))
+                        continue
+                    lengths.append(len(found))
+                    for publisher, layer in zip(publishers, np.split(found, len(stores), axis=1), strict=True):
+                        publisher.add(key, np.ascontiguousarray(layer))  # (T, D) of (T, L · D)
+                real, padded = real + sum(lengths), padded + max(lengths, default=0) * len(lengths)
+                lengths.clear()
                 progress.advance(len(batch))
     finally:
         for publisher in publishers:
@@ -138,7 +140,10 @@ def compute(
 
 
 def _read_ahead(
-    encoder: Encoder, sources: Mapping[bytes, Source | None], settings: ExtractionSettings
+    encoder: Encoder,
+    sources: Mapping[bytes, Source | None],
+    settings: ExtractionSettings,
+    digests: FileDigests,
 ) -> Iterator[tuple[bytes, Any]]:
     """(key, what was read or the `MediaError`) in the given order, decoded in threads ahead of need."""
 
@@ -148,18 +153,24 @@ def _read_ahead(
         except MediaError as error:
             return error
 
+    def unchanged(key: bytes, source: Source | None, future: Future[Any]) -> tuple[bytes, Any]:
+        """What was read, of the content that the key was made of."""
+        item = future.result()
+        assert source is not None
+        if source.path is not None and source.key(digests.digest) != key.hex():
+            raise UserError(f"expected {source.path} to stay as it is, found it changed while it was read; start again")
+        return key, item
+
     ahead = settings.batch_size * 8
-    waiting: deque[tuple[bytes, Future[Any]]] = deque()
+    waiting: deque[tuple[bytes, Source | None, Future[Any]]] = deque()
     with ThreadPoolExecutor(settings.workers) as pool:
         for key, source in sources.items():
             assert source is not None
-            waiting.append((key, pool.submit(read, source)))
+            waiting.append((key, source, pool.submit(read, source)))
             if len(waiting) > ahead:
-                first, future = waiting.popleft()
-                yield first, future.result()
+                yield unchanged(*waiting.popleft())
         while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
+            yield unchanged(*waiting.popleft())
 
 
 def _batches(
@@ -191,17 +202,29 @@ def _batches(
 
 def _encode(
     encoder: Encoder, items: Sequence[tuple[bytes, Any]], names: Mapping[bytes, str], device: str
-) -> Iterator[tuple[bytes, NDArray[Any]]]:
+) -> Iterator[tuple[bytes, NDArray[Any] | MediaError]]:
+    """The features (T, L · D) of each item, or what is wrong with its media.
+
+    Raises:
+        UserError: the stored type cannot hold what the encoder made.
+    """
     inputs = encoder.collate([item for _, item in items])
     features, mask = encoder.encode({name: tensor.to(device) for name, tensor in inputs.items()})
-    stored = features.to(getattr(torch, encoder.dtype)).cpu()
-    lengths = mask.sum(1).cpu()
-    for (key, _), values, length, kept in zip(items, stored, lengths, mask.cpu(), strict=True):
+    made, stored, masks = features.cpu(), features.to(getattr(torch, encoder.dtype)).cpu(), mask.cpu()
+    for (key, _), exact, values, kept in zip(items, made, stored, masks, strict=True):
         rows = values[kept].contiguous()  # (T, D)
-        if int(length) == 0 or not bool(torch.isfinite(rows).all()):
-            raise UserError(
-                f"expected finite features of {names[key]}, got {int(length)} frames with "
-                f"{int((~torch.isfinite(rows)).sum())} values that {encoder.dtype} cannot hold "
-                f"({type(encoder).__name__}); try dtype=float32"
+        if len(rows) == 0 or not bool(torch.isfinite(exact[kept]).all()):
+            wrong = int((~torch.isfinite(exact[kept])).sum())
+            yield (
+                key,
+                MediaError(
+                    f"{type(encoder).__name__} makes {len(rows)} frames of it, with {wrong} values that are no numbers"
+                ),
             )
-        yield key, rows.numpy()
+        elif not bool(torch.isfinite(rows).all()):
+            raise UserError(
+                f"expected features of {names[key]} that {encoder.dtype} can hold, got up to "
+                f"{float(exact[kept].abs().max()):g} ({type(encoder).__name__}); try dtype=float32"
+            )
+        else:
+            yield key, rows.numpy()

@@ -33,7 +33,7 @@ class ExtractionReport:
         keys: {utterance id: key of its features}; `None` where the modality is absent or its file is missing.
         found: how many utterances' features were there.
         computed: how many were computed now.
-        bad: {utterance id: why its media cannot be used}.
+        bad: {utterance id: why its media cannot be used}; none of them is found or computed.
         seconds: time spent computing.
         padding: share of the computed frames that were padding.
     """
@@ -93,12 +93,12 @@ def extract(
     started = time.monotonic()
     todo = _compute_absent(stores, encoder, sources, wanted, settings=settings, title=title, report=report)
     report.seconds = time.monotonic() - started
-    computed = set(todo)
-    report.computed = sum(key in computed for key in keys.values() if key is not None)
-    report.found = sum(key is not None for key in keys.values()) - report.computed
     names = [name for name, key in keys.items() if key is not None]
     reasons = store.reasons([key for key in keys.values() if key is not None])
     report.bad |= {names[place]: reason for place, reason in reasons.items()}
+    sound = [key for name, key in keys.items() if key is not None and name not in report.bad]
+    report.computed = sum(key in todo for key in sound)
+    report.found = len(sound) - report.computed
     store.digests.save()
     _tell(report, stores, title, settings.on_bad_media)
     return report
@@ -129,6 +129,7 @@ def _compute_absent(
                 remove_orphans(store.folder)
             log.info("%s: %d to compute", title, len(todo))
             read = {key: sources[name] for key, name in todo.items()}
+            take_fallbacks()  # of whoever read media before
             report.padding = compute(stores, encoder, read, todo, settings=settings, title=title)
             if fallbacks := take_fallbacks():
                 level = logging.WARNING if 2 * fallbacks > len(todo) else logging.INFO

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from emorec.errors import check_all
 from emorec.media.augmentation import AudioAugmentation, generator_of
 from emorec.media.conditioning import Compression, compress, pre_emphasise, trim_silence, with_loudness
 from emorec.media.fields import checked_count, checked_number
@@ -48,13 +49,23 @@ class AudioSettings(MediaSettings):
     pre_emphasis: float | None = None
 
     def __post_init__(self) -> None:
-        checked_count(self.sample_rate, f"{self.where}.sample_rate", low=LOWEST_RATE)
-        checked_number(self.minimum_seconds, f"{self.where}.minimum_seconds", low=0.0)
         bounds = {"trim": (1.0, 120.0), "loudness": (-70.0, 0.0), "pre_emphasis": (0.0, 1.0)}
-        for name, (low, high) in bounds.items():
+
+        def check(name: str) -> None:
+            low, high = bounds[name]
             if getattr(self, name) is not None:
                 checked_number(getattr(self, name), f"{self.where}.{name}", low=low, high=high)
-        _ = self.compressor, self.variation  # check what they are made from
+
+        check_all(
+            self.where,
+            [
+                lambda: checked_count(self.sample_rate, f"{self.where}.sample_rate", low=LOWEST_RATE),
+                lambda: checked_number(self.minimum_seconds, f"{self.where}.minimum_seconds", low=0.0),
+                *(partial(check, name) for name in bounds),
+                lambda: self.compressor,
+                lambda: self.variation,
+            ],
+        )
 
     @property
     def compressor(self) -> Compression | None:
@@ -101,7 +112,7 @@ def read_view(
     variation = settings.variation if source.view else None
     if variation is None:
         return waveform, None
-    generator = generator_of(source.view, decoded)
+    generator = generator_of(source.view, path, source.segment)
     shortest = round(settings.minimum_seconds * settings.sample_rate)
     return variation.vary(waveform, generator, shortest=shortest), generator
 

@@ -1,13 +1,15 @@
 """Augmented views: how training's copies of an utterance differ from it.
 
-What is random in a view comes from its number and from the decoded content alone, so that a view is the same wherever
-the corpus lies, and whoever computes it when.
+What is random in a view comes from its number, the segment and the file's content alone, so that a view is the same
+wherever the corpus lies, whichever decoder reads it, and whoever computes it when.
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +19,8 @@ from numpy.typing import NDArray
 from emorec.media.fields import Interval, checked_count, checked_interval, checked_keys, checked_number
 from emorec.media.resizing import resized
 
+DRAWS = 2  # counts up whenever views are drawn otherwise
+END_BYTES = 1 << 16  # of a file's either end that tell it from others
 SPEED_STEPS = 100  # speeds are drawn in hundredths, which makes the resampling's factors rational
 # The widest share of an utterance's frames that one mask covers: p of SpecAugment's policies for conversations.
 WIDEST_TIME_MASK = 0.2
@@ -26,10 +30,15 @@ Waveform = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 
-def generator_of(view: int, content: NDArray[Any]) -> Generator:
-    """The source of what is random in a view: seeded by its number and the bytes of what was decoded."""
-    digest = hashlib.sha256(f"{view} {content.dtype.str} {content.shape} ".encode())
-    digest.update(np.ascontiguousarray(content).data)
+def generator_of(view: int, path: Path, segment: tuple[float | None, float | None]) -> Generator:
+    """The source of what is random in a view: seeded by its number, the segment (seconds), and the file's length and
+    both its ends."""
+    with path.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        digest = hashlib.sha256(f"{view} {segment} {size} ".encode())
+        for place in (0, max(0, size - END_BYTES)):
+            stream.seek(place)
+            digest.update(stream.read(END_BYTES))
     return np.random.default_rng(int.from_bytes(digest.digest(), "big"))
 
 
@@ -66,7 +75,7 @@ class Augmentation:
 
     def identity(self) -> dict[str, Any]:
         """What counts of it in the identity of a view's features."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {"draws": DRAWS, **{name: value for name, value in asdict(self).items() if value is not None}}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,6 +72,7 @@ def face_identity(faces: str, where: str) -> dict[str, str]:
 
 def _model_state(path: str, where: str) -> tuple[str, int, int]:
     """Path, size and time of a model: while they stay the same, so does its content."""
+    path = str(Path(path).expanduser())
     try:
         status = Path(path).stat()
     except OSError as error:
@@ -119,7 +120,8 @@ def find_face(frames: Frames, faces: str, margin: float, where: str) -> tuple[in
 
 def _haar(where: str) -> Detector:
     if not hasattr(_local, "cascade"):
-        _local.cascade = _loaded_cascade(where)
+        with _lock:  # OpenCV is not whole while another thread imports it
+            _local.cascade = _loaded_cascade(where)
     cascade = _local.cascade
 
     def detect(frame: Frames) -> Boxes:

@@ -36,11 +36,13 @@ class Picture:
         size: height and width as they are stored, before the picture is turned.
         frames: how many there are; 0 where the header does not state it.
         seconds: how long the file is; 0 where the header does not state it.
+        deep: whether a colour has more than 8 bits: decoders then round otherwise.
     """
 
     size: Size
     frames: int
     seconds: float
+    deep: bool
 
 
 class FrameReader(Protocol):
@@ -75,10 +77,12 @@ def picture_of(path: Path) -> Picture:
             if not container.streams.video:
                 raise MediaError("the file has no video track")
             stream = container.streams.video[0]
+            pixels = stream.codec_context.format
             picture = Picture(
                 size=(int(stream.height), int(stream.width)),
                 frames=int(stream.frames or 0),
                 seconds=(container.duration or 0) / av.time_base,
+                deep=pixels is not None and any(part.bits > 8 for part in pixels.components),
             )
     except (av.FFmpegError, IndexError) as error:
         raise MediaError(f"the video is not decodable: {_reason(error)}") from error
@@ -100,6 +104,8 @@ class DecordFrames:
             import decord
         except (ImportError, OSError) as error:
             raise DecodingError(f"decord is not installed: {_reason(error)}") from error
+        if picture.deep:
+            raise DecodingError("its colours have more than 8 bits")
         self._path, self._picture = path, picture
         self._errors = (decord.DECORDError, RuntimeError, IndexError)
         try:

@@ -16,6 +16,10 @@ from emorec.media.source import MediaError
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".flv", ".webm", ".m4v"})
 PACKETS_SECONDS = 0.25  # a container may state some packets more than there are
+SHARE_OF_TRACK = 0.99  # of a sound track's stated length that has to be there
+SHARE_OF_FILE = 0.8  # of a file's stated length, where the track's is not stated
+UNKNOWN_LENGTH = 0x7FFFF000  # streams are written with the largest number, signed or not, for "unknown"
+OTHERWISE_BY_DECORD = frozenset({"opus"})  # it keeps the samples before the start that the format says to skip
 BLOCK = 1 << 22  # samples of all channels read at once: a header may state more than memory holds
 # Mono from 5.1 (front left, right, centre, low frequencies, surround left, right) after ITU-R BS.775: speech is in
 # the centre and keeps its level, and the low-frequency channel is not mixed in. FFmpeg, which mixes the sound tracks of
@@ -43,7 +47,7 @@ def decode_sound(
     Raises:
         MediaError: the sound is not decodable or truncated.
     """
-    _refuse_truncated_wav(path, head)
+    _refuse_truncated(path, head)
     if _is_sound_file(head) or path.suffix.lower() not in VIDEO_SUFFIXES:
         found = _decode_sound_file(path, start, end)
         if found is not None:
@@ -60,13 +64,32 @@ def _is_sound_file(head: bytes) -> bool:
     return head[:4] == b"fLaC" or (head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE")
 
 
-def _refuse_truncated_wav(path: Path, head: bytes) -> None:
-    """libsndfile reads a WAV file that ends early without a word; its header tells the length it should have."""
-    if len(head) == 12 and head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        stated = struct.unpack("<I", head[4:8])[0] + 8
-        actual = os.path.getsize(path)
-        if actual < stated < 0xFFFFFFF0:  # streams are written with the largest number for "unknown"
-            raise MediaError(f"the file is truncated: its header states {stated} bytes, it has {actual}")
+def _refuse_truncated(path: Path, head: bytes) -> None:
+    """libsndfile reads a WAV or AIFF file that ends early without a word; its headers tell where its samples end."""
+    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+        order, name = "<", b"data"
+    elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
+        order, name = ">", b"SSND"
+    else:
+        return
+    stated, actual = _chunk_end(path, order, name), os.path.getsize(path)
+    if actual < stated < UNKNOWN_LENGTH:
+        raise MediaError(f"the file is truncated: its header states {stated} bytes, it has {actual}")
+
+
+def _chunk_end(path: Path, order: str, name: bytes) -> int:
+    """Where a chunk of a RIFF or IFF file ends by its header, 0 for none."""
+    with path.open("rb") as stream:
+        place = 12
+        while True:
+            stream.seek(place)
+            header = stream.read(8)
+            if len(header) < 8:
+                return 0
+            length = int(struct.unpack(f"{order}I", header[4:])[0])
+            if header[:4] == name:
+                return place + 8 + length
+            place += 8 + length + length % 2
 
 
 def _decode_sound_file(path: Path, start: float | None, end: float | None) -> tuple[Waveform, int] | None:
@@ -113,19 +136,20 @@ def _mono(samples: NDArray[np.float32]) -> Waveform:
 
 
 def _decode_sound_track(path: Path, reader: Reader | None) -> tuple[Waveform, int]:
-    rate, stated = _track(path)
-    waveform = None if reader == "av" else _by_decord(path, rate)
-    if waveform is None and reader != "decord":
+    rate, stated, share, codec = _track(path)
+    waveform = None if reader == "av" or codec in OTHERWISE_BY_DECORD else _by_decord(path, rate)
+    if waveform is None and (reader != "decord" or codec in OTHERWISE_BY_DECORD):
         waveform = _by_av(path, rate)
     if waveform is None:
         raise MediaError("the sound track is not decodable by decord")
-    if len(waveform) / rate < 0.99 * stated - PACKETS_SECONDS:
+    if len(waveform) / rate < share * stated - PACKETS_SECONDS:
         raise MediaError(f"the sound track is truncated: expected {stated:.2f} s, got {len(waveform) / rate:.2f} s")
     return waveform, rate
 
 
-def _track(path: Path) -> tuple[int, float]:
-    """The rate of the first sound track, Hz, and the seconds that its header states, 0 for none."""
+def _track(path: Path) -> tuple[int, float, float, str]:
+    """Of the first sound track the rate in Hz, the seconds that headers state, which share of them has to be there, and
+    the codec."""
     import av
 
     try:
@@ -133,13 +157,16 @@ def _track(path: Path) -> tuple[int, float]:
             if not container.streams.audio:
                 raise MediaError("the video has no sound track")
             track = container.streams.audio[0]
-            rate = int(track.rate or 0)
-            stated = float(track.duration * track.time_base) if track.duration and track.time_base else 0.0
+            rate, codec = int(track.rate or 0), str(track.codec_context.name)
+            if track.duration and track.time_base:
+                stated, share = float(track.duration * track.time_base), SHARE_OF_TRACK
+            else:  # of all tracks: the picture may go on for longer
+                stated, share = (container.duration or 0) / av.time_base, SHARE_OF_FILE
     except (av.FFmpegError, IndexError) as error:
         raise MediaError(f"the sound track is not decodable: {_first_line(error)}") from error
     if rate <= 0:
         raise MediaError("the sound track is not decodable: it states no sample rate")
-    return rate, stated
+    return rate, stated, share, codec
 
 
 def _by_decord(path: Path, rate: int) -> Waveform | None:

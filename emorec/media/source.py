@@ -43,6 +43,11 @@ class Source:
     context: tuple[str, ...] = ()
     view: int = 0
 
+    @property
+    def segment(self) -> tuple[float | None, float | None]:
+        """From when to when, in seconds."""
+        return self.start, self.end
+
     def key(self, file_digest: Callable[[Path], str]) -> str:
         """sha256 of the source, 64 hex digits: the file counts by its content, its path does not count.
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from emorec.errors import check_all
 from emorec.media.augmentation import VideoAugmentation, generator_of
 from emorec.media.faces import NO_FACES, checked_faces, count_fallback, face_identity, find_face
 from emorec.media.fields import checked_count, checked_number
@@ -14,6 +15,8 @@ from emorec.media.resizing import resized
 from emorec.media.source import MediaError, MediaSettings, Source
 
 Frames = NDArray[np.uint8]
+SHARE_OF_FILE = 0.8  # of a file's stated length that has to have frames, where their number is not stated
+FRAMES_SECONDS = 1.0  # a frame may be shown as long as that
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +39,16 @@ class VideoSettings(MediaSettings):
     face_margin: float = 0.2
 
     def __post_init__(self) -> None:
-        checked_faces(self.faces, f"{self.where}.faces")
-        checked_number(self.face_margin, f"{self.where}.face_margin", low=0.0, high=2.0)
-        for name in ("frames", "size"):
-            checked_count(getattr(self, name), f"{self.where}.{name}", low=1)
-        _ = self.variation  # checks what it is made from
+        check_all(
+            self.where,
+            [
+                lambda: checked_faces(self.faces, f"{self.where}.faces"),
+                lambda: checked_number(self.face_margin, f"{self.where}.face_margin", low=0.0, high=2.0),
+                lambda: checked_count(self.frames, f"{self.where}.frames", low=1),
+                lambda: checked_count(self.size, f"{self.where}.size", low=1),
+                lambda: self.variation,
+            ],
+        )
 
     @property
     def cuts_faces(self) -> bool:
@@ -78,7 +86,7 @@ def read_video(source: Source, settings: VideoSettings, *, reader: Reader | None
             raise MediaError("the file is empty")
     frames = _decoded(source, settings, reader)
     variation = settings.variation if source.view else None
-    return frames if variation is None else variation.vary(frames, generator_of(source.view, frames))
+    return frames if variation is None else variation.vary(frames, generator_of(source.view, path, source.segment))
 
 
 def _decoded(source: Source, settings: VideoSettings, reader: Reader | None) -> Frames:
@@ -91,6 +99,11 @@ def _decoded(source: Source, settings: VideoSettings, reader: Reader | None) -> 
             if 2 * len(video.starts) < picture.frames:
                 raise MediaError(
                     f"the video is truncated: its header states {picture.frames} frames, it has {len(video.starts)}"
+                )
+            if picture.frames == 0 and video.starts[-1] < SHARE_OF_FILE * picture.seconds - FRAMES_SECONDS:
+                raise MediaError(
+                    f"the video is truncated: its header states {picture.seconds:.2f} s, its last frame is at "
+                    f"{video.starts[-1]:.2f} s"
                 )
             return _cut(video, source, settings)
         except DecodingError as error:

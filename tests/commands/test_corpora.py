@@ -14,6 +14,7 @@ from emorec.commands.workbench import Workbench
 from tests.discovery import names
 
 SMALL = ["trainer.max_epochs=2", "model.hidden=8", "progress=false"]
+SOUND = ["encoder/text=none", "encoder/video=none"]
 DATASETS = [name for name in names("dataset") if name not in ("demo", "ravdess_crema_d")]
 
 
@@ -258,3 +259,55 @@ def test_segments_that_end_beyond_their_file_and_ids_that_recur_are_told(
     assert "expected the end at 9.5 s within the file" in beyond[0]["detail"]
     assert not [problem for problem in problems if "as u1" in problem["detail"]]
     assert [problem["fatal"] for problem in problems if problem["where"] == "u1"] == [True]
+
+
+def test_recordings_of_test_that_are_trained_on_are_told_of(
+    data: Path, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips = sorted((data / "crema_d" / "AudioWAV").glob("*.wav"))[:18]
+    rows = [f"u{n},{path},{'ab'[n % 2]},{('train', 'val', 'test')[n // 6]}" for n, path in enumerate(clips)]
+    rows += [f"again{n},{clips[n]},{'ab'[n % 2]},test" for n in range(4)]
+    (tmp_path / "corpus.csv").write_text("\n".join(["id,audio,label,split", *rows]))
+    assert main(["train", *SMALL, "dataset=custom", f"dataset.table={tmp_path / 'corpus.csv'}", *SOUND]) == 0
+    assert "4 of 10 utterances of test have the sound or picture of one" in caplog.text
+
+
+def test_of_texts_name_and_words_tell_whether_they_were_trained_on(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def table(name: str, start: str, words: str) -> str:
+        rows = [f"{start}{n},{words} {n},{'ab'[n % 2]}" for n in range(24)]
+        (tmp_path / name).write_text("\n".join(["id,text,label", *rows]))
+        return f"dataset.table={tmp_path / name}"
+
+    text = ["dataset=custom", "dataset.protocol=stratified", "encoder/audio=none", "encoder/video=none"]
+    assert main(["train", *SMALL, *text, table("one.csv", "u", "Sentence")]) == 0
+    asked = ["evaluate", f"run={only_run(root).name}", "dataset=custom", "split=all"]
+    assert main([*asked, table("same.csv", "u", "Sentence")]) == 2
+    assert "neither trained nor chosen on" in capsys.readouterr().err
+    assert main([*asked, table("other.csv", "u", "Another")]) == 0
+    caplog.clear()
+    assert main([*asked, table("renamed.csv", "v", "Sentence")]) == 0
+    assert "texts are among those that the run was trained or chosen on" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["encoder.text.dim=0"], "encoder.text.dim to be a whole number of at least 1, got 0"),
+        (["encoder.text.longest=0"], "encoder.text.longest to be a whole number of at least 1, got 0"),
+        (["encoder.audio.bands=0", "encoder.audio.hop=0"], "encoder.audio: 2 problem(s)"),
+        (["encoder.audio.views=1.5"], "encoder.audio.views to be a whole number"),
+        (["encoder.video.grid=0"], "encoder.video.grid to be a whole number of at least 1"),
+        (["+encoder.audio.media.trim=-4", "+encoder.audio.media.loudness=99"], "encoder.audio.media: 2 problem(s)"),
+        (["dataset.limit=2.5"], "dataset.limit to be null or a whole number from 1, got 2.5"),
+        (["dataset.folds=abc"], "dataset.folds of at least 3"),
+        (["dataset.monitor=foo"], "expected the monitor of task 'emotion' in"),
+        (["+labels={a: happy, b: [sad]}"], "expected 'a' to be a list of labels such as [happy], got 'happy'"),
+    ],
+)
+def test_values_that_cannot_be_end_in_a_line(
+    data: Path, root: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *SMALL, *words_of("custom", data), *words]) == 2
+    assert told in capsys.readouterr().err

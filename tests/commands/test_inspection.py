@@ -162,8 +162,14 @@ def test_data_check_without_a_corpus_says_where_it_looked(root: Path, capsys: py
     assert str(root / "nowhere") in capsys.readouterr().err
 
 
-def test_bad_clips_are_left_out_of_training_and_counted(root: Path, spoiled: Path) -> None:
+def test_bad_clips_are_left_out_of_training_and_counted(
+    root: Path, spoiled: Path, small_demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [f"dataset.root={spoiled}", "trainer.max_epochs=1", "encoder/text=none", "encoder/video=none"]
+    assert main(["train", *words]) == 2  # a sound of training is in test
+    assert "1 of 8 utterances of test have the sound or picture of one" in capsys.readouterr().err
+    place = Path(next(spoiled.iterdir()).name, "audio", "speaker7_00.flac")
+    shutil.copy(small_demo / place, spoiled / place)
     assert main(["train", *words]) == 0
     record = json.loads(next((root / "checkpoints").glob("*/run.json")).read_text())
     assert record["data"]["bad_media"] == {"audio": 1}

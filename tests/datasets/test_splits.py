@@ -167,7 +167,7 @@ def test_a_limit_larger_than_the_corpus_keeps_all(corpus: tuple[Utterance, ...])
 
 
 def test_a_limit_below_one_is_refused(corpus: tuple[Utterance, ...]) -> None:
-    with pytest.raises(UserError, match=r"expected dataset\.limit of at least 1, got 0"):
+    with pytest.raises(UserError, match=r"expected dataset\.limit to be null or a whole number from 1, got 0"):
         limited(corpus, 0)
 
 

@@ -126,7 +126,7 @@ def test_bad_media_are_reported_by_id_and_left_out(
         assert name in caplog.text
     reader = store.reader([report.keys[name] for name in with_bad], ReadSettings(preload="none"))
     assert reader.present.tolist() == [True] * 6 + [False] * 4
-    assert report.found + report.computed + sum(key is None for key in report.keys.values()) == len(with_bad)
+    assert report.found + report.computed + len(report.bad) + 1 == len(with_bad)  # and one without the modality
 
 
 def test_what_failed_once_is_not_tried_again(tmp_path: Path, with_bad: Sources) -> None:
@@ -161,8 +161,56 @@ class Overflowing(LogMel):
 
 
 def test_a_value_that_the_stored_type_cannot_hold_is_an_error(tmp_path: Path, sounds: Sources) -> None:
-    with pytest.raises(UserError, match="float16 cannot hold"):
+    with pytest.raises(UserError, match="that float16 can hold"):
         run(tmp_path / "cache", sounds, Overflowing(dtype="float16"))
+
+
+class Infinite(LogMel):
+    """Makes values that are no numbers of one clip."""
+
+    def features(self, source: Source) -> np.ndarray:
+        values = super().features(source)
+        return values * np.float32("inf") if source.path is not None and source.path.stem == "clip2" else values
+
+
+Overflowing.__name__ = Infinite.__name__ = "LogMel"
+
+
+def test_media_of_which_nothing_can_be_made_are_bad_media(tmp_path: Path, sounds: Sources) -> None:
+    _, report = run(tmp_path / "cache", sounds, Infinite())
+    assert list(report.bad) == ["clip2"]
+    assert "no numbers" in report.bad["clip2"]
+    assert report.computed == 5
+    with pytest.raises(UserError, match="clip2"):
+        run(tmp_path / "other", sounds, Infinite(), on_bad_media="fail")
+
+
+class Replaced(LogMel):
+    """Reads a clip whose content was changed since it was named by its digest."""
+
+    def features(self, source: Source) -> np.ndarray:
+        if source.path is not None and source.path.stem == "clip3":
+            source.path.write_bytes(source.path.with_name("clip5.wav").read_bytes())
+        return super().features(source)
+
+
+Replaced.__name__ = "LogMel"
+
+
+def test_a_file_that_changes_while_it_is_read_leaves_nothing_wrong_behind(tmp_path: Path, sounds: Sources) -> None:
+    path = sounds["clip3"].path  # type: ignore[union-attr]
+    assert path is not None
+    content = path.read_bytes()
+    with pytest.raises(UserError, match=r"clip3\.wav to stay as it is, found it changed"):
+        run(tmp_path / "cache", sounds, Replaced(), batch_size=1)
+    path.write_bytes(content)
+    store, report = run(tmp_path / "cache", sounds)
+    _, fresh = run(tmp_path / "fresh", sounds)
+    assert report.keys == fresh.keys
+    alone = store.reader([report.keys["clip3"]], ReadSettings())
+    other, _ = run(tmp_path / "third", {"clip3": sounds["clip3"]})
+    expected = other.reader([report.keys["clip3"]], ReadSettings())
+    assert torch.equal(alone.gather(torch.tensor([0]))[0], expected.gather(torch.tensor([0]))[0])
 
 
 class Interrupted(LogMel):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from emorec.media.audio import AudioSettings, read_audio
 from emorec.media.source import MediaError, Source
+from emorec.media.video import VideoSettings, read_video
 from tests.conftest import tone
 from tests.media.clips import claiming, numbered, write_clip
 
@@ -169,3 +170,51 @@ def test_samples_of_a_sound_track_that_are_not_numbers_are_refused(tmp_path: Pat
     path = write_clip(tmp_path / "a.mkv", NO_FRAMES, sound=sound, sound_codec="pcm_f32le")
     with pytest.raises(MediaError, match="not numbers"):
         read(path, reader)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.mkv", {"sound_codec": "aac"}),
+        ("a.flv", {"sound_codec": "aac"}),
+        ("a.webm", {"codec": "libvpx", "sound_codec": "libopus"}),
+        ("a.aiff", {}),
+        ("a.wav", {}),
+    ],
+)
+def test_half_of_a_file_is_refused_and_the_whole_is_not(
+    name: str, options: dict[str, str], tmp_path: Path, write_sound: Write
+) -> None:
+    if name.endswith(("aiff", "wav")):
+        path = write_sound(name, tone(6.0))
+    else:
+        rate = 48_000 if "webm" in name else 16_000
+        sound = np.random.default_rng(0).normal(0, 0.1, (1, 6 * rate)).astype(np.float32)
+        path = write_clip(tmp_path / name, numbered(60), sound=sound, sound_rate=rate, **options)  # type: ignore[arg-type]
+    assert len(read(path)) / 16_000 == pytest.approx(6.0, abs=0.1)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(MediaError, match=r"truncated|not decodable"):
+        read(path)
+    if not name.endswith(("aiff", "wav")):
+        path.write_bytes(content)
+        assert len(read_video(Source(modality="video", path=path), VideoSettings(frames=4, size=64))) == 4
+        path.write_bytes(content[: len(content) // 2])
+        with pytest.raises(MediaError, match=r"truncated|not decodable"):
+            read_video(Source(modality="video", path=path), VideoSettings(frames=4, size=64))
+
+
+@pytest.mark.parametrize("stated", [0x7FFFFFFF, 0x7FFFF024, 0xFFFFFFFF, None])
+def test_a_whole_wav_is_read_whatever_length_its_first_header_states(stated: int | None, write_sound: Write) -> None:
+    path = write_sound("a.wav", tone(1.0))
+    expected = read(path)
+    content = bytearray(path.read_bytes())
+    content[4:8] = struct.pack("<I", len(content) if stated is None else stated)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read(path), expected)
+
+
+def test_opus_starts_where_the_format_says_with_both_readers(tmp_path: Path) -> None:
+    sound = np.random.default_rng(0).normal(0, 0.1, (1, 48_000)).astype(np.float32)
+    path = write_clip(tmp_path / "a.webm", NO_FRAMES, sound=sound, sound_codec="libopus", sound_rate=48_000)
+    np.testing.assert_array_equal(read(path, "decord"), read(path, "av"))
