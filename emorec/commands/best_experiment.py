@@ -57,10 +57,11 @@ def write_experiment(
     goal = dict(_leaves(wanted.config))
     set_here = {tuple(key.split(".")) for key in keys}
     values = {place: value for place, value in goal.items() if place in set_here}
-    found = _composed(trainer, composer.line.config_dir, name, _text(groups, values))
+    told = _places_told(composer)
+    found = _composed(trainer, composer.line.config_dir, name, _text(groups, values), told)
     values = {place: goal[place] for place in goal if place in values or found.get(place, _NOTHING) != goal[place]}
     text = _text(groups, values)
-    found = _composed(trainer, composer.line.config_dir, name, text)
+    found = _composed(trainer, composer.line.config_dir, name, text, told)
     differing = {place for place in {**goal, **found} if goal.get(place, _NOTHING) != found.get(place, _NOTHING)}
     path = folder / "experiment" / f"{name}.yaml"
     command = _command(composer, folder, name)
@@ -106,12 +107,17 @@ def _text(groups: Mapping[str, str], values: Leaves) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(nested))
 
 
-def _composed(trainer: Composer, config_dir: str | None, name: str, text: str) -> Leaves:
-    """What an experiment of this text composes to."""
+def _places_told(composer: Composer) -> list[str]:
+    """The overrides that say where things are, which the experiment's command repeats."""
+    return [word for word in composer.line.overrides if _top(key_of(word)) in OPERATIONAL - OF_A_TRIAL]
+
+
+def _composed(trainer: Composer, config_dir: str | None, name: str, text: str, told: Sequence[str]) -> Leaves:
+    """What an experiment of this text composes to, by its command."""
     with TemporaryDirectory() as folder:
         write_text(Path(folder) / "experiment" / f"{name}.yaml", text)
         folders = [folder, *([config_dir] if config_dir else [])]
-        return dict(_leaves(trainer.compose([_search_path(folders), f"experiment={name}"]).config))
+        return dict(_leaves(trainer.compose([_search_path(folders), f"experiment={name}", *told]).config))
 
 
 def _search_path(folders: Sequence[str]) -> str:
@@ -120,8 +126,7 @@ def _search_path(folders: Sequence[str]) -> str:
 
 def _command(composer: Composer, folder: Path, name: str) -> str:
     """The command that trains an experiment, in the same places."""
-    line = composer.line
-    told = [word for word in line.overrides if _top(key_of(word)) in OPERATIONAL - OF_A_TRIAL]
+    line, told = composer.line, _places_told(composer)
     where = ["--config-dir", str(folder)]
     if line.config_dir is not None:  # two folders
         where = [_search_path([str(folder), line.config_dir])]

@@ -6,12 +6,14 @@ Lightning never starts processes here: its way replays the whole command line, a
 import json
 import logging
 import os
+import random
 import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import cache
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 VARIABLE = "EMOREC_RANK"  # holds an `Order` in the ranks that emorec starts
 GRACE_SECONDS = 20.0  # between the request to end and the kill
 POLL_SECONDS = 0.1
+PORTS = (20_000, 32_000)
 LEADER_SECONDS = 0.5  # between two looks for the process that leads the run
 
 
@@ -170,9 +173,12 @@ def _start(composed: Composed, order: Order, number: int, count: int, port: int)
 
 
 def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """One that nothing listens on, of those that the system gives to nobody who has not asked for it."""
+    while True:
+        port = random.SystemRandom().randint(*PORTS)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:

@@ -116,14 +116,18 @@ def _work_as_rank(job: Job, order: Order, observers: Sequence[RunObserver], pree
     run_id, state = job.identity.run_id, None if order.state is None else Path(order.state)
     record = job.store.read(run_id)
     assert record is not None
+
+    def owned() -> bool:  # an error of ours may be of a rank that has seen before us that the leader is gone
+        return order.leader is None or os.getppid() == order.leader
+
     if order.trains and os.environ["RANK"] == "0":
         with log_to(job.folder / "log.txt"):
             watching = [*trackers(job.composed.config), *observers]
-            record = _carry_out(job, record, state, owned=lambda: True, observers=watching, preemption=preemption)
+            record = _carry_out(job, record, state, owned=owned, observers=watching, preemption=preemption)
             job.store.write(replace(record, ended=now()))
     elif order.trains:
         with quiet():
-            fit(job, record, state, owned=lambda: True, preemption=preemption)
+            fit(job, record, state, owned=owned, preemption=preemption)
     return Outcome(run_id, record.status, job.folder, "")
 
 

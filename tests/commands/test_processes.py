@@ -145,6 +145,19 @@ def test_a_signal_before_training_ends_at_once_with_the_code_for_a_later_start(r
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("words", [["train"], ["train", "-m", "seed=0,1"], ["tune", "study.name=x"]])
+def test_a_signal_while_a_command_starts_asks_for_a_later_start(root: Path, small_demo: Path, words: list[str]) -> None:
+    process = emorec_process(*words, f"dataset.root={small_demo}", root=root)
+    status = Path(f"/proc/{process.pid}/status")
+    bit = 1 << (signal.SIGUSR1 - 1)
+    wait_for(lambda: int(status.read_text().split("SigCgt:")[1].split()[0], 16) & bit, process)
+    process.send_signal(signal.SIGUSR1)
+    code, _, err = finish(process)
+    assert code == 75, err
+    assert err.strip().endswith("stopped by SIGUSR1; the same command goes on from here")
+    assert not list(root.glob("checkpoints/*/run.json"))
+
+
 def test_a_killed_extraction_keeps_what_it_did(root: Path, small_demo: Path) -> None:
     words = ["extract", f"dataset.root={small_demo}", "encoder/text=none", "encoder/audio=none"]
     words += ["extraction.batch_size=1", "extraction.workers=1", "encoder.video.media.frames=16"]

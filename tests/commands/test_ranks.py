@@ -178,7 +178,8 @@ def test_weights_shared_out_over_ranks_learn_what_whole_ones_do_also_when_interr
     root: Path, train_overrides: list[str]
 ) -> None:
     words = ["train", *train_overrides, *RANKS, "trainer.max_epochs=60", "trainer.patience=null"]
-    assert finish(emorec_process(*words, "trainer.strategy=ddp", root=root))[0] == 0
+    code, _, err = finish(emorec_process(*words, "trainer.strategy=ddp", root=root))
+    assert code == 0, err
     sharded = [*words, "trainer.strategy=fsdp", "checkpoint.every_seconds=0.2"]
     process = emorec_process(*sharded, root=root)
     wait_until(lambda: list(root.glob("checkpoints/*/resume/*-*.ckpt")), process)
@@ -209,7 +210,7 @@ def test_ranks_end_with_the_process_that_leads_them(root: Path, train_overrides:
         time.sleep(0.1)
     code, _, err = finish(emorec_process(*words, root=root))
     assert code == 0, err
-    assert "going on from" in err
+    assert "going on from" in err, err
 
 
 def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 90) -> None:

@@ -150,6 +150,36 @@ def test_five_sweeps_at_once_make_five_folders(root: Path, words: list[str]) -> 
     assert run["attempts"] == 1
 
 
+@pytest.mark.parametrize("launcher", [LOCAL, ["launcher=basic"]], ids=("local", "basic"))
+def test_a_named_sweep_keeps_what_earlier_starts_knew(
+    root: Path, words: list[str], launcher: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*words, *launcher, "sweep.name=evening"]
+    assert finish(emorec_process(*words, "seed=0,1", root=root))[0] == 0
+    (first,) = sweeps(root)
+    assert finish(emorec_process(*words, "seed=0,1", root=root))[0] == 0
+    (second,) = sweeps(root)
+    assert second["jobs"] == first["jobs"]
+    assert all(job["seconds"] > 0 for job in second["jobs"])
+
+    assert finish(emorec_process(*words, "seed=2", root=root))[0] == 0
+    (third,) = sweeps(root)
+    assert [(job["number"], job["status"]) for job in third["jobs"]] == [(3, "finished")]
+    assert third["others"] == first["jobs"]
+    capsys.readouterr()
+    assert main(["runs", "ls", "--sweep", "evening"]) == 0
+    assert "3 finished" in capsys.readouterr().out
+
+
+def test_the_same_run_in_two_stores_is_two_jobs(root: Path, words: list[str]) -> None:
+    places = [root / "one", root / "two"]
+    where = f"paths.checkpoints={places[0]},{places[1]}"
+    code, out, err = finish(emorec_process(*words, *LOCAL, "sweep.name=both", where, root=root))
+    assert code == 0, err
+    assert "2 of 2 jobs have a result" in out
+    assert [len(list(place.glob("*/metrics.json"))) for place in places] == [1, 1]
+
+
 def test_a_stopped_sweep_and_a_killed_one_go_on(root: Path, words: list[str]) -> None:
     long = ["trainer.max_epochs=150", "trainer.patience=null", "checkpoint.every_seconds=0"]
     words = [*words, *LOCAL, *long, "seed=0,1,2", "launcher.grace=20"]

@@ -171,6 +171,28 @@ def test_one_failing_job_of_a_multirun_does_not_take_the_others_with_it(
     assert [job["status"] for job in json.loads(sweep.read_text())["jobs"]] == ["finished", "invalid", "finished"]
 
 
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("sweep.name=../outside", "sweep.name"),
+        ("sweep.name=''", "sweep.name"),
+        ("sweep.name=null", "sweep.name"),
+        ("tags=5", "tags to be a list"),
+        ("tags=abc", "tags to be a list"),
+        ("notes=[1,2]", "notes to be null or a text"),
+        ("checkpoint.every_seconds=abc", "checkpoint.every_seconds to be a number"),
+        ("features.preload=bogus", "features.preload"),
+        ("+extraction.bogus=1", "extraction: "),
+    ],
+)
+def test_settings_that_cannot_be_are_told_before_anything_is_written(
+    root: Path, train_overrides: list[str], word: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *train_overrides, word]) == 2
+    assert told in capsys.readouterr().err
+    assert not list(root.glob("**/run.json"))
+
+
 def test_unusual_combinations_train(root: Path, train_overrides: list[str]) -> None:
     words = ["fusion=gated,self_attention", "loss=focal", "scheduler=warmup_cosine", "loss.class_weights=inverse"]
     words += ["encoder/audio=log_mel", "fusion.pooling=attention", "trainer.precision=bf16-mixed"]
