@@ -1,7 +1,5 @@
 """`emorec evaluate`: applies a finished run to a split of its corpus, or to another corpus."""
 
-import csv
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +11,7 @@ from emorec.errors import UserError
 from emorec.runs.identity import PLACES
 
 if TYPE_CHECKING:
-    from emorec.commands.workbench import Data
     from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
-
-log = logging.getLogger(__name__)
 
 WHOLE = "all"  # splits of another corpus
 OPERATIONAL = ("paths", "extraction", "features", "progress")
@@ -47,6 +42,7 @@ def evaluate(composed: Composed, store: "CheckpointStore", record: "RunRecord") 
     from emorec.commands.build import build_model, feature_widths
     from emorec.commands.fitting import load_weights, predict
     from emorec.commands.job import now
+    from emorec.commands.leakage import refuse_trained
     from emorec.commands.results import write_results
     from emorec.commands.workbench import workbench_for
     from emorec.storage.digests import digest_of
@@ -66,7 +62,7 @@ def evaluate(composed: Composed, store: "CheckpointStore", record: "RunRecord") 
             f"expected {what} {record.task['labels']}, got {list(data.task.labels)} of dataset={data.manifest.dataset}"
         )
     if split in ("test", WHOLE):
-        _refuse_trained(data, "test" if split == WHOLE else split, store.folder(record.run_id))
+        refuse_trained(data, "test" if split == WHOLE else split, store.folder(record.run_id))
     module = data.module(config)
     model = build_model(config, module, fit_normalisation=False)
     load_weights(model, components, record.run_id)
@@ -98,40 +94,6 @@ def _labels(config: dict[str, Any], asked: dict[str, Any], record: "RunRecord") 
     if config.get("labels") is not None or record.task.get("kind") == "regression" or asked.get("dataset") is None:
         return config.get("labels")
     return {label: [label] for label in classes}
-
-
-def _refuse_trained(data: "Data", split: str, folder: Path) -> None:
-    """Raises where the run was trained or chosen on what it is to be tested on, whatever that is called now."""
-    from emorec.commands.workbench import heard_and_seen
-
-    path = folder / "splits.csv"
-    if not path.is_file():  # a run of an earlier version
-        return
-    with path.open(newline="") as stream:
-        used = [row for row in csv.DictReader(stream) if row["split"] in ("train", "val")]
-    sources = {source for row in used for source in (row.get("sources") or "").split()}
-    texts: dict[str, str] = {}  # by name, also without that of a corpus among several
-    for row in used:
-        texts |= dict.fromkeys((row["id"], row["id"].partition("/")[2]), row.get("text") or "")
-    heard, said = heard_and_seen(data), heard_and_seen(data, ("text",))
-
-    def was_used(name: str) -> bool:
-        if sources and heard[name]:
-            return bool(sources & set(heard[name]))
-        # a text that recurs is no leak: name and text have to be the same
-        return name in texts and (not texts[name] or texts[name] in said[name])
-
-    found = [item.id for item in data.splits[split] if was_used(item.id)]
-    known = set(texts.values()) - {""}
-    again = sum(bool(known & set(said[item.id])) for item in data.splits[split])
-    if again and not found:
-        told = "%d of %d texts are among those that the run was trained or chosen on"
-        log.warning(told, again, len(data.splits[split]))
-    if found:
-        raise UserError(
-            f"expected utterances that the run was neither trained nor chosen on, got {len(found)} of "
-            f"{len(data.splits[split])} that it was ({', '.join(found[:3])} …); name another dataset"
-        )
 
 
 def _dataset(own: dict[str, Any], composed: Composed) -> dict[str, Any]:

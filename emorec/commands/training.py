@@ -1,7 +1,5 @@
 """One run from its config to its directory, whoever else is at it and whatever became of it before."""
 
-import csv
-import io
 import logging
 import os
 import shutil
@@ -14,6 +12,7 @@ from omegaconf import OmegaConf
 from emorec.commands.composition import Composed
 from emorec.commands.fitting import fit, read_test
 from emorec.commands.job import Job, now
+from emorec.commands.leakage import check_apart, splits_csv
 from emorec.commands.logs import RUN_LOG_ONLY, log_to, quiet
 from emorec.commands.ranks import (
     Order,
@@ -28,7 +27,7 @@ from emorec.commands.ranks import (
 from emorec.commands.results import read_metrics, result_line
 from emorec.commands.trackers import trackers
 from emorec.commands.validation import check_classes, check_devices, check_loss, check_monitor, check_training
-from emorec.commands.workbench import Workbench, check_apart, heard_and_seen, identify_run
+from emorec.commands.workbench import Workbench, identify_run
 from emorec.errors import Preempted
 from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, RunRecord
 from emorec.runs.observer import RunObserver, StopRun
@@ -236,25 +235,11 @@ def _read_test(job: Job, record: RunRecord) -> None:
             tracker.closed(record.status)  # whatever becomes of test, the run is finished
 
 
-def _splits_csv(job: Job) -> str:
-    """Which utterance was in which split, as it was for this run, and what was heard and seen of it."""
-    heard, said = heard_and_seen(job.data), heard_and_seen(job.data, ("text",))
-    stream = io.StringIO()
-    table = csv.writer(stream, lineterminator="\n")
-    table.writerow(["id", "split", "sources", "text"])
-    table.writerows(
-        [item.id, split, " ".join(heard[item.id]), " ".join(said[item.id])]
-        for split, items in job.data.splits.items()
-        for item in items
-    )
-    return stream.getvalue()
-
-
 def _begin(job: Job, record: RunRecord, *, resumes: bool) -> Path | None:
     """Writes down what will be run, and returns the state to go on from."""
     config, folder = job.composed.config, job.folder
     write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
-    write_text(folder / "splits.csv", _splits_csv(job))
+    write_text(folder / "splits.csv", splits_csv(job.data))
     job.store.write(record)
     state = newest_state(folder / "resume") if resumes else None
     if state is not None:

@@ -303,35 +303,3 @@ def identify_run(composed: Composed, data: Data) -> RunIdentity:
         sources={modality: item.sources for modality, item in data.features.items()},
         local_models=frozenset(name for name, item in data.features.items() if item.spec.checkpoint == LOCAL),
     )
-
-
-def heard_and_seen(data: Data, modalities: Sequence[str] = ("audio", "video")) -> dict[str, list[str]]:
-    """{utterance: what identifies its sound and its picture, wherever they lie and whatever they are called}."""
-    found: dict[str, list[str]] = {item.id: [] for items in data.splits.values() for item in items}
-    for modality in modalities:
-        if modality in data.features:
-            for name, key in data.features[modality].report.keys.items():
-                if key is not None and name in found:
-                    found[name].append(key.hex()[:16])
-    return found
-
-
-def check_apart(data: Data) -> None:
-    """Looks for sounds and pictures of test that are among those of training or validation too, under whatever name.
-
-    Raises:
-        UserError: there are some, and the protocol promises that no speaker recurs.
-    """
-    heard = heard_and_seen(data)
-    used = {key for split in ("train", "val") for item in data.splits[split] for key in heard[item.id]}
-    shared = [item.id for item in data.splits["test"] if used & set(heard[item.id])]
-    if not shared:
-        return
-    told = (
-        f"{len(shared)} of {len(data.splits['test'])} utterances of test have the sound or picture of one that is "
-        f"trained or validated on ({', '.join(shared[:3])}{' …' if len(shared) > 3 else ''})"
-    )
-    rule = data.manifest.protocols.get(data.corpus.protocol)
-    if rule is not None and rule.speaker_independent:
-        raise UserError(f"expected splits that share no recording (dataset={data.manifest.dataset}): {told}")
-    log.warning("%s: %s; emorec data check lists them", data.manifest.dataset, told)

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emorec.errors import UserError, raise_problems
-from emorec.storage.atomic import follow_folder_mode, make_folder, write_bytes
+from emorec.storage.atomic import follow_folder_mode, make_folder
 from emorec.storage.claims import Claim, Watch, acquire
 from emorec.storage.leases import in_use, take_lease, time_at
+from emorec.sweeps.journal import drop_broken_lines
 from emorec.sweeps.search_space import Entry
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class Study:
 
         path = self.folder / JOURNAL
         if mends:
-            _drop_broken_lines(path)
+            drop_broken_lines(path)
         try:
             storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
             study = optuna.create_study(
@@ -292,22 +293,3 @@ def _state(name: str) -> "optuna.trial.TrialState":
     from optuna.trial import TrialState
 
     return TrialState[name]
-
-
-def _drop_broken_lines(journal: Path) -> None:
-    """Removes what killed workers and full disks have left half written; Optuna would read nothing after it."""
-    if not journal.exists():
-        return
-    lines = journal.read_bytes().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith(b"\n") and _is_json(line)]
-    if whole and len(whole) < len(lines):  # a file without any such line is no journal
-        log.warning("%s: %d lines were half written and are left out", journal, len(lines) - len(whole))
-        write_bytes(journal, b"".join(whole))
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
