@@ -178,10 +178,12 @@ def check(root: Path) -> None:
     wait_for(lambda: statuses(root) == ["running"] * 2, "two jobs to run")
     first = answer("squeue", "--array", "--noheader", "--format=%i").split()[0]
     answer("scancel", "--signal=KILL", first)
-    wait_for(lambda: "failed" in statuses(root), "the killed job to be noticed", 120.0)
+    # its training may outlive the task that Slurm kills for a moment, and saves then
+    wait_for(lambda: {"failed", "interrupted"} & set(statuses(root)), "the killed job to be noticed", 120.0)
+    expect("running" in statuses(root), "the other job to run on", root)
     process.send_signal(signal.SIGTERM)
     code = process.wait(TIMEOUT)
-    expect(code == 143 and sorted(statuses(root)) == ["failed", "interrupted"], "a killed job to fail alone", root)
+    expect(code == 75 and statuses(root)[1] == "interrupted", "a killed job to end alone", root)
 
 
 def run() -> int:
