@@ -40,7 +40,7 @@ class SmallWav2Vec2(Encoder):
         return 256
 
     def settings(self) -> dict[str, Any]:
-        return {"media": self.media.identity()}
+        return {}
 
     def load(self) -> None:
         from transformers import Wav2Vec2Config, Wav2Vec2Model

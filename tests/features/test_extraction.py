@@ -19,6 +19,7 @@ from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.media.source import Source
 from emorec.storage.digests import FileDigests
+from tests.benchmarks.extraction import SmallWav2Vec2
 from tests.conftest import tone
 
 Sources = dict[str, Source | None]
@@ -255,3 +256,8 @@ def test_verifying_hashes_a_file_again_that_the_memory_of_digests_still_knows(
     database.write_text(f"{zlib.crc32(claimed.encode()):08x}\t{claimed}\n")
     assert FileDigests(database).digest(path) == "0" * 64
     assert FileDigests(database, verify=True).digest(path) == line[-1]
+
+
+def test_the_encoder_of_the_benchmark_is_extracted(tmp_path: Path, sounds: Sources) -> None:
+    _, report = run(tmp_path / "cache", sounds, SmallWav2Vec2())  # type: ignore[arg-type]
+    assert report.computed == 6
