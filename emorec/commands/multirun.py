@@ -2,18 +2,20 @@
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from emorec.commands.composition import CommandLine, Composer
 from emorec.commands.launchers import check_launcher, launcher_for, tasks_for
+from emorec.commands.logs import log_to
 from emorec.commands.plan import PlannedJob, Workbenches, plan, to_start
 from emorec.commands.results import line_metrics
 from emorec.commands.training import train
 from emorec.errors import Preempted, UserError
 from emorec.reporting.tables import markdown_table
+from emorec.storage.atomic import make_folder
 from emorec.storage.digests import digest_of
 from emorec.sweeps.display import Display, job_cells
 from emorec.sweeps.launcher import launch
@@ -45,7 +47,7 @@ def run_all(composer: Composer) -> int:
         sweep.write()
         try:
             if settings["name"] == "basic":
-                stopped = _run_here(planned, benches, lambda _: sweep.write())
+                stopped = _run_here(planned, benches, sweep)
             else:
                 stopped = _run_in_processes(planned, benches, sweep, composer.line, configs)
         finally:
@@ -65,9 +67,10 @@ def _common_launcher(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return settings
 
 
-def _run_here(planned: Sequence[PlannedJob], benches: Workbenches, changed: Callable[[JobRecord], None]) -> int:
+def _run_here(planned: Sequence[PlannedJob], benches: Workbenches, sweep: SweepRecord) -> int:
     """Runs the jobs one after the other; returns the exit code that an interruption asks for, else 0."""
     seen: dict[str, JobRecord] = {}
+    make_folder(sweep.folder / "logs")
     for number, job in enumerate(planned):
         record = job.record
         if job.composed is None:
@@ -79,9 +82,12 @@ def _run_here(planned: Sequence[PlannedJob], benches: Workbenches, changed: Call
         log.info("job %d of %d: %s", number + 1, len(planned), " ".join(record.overrides))
         before = replace(record)
         record.start()
-        changed(record)
+        record.log = f"logs/{record.number}.txt"
+        sweep.write()
         try:
-            if not _run_one(job, benches):
+            with log_to(sweep.folder / record.log):
+                trained = _run_one(job, benches)
+            if not trained:
                 record.started, record.ended, record.seconds = before.started, before.ended, before.seconds
         except (KeyboardInterrupt, Preempted) as stopped:
             for rest in planned[number:]:
@@ -89,7 +95,7 @@ def _run_here(planned: Sequence[PlannedJob], benches: Workbenches, changed: Call
                     rest.record.end("interrupted")
             return Preempted.exit_code if isinstance(stopped, Preempted) else 130
         finally:
-            changed(record)
+            sweep.write()
     return 0
 
 

@@ -161,6 +161,8 @@ def test_a_named_sweep_keeps_what_earlier_starts_knew(
     (second,) = sweeps(root)
     assert second["jobs"] == first["jobs"]
     assert all(job["seconds"] > 0 for job in second["jobs"])
+    folder = root / "checkpoints" / "sweeps" / "evening"
+    assert all(f"run {job['run_id']}" in (folder / job["log"]).read_text() for job in second["jobs"])
 
     assert finish(emorec_process(*words, "seed=2", root=root))[0] == 0
     (third,) = sweeps(root)
