@@ -10,6 +10,7 @@ import random
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 from emorec.commands.composition import Composed
 from emorec.errors import Preempted, UserError
@@ -69,6 +70,15 @@ def follow_leader(leader: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="leader", daemon=True).start()
+
+
+def leave() -> NoReturn:
+    """Ends a rank that has done its work at once: while Python shuts down, threads of the process group, whose other
+    ranks may be gone by now, abort it now and then."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def world_size(config: Mapping[str, Any]) -> int:

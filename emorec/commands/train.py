@@ -33,11 +33,14 @@ def _run_once(line: CommandLine, report: JobReport) -> int:
     if (composed.config.get("dataset") or {}).get("fold") == ALL_FOLDS:
         raise UserError("expected -m beside dataset.fold=all, which stands for one run for each fold")
 
+    from emorec.commands.ranks import leave, own_order
     from emorec.commands.results import line_metrics
     from emorec.commands.training import train
     from emorec.commands.workbench import workbench_for
 
     outcome = train(composed, workbench_for(composed.config))
+    if own_order() is not None:
+        leave()
     report.succeed(run_id=outcome.run_id, status=outcome.status, metrics=line_metrics(outcome.folder))
     print(outcome.line)
     return 0
