@@ -20,6 +20,7 @@ NAME = "stand_in"
 aten = torch.ops.aten
 MOVES = {aten._to_copy.default, aten.copy_.default}
 INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
+JOINS = {aten.cat.default, aten.stack.default}  # numbers from memory are refused as well
 
 
 class _Module(_DummyBackendModule):
@@ -28,6 +29,44 @@ class _Module(_DummyBackendModule):
 
 
 _setup_privateuseone_for_python_backend(NAME, _Module())  # type: ignore[no-untyped-call]
+
+# What autocast does on a GPU: products in the narrow type, sums of many terms in float32.
+AUTOCAST = "AutocastPrivateUse1"
+NARROW = (
+    *("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv1d", "conv2d"),
+    *("scaled_dot_product_attention", "_scaled_dot_product_attention_math"),
+)
+WHOLE = (
+    *("softmax.int", "log_softmax.int", "layer_norm", "group_norm", "nll_loss", "nll_loss_nd", "cross_entropy_loss"),
+    *("exp", "log", "log1p", "pow.Tensor_Scalar", "rsqrt", "reciprocal", "softplus", "cosine_similarity", "cumsum"),
+    *("sum", "sum.dim_IntList", "norm.ScalarOpt_dim", "linalg_vector_norm", "logsumexp", "kl_div"),
+    *("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"),
+)
+
+
+def _autocast(name: str, *, narrow: bool) -> Any:
+    packet, _, overload = name.partition(".")
+    operation = getattr(getattr(aten, packet), overload or "default")
+    own = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, AUTOCAST))
+
+    def cast(item: Any) -> Any:
+        if not isinstance(item, Tensor) or item.device.type != NAME or not item.is_floating_point():
+            return item
+        return item.to(torch.get_autocast_dtype(NAME) if narrow else torch.float32)
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(own):
+            return operation(*tree_map(cast, args), **tree_map(cast, kwargs))
+
+    return kernel
+
+
+_fallback = torch.library.Library("_", "IMPL", AUTOCAST)
+_fallback.fallback(torch.library.fallthrough_kernel)
+_kernels = torch.library.Library("aten", "IMPL", AUTOCAST)
+for _names, _is_narrow in ((NARROW, True), (WHOLE, False)):
+    for _name in _names:
+        _kernels.impl(_name, _autocast(_name, narrow=_is_narrow))
 
 
 class StandInTensor(Tensor):
@@ -55,6 +94,12 @@ class StandInTensor(Tensor):
 
     def tolist(self) -> Any:
         return self.held.tolist()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.held.__reduce_ex__(protocol)  # read back it is in memory, as with `map_location="cpu"`
+
+    def __format__(self, specification: str) -> str:
+        return format(self.held, specification)
 
     def __repr__(self, *_: Any, **__: Any) -> str:
         return f"StandInTensor({self.held!r})"
@@ -116,7 +161,9 @@ def _require_one_device(operation: Any, args: Any, tensors: list[Tensor]) -> Non
     strays = [
         item
         for item in tensors
-        if not isinstance(item, StandInTensor) and item.dim() and not any(item is index for index in free)
+        if not isinstance(item, StandInTensor)
+        and (item.dim() or operation in JOINS)
+        and not any(item is index for index in free)
     ]
     if strays:
         shapes = [tuple(item.shape) for item in strays]

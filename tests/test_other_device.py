@@ -6,8 +6,8 @@ import sys
 from tests.conftest import REPOSITORY
 
 
-def test_encoders_and_models_work_on_a_device_that_is_not_the_cpu() -> None:
-    checks = [f"tests/{folder}/check_other_device.py" for folder in ("encoders", "datamodules", "models")]
+def test_encoders_models_and_training_work_on_a_device_that_is_not_the_cpu() -> None:
+    checks = [f"tests/{folder}/check_other_device.py" for folder in ("encoders", "datamodules", "models", "commands")]
     process = subprocess.run(  # a device of torch's is registered for good
         [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", *checks],
         check=False,

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 # Lightning sets it to "1" for programs that fork; emorec does not, and torch would load NVML anew at every step.
 os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # with which products on a GPU are deterministic
 
 
 def fit(
@@ -63,6 +64,7 @@ def fit(
     rank = int(os.environ.get("RANK", "0")) if world_size(config) > 1 else 0
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a second write each
+    torch.backends.cudnn.allow_tf32 = False  # precision=32 means it, also in convolutions and recurrent layers
     with _timed(record, "setup"):
         module = job.data.module(config)
         model = build_model(config, module, fit_normalisation=True)
@@ -164,8 +166,12 @@ def _timed(record: RunRecord, step: str) -> Any:
 def predict(model: EmotionModel, batches: Iterable[Batch], config: Mapping[str, Any]) -> Predictions:
     """Applies a model where, and in the precision in which, the config trains: Lightning leaves it on the CPU."""
     settings = config["trainer"]
-    on_gpu = settings["accelerator"] != "cpu" and torch.cuda.is_available()
-    return model.to("cuda" if on_gpu else "cpu").predict(batches, precision=str(settings["precision"]))
+    return model.to(evaluation_device(settings)).predict(batches, precision=str(settings["precision"]))
+
+
+def evaluation_device(settings: Mapping[str, Any]) -> str:
+    """The device on which a config's `trainer` trains in this process."""
+    return "cuda" if settings["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _predict_test(model: EmotionModel, module: UtteranceDataModule, job: Job, record: RunRecord) -> Predictions:

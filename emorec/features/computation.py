@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +91,11 @@ class _Publisher:
         self._clear()
 
 
+def exact_convolutions() -> AbstractContextManager[None]:
+    """On a GPU, where float32 convolutions would be rounded to TF32's 10 bits, and differ from one time to the next."""
+    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+
+
 def compute(
     stores: Sequence[FeatureStore],
     encoder: Encoder,
@@ -116,7 +122,7 @@ def compute(
     real = padded = 0
     lengths: list[int] = []
     try:
-        with Progress(title, len(sources), settings.progress) as progress, torch.inference_mode():
+        with Progress(title, len(sources), settings.progress) as progress, torch.inference_mode(), exact_convolutions():
             for batch in _batches(
                 _read_ahead(encoder, sources, settings, stores[0].digests), encoder, settings.batch_size
             ):

@@ -94,6 +94,22 @@ def test_an_edited_file_with_its_size_and_time_kept_is_computed_anew(tmp_path: P
     assert FileDigests(database).digest(source.path) != before
 
 
+def test_features_are_computed_without_the_rounding_and_the_chance_of_gpu_convolutions(
+    tmp_path: Path, sounds: Sources
+) -> None:
+    settings = set()
+
+    class Watched(LogMel):
+        def encode(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+            settings.add((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic))
+            return super().encode(inputs)
+
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+    run(tmp_path / "cache", sounds, Watched())
+    assert settings == {(False, True)}
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
+
+
 def test_equal_content_shares_a_row(tmp_path: Path, write_sound: Callable[..., Path]) -> None:
     sources: Sources = {
         name: Source(modality="audio", path=write_sound(f"{name}.wav", tone(0.3))) for name in ("one", "two")
