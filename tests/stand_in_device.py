@@ -33,7 +33,7 @@ _setup_privateuseone_for_python_backend(NAME, _Module())  # type: ignore[no-unty
 # What autocast does on a GPU: products in the narrow type, sums of many terms in float32.
 AUTOCAST = "AutocastPrivateUse1"
 NARROW = (
-    *("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv1d", "conv2d"),
+    *("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv1d", "conv2d", "conv1d.padding", "conv2d.padding"),
     *("scaled_dot_product_attention", "_scaled_dot_product_attention_math"),
 )
 WHOLE = (

@@ -9,7 +9,7 @@ from torch import Tensor
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
 from emorec.encoders.encoder import Inputs, StoredType, Training
-from emorec.encoders.huggingface import HuggingFaceEncoder
+from emorec.encoders.huggingface import HuggingFaceEncoder, Precision
 from emorec.encoders.layers import Layer, chosen_states, needs_hidden_states
 from emorec.errors import UserError
 from emorec.media.fields import checked_count
@@ -52,6 +52,7 @@ class HuggingFaceText(HuggingFaceEncoder):
         max_length: longer texts are cut; with context turns the oldest tokens go first.
         context_turns: how many earlier turns of the dialogue are read before the text.
         template: how a turn reads, with {speaker} and {text}; used with context turns.
+        precision: what the forward pass computes in: "float32", "bfloat16", or "float16" (on a GPU).
         training: "frozen".
         dtype: how features are stored.
     """
@@ -69,10 +70,13 @@ class HuggingFaceText(HuggingFaceEncoder):
         max_length: int = 128,
         context_turns: int = 0,
         template: str = "{speaker}: {text}",
+        precision: Precision = "float32",
         training: Training = "frozen",
         dtype: StoredType = "float32",
     ) -> None:
-        super().__init__(model=model, revision=revision, layer=layer, training=training, dtype=dtype)
+        super().__init__(
+            model=model, revision=revision, layer=layer, precision=precision, training=training, dtype=dtype
+        )
         if pooling not in POOLINGS:
             raise UserError(f"expected encoder.text.pooling in {POOLINGS}, got {pooling!r}")
         checked_count(max_length, "encoder.text.max_length", low=1)
@@ -85,7 +89,7 @@ class HuggingFaceText(HuggingFaceEncoder):
 
     def settings(self) -> dict[str, Any]:
         checkpoint, revision = self._resolve()
-        processor: dict[str, Any] = {"max_length": self.max_length}
+        processor: dict[str, Any] = {"max_length": self.max_length, "precision": self.precision}
         if self.context_turns:
             processor["template"] = self.template
         return {
@@ -146,8 +150,9 @@ class HuggingFaceText(HuggingFaceEncoder):
         return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
 
     def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        output = self._backbone(**inputs, output_hidden_states=needs_hidden_states(self.layers))
-        hidden = chosen_states(output, self.layers)  # (B, T, L · D)
+        with self._autocast(inputs["input_ids"].device):
+            output = self._backbone(**inputs, output_hidden_states=needs_hidden_states(self.layers))
+        hidden = chosen_states(output, self.layers).float()  # (B, T, L · D)
         mask = inputs["attention_mask"].bool()
         if self.pooling == "none":
             return hidden * mask[:, :, None], mask
