@@ -40,6 +40,8 @@ def check_training(config: Mapping[str, Any]) -> None:
     expect(_is_whole(epochs, 1), "trainer.max_epochs to be a whole number from 1", epochs)
     expect(patience is None or _is_whole(patience, 1), "trainer.patience to be null or a whole number from 1", patience)
     expect(str(trainer["precision"]) in PRECISIONS, f"trainer.precision in {PRECISIONS}", trainer["precision"])
+    fused = bool(config["optimizer"].get("fused")) and str(trainer["precision"]) != "32" and trainer["gradient_clip"]
+    expect(not fused, "trainer.gradient_clip=null or no fused optimizer with a mixed precision", "optimizer.fused=true")
     devices, nodes = trainer["devices"], trainer["num_nodes"]
     expect(_is_whole(devices, 1), "trainer.devices to be a whole number from 1", devices)
     expect(_is_whole(nodes, 1), "trainer.num_nodes to be a whole number from 1", nodes)

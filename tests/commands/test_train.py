@@ -182,13 +182,14 @@ def test_one_failing_job_of_a_multirun_does_not_take_the_others_with_it(
         ("notes=[1,2]", "notes to be null or a text"),
         ("checkpoint.every_seconds=abc", "checkpoint.every_seconds to be a number"),
         ("features.preload=bogus", "features.preload"),
+        ("+optimizer.fused=true trainer.precision=bf16-mixed", "no fused optimizer with a mixed precision"),
         ("+extraction.bogus=1", "extraction: "),
     ],
 )
 def test_settings_that_cannot_be_are_told_before_anything_is_written(
     root: Path, train_overrides: list[str], word: str, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", *train_overrides, word]) == 2
+    assert main(["train", *train_overrides, *word.split()]) == 2
     assert told in capsys.readouterr().err
     assert not list(root.glob("**/run.json"))
 

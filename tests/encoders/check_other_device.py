@@ -7,17 +7,22 @@ import pytest
 import torch
 
 from emorec.encoders.encoder import Encoder
+from emorec.encoders.huggingface import HuggingFaceEncoder
 from emorec.features.computation import ExtractionSettings
 from emorec.media.source import Source
-from tests.encoders.conftest import is_pretrained
 from tests.encoders.test_every_encoder import assert_same, stored
 from tests.stand_in_device import NAME, stand_in_device
 
 
+@pytest.fixture(autouse=True)
+def no_inference_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in knows none."""
+    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)
+
+
 def test_extraction_on_another_device_equals_that_on_the_cpu(
-    make: Callable[..., Encoder], sources: dict[str, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Encoder], sources: dict[str, Source], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # the stand-in knows no inference tensors
     settings = ExtractionSettings(batch_size=3, progress=False, device=NAME)
     encoder = make()
     with stand_in_device():
@@ -32,20 +37,15 @@ def test_extraction_on_another_device_equals_that_on_the_cpu(
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_extraction_in_a_narrow_precision_is_near_to_that_in_float32(
-    precision: str,
-    choice: str,
-    make: Callable[..., Encoder],
-    sources: dict[str, Source],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    precision: str, make: Callable[..., Encoder], sources: dict[str, Source], tmp_path: Path
 ) -> None:
-    if not is_pretrained(choice):
+    encoder = make()
+    if not isinstance(encoder, HuggingFaceEncoder):
         pytest.skip("computes in float32 alone")
-    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)
     settings = ExtractionSettings(batch_size=3, progress=False, device=NAME)
     with stand_in_device():
         found = stored(tmp_path / "narrow", make(precision=precision), sources, settings)
-    exact = stored(tmp_path / "exact", make(), sources)
+    exact = stored(tmp_path / "exact", encoder, sources)
     errors = []
     for name, values in found.items():
         expected = exact[name]
