@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emorec.commands.composition import Composed
-from emorec.commands.workbench import Data
+from emorec.commands.prepared import Data
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
 from emorec.runs.identity import RunIdentity
 from emorec.runs.provenance import provenance

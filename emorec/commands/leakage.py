@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from emorec.commands.workbench import Data
+from emorec.commands.prepared import Data
 from emorec.errors import UserError
 
 log = logging.getLogger(__name__)

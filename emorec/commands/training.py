@@ -3,38 +3,35 @@
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
+from emorec.commands.attempt import begin, carry_out, read_test_later, stay_in_sweep, train_on_ranks
 from emorec.commands.composition import Composed
-from emorec.commands.fitting import fit, read_test
+from emorec.commands.fitting import fit
 from emorec.commands.job import Job, now
-from emorec.commands.leakage import check_apart, splits_csv
+from emorec.commands.leakage import check_apart
 from emorec.commands.logs import RUN_LOG_ONLY, log_to, quiet
+from emorec.commands.prepared import identify_run
 from emorec.commands.ranks import (
     Order,
     follow_leader,
     hear_order,
     outer_rank,
     own_order,
-    run_ranks,
     tell_ranks,
     world_size,
 )
 from emorec.commands.results import read_metrics, result_line
 from emorec.commands.trackers import trackers
 from emorec.commands.validation import check_classes, check_devices, check_loss, check_monitor, check_training
-from emorec.commands.workbench import Workbench, identify_run
-from emorec.errors import Preempted
+from emorec.commands.workbench import Workbench
 from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, RunRecord
-from emorec.runs.observer import RunObserver, StopRun
+from emorec.runs.observer import RunObserver
 from emorec.runs.preemption import Preemption
 from emorec.runs.provenance import source_digest
-from emorec.runs.resume import newest_state
-from emorec.storage.atomic import make_folder, write_text
+from emorec.storage.atomic import make_folder
 from emorec.storage.claims import Claim, Holder, acquire, read_holder
 
 log = logging.getLogger(__name__)
@@ -122,7 +119,7 @@ def _work_as_rank(job: Job, order: Order, observers: Sequence[RunObserver], pree
     if order.trains and os.environ["RANK"] == "0":
         with log_to(job.folder / "log.txt"):
             watching = [*trackers(job.composed.config), *observers]
-            record = _carry_out(job, record, state, owned=owned, observers=watching, preemption=preemption)
+            record = carry_out(job, record, state, owned=owned, observers=watching, preemption=preemption)
             job.store.write(replace(record, ended=now()))
     elif order.trains:
         with quiet():
@@ -189,21 +186,21 @@ def _run(
     resumes = earlier is not None and earlier.status in ("running", "interrupted") and not config["rerun"]
     folder = job.store.prepare(job.identity.run_id, keep_resume=resumes or only_test)
     if resumes or only_test:
-        _stay_in_sweep(job)
+        stay_in_sweep(job)
     with log_to(folder / "log.txt"):
         if only_test and earlier is not None:
             if outer_rank(config) is not None:
                 tell_ranks(job.identity.run_id, Order(trains=False))
             record = earlier
-            _read_test(job, record)
+            read_test_later(job, record)
         else:
             record = job.new_record(earlier, resumes=resumes)
-            state = _begin(job, record, resumes=resumes)
+            state = begin(job, record, resumes=resumes)
             if world_size(config) > 1:
-                record = _train_on_ranks(job, record, state, claim, observers=observers, preemption=preemption)
+                record = train_on_ranks(job, record, state, claim, observers=observers, preemption=preemption)
             else:
                 watching = [*trackers(config), *observers]
-                record = _carry_out(
+                record = carry_out(
                     job, record, state, owned=lambda: not claim.lost, observers=watching, preemption=preemption
                 )
         record = replace(record, ended=now())
@@ -212,100 +209,3 @@ def _run(
         line = result_line(record, folder)
         log.info("%s", line, extra=RUN_LOG_ONLY)
     return Outcome(record.run_id, record.status, folder, line, trained=True)
-
-
-def _stay_in_sweep(job: Job) -> None:
-    """A run that goes on stays in the sweep, and so in the group of its trackers, in which it began, unless another is
-    named."""
-    config, stored = job.composed.config, job.folder / "config.yaml"
-    if stored.is_file() and not any(word.startswith("sweep.name=") for word in job.composed.overrides):
-        config["sweep"] = {**config["sweep"], "name": OmegaConf.select(OmegaConf.load(stored), "sweep.name")}
-
-
-def _read_test(job: Job, record: RunRecord) -> None:
-    watching = trackers(job.composed.config)
-    try:
-        for tracker in watching:
-            tracker.started(record, job.composed.config, job.folder)
-        metrics = read_test(job, record)
-        for tracker in watching:
-            tracker.finished(record, metrics)
-    finally:
-        for tracker in watching:
-            tracker.closed(record.status)  # whatever becomes of test, the run is finished
-
-
-def _begin(job: Job, record: RunRecord, *, resumes: bool) -> Path | None:
-    """Writes down what will be run, and returns the state to go on from."""
-    config, folder = job.composed.config, job.folder
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
-    write_text(folder / "splits.csv", splits_csv(job.data))
-    job.store.write(record)
-    state = newest_state(folder / "resume") if resumes else None
-    if state is not None:
-        log.info("run %s was interrupted: going on from %s", record.run_id, state.name)
-    elif resumes:
-        log.warning("run %s was interrupted before its first state was saved: it starts again", record.run_id)
-    return state
-
-
-def _train_on_ranks(
-    job: Job,
-    record: RunRecord,
-    state: Path | None,
-    claim: Claim,
-    *,
-    observers: Sequence[RunObserver],
-    preemption: Preemption,
-) -> RunRecord:
-    """Trains on several ranks, and returns the record that rank 0 has written."""
-    config, order = job.composed.config, Order(trains=True, state=None if state is None else str(state))
-    if outer_rank(config) is not None:
-        tell_ranks(record.run_id, order)
-        watching = [*trackers(config), *observers]
-        return _carry_out(job, record, state, owned=lambda: not claim.lost, observers=watching, preemption=preemption)
-    code = run_ranks(job.composed, order)
-    found = job.store.read(record.run_id) or record
-    if code == Preempted.exit_code:
-        raise preemption.error()
-    if code or found.status != "finished":
-        reason = f"a rank ended with exit code {code}"
-        if found.status == "running":
-            found = replace(found, status="failed", ended=now(), error=reason)
-            job.store.write(found)
-        raise RuntimeError(found.error or reason)
-    return found
-
-
-def _carry_out(
-    job: Job,
-    record: RunRecord,
-    state: Path | None,
-    *,
-    owned: Callable[[], bool],
-    observers: Sequence[RunObserver],
-    preemption: Preemption,
-) -> RunRecord:
-    """Trains in this process, and returns the record with its results."""
-    config, folder = job.composed.config, job.folder
-    status = "failed"
-    try:
-        for observer in observers:
-            observer.started(record, config, folder)
-        metrics = fit(job, record, state, owned=owned, preemption=preemption, observers=observers)
-        for observer in observers:
-            observer.finished(record, metrics)
-        status = record.status
-    except (KeyboardInterrupt, Preempted, StopRun) as ended:
-        status = "stopped" if isinstance(ended, StopRun) else "interrupted"
-        job.store.write(replace(record, status=status, ended=now()))
-        raise
-    except BaseException as error:
-        log.error("run %s failed", record.run_id, exc_info=True)
-        if owned():  # else the run is another process's, and so is its record
-            job.store.write(replace(record, status="failed", ended=now(), error=f"{type(error).__name__}: {error}"))
-        raise
-    finally:
-        for observer in observers:
-            observer.closed(status)
-    return record
