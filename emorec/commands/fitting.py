@@ -24,6 +24,7 @@ from emorec.commands.ranks import cluster_environment, world_size
 from emorec.commands.results import write_results
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.errors import UserError
+from emorec.features.devices import exact_float32, own_device
 from emorec.models.emotion_model import EmotionModel, Predictions
 from emorec.progress import Progress
 from emorec.runs.callback import EpochCallback
@@ -64,18 +65,16 @@ def fit(
     rank = int(os.environ.get("RANK", "0")) if world_size(config) > 1 else 0
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a second write each
-    torch.backends.cudnn.allow_tf32 = False  # precision=32 means it, also in convolutions and recurrent layers
     with _timed(record, "setup"):
         module = job.data.module(config)
         model = build_model(config, module, fit_normalisation=True)
-    if rank:  # each rank has its own chance, but the same weights to begin with
-        torch.manual_seed(config["seed"] + 1_000_003 * rank)
     counts = ", ".join(f"{split} {len(items)}" for split, items in job.data.splits.items())
     log.info("run %s: %s utterances; %d parameters", record.run_id, counts, parameter_count(model))
     epochs = config["trainer"]["max_epochs"]
     with (
         Progress(f"run {record.run_id}", epochs, config["progress"] and not rank) as progress,
         _timed(record, "training"),
+        exact_float32(),  # precision=32 means it
     ):
         history = History(
             path=folder / "history.csv",
@@ -89,12 +88,14 @@ def fit(
             every_seconds=config["checkpoint"]["every_seconds"],
             owned=owned,
             preemption=preemption,
+            seed=config["seed"],
         )
         preemption.deferred = True
         _fit(_trainer(config, folder, history, saver), model, module, state)
     preemption.deferred = False
     if rank:
         return {}
+    del model  # of several ranks' parts; the best epoch's is made anew
     return _results(job, record, module, history)
 
 
@@ -166,12 +167,13 @@ def _timed(record: RunRecord, step: str) -> Any:
 def predict(model: EmotionModel, batches: Iterable[Batch], config: Mapping[str, Any]) -> Predictions:
     """Applies a model where, and in the precision in which, the config trains: Lightning leaves it on the CPU."""
     settings = config["trainer"]
-    return model.to(evaluation_device(settings)).predict(batches, precision=str(settings["precision"]))
+    with exact_float32():
+        return model.to(evaluation_device(settings)).predict(batches, precision=str(settings["precision"]))
 
 
 def evaluation_device(settings: Mapping[str, Any]) -> str:
     """The device on which a config's `trainer` trains in this process."""
-    return "cuda" if settings["accelerator"] != "cpu" and torch.cuda.is_available() else "cpu"
+    return "cpu" if settings["accelerator"] == "cpu" else own_device()
 
 
 def _predict_test(model: EmotionModel, module: UtteranceDataModule, job: Job, record: RunRecord) -> Predictions:
@@ -216,9 +218,7 @@ def _strategy(name: str, ranks: int) -> Any:
 
 def _trainer(config: dict[str, Any], folder: Path, history: History, saver: SaveStates) -> lightning.Trainer:
     settings, ranks = config["trainer"], world_size(config)
-    plugins: list[Any] = [AtomicCheckpointIO()]
-    if (environment := cluster_environment()) is not None and ranks > 1:
-        plugins.append(environment)
+    plugins = [AtomicCheckpointIO(), cluster_environment(ranks)]
     callbacks: list[lightning.Callback] = []
     if settings["patience"] is not None:
         callbacks.append(

@@ -1,15 +1,12 @@
 """The jobs of a multirun before anything is started: composed, checked, their shared work done, their runs known."""
 
 import copy
-import gc
 import logging
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from emorec.commands.composition import Composed, Composer
 from emorec.commands.results import line_metrics
@@ -18,6 +15,7 @@ from emorec.commands.training import finished_record, prepare
 from emorec.commands.validation import check_training
 from emorec.commands.workbench import Workbench, workbench_for
 from emorec.errors import UserError, choose
+from emorec.features.devices import give_memory_back
 from emorec.storage.atomic import write_text
 from emorec.storage.digests import digest_of
 from emorec.sweeps.expansion import ALL_FOLDS, expand, expand_folds
@@ -50,8 +48,7 @@ class Workbenches:
     def clear(self) -> None:
         """Gives back what they hold, also of a GPU's memory."""
         self._benches.clear()
-        gc.collect()
-        torch.cuda.empty_cache()
+        give_memory_back()
 
 
 def plan(composer: Composer, benches: Workbenches) -> list[PlannedJob]:
@@ -124,10 +121,8 @@ def to_start(planned: Sequence[PlannedJob], benches: Workbenches, folder: Path) 
 
 def _prepared(record: JobRecord, composed: Composed, benches: Workbenches, folder: Path) -> bool:
     """Computes missing features and finds a job's run; false where that fails."""
-    features = {**composed.config["features"], "preload": "none"}
-    light = replace(composed, config={**composed.config, "features": features})
     try:
-        job = prepare(light, benches.of(light.config))
+        job = prepare(composed, benches.of(composed.config), loads=False)
         finished = finished_record(job)
     except UserError as error:
         refuse(record, str(error))

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from emorec.commands.composition import Composed
 from emorec.errors import Preempted, UserError
+from emorec.features.devices import give_memory_back
 from emorec.sweeps.process import train_command
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ VARIABLE = "EMOREC_RANK"  # holds an `Order` in the ranks that emorec starts
 GRACE_SECONDS = 20.0  # between the request to end and the kill
 POLL_SECONDS = 0.1
 PORTS = (20_000, 32_000)
+HEARD_SECONDS = 60.0  # in which all ranks are to hear that there is nothing to do
 LEADER_SECONDS = 0.5  # between two looks for the process that leads the run
 
 
@@ -120,9 +122,13 @@ def _join_slurm() -> tuple[int, int]:
     """The number of Slurm's tasks and of this one; says in the environment where they meet."""
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-    slurm = SLURMEnvironment(auto_requeue=False)
+    try:
+        slurm = SLURMEnvironment(auto_requeue=False)
+    except RuntimeError as error:
+        raise UserError(f"expected tasks of Slurm that can be ranks: {error}") from error
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = slurm.main_address, str(slurm.main_port)
     os.environ["WORLD_SIZE"], os.environ["RANK"] = str(slurm.world_size()), str(slurm.global_rank())
+    os.environ["LOCAL_RANK"] = str(slurm.local_rank())
     return slurm.world_size(), slurm.global_rank()
 
 
@@ -136,15 +142,25 @@ def _store() -> Any:
 
 
 def tell_ranks(run_id: str, order: Order) -> None:
-    """Tells the other ranks of torchrun or Slurm what to do; they wait for it."""
-    _store().set(f"emorec/{run_id}", order.written())
+    """Tells the other ranks of torchrun or Slurm what to do; they wait for it. What ends them waits until it is heard,
+    for this process, which may serve the store, ends as well."""
+    store = _store()
+    store.set(f"emorec/{run_id}", order.written())
+    if not order.trains:
+        others = range(1, int(os.environ["WORLD_SIZE"]))
+        try:
+            store.wait([f"emorec/{run_id}/{rank}" for rank in others], timedelta(seconds=HEARD_SECONDS))
+        except RuntimeError as error:
+            log.warning("not all ranks have heard that there is nothing to train: %s", error)
 
 
 def hear_order(run_id: str) -> Order:
     """What rank 0 of torchrun or Slurm tells; waits for it."""
     store = _store()
     store.wait([f"emorec/{run_id}"], timedelta(days=7))
-    return Order.read(store.get(f"emorec/{run_id}").decode())
+    order = Order.read(store.get(f"emorec/{run_id}").decode())
+    store.set(f"emorec/{run_id}/{os.environ['RANK']}", "heard")
+    return order
 
 
 def run_ranks(composed: Composed, order: Order) -> int:
@@ -154,6 +170,7 @@ def run_ranks(composed: Composed, order: Order) -> int:
     Raises:
         Preempted: a signal asked this process to end; the ranks have saved.
     """
+    give_memory_back()  # of the GPU on which features were computed: it is rank 0's now
     count = int(composed.config["trainer"]["devices"])
     port = _free_port()
     ranks = [_start(composed, order, number, count, port) for number in range(count)]
@@ -217,16 +234,12 @@ def _end(ranks: Sequence[subprocess.Popen[bytes]], number: signal.Signals, grace
             rank.wait()
 
 
-def cluster_environment() -> Any:
-    """Lightning's plugin for the ranks that are there; `None` where there is one process."""
+def cluster_environment(ranks: int) -> Any:
+    """Lightning's plugin for the ranks that are there, whatever allocation of Slurm's this may be within."""
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-    if VARIABLE in os.environ:
+    if ranks == 1 or VARIABLE in os.environ:
         return LightningEnvironment()
-    if under_torchrun():
-        return TorchElasticEnvironment()
-    if "MASTER_ADDR" in os.environ and "SLURM_PROCID" in os.environ:
-        return SLURMEnvironment(auto_requeue=False)
-    return None
+    return TorchElasticEnvironment() if under_torchrun() else SLURMEnvironment(auto_requeue=False)

@@ -25,8 +25,16 @@ from emorec.commands.ranks import (
 )
 from emorec.commands.results import read_metrics, result_line
 from emorec.commands.trackers import trackers
-from emorec.commands.validation import check_classes, check_devices, check_loss, check_monitor, check_training
+from emorec.commands.validation import (
+    check_classes,
+    check_devices,
+    check_loss,
+    check_monitor,
+    check_ranks,
+    check_training,
+)
 from emorec.commands.workbench import Workbench
+from emorec.errors import UserError
 from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, RunRecord
 from emorec.runs.observer import RunObserver
 from emorec.runs.preemption import Preemption
@@ -76,25 +84,38 @@ def train(composed: Composed, workbench: Workbench, observers: Sequence[RunObser
             follow_leader(order.leader)
         rank = outer_rank(composed.config)
         with quiet(order is not None or bool(rank)):  # whoever leads has said it, or will
-            job = prepare(composed, workbench)
+            leads = order is None and rank is None and world_size(composed.config) > 1
+            job = prepare(composed, workbench, loads=not leads)
         if order is None and rank:
             order = hear_order(job.identity.run_id)
         if order is not None:
             return _work_as_rank(job, order, observers, preemption)
-        return _train_or_tell(job, observers, preemption)
+        try:
+            return _train_or_tell(job, observers, preemption)
+        except UserError:
+            if rank is not None:
+                tell_ranks(job.identity.run_id, Order(trains=False))
+            raise
 
 
-def prepare(composed: Composed, workbench: Workbench) -> Job:
+def prepare(composed: Composed, workbench: Workbench, *, loads: bool = True) -> Job:
     """Checks a config, computes the features that it lacks, and names its run.
+
+    Args:
+        composed: the config.
+        workbench: what the runs of this process share.
+        loads: whether features are loaded as the config says; not in a process that leaves training to others.
 
     Raises:
         UserError: the config or the data is not as it must be.
     """
     check_training(composed.config)
     trackers(composed.config)  # a logger that cannot be is told of before anything is computed
-    data = workbench.data(composed.config)
+    features = composed.config["features"] if loads else {**composed.config["features"], "preload": "none"}
+    data = workbench.data({**composed.config, "features": features})
     check_loss(composed.config["loss"], data.task)
     check_classes(data.task, data.splits["train"])
+    check_ranks(data.splits, world_size(composed.config))
     check_monitor(data.task)
     check_apart(data)
     store = CheckpointStore(Path(composed.config["paths"]["checkpoints"]))
@@ -111,17 +132,18 @@ def _work_as_rank(job: Job, order: Order, observers: Sequence[RunObserver], pree
     """Takes part in a run that another process leads: rank 0 keeps its record, the others only train."""
     run_id, state = job.identity.run_id, None if order.state is None else Path(order.state)
     record = job.store.read(run_id)
-    assert record is not None
+    if record is None or not order.trains:
+        return Outcome(run_id, "skipped" if record is None else record.status, job.folder, "")
 
     def owned() -> bool:  # an error of ours may be of a rank that has seen before us that the leader is gone
         return order.leader is None or os.getppid() == order.leader
 
-    if order.trains and os.environ["RANK"] == "0":
+    if os.environ["RANK"] == "0":
         with log_to(job.folder / "log.txt"):
             watching = [*trackers(job.composed.config), *observers]
             record = carry_out(job, record, state, owned=owned, observers=watching, preemption=preemption)
             job.store.write(replace(record, ended=now()))
-    elif order.trains:
+    else:
         with quiet():
             fit(job, record, state, owned=owned, preemption=preemption)
     return Outcome(run_id, record.status, job.folder, "")

@@ -1,5 +1,6 @@
 """Checks a training config before anything is started: all problems at once."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -86,12 +87,25 @@ def check_devices(settings: Mapping[str, Any]) -> None:
     gpus = 0 if settings["accelerator"] == "cpu" else torch.cuda.device_count()
     wanted = settings["devices"]
     if (gpus or settings["accelerator"] == "gpu") and gpus < wanted:
+        bound = "; Slurm may have given each task one of its own (--gpus-per-task, --gpu-bind): ask for --gpus-per-node"
         raise UserError(
             f"expected {wanted} GPU(s) on this machine (trainer.devices={wanted}, "
             f"trainer.accelerator={settings['accelerator']}), found {gpus}"
+            f"{bound if gpus and 'SLURM_STEP_ID' in os.environ else ''}"
+        )
+    if gpus and not torch.cuda.is_available():
+        raise UserError(
+            f"expected a driver for CUDA {torch.version.cuda}, which this torch is made for, found {gpus} GPU(s) that "
+            "it cannot use; trainer.accelerator=cpu does without"
         )
     if gpus == 0 and str(settings["precision"]) == "16-mixed":
         raise UserError("expected a GPU for trainer.precision=16-mixed, found none; bf16-mixed works on a CPU")
+
+
+def check_ranks(splits: Mapping[str, Sequence[Utterance]], ranks: int) -> None:
+    """Raises a `UserError` where a rank would have nothing to train or to validate on: the others would wait for it."""
+    few = [f"{split} has {len(splits[split])}" for split in ("train", "val") if len(splits[split]) < ranks]
+    raise_problems(f"expected an utterance for each of the {ranks} ranks", few)
 
 
 def check_loss(settings: Mapping[str, Any], task: Task) -> None:

@@ -75,7 +75,7 @@ class Workbench:
         self.digests = FileDigests(cache / "digests.tsv", verify=verify)
         use_digests(self.digests)
         self._manifests: dict[str, Manifest] = {}
-        self._features: dict[str, Features] = {}
+        self._features: dict[tuple[str, str], Features] = {}
 
     def corpus(self, config: Mapping[str, Any]) -> Corpus:
         """The corpus of a config's `dataset`."""
@@ -117,10 +117,13 @@ class Workbench:
             width: of the features, where none of the utterances need have any.
         """
         settings = config["encoder"][modality]
-        key = digest_of(
+        digest = digest_of(
             [settings, manifest.digest, [item.id for item in chosen], config["extraction"], config["features"]]
         )
+        key = (modality, digest)
         if key not in self._features:
+            if config["features"]["preload"] == "device":  # a GPU holds what one job needs
+                self._features = {other: held for other, held in self._features.items() if other[0] != modality}
             encoder = instantiate(settings, where=f"encoder.{modality}", kind=Encoder)  # type: ignore[type-abstract]
             if encoder.modality != modality:
                 raise UserError(

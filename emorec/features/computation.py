@@ -4,7 +4,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from emorec.encoders.encoder import Encoder
 from emorec.errors import UserError
+from emorec.features.devices import exact_float32, own_device
 from emorec.features.store import FeatureStore
 from emorec.media.source import MediaError, Source
 from emorec.progress import Progress
@@ -91,11 +91,6 @@ class _Publisher:
         self._clear()
 
 
-def exact_convolutions() -> AbstractContextManager[None]:
-    """On a GPU, where float32 convolutions would be rounded to TF32's 10 bits, and differ from one time to the next."""
-    return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-
-
 def compute(
     stores: Sequence[FeatureStore],
     encoder: Encoder,
@@ -116,13 +111,13 @@ def compute(
         title: of the progress bar.
     """
     encoder.load()
-    device = "cpu" if encoder.on_cpu else settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cpu" if encoder.on_cpu else settings.device or own_device()
     encoder.to(device).eval()
     publishers = [_Publisher(store, encoder.dim, list(sources)) for store in stores]
     real = padded = 0
     lengths: list[int] = []
     try:
-        with Progress(title, len(sources), settings.progress) as progress, torch.inference_mode(), exact_convolutions():
+        with Progress(title, len(sources), settings.progress) as progress, torch.inference_mode(), exact_float32():
             for batch in _batches(
                 _read_ahead(encoder, sources, settings, stores[0].digests), encoder, settings.batch_size
             ):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emorec.errors import UserError
+from emorec.features.devices import own_device
 from emorec.features.shard import Shard
 
 PRELOADS = ("auto", "none", "ram", "device")
@@ -63,10 +64,7 @@ class ReadSettings:
     @property
     def device(self) -> str:
         """Where loaded features are held: of several GPUs on that of this rank."""
-        if self.preload != "device" or not torch.cuda.is_available():
-            return "cpu"
-        rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
-        return f"cuda:{rank % torch.cuda.device_count()}"
+        return own_device() if self.preload == "device" else "cpu"
 
 
 class FileRows:

@@ -81,13 +81,21 @@ class SaveStates(EpochCallback):
         every_seconds: between two of them.
         owned: false once someone else has taken the run over; then training ends.
         preemption: tells of signals.
+        seed: of the run; each of several ranks begins with a chance of its own.
     """
 
     def __init__(
-        self, *, folder: Path, every_seconds: float, owned: Callable[[], bool], preemption: Preemption | None = None
+        self,
+        *,
+        folder: Path,
+        every_seconds: float,
+        owned: Callable[[], bool],
+        preemption: Preemption | None = None,
+        seed: int = 0,
     ) -> None:
         self.folder, self.every_seconds, self.owned = folder, every_seconds, owned
         self.preemption = preemption or Preemption()
+        self.seed = seed
         self._last = time.monotonic()
         self._random: list[dict[str, Any]] | None = None
 
@@ -140,6 +148,8 @@ class SaveStates(EpochCallback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.preemption.install()  # Lightning has its own handlers by now
         if self._random is None or trainer.global_rank >= len(self._random):
+            if trainer.global_rank:  # only now: the strategies of several ranks seed each like the first
+                torch.manual_seed(self.seed + 1_000_003 * trainer.global_rank)
             return
         own = self._random[trainer.global_rank]
         torch.set_rng_state(own["torch"])

@@ -27,6 +27,8 @@ def usable_gpus(count: int, environment: Mapping[str, str] = os.environ) -> tupl
         environment: its own may name some only, by number or by identifier.
     """
     named = [name.strip() for name in environment.get(GPUS_VARIABLE, "").split(",") if name.strip()]
+    if named and named[0].startswith("MIG-") and count:  # of these a process counts but one
+        return tuple(named)
     return tuple(named[:count]) if named else tuple(map(str, range(count)))
 
 

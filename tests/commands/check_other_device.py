@@ -20,6 +20,7 @@ from torch import Tensor
 
 from emorec.batch import Batch, ModelOutput
 from emorec.cli import main
+from emorec.features.reader import FeatureReader, ReadSettings
 from emorec.models.emotion_model import EmotionModel
 from tests.stand_in_device import NAME, stand_in_device
 
@@ -141,3 +142,25 @@ def test_gradients_are_clipped_as_they_are_and_not_as_they_are_scaled(
     for before, after in zip(norms["before"], norms["after"], strict=True):
         assert 0.05 < before < 100
         assert after == pytest.approx(0.05, rel=1e-3)
+
+
+def test_features_held_on_the_device_train_as_those_in_memory(
+    train: Train, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        ReadSettings, "device", property(lambda settings: NAME if settings.preload == "device" else None)
+    )
+    gather, devices = FeatureReader.gather, set()
+
+    def noted(reader: FeatureReader, places: Tensor) -> tuple[Tensor, Tensor]:
+        values, mask = gather(reader, places)
+        devices.add(values.device.type)
+        return values, mask
+
+    monkeypatch.setattr(FeatureReader, "gather", noted)
+    assert train(root / "memory", "features.preload=ram") == 0
+    assert devices == {"cpu"}
+    assert train(root / "device", "features.preload=device") == 0
+    assert devices == {"cpu", NAME}
+    (_, expected, _), (_, found, _) = result(root / "memory"), result(root / "device")
+    torch.testing.assert_close(found, expected)

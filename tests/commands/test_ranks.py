@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from emorec.cli import main
+from emorec.commands.ranks import _free_port
 from emorec.datamodules.utterances import BatchLoader
 from tests.conftest import REPOSITORY, emorec_process
 from tests.datamodules.conftest import MakeExample, make_example
@@ -165,7 +166,10 @@ def test_a_signal_to_the_leading_process_saves_on_all_ranks_and_the_run_goes_on(
     code, _, err = finish(process)
     assert code == 75, err
     assert [run["status"] for run in runs(root)] == ["interrupted"]
-    assert list(root.glob("checkpoints/*/resume/*-*.ckpt"))
+    state = torch.load(max(root.glob("checkpoints/*/resume/*-*.ckpt")), weights_only=True)
+    (chance,) = (item["ranks"] for name, item in state["callbacks"].items() if "SaveStates" in name)
+    assert len(chance) == 2
+    assert not torch.equal(chance[0]["torch"], chance[1]["torch"])  # or each rank would drop the same units
     assert processes_of(root) == []
     code, _, err = finish(emorec_process(*words, root=root))
     assert code == 0, err
@@ -238,6 +242,57 @@ def test_torchrun_starts_the_ranks_as_well(root: Path, train_overrides: list[str
     (run,) = runs(root)
     assert (run["status"], run["epochs"], run["attempts"]) == ("finished", 3, 1)
     assert processes_of(root) == []
+
+
+def test_ranks_of_torchrun_end_where_their_first_refuses(root: Path, train_overrides: list[str]) -> None:
+    words = ["train", *train_overrides, *RANKS, "trainer.accelerator=gpu", "trainer.strategy=ddp"]
+    environment = {
+        **os.environ,
+        **{"EMOREC_ROOT": str(root), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        **{"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())},
+    }
+    started = time.monotonic()
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "emorec", *words],
+            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=root,
+        )
+        for rank in ("0", "1")
+    ]
+    (code, _, err), (other, _, _) = (finish(rank) for rank in ranks)
+    assert code == 2
+    assert "expected 2 GPU(s)" in err
+    assert other == 0
+    assert time.monotonic() - started < 50  # not only when it is tired of waiting
+
+
+def test_a_run_of_one_process_trains_within_an_allocation_of_several_tasks(
+    root: Path, train_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("SLURM_NTASKS", "4"), ("SLURM_JOB_NAME", "batch"), ("SLURM_JOB_ID", "1")):
+        monkeypatch.setenv(name, value)
+    assert main(["train", *train_overrides]) == 0
+
+
+def test_tasks_of_slurm_that_cannot_be_ranks_are_refused(
+    root: Path, train_overrides: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("SLURM_NTASKS", "2"), ("SLURM_STEP_NUM_TASKS", "2"), ("SLURM_PROCID", "0")):
+        monkeypatch.setenv(name, value)
+    assert main(["train", *train_overrides, *RANKS]) == 2
+    assert "expected tasks of Slurm that can be ranks" in capsys.readouterr().err
+
+
+def test_fewer_utterances_than_ranks_are_refused(
+    root: Path, train_overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["trainer.devices=9", "trainer.accelerator=cpu", "batch_size=9"]
+    assert main(["train", *train_overrides, *words]) == 2
+    assert "val has 8" in capsys.readouterr().err
 
 
 def test_a_batch_that_does_not_part_evenly_is_refused(

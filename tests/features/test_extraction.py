@@ -94,20 +94,29 @@ def test_an_edited_file_with_its_size_and_time_kept_is_computed_anew(tmp_path: P
     assert FileDigests(database).digest(source.path) != before
 
 
-def test_features_are_computed_without_the_rounding_and_the_chance_of_gpu_convolutions(
-    tmp_path: Path, sounds: Sources
-) -> None:
+def test_features_are_computed_without_the_rounding_and_the_chance_of_gpus(tmp_path: Path, sounds: Sources) -> None:
     settings = set()
 
     class Watched(LogMel):
         def encode(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-            settings.add((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic))
+            settings.add(now())
             return super().encode(inputs)
 
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
-    run(tmp_path / "cache", sounds, Watched())
-    assert settings == {(False, True)}
-    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic) == before
+    def now() -> tuple[bool, bool, bool]:
+        return (
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cudnn.deterministic,
+        )
+
+    torch.backends.cuda.matmul.allow_tf32 = True  # as some environments have it
+    try:
+        before = now()
+        run(tmp_path / "cache", sounds, Watched())
+        assert settings == {(False, False, True)}
+        assert now() == before == (True, True, False)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def test_equal_content_shares_a_row(tmp_path: Path, write_sound: Callable[..., Path]) -> None:

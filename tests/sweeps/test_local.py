@@ -108,6 +108,7 @@ def test_the_environment_may_name_some_gpus_only() -> None:
     assert usable_gpus(2, {}) == ("0", "1")
     assert usable_gpus(2, {"CUDA_VISIBLE_DEVICES": "3,GPU-5ab"}) == ("3", "GPU-5ab")
     assert usable_gpus(0, {"CUDA_VISIBLE_DEVICES": ""}) == ()
+    assert usable_gpus(1, {"CUDA_VISIBLE_DEVICES": "MIG-1a,MIG-2b"}) == ("MIG-1a", "MIG-2b")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
