@@ -1,17 +1,18 @@
 """Puts a model together from a config."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from emorec.batch import ConfigurationError
+from emorec.batch import MODALITIES, ConfigurationError
 from emorec.configuration import instantiate
 from emorec.datamodules.utterances import UtteranceDataModule
-from emorec.errors import UserError
+from emorec.datasets.utterance import Task
+from emorec.errors import UserError, raise_problems
 from emorec.losses.loss import Loss
 from emorec.models.emotion_model import EmotionModel
 from emorec.models.heads import Head
@@ -49,11 +50,8 @@ def build_model(config: Mapping[str, Any], module: UtteranceDataModule, *, fit_n
     classes = task.kind == "classification"
     table = module.tables["train"]
     try:
-        fusion = instantiate(
-            config["fusion"], where="fusion", kind=nn.Module, dims=dict.fromkeys(dims, hidden), hidden=hidden
-        )
-        counts = {"class_counts": table.class_counts()} if classes else {}
-        loss = instantiate(config["loss"], where="loss", kind=Loss, task=task.name, **counts)  # type: ignore[type-abstract]
+        fusion = _fusion(config, dims)
+        loss = _loss(config, task, table.class_counts() if classes else torch.zeros(0))
     except ConfigurationError as error:
         raise UserError(str(error)) from error
     return EmotionModel(
@@ -72,6 +70,43 @@ def build_model(config: Mapping[str, Any], module: UtteranceDataModule, *, fit_n
         make_optimizer=lambda parameters: _optimizer(config, parameters),
         make_scheduler=None if config["scheduler"] is None else lambda *given: _schedule(config["scheduler"], *given),
     )
+
+
+def check_parts(config: Mapping[str, Any], task: Task) -> None:
+    """Makes the parts of a model that need no data, to see that their arguments fit before anything is computed.
+
+    Raises:
+        UserError: says of each part what does not fit.
+    """
+    modalities = [name for name in MODALITIES if config["encoder"].get(name) is not None]
+    problems: list[str] = []
+    parts: list[tuple[str, Callable[[], Any]]] = [
+        ("fusion", lambda: _fusion(config, modalities)),
+        ("loss", lambda: _loss(config, task, torch.ones(len(task.labels), dtype=torch.long))),
+        ("optimizer", lambda: _optimizer(config, [nn.Parameter(torch.zeros(1))])),
+    ]
+    if config["scheduler"] is not None:
+        made = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        parts.append(("scheduler", lambda: _schedule(config["scheduler"], made, 1000)))
+    for name, make in parts if modalities else []:
+        try:
+            make()
+        except (ConfigurationError, UserError) as error:
+            problems.append(str(error))
+        except (TypeError, ValueError) as error:
+            problems.append(f"{name}: {error} ({type(error).__name__})")
+    raise_problems("the config", problems)
+
+
+def _fusion(config: Mapping[str, Any], modalities: Iterable[str]) -> nn.Module:
+    hidden = config["model"]["hidden"]
+    dims = dict.fromkeys(modalities, hidden)
+    return instantiate(config["fusion"], where="fusion", kind=nn.Module, dims=dims, hidden=hidden)
+
+
+def _loss(config: Mapping[str, Any], task: Task, class_counts: Tensor) -> Loss:
+    counts = {"class_counts": class_counts} if task.kind == "classification" else {}
+    return instantiate(config["loss"], where="loss", kind=Loss, task=task.name, **counts)  # type: ignore[type-abstract]
 
 
 def feature_widths(components: Mapping[str, Mapping[str, Tensor]]) -> dict[str, int]:

@@ -99,7 +99,7 @@ def _check_splits(checkup: Checkup, corpus: Corpus, manifest: Manifest) -> dict[
         rule = choose(manifest.protocols, corpus.protocol, f"dataset.protocol (dataset={corpus.name})")
         checkup.parts_speakers = rule.speaker_independent
         splits = corpus.split(manifest)
-        check_classes(task, splits["train"])
+        check_classes(task, splits)
     except UserError as error:
         checkup.problems.append(Problem("split", checkup.protocol, str(error)))
         return {}

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from emorec.commands.composition import CommandLine, print_with_hydra
 
 SUBCOMMANDS = {
-    "data": ("check",),
+    "data": ("check", "download", "fixture"),
     "cache": ("ls", "verify", "gc", "compact"),
-    "runs": ("ls", "show", "verify", "gc", "rm", "export"),
+    "runs": ("ls", "show", "verify", "gc", "rm", "export", "sweeps", "sync"),
 }
-CONFIG_NAMES = {
-    **{name: name for name in ("train", "tune", "extract", "evaluate", "report")},
-    "data": "extract",
-}
+CONFIG_NAMES = {name: name for name in ("train", "tune", "extract", "evaluate", "report", "data")}
 
 
 def main(words: Sequence[str], commands: Sequence[str]) -> int:

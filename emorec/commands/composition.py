@@ -105,7 +105,8 @@ def print_with_hydra(line: CommandLine) -> int:
     """Lets Hydra answer `--help`, `--cfg`, `--info` and shell completion."""
     register_resolvers()
     _check_choices(line, line.overrides)
-    sys.argv = ["emorec", *line.flags, *map(_placed, line.overrides)]
+    flags = [flag for flag in line.flags if flag not in ("-m", "--multirun")]  # Hydra prints no multirun
+    sys.argv = ["emorec", *flags, *map(_placed, line.overrides)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors reach us as exceptions, with their messages
     try:
         with _hydra_errors():

@@ -85,8 +85,10 @@ def line_metrics(folder: Path) -> dict[str, float]:
 
 def result_line(record: RunRecord, folder: Path) -> str:
     """`run <run_id>  val/weighted_f1=…  test/weighted_f1=…  test/uar=…  test/accuracy=…  <path>`; for regression
-    `val/ccc`, `test/ccc`, `test/mae` and `test/pearson`."""
+    `val/ccc`, `test/ccc`, `test/mae` and `test/pearson`; before them the metric that chose the epoch, if another."""
     metrics = read_metrics(folder)
-    names = LINE_METRICS[record.task.get("kind", "classification")]
+    names: tuple[str, ...] = LINE_METRICS[record.task.get("kind", "classification")]
+    if (chosen_on := f"val/{record.task.get('monitor')}") not in names:
+        names = (chosen_on, *names)
     values = [f"{name}={metrics[name]:.4f}" for name in names if name in metrics]
     return "  ".join([f"run {record.run_id}", *values, str(folder)])

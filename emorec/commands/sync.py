@@ -49,7 +49,7 @@ def add_sync(actions: "argparse._SubParsersAction[Parser]") -> None:
 def sync(arguments: Namespace, store: "CheckpointStore") -> int:
     """Uploads; returns 1 where one failed."""
     if bool(arguments.runs) == arguments.all:
-        raise UserError("expected the ids of runs, or --all, and not both")
+        raise UserError("expected either the ids of runs or --all")
     records = store.records() if arguments.all else (store.find(run) for run in arguments.runs)
     uploads = []
     for record in records:

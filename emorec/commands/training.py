@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emorec.commands.attempt import begin, carry_out, read_test_later, stay_in_sweep, train_on_ranks
+from emorec.commands.build import check_parts
 from emorec.commands.composition import Composed
 from emorec.commands.fitting import fit
 from emorec.commands.job import Job, now
@@ -111,12 +112,14 @@ def prepare(composed: Composed, workbench: Workbench, *, loads: bool = True) -> 
     """
     check_training(composed.config)
     trackers(composed.config)  # a logger that cannot be is told of before anything is computed
+    task = workbench.task(composed.config)
+    check_loss(composed.config["loss"], task)
+    check_monitor(task)
+    check_parts(composed.config, task)
     features = composed.config["features"] if loads else {**composed.config["features"], "preload": "none"}
     data = workbench.data({**composed.config, "features": features})
-    check_loss(composed.config["loss"], data.task)
-    check_classes(data.task, data.splits["train"])
+    check_classes(task, data.splits)
     check_ranks(data.splits, world_size(composed.config))
-    check_monitor(data.task)
     check_apart(data)
     store = CheckpointStore(Path(composed.config["paths"]["checkpoints"]))
     return Job(composed, data, identify_run(composed, data), store)

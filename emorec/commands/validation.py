@@ -1,5 +1,6 @@
 """Checks a training config before anything is started: all problems at once."""
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,8 @@ from emorec.datasets.utterance import Task, Utterance
 from emorec.errors import UserError, raise_problems
 from emorec.features.computation import ExtractionSettings
 from emorec.features.reader import ReadSettings
+
+log = logging.getLogger(__name__)
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 ACCELERATORS = ("auto", "cpu", "gpu")
@@ -127,9 +130,24 @@ def check_monitor(task: Task) -> None:
         raise UserError(f"expected the monitor of task {task.name!r} in {sorted(known)}, got {task.monitor!r}")
 
 
-def check_classes(task: Task, train: Sequence[Utterance]) -> None:
-    """Raises a `UserError` where there is nothing to tell apart."""
-    found = {item.targets[task.name] for item in train}
-    if task.kind == "classification" and len(found) < 2:
-        names = [task.labels[number] for number in found if isinstance(number, int)]
-        raise UserError(f"expected at least two classes among the utterances of train, found {len(found)}: {names}")
+def check_classes(task: Task, splits: Mapping[str, Sequence[Utterance]]) -> None:
+    """Says which classes a split lacks.
+
+    Raises:
+        UserError: there is nothing to tell apart.
+    """
+    if task.kind != "classification":
+        return
+    found = {split: {item.targets[task.name] for item in items} for split, items in splits.items()}
+
+    def names(numbers: set[Any]) -> str:
+        return ", ".join(task.labels[number] for number in sorted(numbers))
+
+    train = found["train"]
+    if len(train) < 2:
+        raise UserError(f"expected at least two classes among the utterances of train, found {len(train)}: {names(train)}")
+    for split in ("val", "test"):
+        if unknown := found[split] - train:
+            log.warning("train has no utterance of some classes of %s: %s", split, names(unknown))
+        if absent := train - found[split]:
+            log.warning("%s has no utterance of some classes of train: %s", split, names(absent))

@@ -13,7 +13,7 @@ from emorec.commands.prepared import Data, Features
 from emorec.configuration import instantiate
 from emorec.datasets.labels import relabel
 from emorec.datasets.manifest import Corpus, Manifest
-from emorec.datasets.utterance import SPLITS, Utterance
+from emorec.datasets.utterance import SPLITS, Task, Utterance
 from emorec.encoders.checkpoint import use_digests
 from emorec.encoders.encoder import Encoder
 from emorec.errors import UserError, raise_problems
@@ -44,6 +44,15 @@ def _relabelled(manifest: Manifest, task: str, labels: Mapping[str, Sequence[str
         told = ", ".join(f"{name} ({count})" for name, count in sorted(lost.items()))
         log.warning("%s: no class of the label map, and left out: %s", manifest.dataset, told)
     return mapped
+
+
+def _encoder(config: Mapping[str, Any], modality: str) -> Encoder:
+    settings = config["encoder"][modality]
+    encoder = instantiate(settings, where=f"encoder.{modality}", kind=Encoder)  # type: ignore[type-abstract]
+    if encoder.modality != modality:
+        raise UserError(f"expected encoder.{modality} to be an encoder of {modality}, got {settings['_target_']}")
+    encoder.check_views()
+    return encoder
 
 
 def _no_features(sources: Mapping[str, Source | None], width: int, layers: int) -> Features:
@@ -99,6 +108,10 @@ class Workbench:
             self._manifests[key] = manifest
         return self._manifests[key]
 
+    def task(self, config: Mapping[str, Any]) -> Task:
+        """What a config predicts."""
+        return self.corpus(config).chosen_task(self.manifest(config))
+
     def features(
         self,
         config: Mapping[str, Any],
@@ -124,12 +137,7 @@ class Workbench:
         if key not in self._features:
             if config["features"]["preload"] == "device":  # a GPU holds what one job needs
                 self._features = {other: held for other, held in self._features.items() if other[0] != modality}
-            encoder = instantiate(settings, where=f"encoder.{modality}", kind=Encoder)  # type: ignore[type-abstract]
-            if encoder.modality != modality:
-                raise UserError(
-                    f"expected encoder.{modality} to be an encoder of {modality}, got {settings['_target_']}"
-                )
-            self._features[key] = self._extracted(encoder, config, manifest, chosen, width)
+            self._features[key] = self._extracted(_encoder(config, modality), config, manifest, chosen, width)
         return self._features[key]
 
     def _extracted(
@@ -140,7 +148,6 @@ class Workbench:
         chosen: Sequence[Utterance],
         width: int | None,
     ) -> Features:
-        encoder.check_views()
         modality, settings = encoder.modality, ExtractionSettings(**config["extraction"])
         sources = {item.id: encoder.source(item, manifest) for item in chosen}
         if all(source is None for source in sources.values()):
@@ -192,16 +199,16 @@ class Workbench:
         used = [name for name in MODALITIES if config["encoder"].get(name) is not None]
         if not used:
             raise UserError("expected an encoder for at least one modality, got none")
-        manifest = self.manifest(config)
-        corpus = self.corpus(config)
-        task = corpus.chosen_task(manifest)
+        for name in used:  # all are as they must be before the first computes anything
+            _encoder(config, name)
+        manifest, corpus, task = self.manifest(config), self.corpus(config), self.task(config)
         everything = tuple(item for item in manifest.utterances if task.name in item.targets)
         splits = dict.fromkeys(SPLITS, everything) if whole else corpus.split(manifest)
         names = {split: {item.id for item in items} for split, items in splits.items()}
         chosen = [item for item in manifest.utterances if any(item.id in found for found in names.values())]
         known = widths or {}
         features = {name: self.features(config, name, manifest, chosen, known.get(name)) for name in used}
-        present = torch.stack([item.reader.present for item in features.values()]).any(0)
+        present = torch.stack([item.reader.present[: len(chosen)] for item in features.values()]).any(0)  # views aside
         places = {
             split: torch.tensor(
                 [place for place, item in enumerate(chosen) if item.id in names[split] and present[place]],

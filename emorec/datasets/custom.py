@@ -201,7 +201,17 @@ class Custom(Corpus):
         if name not in RULES:
             raise UserError(f"expected dataset.protocol in {('auto', 'given', *RULES)}, got {self.protocol!r}")
         rule = RULES[name](utterances, self.task, self.folds, self.split_seed)
-        return rule, f"splits are made: {name}, {rule.folds} folds, seed {self.split_seed}"
+        why = self._why_speakers_recur(utterances) if name != self.protocol else ""
+        return rule, f"splits are made: {name}{why}, {rule.folds} folds, seed {self.split_seed}"
+
+    def _why_speakers_recur(self, utterances: Sequence[Utterance]) -> str:
+        """Why the automatic choice does not part speakers, where some are named."""
+        named = {item.speaker for item in utterances if item.speaker is not None}
+        without = sum(item.speaker is None for item in utterances)
+        if not named or (not without and len(named) >= max(3, self.folds)):
+            return ""
+        reason = f"{without} utterances name none" if without else f"{len(named)} are too few for {self.folds} folds"
+        return f" (speakers recur in several splits: {reason})"
 
 
 def _files(folder: Path) -> list[Path]:

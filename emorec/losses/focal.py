@@ -1,10 +1,12 @@
 """Focal loss."""
 
+from math import inf
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from emorec.batch import Batch, ModelOutput
+from emorec.batch import Batch, ConfigurationError, ModelOutput
 from emorec.losses.loss import ClassificationLoss
 
 
@@ -47,6 +49,8 @@ class Focal(ClassificationLoss):
         weights: dict[str, float] | None = None,
     ) -> None:
         super().__init__(task=task, class_counts=class_counts, class_weights=class_weights, weights=weights)
+        if not isinstance(gamma, int | float) or not 0 <= gamma < inf:
+            raise ConfigurationError(f"expected loss.gamma to be a number from 0, got {gamma!r}")
         self.gamma = gamma
 
     def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from emorec.batch import Batch, ModelOutput
+from emorec.batch import Batch, ConfigurationError, ModelOutput
 from emorec.losses.class_weights import weigh_classes
 
 
@@ -29,6 +29,9 @@ class Loss(nn.Module, ABC):
         super().__init__()
         self.task = task
         self.weights = dict(weights or {})
+        wrong = {name: value for name, value in self.weights.items() if not isinstance(value, int | float)}
+        if wrong:
+            raise ConfigurationError(f"expected loss.weights to be numbers, got {wrong}")
 
     @abstractmethod
     def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:

@@ -1,8 +1,11 @@
 """Losses of regression: distances, and disagreement."""
 
+from math import inf
+
 from torch import Tensor
 from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
+from emorec.batch import ConfigurationError
 from emorec.losses.loss import RegressionLoss
 
 
@@ -31,6 +34,8 @@ class Huber(RegressionLoss):
 
     def __init__(self, *, task: str, delta: float = 1.0, weights: dict[str, float] | None = None) -> None:
         super().__init__(task=task, weights=weights)
+        if not isinstance(delta, int | float) or not 0 < delta < inf:
+            raise ConfigurationError(f"expected loss.delta to be a number above 0, got {delta!r}")
         self.delta = delta
 
     def compare(self, predicted: Tensor, target: Tensor) -> dict[str, Tensor]:

@@ -1,11 +1,14 @@
 import os
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from emorec.cli import COMMANDS, main
+from emorec.commands.completion import SUBCOMMANDS
 from tests.conftest import REPOSITORY
 from tests.discovery import names
 
@@ -94,6 +97,20 @@ def test_the_shell_completes_commands_groups_and_keys(
     monkeypatch.setenv("COMP_POINT", str(len(line)))
     assert main(["-sc", "query=bash"]) == 0
     assert offered in capsys.readouterr().out.split()
+
+
+@pytest.mark.parametrize("command", ["data", "cache", "runs"])
+def test_each_action_of_a_command_is_completed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with suppress(SystemExit):
+        main([command, "--help"])
+    told = re.search(r"emorec data (\S+)|\{(\S+)\}", capsys.readouterr().out)
+    assert told is not None
+    assert sorted(SUBCOMMANDS[command]) == sorted(re.split(r"[|,]", told[1] or told[2]))
+
+
+def test_a_config_is_printed_of_a_multirun_as_well(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    assert main(["train", "-m", "--cfg", "job", "seed=3"]) == 0
+    assert "seed: 3" in capsys.readouterr().out
 
 
 def test_the_completion_script_is_for_emorec(capsys: pytest.CaptureFixture[str], root: Path) -> None:

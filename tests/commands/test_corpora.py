@@ -174,6 +174,12 @@ def test_training_samples_among_cached_views_and_evaluation_does_not(data: Path,
     assert torch.equal(first, again)
 
 
+def test_one_modality_may_have_other_views_than_another(root: Path, train_overrides: list[str]) -> None:
+    words = ["encoder/audio=log_mel_functionals", "encoder.audio.views=2", "encoder.video.views=1"]
+    assert main(["train", *train_overrides, *words, "trainer.max_epochs=1"]) == 0
+    only_run(root)
+
+
 def test_the_choice_of_views_follows_from_seed_and_epoch(data: Path, root: Path) -> None:
     words = [*SMALL, *words_of("custom", data), "encoder.audio.views=2", "encoder/text=none", "encoder/video=none"]
     line = parse("train", words)

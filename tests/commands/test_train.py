@@ -184,6 +184,11 @@ def test_one_failing_job_of_a_multirun_does_not_take_the_others_with_it(
         ("features.preload=bogus", "features.preload"),
         ("+optimizer.fused=true trainer.precision=bf16-mixed", "no fused optimizer with a mixed precision"),
         ("+extraction.bogus=1", "extraction: "),
+        ("optimizer.lr=abc", "optimizer: "),
+        ("optimizer.lr=-1", "Invalid learning rate"),
+        ("loss=focal loss.gamma=x", "expected loss.gamma to be a number from 0, got 'x'"),
+        ("loss=ccc", "expected a loss for classification"),
+        ("encoder.video.views=-1", "encoder.video.views"),
     ],
 )
 def test_settings_that_cannot_be_are_told_before_anything_is_written(
@@ -192,6 +197,7 @@ def test_settings_that_cannot_be_are_told_before_anything_is_written(
     assert main(["train", *train_overrides, *word.split()]) == 2
     assert told in capsys.readouterr().err
     assert not list(root.glob("**/run.json"))
+    assert not list(root.glob("cache/*/*.safetensors"))
 
 
 def test_unusual_combinations_train(root: Path, train_overrides: list[str]) -> None:
