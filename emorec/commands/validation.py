@@ -145,7 +145,8 @@ def check_classes(task: Task, splits: Mapping[str, Sequence[Utterance]]) -> None
 
     train = found["train"]
     if len(train) < 2:
-        raise UserError(f"expected at least two classes among the utterances of train, found {len(train)}: {names(train)}")
+        told = f"found {len(train)}: {names(train)}"
+        raise UserError(f"expected at least two classes among the utterances of train, {told}")
     for split in ("val", "test"):
         if unknown := found[split] - train:
             log.warning("train has no utterance of some classes of %s: %s", split, names(unknown))
