@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from emorec.commands.arguments import Parser, add_action, duration, parse, told
 from emorec.commands.logs import start_logging
 from emorec.commands.sync import add_sync, sync
+from emorec.errors import UserError
 from emorec.reporting.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -77,7 +78,10 @@ def _list_jobs(arguments: Namespace, store: "CheckpointStore") -> int:
     from emorec.sweeps.display import job_cells, summary
     from emorec.sweeps.record import read_sweep
 
-    sweep = read_sweep(store.root / "sweeps" / arguments.sweep)
+    folder = store.root / "sweeps" / arguments.sweep
+    if not folder.is_dir():
+        raise UserError(f"expected the name of a sweep, got {arguments.sweep!r} (emorec runs sweeps lists them)")
+    sweep = read_sweep(folder)
     if arguments.json:
         print(json.dumps({**asdict(sweep), "folder": str(sweep.folder)}, indent=2))
         return 0

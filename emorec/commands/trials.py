@@ -114,7 +114,8 @@ def _checked(open_composer: Composer, base: Composed) -> tuple[StudySettings, li
     wrong = check_keys(entries, config=plain, groups=groups, given=[key_of(word) for word in line.overrides])
     told = {line.partition(":")[0] for line in (*problems, *wrong)}
     sound = [entry for entry in entries if f"search.{entry.key}" not in told]
-    raise_problems("emorec tune", [*problems, *wrong, *_refused_values(open_composer, sound)])
+    refused = _refused_values(open_composer, sound) if settings.name else []  # without a name nothing composes
+    raise_problems("the study", [*problems, *wrong, *refused])
     return settings, entries
 
 

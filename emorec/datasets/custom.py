@@ -108,6 +108,8 @@ class Custom(Corpus):
         if not path.is_file():
             raise UserError(f"expected the table {path}, found no such file (dataset=custom; set dataset.table)")
         rows = read_any_table(path, COLUMNS, problems)
+        if not rows:
+            problems.append(Problem("table", str(path), "expected rows, found none"))
         found = list(rows[0][1]) if rows else ["id", "label"]
         if "id" not in found:
             problems.append(Problem("column", str(path), f"expected a column id, found {found}"))

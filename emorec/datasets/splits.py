@@ -148,7 +148,7 @@ def assign_splits(
     assignment = _limited(splits, limit, task)
     empty = [f"no utterances in {name}" for name in SPLITS if not assignment[name]]
     leaks = speaker_leaks(assignment, protocol)
-    raise_problems(f"the split of {where}, dataset.fold={fold}", [*empty, *leaks])
+    raise_problems(f"the split of {where}, dataset.fold={'null' if fold is None else fold}", [*empty, *leaks])
     return assignment
 
 

@@ -211,6 +211,10 @@ def test_capitals_and_spaces_of_column_names_do_not_matter(tmp_path: Path) -> No
     assert "expected a column id, found ['name', 'label']" in str(problem)
 
 
+def test_a_table_without_rows_is_told(tmp_path: Path) -> None:
+    assert "expected rows, found none" in str(scan(write(tmp_path, "id,text,label\n")).problems)
+
+
 def test_what_cannot_be_told_apart_in_a_folder_is_named(tmp_path: Path) -> None:
     for name in ("happy/a.wav", "happy/a.flac", "sad/b.wav", "elsewhere/c.wav"):
         path = tmp_path / "corpus" / name
