@@ -58,10 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
+def _carry_out(command: str, words: Sequence[str]) -> int:
+    try:
+        return int(importlib.import_module(f"emorec.commands.{command}").main(words))
+    except RuntimeError as error:  # Python 3.11 makes one of what is raised while a class is being made
+        if isinstance(error.__cause__, KeyboardInterrupt | Preempted):
+            raise error.__cause__ from None
+        raise
+
+
 def _run(command: str, words: Sequence[str]) -> int:
     try:
         check_words(words)
-        return int(importlib.import_module(f"emorec.commands.{command}").main(words))
+        return _carry_out(command, words)
     except UserError as error:
         message, code = str(error), 2
     except KeyboardInterrupt:

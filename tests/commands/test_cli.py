@@ -9,6 +9,7 @@ import pytest
 
 from emorec.cli import COMMANDS, main
 from emorec.commands.completion import SUBCOMMANDS
+from emorec.errors import Preempted
 from tests.conftest import REPOSITORY
 from tests.discovery import names
 
@@ -97,6 +98,23 @@ def test_the_shell_completes_commands_groups_and_keys(
     monkeypatch.setenv("COMP_POINT", str(len(line)))
     assert main(["-sc", "query=bash"]) == 0
     assert offered in capsys.readouterr().out.split()
+
+
+@pytest.mark.parametrize(("stopped", "code"), [(KeyboardInterrupt(), 130), (Preempted("stopped by SIGUSR1"), 75)])
+def test_a_stop_while_a_class_is_made_is_a_stop(
+    stopped: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stops:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise stopped
+
+    def train(_: object) -> int:
+        type("Made", (), {"field": Stops()})
+        return 0
+
+    monkeypatch.setattr("emorec.commands.train.main", train)
+    assert main(["train"]) == code
+    assert capsys.readouterr().err.strip().endswith("the same command goes on from here")
 
 
 @pytest.mark.parametrize("command", ["data", "cache", "runs"])
