@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
 
-from emorec.datasets.made_splits import RULES, with_validation
+from emorec.datasets.made_splits import RULES, why_speakers_recur, with_validation
 from emorec.datasets.manifest import Corpus, Manifest, Problem, check_utterances
 from emorec.datasets.splits import ListedFolds, Protocol
 from emorec.datasets.tables import read_any_table
@@ -203,17 +203,8 @@ class Custom(Corpus):
         if name not in RULES:
             raise UserError(f"expected dataset.protocol in {('auto', 'given', *RULES)}, got {self.protocol!r}")
         rule = RULES[name](utterances, self.task, self.folds, self.split_seed)
-        why = self._why_speakers_recur(utterances) if name != self.protocol else ""
+        why = why_speakers_recur(utterances, self.folds) if name != self.protocol else ""
         return rule, f"splits are made: {name}{why}, {rule.folds} folds, seed {self.split_seed}"
-
-    def _why_speakers_recur(self, utterances: Sequence[Utterance]) -> str:
-        """Why the automatic choice does not part speakers, where some are named."""
-        named = {item.speaker for item in utterances if item.speaker is not None}
-        without = sum(item.speaker is None for item in utterances)
-        if not named or (not without and len(named) >= max(3, self.folds)):
-            return ""
-        reason = f"{without} utterances name none" if without else f"{len(named)} are too few for {self.folds} folds"
-        return f" (speakers recur in several splits: {reason})"
 
 
 def _files(folder: Path) -> list[Path]:

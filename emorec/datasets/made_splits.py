@@ -71,6 +71,16 @@ def with_validation(utterances: Sequence[Utterance], seed: int, share: int = 8) 
     return given | {item.id: "val" for name in chosen for item in units[name]}
 
 
+def why_speakers_recur(utterances: Sequence[Utterance], folds: int) -> str:
+    """Why no folds part the speakers, in brackets; nothing where they do, or none is named."""
+    named = {item.speaker for item in utterances if item.speaker is not None}
+    without = sum(item.speaker is None for item in utterances)
+    if not named or (not without and len(named) >= max(3, folds)):
+        return ""
+    reason = f"{without} utterances name none" if without else f"{len(named)} are too few for {folds} folds"
+    return f" (speakers recur in several splits: {reason})"
+
+
 RULES: dict[str, Callable[[Sequence[Utterance], str, int, int], ListedFolds]] = {
     "stratified": stratified,
     "group_k_fold": group_k_fold,

@@ -211,6 +211,13 @@ def test_capitals_and_spaces_of_column_names_do_not_matter(tmp_path: Path) -> No
     assert "expected a column id, found ['name', 'label']" in str(problem)
 
 
+def test_a_choice_that_does_not_part_speakers_says_why(tmp_path: Path) -> None:
+    few, one_missing = rows(speakers=4), rows().replace(",s3", ",", 1)
+    assert "4 are too few for 5 folds" in " ".join(scan(write(tmp_path, few)).notes)
+    assert "1 utterances name none" in " ".join(scan(write(tmp_path, one_missing)).notes)
+    assert "recur" not in " ".join(scan(write(tmp_path, rows())).notes)
+
+
 def test_a_table_without_rows_is_told(tmp_path: Path) -> None:
     assert "expected rows, found none" in str(scan(write(tmp_path, "id,text,label\n")).problems)
 
