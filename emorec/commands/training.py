@@ -93,7 +93,7 @@ def train(composed: Composed, workbench: Workbench, observers: Sequence[RunObser
             return _work_as_rank(job, order, observers, preemption)
         try:
             return _train_or_tell(job, observers, preemption)
-        except UserError:
+        except (UserError, OSError):  # the other ranks wait to hear what to do
             if rank is not None:
                 tell_ranks(job.identity.run_id, Order(trains=False))
             raise
