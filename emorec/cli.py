@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from emorec import __version__
-from emorec.commands.secrets import check_words
+from emorec.config.credentials import check_words
 from emorec.errors import Preempted, UserError
-from emorec.runs.preemption import Preemption, ignore_signals
+from emorec.training.preemption import Preemption, ignore_signals
 
 COMMANDS = {
     "train": "train one model, or with -m one for each combination of values",

@@ -3,8 +3,8 @@
 from functools import cache
 from typing import Any
 
-from emorec.commands.composition import composer, parse
-from emorec.configuration import config_folder
+from emorec.config.composition import composer, parse
+from emorec.config.instantiation import config_folder
 
 
 def names(group: str, *, without: tuple[str, ...] = ("none",)) -> list[str]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from emorec.commands.composition import compose_once
+from emorec.config.composition import compose_once
 from emorec.errors import UserError
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from emorec.commands.arguments import Parser, add_action, duration, parse, size, told
-from emorec.commands.logs import start_logging
+from emorec.runs.logs import start_logging
 from emorec.errors import UserError
-from emorec.reporting.tables import markdown_table
+from emorec.markdown import markdown_table
 
 
 def main(words: Sequence[str]) -> int:
@@ -61,7 +61,7 @@ def _list(arguments: Namespace, paths: dict[str, str]) -> int:
 
 
 def _verify(arguments: Namespace, paths: dict[str, str]) -> int:
-    from emorec.features.upkeep import verify
+    from emorec.features.maintenance import verify
 
     found = verify(Path(paths["cache"]))
     if arguments.json:
@@ -73,7 +73,7 @@ def _verify(arguments: Namespace, paths: dict[str, str]) -> int:
 
 
 def _collect(arguments: Namespace, paths: dict[str, str]) -> int:
-    from emorec.features.upkeep import collect
+    from emorec.features.maintenance import collect
     from emorec.runs.checkpoint_store import CheckpointStore
 
     used = None
@@ -106,7 +106,7 @@ def _collect(arguments: Namespace, paths: dict[str, str]) -> int:
 def _compact(arguments: Namespace, paths: dict[str, str]) -> int:
     from emorec.features.extraction import compact_claimed
     from emorec.features.store import FeatureStore
-    from emorec.features.upkeep import spec_folders, spec_of
+    from emorec.features.maintenance import spec_folders, spec_of
     from emorec.storage.atomic import keeping_time
     from emorec.storage.digests import FileDigests
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from emorec.commands.composition import CommandLine, print_with_hydra
+from emorec.config.composition import CommandLine, print_with_hydra
 
 SUBCOMMANDS = {
     "data": ("check", "download", "fixture"),

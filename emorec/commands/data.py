@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from emorec.commands.composition import compose_once
-from emorec.commands.logs import start_logging
-from emorec.configuration import target_of
+from emorec.config.composition import compose_once
+from emorec.runs.logs import start_logging
+from emorec.config.instantiation import target_of
 from emorec.errors import UserError, choose
 
 USAGE = "usage: emorec data check|download|fixture [--json] dataset=… [key=value …]"
@@ -31,7 +31,7 @@ def main(words: Sequence[str]) -> int:
 
 def check(config: Mapping[str, Any], as_json: bool) -> int:
     """Looks a corpus over before anything is trained on it."""
-    from emorec.commands.checkup import check, tell
+    from emorec.datamodules.corpus_check import check, tell
 
     checkup = check(config)
     print(json.dumps(checkup.as_json(), indent=2, ensure_ascii=False) if as_json else tell(checkup))

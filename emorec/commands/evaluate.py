@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emorec.commands.composition import Composed, compose_once
-from emorec.commands.logs import start_logging
+from emorec.config.composition import Composed, compose_once
+from emorec.runs.logs import start_logging
 from emorec.datasets.utterance import SPLITS
 from emorec.errors import UserError
 from emorec.runs.identity import PLACES
@@ -39,12 +39,12 @@ def evaluate(composed: Composed, store: "CheckpointStore", record: "RunRecord") 
     """Evaluates a run as asked for, and returns the line that sums it up."""
     from omegaconf import OmegaConf
 
-    from emorec.commands.build import build_model, feature_widths
-    from emorec.commands.fitting import load_weights, predict
-    from emorec.commands.job import now
-    from emorec.commands.leakage import refuse_trained
-    from emorec.commands.results import write_results
-    from emorec.commands.workbench import workbench_for
+    from emorec.models.builder import build_model, feature_widths
+    from emorec.training.fit import load_weights, predict
+    from emorec.training.run_context import now
+    from emorec.datamodules.leakage import refuse_trained
+    from emorec.runs.results import write_results
+    from emorec.datamodules.preparer import workbench_for
     from emorec.storage.digests import digest_of
 
     asked, split = composed.config, composed.config["split"]

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from emorec.commands.composition import compose_once
-from emorec.commands.logs import start_logging
+from emorec.config.composition import compose_once
+from emorec.runs.logs import start_logging
 
 
 def main(words: Sequence[str]) -> int:
@@ -13,7 +13,7 @@ def main(words: Sequence[str]) -> int:
     if composed is None:
         return 0
     start_logging()
-    from emorec.commands.workbench import workbench_for
+    from emorec.datamodules.preparer import workbench_for
 
     cache = Path(composed.config["paths"]["cache"])
     data = workbench_for(composed.config).data(composed.config)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from emorec.commands.composition import compose_once
-from emorec.commands.logs import start_logging
+from emorec.config.composition import compose_once
+from emorec.runs.logs import start_logging
 from emorec.errors import UserError
 
 OWN_KEYS = ("paths", "folder", "progress", "extraction", "features")

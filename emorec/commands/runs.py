@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emorec.commands.arguments import Parser, add_action, duration, parse, told
-from emorec.commands.logs import start_logging
-from emorec.commands.sync import add_sync, sync
+from emorec.runs.logs import start_logging
+from emorec.loggers.sync import add_sync, sync
 from emorec.errors import UserError
-from emorec.reporting.tables import markdown_table
+from emorec.markdown import markdown_table
 
 if TYPE_CHECKING:
     from emorec.runs.checkpoint_store import CheckpointStore
@@ -56,7 +56,7 @@ def main(words: Sequence[str]) -> int:
 def _list(arguments: Namespace, store: "CheckpointStore") -> int:
     if arguments.sweep is not None:
         return _list_jobs(arguments, store)
-    from emorec.commands.results import read_metrics
+    from emorec.runs.results import read_metrics
 
     records = list(store.records())
     if arguments.json:
@@ -113,7 +113,7 @@ def _told(choices: dict[str, str]) -> list[str]:
 
 
 def _show(arguments: Namespace, store: "CheckpointStore") -> int:
-    from emorec.commands.results import read_metrics
+    from emorec.runs.results import read_metrics
 
     record = store.find(arguments.run)
     folder = store.folder(record.run_id)
@@ -138,7 +138,7 @@ def _show(arguments: Namespace, store: "CheckpointStore") -> int:
 
 
 def _verify(arguments: Namespace, store: "CheckpointStore") -> int:
-    from emorec.runs.upkeep import verify
+    from emorec.runs.maintenance import verify
 
     broken = verify(store)
     if arguments.json:
@@ -150,7 +150,7 @@ def _verify(arguments: Namespace, store: "CheckpointStore") -> int:
 
 
 def _collect(arguments: Namespace, store: "CheckpointStore") -> int:
-    from emorec.runs.upkeep import collect_weights
+    from emorec.runs.maintenance import collect_weights
 
     found = collect_weights(store, grace=arguments.grace, act=arguments.yes)
     if arguments.json:
@@ -162,7 +162,7 @@ def _collect(arguments: Namespace, store: "CheckpointStore") -> int:
 
 
 def _remove(arguments: Namespace, store: "CheckpointStore") -> int:
-    from emorec.runs.upkeep import remove_run
+    from emorec.runs.maintenance import remove_run
 
     record = store.find(arguments.run)
     names = remove_run(store, record, act=arguments.yes)
@@ -176,7 +176,7 @@ def _remove(arguments: Namespace, store: "CheckpointStore") -> int:
 
 
 def _export(arguments: Namespace, store: "CheckpointStore") -> int:
-    from emorec.runs.upkeep import export_run
+    from emorec.runs.maintenance import export_run
 
     record, target = store.find(arguments.run), Path(arguments.folder).expanduser().absolute()
     export_run(store, record, target)

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Sequence
 
-from emorec.commands.composition import CommandLine, composer, parse, print_with_hydra
-from emorec.commands.logs import start_logging
+from emorec.config.composition import CommandLine, composer, parse, print_with_hydra
+from emorec.runs.logs import start_logging
 from emorec.errors import UserError
 from emorec.sweeps.expansion import ALL_FOLDS
 from emorec.sweeps.report import JobReport, reporting
@@ -22,7 +22,7 @@ def main(words: Sequence[str]) -> int:
         with reporting() as report:
             return _run_once(line, report)
     with composer(line) as open_composer:
-        from emorec.commands.multirun import run_all
+        from emorec.sweeps.multirun import run_all
 
         return run_all(open_composer)
 
@@ -33,10 +33,10 @@ def _run_once(line: CommandLine, report: JobReport) -> int:
     if (composed.config.get("dataset") or {}).get("fold") == ALL_FOLDS:
         raise UserError("expected -m beside dataset.fold=all, which stands for one run for each fold")
 
-    from emorec.commands.ranks import leave, own_order
-    from emorec.commands.results import line_metrics
-    from emorec.commands.training import train
-    from emorec.commands.workbench import workbench_for
+    from emorec.training.distributed import leave, own_order
+    from emorec.runs.results import line_metrics
+    from emorec.training.lifecycle import train
+    from emorec.datamodules.preparer import workbench_for
 
     outcome = train(composed, workbench_for(composed.config))
     if own_order() is not None:

@@ -4,15 +4,15 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from emorec.commands.composition import composer, parse, print_with_hydra
-from emorec.commands.logs import start_logging
+from emorec.config.composition import composer, parse, print_with_hydra
+from emorec.runs.logs import start_logging
 from emorec.errors import UserError
-from emorec.reporting.tables import markdown_table
-from emorec.sweeps.study import JOURNAL, Study, require_optuna
+from emorec.markdown import markdown_table
+from emorec.tuning.study import JOURNAL, Study, require_optuna
 
 if TYPE_CHECKING:
-    from emorec.commands.best_experiment import Experiment
-    from emorec.commands.trials import Search
+    from emorec.tuning.experiment_file import Experiment
+    from emorec.tuning.trials import Search
 
 SHOWN = 5  # of the best trials
 
@@ -27,7 +27,7 @@ def main(words: Sequence[str]) -> int:
         raise UserError("expected no -m, for a study makes its trials itself; search=… says what it tries")
     require_optuna()
     start_logging()
-    from emorec.commands.trials import prepare, try_out, write_best
+    from emorec.tuning.trials import prepare, try_out, write_best
 
     with composer(line) as open_composer:
         search = prepare(open_composer)
@@ -56,7 +56,7 @@ def _table(search: "Search", experiment: "Experiment | None") -> str:
     summary = f"study {search.study.settings.name}: {counts}  {search.study.folder}"
     if experiment is None:
         return summary
-    from emorec.commands.trials import run_of, short
+    from emorec.tuning.trials import run_of, short
 
     keys = [entry.key for entry in search.entries]
     rows = [
@@ -68,7 +68,7 @@ def _table(search: "Search", experiment: "Experiment | None") -> str:
 
 
 def _as_json(search: "Search", experiment: "Experiment | None") -> str:
-    from emorec.commands.trials import run_of
+    from emorec.tuning.trials import run_of
 
     study = search.study
     best = [

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
 
-from emorec.datasets.made_splits import RULES, why_speakers_recur, with_validation
+from emorec.datasets.split_builders import RULES, why_speakers_recur, with_validation
 from emorec.datasets.manifest import Corpus, Manifest, Problem, check_utterances
 from emorec.datasets.splits import ListedFolds, Protocol
 from emorec.datasets.tables import read_any_table

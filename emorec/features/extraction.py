@@ -13,7 +13,7 @@ from emorec.encoders.encoder import Encoder
 from emorec.errors import UserError
 from emorec.features.computation import ExtractionSettings, compute
 from emorec.features.store import FeatureStore
-from emorec.features.upkeep import compact, compact_if_many
+from emorec.features.maintenance import compact, compact_if_many
 from emorec.media.faces import take_fallbacks
 from emorec.media.source import Source
 from emorec.storage.atomic import remove_orphans

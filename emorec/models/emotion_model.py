@@ -15,7 +15,7 @@ from emorec.datasets.utterance import Task
 from emorec.losses.loss import Loss
 from emorec.metrics.classification import confusion_matrix, summary_scores
 from emorec.metrics.regression import regression_scores
-from emorec.models.ranks import on_all_ranks
+from emorec.training.collectives import on_all_ranks
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 Part = tuple[tuple[str, ...], Tensor, Tensor, Tensor]  # ids, logits, targets and mean loss of a batch

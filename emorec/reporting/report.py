@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from emorec.reporting.aggregate import SUMMARY_METRICS, Group, distinction, distinctions
-from emorec.reporting.tables import markdown_table, with_deviation
+from emorec.markdown import markdown_table, with_deviation
 from emorec.storage.atomic import make_folder, write_text
 
 BEST = "**best**"

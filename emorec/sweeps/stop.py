@@ -6,7 +6,7 @@ from types import FrameType
 from typing import Any
 
 from emorec.errors import Preempted
-from emorec.runs import preemption
+from emorec.training import preemption
 
 SIGNALS = (signal.SIGINT, signal.SIGHUP, *preemption.SIGNALS)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from emorec.commands.composition import composer, parse
-from emorec.commands.training import train
-from emorec.commands.workbench import Workbench
+from emorec.config.composition import composer, parse
+from emorec.training.lifecycle import train
+from emorec.datamodules.preparer import Workbench
 from emorec.metrics.classification import confusion_matrix, summary_scores
 from tests.benchmarks.figure import Figure, emorec, rounds_of
 

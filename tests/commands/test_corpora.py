@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from emorec.cli import main
-from emorec.commands.composition import composer, parse
-from emorec.commands.workbench import Workbench
+from emorec.config.composition import composer, parse
+from emorec.datamodules.preparer import Workbench
 from tests.discovery import names
 
 SMALL = ["trainer.max_epochs=2", "model.hidden=8", "progress=false"]

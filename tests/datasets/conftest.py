@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from emorec.configuration import instantiate
+from emorec.config.instantiation import instantiate
 from emorec.datasets.ch_sims import ChSims
 from emorec.datasets.crema_d import CremaD
 from emorec.datasets.iemocap import Iemocap

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from emorec.batch import MODALITIES
-from emorec.commands.composition import composer, parse
-from emorec.configuration import instantiate
+from emorec.config.composition import composer, parse
+from emorec.config.instantiation import instantiate
 from emorec.datasets.demo_synthesis import write_video
 from emorec.encoders.encoder import Encoder
 from emorec.media.source import Source

@@ -10,7 +10,7 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from emorec.configuration import instantiate
+from emorec.config.instantiation import instantiate
 from emorec.datasets.demo_synthesis import write_video
 from emorec.encoders.encoder import Encoder
 from emorec.media.source import Source

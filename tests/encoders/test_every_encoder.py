@@ -135,7 +135,7 @@ def test_specs_import_no_backbone(checkpoints: TinyCheckpoints) -> None:
     nodes = [settings_of(choice, checkpoints) for choice in ENCODERS]
     code = (
         "import json, sys\n"
-        "from emorec.configuration import instantiate\n"
+        "from emorec.config.instantiation import instantiate\n"
         "for node in json.load(sys.stdin): instantiate(node, where='encoder').spec()\n"
         "heavy = {'transformers', 'torchaudio', 'opensmile', 'decord', 'av', 'sklearn', 'soundfile'}\n"
         "print(sorted(heavy & sys.modules.keys()))\n"

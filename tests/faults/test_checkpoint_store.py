@@ -19,11 +19,11 @@ import torch
 from safetensors.torch import load
 
 from emorec.cli import main
-from emorec.commands.training import CLAIM
+from emorec.training.lifecycle import CLAIM
 from emorec.errors import UserError
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
-from emorec.runs.resume import AtomicCheckpointIO, SaveStates, newest_state, states
-from emorec.runs.upkeep import collect_weights
+from emorec.training.callbacks.save_states import AtomicCheckpointIO, SaveStates, newest_state, states
+from emorec.runs.maintenance import collect_weights
 from emorec.storage.links import link_relative
 from tests.faults.conftest import (
     FORK,

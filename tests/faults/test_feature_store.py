@@ -24,7 +24,7 @@ from emorec.features.extraction import CLAIM
 from emorec.features.shard import Shard
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
-from emorec.features.upkeep import collect, compact
+from emorec.features.maintenance import collect, compact
 from emorec.storage import claims
 from emorec.storage.atomic import remove_orphans
 from emorec.storage.digests import FileDigests

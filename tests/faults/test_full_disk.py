@@ -15,7 +15,7 @@ from emorec.cli import main
 from emorec.features import computation
 from emorec.features.extraction import CLAIM
 from emorec.runs.checkpoint_store import CheckpointStore
-from emorec.runs.resume import AtomicCheckpointIO, newest_state
+from emorec.training.callbacks.save_states import AtomicCheckpointIO, newest_state
 from tests.faults.conftest import Noise, leftovers, open_store, run_extraction, texts, wrong_features
 from tests.runs.test_checkpoint_store import record
 

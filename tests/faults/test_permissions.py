@@ -15,7 +15,7 @@ from emorec.features.extraction import extract
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.runs.checkpoint_store import CheckpointStore
-from emorec.runs.resume import AtomicCheckpointIO
+from emorec.training.callbacks.save_states import AtomicCheckpointIO
 from emorec.storage.claims import try_claim
 from emorec.storage.digests import FileDigests
 from tests.faults.conftest import Crew, Noise, texts

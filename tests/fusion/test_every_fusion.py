@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from emorec.batch import MODALITIES, ConfigurationError, FusionOutput
-from emorec.configuration import instantiate
+from emorec.config.instantiation import instantiate
 from emorec.fusion.fusion import Fusion
 from tests.discovery import names, node
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from emorec.batch import IGNORED, Batch, ConfigurationError, FusionOutput, ModelOutput
-from emorec.configuration import instantiate, target_of
+from emorec.config.instantiation import instantiate, target_of
 from emorec.losses.loss import Loss
 from tests.discovery import names, node
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from emorec.batch import Batch, FusionOutput, ModelOutput
-from emorec.configuration import instantiate, target_of
+from emorec.config.instantiation import instantiate, target_of
 from emorec.losses.loss import Loss
 from emorec.metrics.regression import concordance
 from tests.discovery import names, node

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from emorec.configuration import config_folder
+from emorec.config.instantiation import config_folder
 from emorec.errors import UserError
 from emorec.media.audio import AudioSettings
 from emorec.media.augmentation import AudioAugmentation, VideoAugmentation

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from emorec.batch import Batch
-from emorec.configuration import instantiate
+from emorec.config.instantiation import instantiate
 from emorec.losses.loss import Loss
 from emorec.models.emotion_model import EmotionModel
 from tests.discovery import names, node

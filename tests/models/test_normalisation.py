@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from emorec.commands.build import build_model
-from emorec.commands.composition import composer, parse
+from emorec.models.builder import build_model
+from emorec.config.composition import composer, parse
 from emorec.errors import UserError
 from emorec.models.normalisation import CLIP, Normalisation
 from tests.datamodules.conftest import DIMS, Example, MakeExample

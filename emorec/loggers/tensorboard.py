@@ -1,0 +1,63 @@
+"""Shows a run in TensorBoard: `tensorboard --logdir checkpoints`."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from emorec.errors import UserError
+from emorec.runs.checkpoint_store import RunRecord
+from emorec.loggers.base import RunObserver
+from emorec.loggers.published import confusion_picture, scalars, share, splits
+
+FOLDER = "tensorboard"  # in the run's directory
+
+
+class TensorboardTracker(RunObserver):
+    """Writes each epoch's metrics, and at the end those of test and the confusion matrices, as TensorBoard's events.
+
+    Raises:
+        UserError: TensorBoard is not installed.
+    """
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise UserError(
+                "expected TensorBoard for logger=tensorboard, found none: pip install 'emorec[tensorboard]'"
+            )
+        self._folder: Path | None = None
+        self._writer: Any = None
+
+    def started(self, record: RunRecord, config: Mapping[str, Any], folder: Path) -> None:
+        self._folder = folder / FOLDER
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        number = int(row["epoch"])
+        writer = self._open(purge_step=number)  # what an earlier start wrote of this and later epochs counts no more
+        for name, value in row.items():
+            if name != "epoch":
+                writer.add_scalar(name, value, number)
+        writer.flush()
+
+    def finished(self, record: RunRecord, metrics: Mapping[str, Any]) -> None:
+        writer, best = self._open(), record.best_epoch
+        for name, value in scalars(metrics).items():
+            if name.startswith("test/"):
+                writer.add_scalar(name, value, best)
+        for split in splits(metrics):
+            picture = confusion_picture(metrics[f"{split}/confusion"], metrics["labels"])
+            writer.add_image(f"{split}/confusion", picture, best, dataformats="HWC")
+
+    def closed(self, status: str) -> None:
+        if self._writer is not None and self._folder is not None:
+            self._writer.close()
+            self._writer = None
+            share(self._folder)
+
+    def _open(self, *, purge_step: int | None = None) -> Any:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            assert self._folder is not None
+            self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
+        return self._writer

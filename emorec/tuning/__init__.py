@@ -1,0 +1,1 @@
+"""Studies: a search for the config that is best on validation."""

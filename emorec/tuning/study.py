@@ -1,0 +1,295 @@
+"""A study: trials of a search space in a journal that many workers share, on one machine or on several.
+
+The journal is a file that is only appended to, under a lock that holds on network disks. Whatever has to be decided
+together (who makes the next trial, which worker is dead) is decided under a claim of the study's folder, so that
+there are exactly as many trials as asked for. Each worker holds a lease; a trial whose worker has none is given up.
+"""
+
+import json
+import logging
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emorec.errors import UserError, raise_problems
+from emorec.storage.atomic import follow_folder_mode, make_folder
+from emorec.storage.claims import Claim, Watch, acquire
+from emorec.storage.leases import in_use, take_lease, time_at
+from emorec.tuning.journal import drop_broken_lines
+from emorec.tuning.search_space import Entry
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial, Trial
+
+log = logging.getLogger(__name__)
+
+PRUNERS = ("none", "median", "asha")
+JOURNAL = "journal.log"
+NAME = re.compile(r"[A-Za-z][\w-]*")  # as a folder and as the name of an experiment
+RESERVED = ("null", "none", "true", "false")  # mean something else to Hydra
+ATTEMPTS = 3  # of a trial whose worker dies each time
+WAIT_SECONDS = 0.5  # between two looks at the trials of other workers
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """What a config says of a study; see `conf/tune.yaml`."""
+
+    name: str
+    trials: int
+    seed: int
+    startup: int
+    pruner: str
+    warmup: int
+    timeout: float | None
+
+    def problems(self) -> list[str]:
+        """What is not as it must be, a line each."""
+        found = []
+        if not NAME.fullmatch(str(self.name)) or str(self.name).lower() in RESERVED:
+            found.append(f"expected study.name to be a word of letters, digits, _ and -, got {self.name!r}")
+        for key, least in (("trials", 1), ("seed", 0), ("startup", 0), ("warmup", 0)):
+            value = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                found.append(f"expected study.{key} to be a whole number from {least}, got {value!r}")
+        if self.pruner not in PRUNERS:
+            found.append(f"expected study.pruner in {PRUNERS}, got {self.pruner!r}")
+        if self.timeout is not None and not (isinstance(self.timeout, int | float) and self.timeout > 0):
+            found.append(f"expected study.timeout to be null or seconds above 0, got {self.timeout!r}")
+        return found
+
+
+def require_optuna() -> None:
+    """Makes Optuna quiet.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError(f"expected Optuna, for tuning needs it: pip install 'emorec[sweep]' ({error})") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Study:
+    """One worker's view of a study; a context manager.
+
+    Args:
+        folder: of the study; it is there from the first worker on.
+        settings: of this worker.
+        direction: "max" or "min".
+        definition: {part: {key: value}}; what has to be the same for all workers, primitives only.
+        stale_after: seconds without a sign of life after which a worker on another host is taken to be dead.
+
+    Raises:
+        UserError: the study was begun with another definition, or its journal is broken.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: StudySettings,
+        *,
+        direction: str,
+        definition: Mapping[str, Mapping[str, Any]],
+        stale_after: float,
+    ) -> None:
+        self.folder, self.settings, self.direction = make_folder(folder), settings, direction
+        self.stale_after = stale_after
+        self._deadline = math.inf if settings.timeout is None else time.monotonic() + settings.timeout
+        self._workers = make_folder(folder / "workers")
+        self._watches: dict[str, Watch] = {}
+        with self._alone():
+            first = not in_use(self._workers, time_at(self._workers))
+            self._study = self._open(mends=first)
+            self._check(json.loads(json.dumps(definition)))
+            if first:
+                self._retry_failed()
+        lease = take_lease(self._workers)
+        if lease is None:
+            raise UserError(f"expected a folder that can be written, got {self._workers}")
+        self._lease = lease
+
+    def __enter__(self) -> "Study":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lease.release()
+
+    def _alone(self) -> Claim:
+        """Held while something is decided for all workers."""
+        claim = acquire(self.folder / "study.claim", stale_after=self.stale_after, poll=0.05)
+        assert claim is not None
+        return claim
+
+    def _open(self, *, mends: bool) -> "optuna.Study":
+        import optuna
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
+
+        path = self.folder / JOURNAL
+        if mends:
+            drop_broken_lines(path)
+        try:
+            storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+            study = optuna.create_study(
+                storage=storage,
+                study_name=self.settings.name,
+                direction="maximize" if self.direction == "max" else "minimize",
+                pruner=self._pruner(),
+                load_if_exists=True,
+            )
+        except (ValueError, KeyError) as error:
+            raise UserError(f"expected the journal of a study in {path}, got {error}") from error
+        with suppress(PermissionError):  # another user's file, who has done it
+            follow_folder_mode(path)
+        return study
+
+    def _pruner(self) -> "optuna.pruners.BasePruner":
+        from optuna import pruners
+
+        settings = self.settings
+        if settings.pruner == "median":
+            return pruners.MedianPruner(n_startup_trials=settings.startup, n_warmup_steps=settings.warmup)
+        if settings.pruner == "asha":
+            return pruners.SuccessiveHalvingPruner(min_resource=max(1, settings.warmup))
+        return pruners.NopPruner()
+
+    def _check(self, definition: dict[str, dict[str, Any]]) -> None:
+        """Compares the definition with that of the study, or gives it to a new one."""
+        stored = self._study.user_attrs.get("definition")
+        if stored is None:
+            self._study.set_user_attr("definition", definition)
+            return
+        problems = [
+            f"{part}: {key} is {there.get(key, 'not set')!r} in the study, {here.get(key, 'not set')!r} here"
+            for part in {**stored, **definition}
+            for there, here in [(stored.get(part, {}), definition.get(part, {}))]
+            for key in {**there, **here}
+            if there.get(key, _NOTHING) != here.get(key, _NOTHING)
+        ]
+        raise_problems(f"study {self.settings.name} was begun with another config; give this one a new name", problems)
+
+    def ask(self, entries: Sequence[Entry]) -> "Trial | None":
+        """The next trial, with its values drawn; `None` once there are enough trials, or the time is over.
+
+        Waits while the last trials are those of other workers, one of which may die.
+        """
+        told = False
+        while time.monotonic() < self._deadline:
+            with self._alone():
+                self._give_up_of_the_dead()
+                finished, running = self.finished(), self._of_state("RUNNING")
+                if len(finished) >= self.settings.trials:
+                    return None
+                if len(finished) + len(running) < self.settings.trials:
+                    return self._new_trial(entries)
+            if not told:
+                log.info("waiting for %d trial(s) of other workers", len(running))
+                told = True
+            time.sleep(WAIT_SECONDS)
+        log.info("the time of this worker is over (study.timeout=%s)", self.settings.timeout)
+        return None
+
+    def _new_trial(self, entries: Sequence[Entry]) -> "Trial":
+        import numpy as np
+        from optuna.samplers import TPESampler
+
+        others = len(self._given_up()) + len(self._of_state("WAITING"))
+        number = len(self._study.get_trials(deepcopy=False)) - others
+        # a seed for each trial: who draws which does not matter, and no interruption
+        seed = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
+        self._study.sampler = TPESampler(seed=seed, n_startup_trials=self.settings.startup, constant_liar=True)
+        trial = self._study.ask()
+        trial.set_user_attr("worker", self._lease.path.name)
+        trial.set_user_attr("process", str(self._lease.holder))
+        for entry in entries:
+            entry.suggest(trial)
+        return trial
+
+    def _give_up_of_the_dead(self) -> None:
+        for trial in self._of_state("RUNNING"):
+            if self._is_gone(trial.user_attrs.get("worker")):
+                attempt = trial.user_attrs.get("attempt", 1)
+                process = trial.user_attrs.get("process", "its worker")
+                log.warning("trial %d: %s ended without finishing it", trial.number, process)
+                if attempt < ATTEMPTS:
+                    self._give_up(trial, attempt=attempt + 1)
+                else:
+                    self._study.tell(trial.number, state=_state("FAIL"), skip_if_finished=True)
+
+    def _is_gone(self, worker: str | None) -> bool:
+        if worker is None or not (self._workers / worker).exists():
+            return True
+        if worker not in self._watches:
+            self._watches[worker] = Watch(self._workers / worker, self.stale_after)
+        return self._watches[worker].stale()
+
+    def give_up(self, trial: "Trial") -> None:
+        """Leaves a trial of ours, which was interrupted, to whoever comes next."""
+        with self._alone():
+            (frozen,) = [item for item in self._study.get_trials(deepcopy=False) if item.number == trial.number]
+            if not frozen.state.is_finished():
+                self._give_up(frozen, attempt=trial.user_attrs.get("attempt", 1))
+
+    def _retry_failed(self) -> None:
+        """Queues what broke in an earlier start anew, for the reason may be gone: a full disk, a missing GPU."""
+        given_up = set(self._given_up())
+        for trial in self._of_state("FAIL"):
+            if trial.number not in given_up:
+                log.info("trial %d failed in an earlier start and is tried again", trial.number)
+                self._give_up(trial, attempt=1)
+
+    def _give_up(self, trial: "FrozenTrial", *, attempt: int) -> None:
+        """Marks a trial as failed, which does not count, and queues its values anew."""
+        self._study.set_user_attr("given_up", sorted({*self._given_up(), trial.number}))
+        self._study.tell(trial.number, state=_state("FAIL"), skip_if_finished=True)
+        self._study.enqueue_trial(trial.params, user_attrs={"attempt": attempt, "again": trial.number})
+
+    def _given_up(self) -> list[int]:
+        return list(self._study.user_attrs.get("given_up", []))
+
+    def _of_state(self, name: str) -> list["FrozenTrial"]:
+        return self._study.get_trials(deepcopy=False, states=(_state(name),))
+
+    def finished(self) -> list["FrozenTrial"]:
+        """The trials that count: complete, pruned, or failed by themselves."""
+        given_up = set(self._given_up())
+        trials = self._study.get_trials(deepcopy=False)
+        return [trial for trial in trials if trial.state.is_finished() and trial.number not in given_up]
+
+    def complete(self) -> list["FrozenTrial"]:
+        """The trials that have a value, best first; of equals the earlier."""
+        sign = -1 if self.direction == "max" else 1
+        return sorted(self._of_state("COMPLETE"), key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+
+    def tell(self, trial: "Trial", value: float, run_id: str) -> None:
+        """Ends a trial with its value."""
+        with suppress(RuntimeError):  # another worker has given the trial up in the meantime
+            trial.set_user_attr("run_id", run_id)
+        self._study.tell(trial.number, value, skip_if_finished=True)
+
+    def tell_pruned(self, trial: "Trial") -> None:
+        """Ends a trial that was stopped early."""
+        self._study.tell(trial.number, state=_state("PRUNED"), skip_if_finished=True)
+
+    def tell_failed(self, trial: "Trial", error: str) -> None:
+        """Ends a trial that broke."""
+        with suppress(RuntimeError):  # another worker has given the trial up in the meantime
+            trial.set_user_attr("error", error)
+        self._study.tell(trial.number, state=_state("FAIL"), skip_if_finished=True)
+
+
+_NOTHING = object()
+
+
+def _state(name: str) -> "optuna.trial.TrialState":
+    from optuna.trial import TrialState
+
+    return TrialState[name]

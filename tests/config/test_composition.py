@@ -1,0 +1,294 @@
+"""A command line becomes a config, wherever its flags stand, and what is wrong with it is said in words."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from emorec.config.composition import CommandLine, Composed, compose_once, composer, parse
+from emorec.errors import UserError
+from emorec.sweeps.expansion import expand
+
+
+def compose(*words: str, command: str = "train") -> Composed:
+    line = parse(command, words)
+    with composer(line) as open_composer:
+        return open_composer.compose(line.overrides)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-m", "seed=0,1", "fusion=gated"),
+        ("seed=0,1", "-m", "fusion=gated"),
+        ("seed=0,1", "fusion=gated", "-m"),
+        ("seed=0,1", "--multirun", "fusion=gated"),
+    ],
+)
+def test_flags_stand_before_between_or_after_overrides(words: tuple[str, ...]) -> None:
+    line = parse("train", words)
+    assert line.overrides == ["seed=0,1", "fusion=gated"]
+    assert line.multirun
+    assert not line.prints_only
+    assert line.config_name == "train"
+
+
+def test_without_flags_there_is_one_run() -> None:
+    assert parse("train", ["seed=0"]) == CommandLine("train", overrides=["seed=0"])
+
+
+@pytest.mark.parametrize("words", [("--cfg", "job"), ("--cfg=job",), ("-c", "job"), ("-c=job",)])
+def test_the_value_of_a_flag_goes_with_it(words: tuple[str, ...]) -> None:
+    line = parse("train", ["seed=0", *words, "--resolve", "fusion=gated"])
+    assert line.flags == [words[0].partition("=")[0], "job", "--resolve"]
+    assert line.overrides == ["seed=0", "fusion=gated"]
+    assert line.prints_only
+
+
+@pytest.mark.parametrize(
+    ("words", "flags", "overrides"),
+    [
+        (["--info"], ["--info"], []),
+        (["--info", "seed=0"], ["--info"], ["seed=0"]),
+        (["--info", "defaults", "seed=0"], ["--info", "defaults"], ["seed=0"]),
+        (["-i", "config"], ["-i", "config"], []),
+    ],
+)
+def test_info_takes_a_value_only_where_one_of_its_own_follows(
+    words: list[str], flags: list[str], overrides: list[str]
+) -> None:
+    line = parse("train", words)
+    assert (line.flags, line.overrides) == (flags, overrides)
+    assert line.prints_only
+
+
+def test_the_command_for_shell_completion_stays_an_override() -> None:
+    line = parse("train", ["-sc", "install=bash"])
+    assert (line.flags, line.overrides) == (["-sc"], ["install=bash"])
+    assert line.prints_only
+
+
+def test_another_config_and_a_folder_of_configs_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = parse("train", ["--config-name=mine", "--config-dir", "lab"])
+    assert line.config_name == "mine"
+    assert line.config_dir == str(tmp_path / "lab")
+
+
+@pytest.mark.parametrize("word", ["--multi", "-x", "--seed=3", "-M", "--"])
+def test_an_unknown_flag_is_refused_with_the_known_ones(word: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse("train", ["seed=0", word])
+    assert repr(word) in str(caught.value)
+    assert "--multirun" in str(caught.value)
+
+
+@pytest.mark.parametrize("flag", ["--cfg", "--config-dir", "-cn", "--package", "--cfg="])
+def test_a_flag_without_its_value_is_refused(flag: str) -> None:
+    with pytest.raises(UserError, match=f"expected a value after {flag.rstrip('=')}"):
+        parse("train", ["seed=0", flag])
+
+
+@pytest.mark.parametrize("flag", ["--cfg", "--config-dir", "-cn"])
+def test_a_flag_is_not_taken_for_the_value_of_another(flag: str) -> None:
+    with pytest.raises(UserError, match=f"expected a value after {flag}"):
+        parse("train", [flag, "-m", "seed=0"])
+
+
+def test_overrides_change_the_config_and_are_kept() -> None:
+    composed = compose("seed=7", "fusion=gated", "encoder/audio=none")
+    assert composed.config["seed"] == 7
+    assert composed.config["fusion"]["_target_"] == "emorec.fusion.gated.Gated"
+    assert composed.config["encoder"]["audio"] is None
+    assert composed.choices["fusion"] == "gated"
+    assert composed.choices["encoder/audio"] == "none"
+    assert composed.overrides == ["seed=7", "fusion=gated", "encoder/audio=none"]
+
+
+def test_a_config_is_plain_and_holds_nothing_of_hydra() -> None:
+    composed = compose()
+
+    def kinds(value: object) -> set[type]:
+        if isinstance(value, dict):
+            return {dict, *(kind for item in value.values() for kind in kinds(item))}
+        if isinstance(value, list):
+            return {list, *(kind for item in value for kind in kinds(item))}
+        return {type(value)}
+
+    assert kinds(composed.config) <= {dict, list, str, int, float, bool, type(None)}
+    assert "hydra" not in composed.config
+    assert not any(group.startswith("hydra") for group in composed.choices)
+    assert composed.config["fusion"]["dropout"] == composed.config["model"]["dropout"], "interpolations are resolved"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_experiment_is_composed_at_the_top_and_what_is_said_beside_it_wins(order: int) -> None:
+    composed = compose(*["experiment=demo_text", "encoder/audio=log_mel"][::order])
+    assert composed.choices["experiment"] == "demo_text"
+    assert "experiment" not in composed.config
+    assert composed.config["encoder"]["video"] is None
+    assert composed.config["encoder"]["audio"]["_target_"] == "emorec.encoders.log_mel.LogMel"
+    assert composed.choices["encoder/video"] == "none"
+
+
+def test_an_experiments_values_can_be_overridden() -> None:
+    assert compose("experiment=smoke").config["trainer"]["max_epochs"] == 5
+    assert compose("experiment=smoke").config["dataset"]["limit"] == 96
+    composed = compose("experiment=smoke", "trainer.max_epochs=2")
+    assert composed.config["trainer"]["max_epochs"] == 2
+    assert composed.overrides == ["experiment=smoke", "trainer.max_epochs=2"]
+
+
+def test_without_an_experiment_there_is_none_among_the_choices() -> None:
+    assert "experiment" not in compose().choices
+
+
+@pytest.mark.parametrize("first_line", ["", "# @package _global_\n"])
+def test_an_experiment_of_a_labs_own_folder_is_composed_whatever_its_first_line(
+    tmp_path: Path, first_line: str
+) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "ours.yaml").write_text(
+        f"{first_line}defaults:\n  - override /fusion: gated\nseed: 11\ntrainer:\n  max_epochs: 2\n"
+    )
+    composed = compose("experiment=ours", "--config-dir", str(tmp_path))
+    assert composed.config["seed"] == 11
+    assert composed.config["trainer"]["max_epochs"] == 2
+    assert composed.config["trainer"]["patience"] == compose().config["trainer"]["patience"]
+    assert composed.choices["fusion"] == "gated"
+    assert composed.choices["experiment"] == "ours"
+
+
+def test_a_component_of_a_labs_own_folder_is_a_choice(tmp_path: Path) -> None:
+    (tmp_path / "fusion").mkdir()
+    (tmp_path / "fusion" / "ours.yaml").write_text("_target_: laboratory.fusion.Ours\n")
+    composed = compose("--config-dir", str(tmp_path), "fusion=ours")
+    assert composed.config["fusion"] == {"_target_": "laboratory.fusion.Ours"}
+
+
+@pytest.mark.parametrize(
+    ("word", "available"),
+    [
+        ("fusion=concatenate", ("concat", "gated", "self_attention")),
+        ("encoder/audio=wav2vec", ("log_mel", "none", "opensmile_compare")),
+        ("experiment=nothing", ("demo_all", "smoke")),
+        ("dataset=nothing", ("demo", "meld", "ravdess")),
+    ],
+)
+def test_an_unknown_choice_lists_what_there_is(word: str, available: tuple[str, ...]) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(word)
+    assert word.replace("=", "/") in str(caught.value)
+    for name in available:
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["sed=1", "dataset.limits=3", "trainer.epochs=3", "model.hiden=3"])
+def test_an_unknown_key_is_an_error_that_names_it(word: str) -> None:
+    key = word.partition("=")[0]
+    with pytest.raises(UserError, match=rf"{key}'") as caught:
+        compose(word)
+    assert key.rpartition(".")[2] in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["seed", "a=b=c", "seed=[1", "seed={a:1"])
+def test_an_override_that_does_not_parse_is_an_error(word: str) -> None:
+    with pytest.raises(UserError, match=r".+"):
+        compose(word)
+
+
+def test_a_value_that_must_be_given_is_named() -> None:
+    with pytest.raises(UserError, match="run"):
+        compose(command="evaluate")
+
+
+def test_a_config_of_an_unknown_name_is_an_error() -> None:
+    with pytest.raises(UserError, match="nothing"):
+        compose(command="nothing")
+
+
+@pytest.mark.parametrize("word", ["encoder/video=null", "context=null", "fusion=3"])
+def test_a_group_whose_choice_is_no_name_is_an_error_that_says_so(word: str) -> None:
+    with pytest.raises(UserError, match=word.partition("=")[0]):
+        compose(word)
+
+
+def test_a_command_that_runs_once_refuses_a_multirun() -> None:
+    with pytest.raises(UserError, match="expected no -m, for emorec extract runs once"):
+        compose_once("extract", ["-m", "dataset=demo,meld"])
+
+
+def test_a_command_that_runs_once_composes_its_config() -> None:
+    composed = compose_once("extract", ["dataset=meld"])
+    assert composed is not None
+    assert composed.choices["dataset"] == "meld"
+
+
+def test_hydra_prints_the_config_and_nothing_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["emorec"])  # both are changed, and put back by this
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert compose_once("train", ["seed=7", "--cfg", "job", "experiment=smoke"]) is None
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["seed"] == 7
+    assert printed["dataset"]["limit"] == 96
+
+
+def test_lists_of_values_expand_to_their_product_in_order() -> None:
+    assert expand(["seed=0,1", "fusion=concat,gated", "batch_size=8"]) == [
+        ["seed=0", "fusion=concat", "batch_size=8"],
+        ["seed=0", "fusion=gated", "batch_size=8"],
+        ["seed=1", "fusion=concat", "batch_size=8"],
+        ["seed=1", "fusion=gated", "batch_size=8"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "jobs"),
+    [
+        ("seed=range(0,3)", ["seed=0", "seed=1", "seed=2"]),
+        ("seed=range(1,6,2)", ["seed=1", "seed=3", "seed=5"]),
+        ("fusion=choice(gated,concat)", ["fusion=gated", "fusion=concat"]),
+        ("encoder/video=none,frame_statistics", ["encoder/video=none", "encoder/video=frame_statistics"]),
+        ("experiment=demo_text,smoke", ["experiment=demo_text", "experiment=smoke"]),
+        ("tags=[a,b]", ["tags=[a,b]"]),
+        ("tags=[a],[b]", ["tags=[a]", "tags=[b]"]),
+        ("optimizer.lr=1e-3,1e-4", ["optimizer.lr=0.001", "optimizer.lr=0.0001"]),
+        ("notes='a, b'", ["notes='a, b'"]),
+        ("+new=1,2", ["+new=1", "+new=2"]),
+    ],
+)
+def test_each_kind_of_values_expands(override: str, jobs: list[str]) -> None:
+    assert expand([override]) == [[job] for job in jobs]
+
+
+def test_nothing_to_expand_is_one_job() -> None:
+    assert expand([]) == [[]]
+    assert expand(["seed=1", "fusion=gated"]) == [["seed=1", "fusion=gated"]]
+
+
+def test_each_expanded_job_composes() -> None:
+    line = parse("train", ["-m", "experiment=demo_text,demo_audio", "seed=range(0,2)"])
+    with composer(line) as open_composer:
+        composed = [open_composer.compose(job) for job in expand(line.overrides)]
+    assert [(item.choices["experiment"], item.config["seed"]) for item in composed] == [
+        ("demo_text", 0),
+        ("demo_text", 1),
+        ("demo_audio", 0),
+        ("demo_audio", 1),
+    ]
+    assert len({item.config["sweep"]["name"] for item in composed}) == 1, "all jobs of a sweep share its folder"
+
+
+@pytest.mark.parametrize("override", ["seed=interval(0,1)", "seed=range(0", "seed"])
+def test_what_cannot_be_expanded_is_an_error(override: str) -> None:
+    with pytest.raises(UserError, match=r".+"):
+        expand([override])
+
+
+def test_glob_expands_to_the_choices_of_a_group() -> None:
+    with composer(parse("train", ["-m"])):
+        jobs = expand(["fusion=glob(*)", "encoder/video=glob(*)"])
+    assert ["fusion=concat", "encoder/video=none"] in jobs
+    assert ["fusion=self_attention", "encoder/video=frame_statistics"] in jobs

@@ -1,0 +1,278 @@
+"""A config can build classes that are trusted, and nothing else; every YAML file composes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from emorec.config import instantiation
+from emorec.config.composition import Composed, composer, parse
+from emorec.config.instantiation import config_folder, instantiate, plain, root_folder
+from emorec.errors import UserError
+
+CONFIGS = config_folder()
+GROUP_FILES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*/*.yaml"))
+COMMANDS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+REQUIRED = {"evaluate": ["run=0123"], "tune": ["study.name=name"]}  # what a command line must give
+PACKAGE = "laboratory_of_a_test"
+
+
+def compose(*overrides: str, command: str = "train") -> Composed:
+    with composer(parse(command, overrides)) as open_composer:
+        return open_composer.compose(overrides)
+
+
+def build(target: str, where: str = "part", **arguments: Any) -> Any:
+    return instantiate({"_target_": target, **arguments}, where=where)
+
+
+def test_a_class_of_emorec_is_built_with_its_arguments() -> None:
+    built = build("emorec.media.audio.AudioSettings", sample_rate=8_000)
+    assert (type(built).__name__, built.sample_rate) == ("AudioSettings", 8_000)
+
+
+def test_a_class_of_the_short_list_is_built() -> None:
+    import torch
+
+    weight = torch.nn.Parameter(torch.zeros(2))
+    built = instantiate({"_target_": "torch.optim.AdamW", "lr": 0.5}, where="optimizer", params=[weight])
+    assert isinstance(built, torch.optim.AdamW)
+    assert built.defaults["lr"] == 0.5
+
+
+def test_nodes_inside_a_node_are_built_first() -> None:
+    inner = {"_target_": "emorec.media.audio.AudioSettings", "sample_rate": 8_000}
+    built = build("emorec.media.source.Source", modality="audio", context=[inner, {"deep": inner}], text="plain")
+    assert built.context[0].sample_rate == 8_000
+    assert built.context[1]["deep"].sample_rate == 8_000
+    assert built.text == "plain"
+
+
+def test_interpolations_are_resolved() -> None:
+    node = OmegaConf.create(
+        {"rate": 8_000, "audio": {"_target_": "emorec.media.audio.AudioSettings", "sample_rate": "${rate}"}}
+    )
+    assert instantiate(node.audio, where="audio").sample_rate == 8_000
+    assert plain(node)["audio"]["sample_rate"] == 8_000
+
+
+REFUSED = [
+    "os.system",
+    "builtins.eval",
+    "builtins.dict",
+    "pathlib.Path",
+    "subprocess.Popen",
+    "torch.nn.Linear",
+    "torch.optim.LBFGS",
+    "torch.load",
+    "emorec.storage.atomic.os.system",  # through a module that a module of ours has imported
+    "emorec.storage.digests.json.loads",
+    "emorec.config.instantiation.importlib.import_module",
+    "emorec.storage.digests.Path",  # a class that a module of ours has imported
+    "emorec.models.projection.nn.Linear",
+    "emorec.encoders.encoder.Tensor",
+    "emorec.sweeps.expansion.BasicSweeper",
+    "emorec.storage.atomic.write_text",  # ours, but a function
+    "emorec.config.instantiation.instantiate",
+    "emorec.storage.atomic",  # ours, but a module
+    "emorec.storage.atomic.os",
+    "emorec",
+    "emorecs.Thing",  # not ours, but spelt nearly so
+    "emorec_extras.thing.Thing",
+    ".emorec.storage.claims.Claim",
+    "AudioSettings",
+    "",
+]
+
+
+@pytest.mark.parametrize("target", REFUSED)
+def test_what_is_not_a_trusted_class_is_refused(target: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build(target)
+    assert repr(target) in str(caught.value)
+
+
+def test_a_refusal_says_how_a_lab_adds_its_package() -> None:
+    with pytest.raises(UserError, match=r"class of emorec\.datasets, .*EMOREC_TRUST.*'os\.system'"):
+        build("os.system", command="true")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("os.system", "emorec.storage.atomic.os.system", "emorec.storage.atomic.write_bytes", "pathlib.Path.touch"),
+        "emorec.sweeps.process.JobProcess",
+    ],
+)
+@pytest.mark.parametrize("depth", ["top", "argument", "list", "mapping"])
+def test_what_is_refused_does_not_run_wherever_it_stands(tmp_path: Path, target: str, depth: str) -> None:
+    trace = tmp_path / "trace"
+    evil = {"_target_": target}
+    evil |= {"command": f"touch {trace}"} if target.endswith("system") else {"path": str(trace), "data": b"x"}
+    node = {
+        "top": evil,
+        "argument": {"_target_": "emorec.media.source.Source", "modality": evil},
+        "list": {"_target_": "emorec.media.source.Source", "modality": "text", "context": [1, [evil]]},
+        "mapping": {"_target_": "emorec.media.source.Source", "modality": {"deep": {"er": evil}}},
+    }[depth]
+    with pytest.raises(UserError, match="_target_"):
+        instantiate(node, where="part")
+    assert not trace.exists()
+
+
+def test_a_class_that_does_not_exist_says_so() -> None:
+    with pytest.raises(UserError, match=r"'emorec\.fusion\.nothing\.Nothing' cannot be imported"):
+        build("emorec.fusion.nothing.Nothing")
+    with pytest.raises(UserError, match=r"'emorec\.fusion\.concat\.Nothing' cannot be imported"):
+        build("emorec.fusion.concat.Nothing")
+
+
+def test_a_node_without_a_target_says_where_it_is() -> None:
+    with pytest.raises(UserError, match=r"expected encoder\.audio to have a _target_, got \['dim'\]"):
+        instantiate({"dim": 3}, where="encoder.audio")
+
+
+def test_a_wrong_argument_names_those_the_class_takes() -> None:
+    with pytest.raises(UserError) as caught:
+        build("emorec.media.audio.AudioSettings", where="encoder.audio", sample_rat=8_000)
+    for word in ("encoder.audio", "sample_rat'", "AudioSettings takes", "sample_rate, minimum_seconds"):
+        assert word in str(caught.value)
+
+
+def test_a_missing_argument_names_those_the_class_takes() -> None:
+    with pytest.raises(UserError, match=r"loss: .*'task'.*Focal takes .*gamma"):
+        build("emorec.losses.focal.Focal", where="loss", gamma=1.0)
+
+
+def test_a_wrong_argument_inside_a_node_names_its_place() -> None:
+    wrong = {"_target_": "emorec.media.audio.AudioSettings", "rate": 1}
+    with pytest.raises(UserError, match=r"part\.context\[1\]: .*'rate'"):
+        build("emorec.media.source.Source", modality="text", context=[None, wrong])
+
+
+@pytest.fixture
+def laboratory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package of a lab, with a class of its own and one that it imported."""
+    package = tmp_path / PACKAGE
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "part.py").write_text(
+        "import subprocess\nfrom pathlib import Path\n\n\nclass Part:\n"
+        "    def __init__(self, *, width):\n        self.width = width\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delenv(instantiation.TRUST_VARIABLE, raising=False)
+    return PACKAGE
+
+
+@pytest.mark.parametrize("value", [PACKAGE, f"another_one, {PACKAGE}", f"another_one:{PACKAGE}", f"  {PACKAGE} "])
+def test_the_environment_adds_a_package_of_the_lab(
+    laboratory: str, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    with pytest.raises(UserError, match="EMOREC_TRUST"):
+        build(f"{laboratory}.part.Part", width=3)
+    monkeypatch.setenv(instantiation.TRUST_VARIABLE, value)
+    assert build(f"{laboratory}.part.Part", width=3).width == 3
+
+
+@pytest.mark.parametrize("name", ["Path", "subprocess.Popen"])
+def test_a_trusted_package_does_not_lend_its_trust_to_what_it_imports(
+    laboratory: str, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(instantiation.TRUST_VARIABLE, laboratory)
+    with pytest.raises(UserError, match=laboratory):
+        build(f"{laboratory}.part.{name}")
+
+
+@pytest.mark.parametrize("value", ["", " ", ",", ":"])
+def test_an_empty_trust_variable_trusts_nobody(laboratory: str, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv(instantiation.TRUST_VARIABLE, value)
+    for target in (f"{laboratory}.part.Part", "os.system", ".os.system"):
+        with pytest.raises(UserError):
+            build(target)
+
+
+def test_the_root_is_the_one_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(instantiation.ROOT_VARIABLE, str(tmp_path / "here"))
+    assert root_folder() == tmp_path / "here"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(instantiation.ROOT_VARIABLE, "~/there")
+    assert root_folder() == tmp_path / "there"
+    assert compose().config["paths"]["cache"] == str(tmp_path / "there" / "cache")
+
+
+def test_without_the_environment_the_root_is_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(instantiation.ROOT_VARIABLE, raising=False)
+    assert root_folder().is_absolute()
+
+
+def test_there_are_configs_to_look_at() -> None:
+    assert {"train", "extract", "evaluate", "report", "base"} <= set(COMMANDS)
+    assert {"dataset/demo", "encoder/text/none", "fusion/concat", "experiment/smoke"} <= set(GROUP_FILES)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_config_of_every_command_composes(command: str) -> None:
+    composed = compose(*REQUIRED.get(command, []), command=command)
+    assert set(composed.config["paths"]) == {"root", "data", "cache", "checkpoints"}
+    assert "hydra" not in composed.config
+
+
+@pytest.mark.parametrize("name", GROUP_FILES)
+def test_every_yaml_of_a_group_composes_as_its_groups_choice(name: str) -> None:
+    group, _, choice = name.rpartition("/")
+    if group == "media":
+        pytest.skip("is composed as a part of encoders")
+    command = "tune" if group == "search" else "train"
+    targets = OmegaConf.load(CONFIGS / f"{name}.yaml")
+    targets.pop("defaults", None)
+    missing = [key for key in targets if OmegaConf.is_missing(targets, key)]
+    given = [*REQUIRED.get(command, []), *(f"{group.replace('/', '.')}.{key}=given" for key in missing)]
+    composed = compose(f"{group}={choice}", *given, command=command)
+    assert composed.choices[group] == choice
+    if "_target_" in targets:
+        node: Any = composed.config
+        for key in group.split("/"):
+            node = node[key]
+        assert node["_target_"] == targets["_target_"]
+        assert set(targets) <= set(node)
+
+
+# Those that need a checkpoint or a file are built in the tests of their class.
+ENCODERS = [
+    name
+    for name in GROUP_FILES
+    if name.startswith("encoder/")
+    and not name.endswith("/none")
+    and not {"model", "path"} & set(OmegaConf.load(CONFIGS / f"{name}.yaml"))
+]
+
+
+def test_encoders_of_each_modality_are_among_those_that_are_built() -> None:
+    assert {"encoder/text/hashed_ngrams", "encoder/audio/log_mel", "encoder/video/frame_statistics"} <= set(ENCODERS)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_encoder_yaml_is_built_and_states_what_identifies_its_features(name: str) -> None:
+    from emorec.encoders.encoder import Encoder
+
+    group, _, choice = name.rpartition("/")
+    modality = group.partition("/")[2]
+    node = compose(f"{group}={choice}").config["encoder"][modality]
+    if "opensmile" in choice:
+        pytest.importorskip("opensmile", reason="the extra `opensmile` is not installed")
+    encoder = instantiate(node, where=f"encoder.{modality}")
+    assert isinstance(encoder, Encoder)
+    assert encoder.modality == modality
+    assert encoder.dim > 0
+    spec = encoder.spec()
+    assert spec["encoder"] == type(encoder).__name__
+    assert spec["dtype"] == node["dtype"]
+
+
+@pytest.mark.parametrize("modality", ["text", "audio", "video"])
+def test_none_leaves_a_modality_out(modality: str) -> None:
+    composed = compose(f"encoder/{modality}=none")
+    assert composed.config["encoder"][modality] is None
+    assert sum(node is None for node in composed.config["encoder"].values()) == 1

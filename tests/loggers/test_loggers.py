@@ -1,0 +1,421 @@
+"""Trackers show a run elsewhere, keep all their files in its directory, and never cost it its training."""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emorec.loggers.sync import waiting
+from emorec.errors import UserError
+from emorec.runs.checkpoint_store import RunRecord
+from emorec.loggers.base import RunObserver
+from emorec.loggers.tensorboard import TensorboardTracker
+from emorec.loggers.published import confusion_picture, published_config
+from emorec.loggers.wandb import INTERNAL_FAILURES, WandbTracker, wandb_id
+from tests.loggers.wandb_files import read, wandb_files
+from tests.loggers.wandb_server import serving
+
+RUN = "0123456789ab"
+CONFIG = {
+    "dataset": {"_target_": "emorec.datasets.demo.Demo", "root": "/home/somebody/corpus", "fold": None},
+    "encoder": {"text": {"model": "/home/somebody/models/minilm", "revision": "main"}},
+    "optimizer": {"lr": 0.5},
+    "seed": 3,
+    "sweep": {"name": "the_sweep"},
+    "paths": {"root": "/home/somebody"},
+    "logger": {"wandb": {"project": "emorec"}},
+    "tags": ["first", "second"],
+    "notes": "a note",
+}
+METRICS = {
+    "labels": ["calm", "glad"],
+    **{"val/uar": 0.75, "val/loss": 0.5, "test/uar": 0.625, "test/loss": 0.6},
+    "test/confusion": [[3, 1], [2, 2]],
+    "test/per_class": {
+        "calm": {"precision": 0.6, "recall": 0.75, "f1": 0.67, "support": 4},
+        "glad": {"precision": 0.67, "recall": 0.5, "f1": 0.57, "support": 4},
+    },
+}
+KEY = "ab" * 20
+
+
+def record(**changes: Any) -> RunRecord:
+    values = {"group_id": "ba9876543210", "identity": "f" * 64, "status": "running", "seed": 3, "fold": None}
+    values |= {"task": {}, "choices": {}, "overrides": [], "started": "now", "tags": CONFIG["tags"], "notes": "a note"}
+    return RunRecord(run_id=RUN, **{**values, **changes})  # type: ignore[arg-type]
+
+
+def row(epoch: int) -> dict[str, float]:
+    return {"epoch": epoch, "step": 10 * epoch + 10, "lr": 0.1, "seconds": 1.0, "train/loss": 1.0, "val/uar": epoch / 4}
+
+
+def track(
+    tracker: RunObserver, folder: Path, *, epochs: range = range(3), status: str = "finished", **fields: Any
+) -> None:
+    """Tells a tracker of a whole run."""
+    folder.mkdir(exist_ok=True)
+    told = record(**fields)
+    try:
+        tracker.started(told, CONFIG, folder)
+        for epoch in epochs:
+            tracker.epoch(row(epoch))
+        if status == "finished":
+            told.best_epoch, told.epochs, told.timings = 2, 3, {"training": 4.0}
+            tracker.finished(told, METRICS)
+    finally:
+        tracker.closed(status)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / RUN
+
+
+@pytest.fixture(autouse=True)
+def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home and a working directory that are empty, and nothing of W&B in the environment."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name in ("home", "work"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "matplotlib"))
+    monkeypatch.chdir(tmp_path / "work")
+
+
+def offline(**settings: Any) -> WandbTracker:
+    return WandbTracker(mode="offline", system_metrics=False, **settings)
+
+
+# --------------------------------------------------------------------------------------------- what is published
+
+
+def test_the_published_config_holds_what_defines_the_result_and_no_place() -> None:
+    assert published_config(CONFIG) == {
+        "dataset": {"_target_": "emorec.datasets.demo.Demo", "fold": None},
+        "encoder": {"text": {"model": "minilm", "revision": "main"}},
+        "optimizer": {"lr": 0.5},
+        "seed": 3,
+    }
+
+
+def test_a_confusion_matrix_is_drawn_in_colour_row_by_row() -> None:
+    picture = confusion_picture([[4, 0], [1, 1]], ["calm", "glad"]).astype(int)
+    assert picture.shape[2] == 3
+    high, wide = picture.shape[0] // 3, picture.shape[1]
+    blue = picture[:high, :, 2] - picture[:high, :, 0]  # of the row of "calm": all were told rightly
+    assert blue[:, : wide * 6 // 10].max() > 50
+    assert confusion_picture([[0, 0], [0, 0]], ["calm", "glad"]).shape == picture.shape
+
+
+# --------------------------------------------------------------------------------------------- W&B, offline
+
+
+def test_wandb_keeps_identity_config_epochs_results_and_exit_code(folder: Path) -> None:
+    track(offline(), folder)
+    (path,) = wandb_files(folder)
+    found = read(path)
+    run = found.run
+    assert (run["run_id"], run["run_group"], run["job_type"]) == (RUN, "the_sweep", "train")
+    assert (run["project"], run["tags"], run["notes"]) == ("emorec", ["first", "second"], "a note")
+    assert {key: value for key, value in run["config"]["update"].items() if key != "_wandb"} == published_config(CONFIG)
+    assert found.metrics == {"epoch": None, "*": "epoch"}
+    assert {epoch: item["val/uar"] for epoch, item in found.history.items()} == {0: 0.0, 1: 0.25, 2: 0.5}
+    assert (found.summary["val/uar"], found.summary["test/uar"], found.summary["best_epoch"]) == (0.75, 0.625, 2)
+    assert (found.summary["status"], found.summary["run_directory"]) == ("finished", str(folder))
+    assert found.summary["test/confusion._type"] == "image-file"
+    assert (found.summary["test/per_class._type"], found.summary["test/per_class.nrows"]) == ("table-file", 2)
+    assert (path.parent / "files" / found.summary["test/confusion.path"]).stat().st_size > 0
+    assert found.exit_code == 0
+
+
+def test_wandb_writes_to_the_runs_directory_alone_and_leaves_the_process_as_it_was(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_CACHE_DIR", "mine")
+    environment, leave, hook = dict(os.environ), sys.exit, sys.excepthook
+    track(offline(), folder)
+    assert dict(os.environ) == environment
+    assert (sys.exit, sys.excepthook) == (leave, hook)
+    for name in ("home", "work"):
+        assert list((tmp_path / name).rglob("*")) == []
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
+
+
+def test_wandb_is_not_told_of_machine_command_and_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["emorec", "train", "notes=canary_of_the_command_line"])
+    monkeypatch.setenv("SOME_VARIABLE", "canary_of_the_environment")
+    track(offline(), folder)
+    (path,) = wandb_files(folder)
+    found = read(path)
+    assert not {"host", "git", "program"} & set(found.run)
+    for trace in (
+        b"canary_of",
+        b"github.com",
+        os.uname().nodename.encode() if len(os.uname().nodename) > 6 else b"\0\0",
+    ):
+        assert trace not in path.read_bytes()
+    assert not (path.parent / "files" / "wandb-metadata.json").exists()
+    assert not (path.parent / "files" / "requirements.txt").exists()
+
+
+@pytest.mark.parametrize(("status", "code"), [("failed", 1), ("interrupted", 130), ("stopped", 0), ("finished", 0)])
+def test_the_exit_code_tells_what_became_of_a_run(folder: Path, status: str, code: int) -> None:
+    track(offline(), folder, status=status)
+    found = read(wandb_files(folder)[0])
+    assert (found.exit_code, found.summary["status"]) == (code, status)
+
+
+def test_a_run_begun_anew_has_an_id_of_its_own_and_a_resumed_one_has_not(folder: Path) -> None:
+    assert wandb_id(record(attempts=3)) == RUN
+    assert wandb_id(record(attempts=3, restarts=2)) == f"{RUN}-r2"
+    track(offline(), folder, epochs=range(2), status="interrupted")
+    time.sleep(1.1)  # a folder of W&B is named by the second
+    track(offline(), folder, epochs=range(1, 3), attempts=2)
+    first, second = (read(path) for path in wandb_files(folder))
+    assert (first.run["run_id"], second.run["run_id"]) == (RUN, RUN)
+    assert [item["_step"] for item in second.history.values()] == [1, 2]
+    assert second.run["resume"] is True
+
+
+def test_two_trackers_one_after_the_other_share_nothing(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        track(offline(), tmp_path / name)
+    for name in ("a", "b"):
+        (path,) = wandb_files(tmp_path / name)
+        assert str(tmp_path / ("b" if name == "a" else "a")).encode() not in path.read_bytes()
+        assert not (tmp_path / name / "wandb" / "cache").exists()
+
+
+def test_disabled_does_nothing_and_loads_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # makes an import fail
+    track(WandbTracker(mode="disabled"), folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_tracker_that_never_started_closes(folder: Path) -> None:
+    offline().closed("failed")
+    TensorboardTracker().closed("failed")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("settings", [{"mode": "dryrun"}, {"timeout": 0}, {"timeout": "soon"}])
+def test_settings_are_checked(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=rf"logger\.wandb\.{next(iter(settings))}"):
+        WandbTracker(**settings)
+
+
+def test_the_group_may_read_what_wandb_wrote_whatever_the_umask(tmp_path: Path) -> None:
+    folder = tmp_path / RUN
+    folder.mkdir()
+    folder.chmod(0o2775)
+    before = os.umask(0o077)
+    try:
+        track(offline(), folder)
+        track(TensorboardTracker(), folder)
+    finally:
+        os.umask(before)
+    for path in (*(folder / "wandb").rglob("*"), *(folder / "tensorboard").rglob("*")):
+        assert path.stat().st_mode & 0o060 == 0o060, path
+
+
+# --------------------------------------------------------------------------------------------- W&B that fails
+
+
+def test_the_failures_of_wandb_are_where_we_look_for_them() -> None:
+    import importlib
+
+    for module, name in INTERNAL_FAILURES:
+        assert issubclass(getattr(importlib.import_module(module), name), Exception)
+
+
+def test_without_a_key_a_run_is_kept_offline_and_this_is_said_once(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    track(WandbTracker(), folder)
+    (warning,) = [item.getMessage() for item in caplog.records if item.levelno == logging.WARNING]
+    assert "found no API key" in warning
+    assert f"emorec runs sync {RUN}" in warning
+    assert len(read(wandb_files(folder)[0]).history) == 3
+
+
+def test_a_server_out_of_reach_is_given_up_in_time_and_the_run_is_kept_offline(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    started = time.monotonic()
+    track(WandbTracker(timeout=2), folder)
+    assert time.monotonic() - started < 20
+    assert caplog.text.count("W&B fails") == 1
+    found = read(wandb_files(folder)[-1])
+    assert (len(found.history), found.exit_code) == (3, 0)
+    assert KEY.encode() not in b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_tag_that_wandb_refuses_costs_no_training(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    track(offline(), folder, tags=["x" * 100])
+    assert caplog.text.count("W&B fails") == 1
+    assert "the training goes on without it" in caplog.text
+
+
+def _service() -> int:
+    """Process id of W&B's service, a child of this process."""
+    alive = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            status = (path / "status").read_text()
+            if "Name:\twandb-core" in status and f"PPid:\t{os.getpid()}\n" in status and "State:\tZ" not in status:
+                alive.append(int(path.name))
+    (found,) = alive
+    return found
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="finds the service of W&B in /proc")
+@pytest.mark.parametrize("when", ["epoch", "finished", "closed"])
+def test_a_service_of_wandb_that_dies_costs_no_training(
+    folder: Path, when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Killing(WandbTracker):
+        def __getattribute__(self, name: str) -> Any:
+            if name == when and not killed:
+                killed.append(_service())
+                os.kill(killed[0], signal.SIGKILL)
+                time.sleep(0.2)
+            return super().__getattribute__(name)
+
+    killed: list[int] = []
+    track(Killing(mode="offline", system_metrics=False), folder)
+    assert killed
+    assert caplog.text.count("W&B fails") == 1
+    track(offline(), folder.with_name("another"))
+    assert read(wandb_files(folder.with_name("another"))[0]).exit_code == 0
+
+
+# --------------------------------------------------------------------------------------------- W&B, online
+
+
+@pytest.fixture
+def netrc(tmp_path: Path) -> Callable[[str], None]:
+    def write(host: str) -> None:
+        path = tmp_path / "home" / ".netrc"
+        path.write_text(f"machine {host}\n  login user\n  password {KEY}\n")
+        path.chmod(0o600)
+
+    return write
+
+
+@pytest.mark.parametrize("source", ["environment", "netrc"])
+def test_online_a_run_is_uploaded_with_a_key_of_the_environment_or_of_netrc(
+    folder: Path, source: str, monkeypatch: pytest.MonkeyPatch, netrc: Callable[[str], None]
+) -> None:
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
+        if source == "environment":
+            monkeypatch.setenv("WANDB_API_KEY", KEY)
+        else:
+            netrc(server.address.removeprefix("http://"))
+        track(WandbTracker(entity="laboratory", timeout=20), folder)
+    run = server.runs[RUN]
+    assert (run["groupName"], run["jobType"], run["tags"]) == ("the_sweep", "train", ["first", "second"])
+    assert (run["project"], run["entity"], run["notes"]) == ("emorec", "laboratory", "a note")
+    assert [line["val/uar"] for line in server.lines[RUN] if "val/uar" in line] == [0.0, 0.25, 0.5]
+    assert server.exit_codes == {RUN: 0}
+    assert (server.summaries[RUN]["test/uar"], server.summaries[RUN]["status"]) == (0.625, "finished")
+    sent = b"".join(content for _, content in server.requests)
+    for secret in (KEY.encode(), b"/home/somebody"):
+        assert secret not in sent
+    assert {path.split("/")[1] for path, _ in server.requests} <= {"graphql", "files", "file"}
+
+
+def test_online_a_resumed_run_goes_on_and_no_epoch_is_there_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        track(WandbTracker(timeout=20), folder, epochs=range(3), status="interrupted")
+        assert server.exit_codes == {RUN: 130}
+        track(WandbTracker(timeout=20), folder, epochs=range(2, 5), attempts=2)
+    assert list(server.runs) == [RUN]
+    assert [line["epoch"] for line in server.lines[RUN] if "val/uar" in line] == [0, 1, 2, 3, 4]
+    assert server.exit_codes == {RUN: 0}
+
+
+def test_an_online_run_counts_as_unsent_until_it_has_ended_well(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Looking(WandbTracker):
+        def epoch(self, row: Any) -> None:
+            super().epoch(row)
+            seen.append(waiting(folder))
+
+    marks = [folder / "wandb" / f"run-{number}-{RUN}" / "unsent" for number in range(2)]
+    for mark, reason in zip(marks, ("", "the server was down"), strict=True):  # of starts that were killed, and failed
+        mark.parent.mkdir(parents=True)
+        mark.write_text(reason)
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        track(Looking(timeout=20), folder)
+    assert len(seen[0]) == 3
+    assert waiting(folder) == [marks[1].parent]
+    assert [mark.exists() for mark in marks] == [False, True]
+
+
+def test_a_server_that_fails_on_the_way_costs_no_training_and_what_is_unsent_is_marked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Breaking(WandbTracker):
+        def epoch(self, row: Any) -> None:
+            server.broken = True
+            super().epoch(row)
+
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        started = time.monotonic()
+        track(Breaking(timeout=3), folder, status="failed")
+    assert time.monotonic() - started < 30
+    assert caplog.text.count("W&B fails") == 1
+    assert list((folder / "wandb").glob("run-*/unsent"))
+
+
+# --------------------------------------------------------------------------------------------- TensorBoard
+
+
+def events(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder / "tensorboard"))
+    accumulator.Reload()
+    return accumulator
+
+
+def test_tensorboard_keeps_scalars_by_epoch_and_the_confusion_matrix(folder: Path) -> None:
+    track(TensorboardTracker(), folder)
+    found = events(folder)
+    assert [(event.step, event.value) for event in found.Scalars("val/uar")] == [(0, 0.0), (1, 0.25), (2, 0.5)]
+    assert [(event.step, event.value) for event in found.Scalars("test/uar")] == [(2, 0.625)]
+    assert found.Images("test/confusion")[0].encoded_image_string.startswith(b"\x89PNG")
+    assert set(found.Tags()["scalars"]) == {"step", "lr", "seconds", "train/loss", "val/uar", "test/uar", "test/loss"}
+
+
+def test_tensorboard_shows_each_epoch_of_a_resumed_run_once(folder: Path) -> None:
+    track(TensorboardTracker(), folder, epochs=range(4), status="interrupted")
+    track(TensorboardTracker(), folder, epochs=range(2, 5))
+    assert [event.step for event in events(folder).Scalars("val/uar")] == [0, 1, 2, 3, 4]
+
+
+def test_without_tensorboard_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    with pytest.raises(UserError, match=r"emorec\[tensorboard\]"):
+        TensorboardTracker()

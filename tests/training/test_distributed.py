@@ -1,0 +1,344 @@
+"""Training on several ranks, on CPU with gloo: processes of our own, or torchrun's."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from emorec.cli import main
+from emorec.training.distributed import _free_port
+from emorec.datamodules.utterances import BatchLoader
+from tests.conftest import REPOSITORY, emorec_process
+from tests.datamodules.conftest import MakeExample, make_example
+
+__all__ = ["make_example"]
+RANKS = ["trainer.devices=2", "trainer.accelerator=cpu", "progress=false", "logger=none"]
+CRASH = """
+import os
+from emorec.losses.cross_entropy import CrossEntropy
+
+
+class Crashing(CrossEntropy):
+    def __init__(self, *, rank: int, crashes: bool, **settings):
+        super().__init__(**settings)
+        self.rank, self.crashes, self.steps = rank, crashes, 0
+
+    def forward(self, output, batch):
+        self.steps += 1
+        if self.crashes and self.steps > 2 and os.environ.get("RANK") == str(self.rank):
+            raise RuntimeError("this rank alone")
+        return super().forward(output, batch)
+"""
+
+
+def processes_of(root: Path) -> list[str]:
+    """Command lines of the processes that work under a root."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            environment = (folder / "environ").read_bytes()
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except (OSError, ValueError):
+            continue
+        if f"EMOREC_ROOT={root}".encode() in environment and "emorec" in command and folder.name != str(os.getpid()):
+            found.append(command)
+    return found
+
+
+def finish(process: "subprocess.Popen[str]", timeout: float = 180) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+def runs(root: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(root.glob("checkpoints/*/run.json"))]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_ranks_share_each_epoch_without_overlap(make_example: MakeExample, ranks: int) -> None:
+    table = make_example().module.tables["train"]
+    rows = torch.arange(len(table))
+    training = [BatchLoader(table, batch_size=2, shuffle=True, seed=3, shard=(rank, ranks)) for rank in range(ranks)]
+    parts = [loader._shard(loader.sampler.rows()).tolist() for loader in training]
+    assert len({len(part) for part in parts}) == 1
+    joined = [row for part in parts for row in part]
+    assert len(joined) == len(set(joined)) == len(table) - len(table) % ranks
+    assert all(len(list(loader)) == len(loader) for loader in training)
+    order = training[0].sampler.rows()
+    first = {row for part in parts for row in part[:2]}
+    assert first == set(order[: 2 * ranks].tolist())  # the batch that one process would have taken
+    evaluated = [BatchLoader(table, batch_size=2, shard=(rank, ranks))._shard(rows).tolist() for rank in range(ranks)]
+    assert sorted(row for part in evaluated for row in part) == rows.tolist()
+
+
+def test_two_ranks_train_one_run_and_a_second_start_finds_it(root: Path, train_overrides: list[str]) -> None:
+    words = ["train", *train_overrides, *RANKS]
+    code, out, err = finish(emorec_process(*words, root=root))
+    assert code == 0, err
+    (run,) = runs(root)
+    assert run["status"] == "finished"
+    assert run["epochs"] == 3
+    assert out.count("test/uar=") == 1
+    code, _, err = finish(emorec_process(*words, root=root))
+    assert code == 0
+    assert "is finished" in err
+    assert processes_of(root) == []
+
+
+def test_validation_over_two_ranks_counts_each_utterance_once(root: Path, train_overrides: list[str]) -> None:
+    assert finish(emorec_process("train", *train_overrides, *RANKS, root=root))[0] == 0
+    (run,) = runs(root)
+    folder = root / "checkpoints" / run["run_id"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    with (folder / "history.csv").open(newline="") as stream:
+        best = list(csv.DictReader(stream))[run["best_epoch"]]
+    for name in ("uar", "weighted_f1", "accuracy", "loss"):  # over ranks in training, by one process at the end
+        assert float(best[f"val/{name}"]) == pytest.approx(metrics[f"val/{name}"], rel=1e-4)
+
+
+def test_a_sweep_of_two_jobs_on_two_ranks_makes_two_runs(root: Path, train_overrides: list[str]) -> None:
+    code, out, err = finish(emorec_process("train", "-m", *train_overrides, *RANKS, "seed=0,1", root=root), 240)
+    assert code == 0, err
+    assert [run["status"] for run in runs(root)] == ["finished"] * 2
+    assert "2 of 2 jobs have a result" in out
+    assert processes_of(root) == []
+
+
+@pytest.fixture
+def crashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Overrides for a loss that raises on one rank, in a lab's own package."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "lab_losses.py").write_text(CRASH)
+    (tmp_path / "conf" / "loss").mkdir(parents=True)
+    (tmp_path / "conf" / "loss" / "crashing.yaml").write_text("_target_: lab_losses.Crashing\nrank: 0\ncrashes: true\n")
+    monkeypatch.setenv("EMOREC_TRUST", "lab_losses")
+    return ["--config-dir", str(tmp_path / "conf"), "loss=crashing"]
+
+
+def with_path(*words: str, root: Path, code: Path) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "EMOREC_ROOT": str(root), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = f"{REPOSITORY}{os.pathsep}{code}"
+    return subprocess.Popen(
+        [sys.executable, "-m", "emorec", *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=root,
+    )
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_failing_rank_ends_its_job_and_the_sweep_goes_on(
+    rank: int, root: Path, train_overrides: list[str], crashing: list[str], tmp_path: Path
+) -> None:
+    words = ["train", "-m", *train_overrides, *RANKS, *crashing, f"loss.rank={rank}", "loss.crashes=true,false"]
+    started = time.monotonic()
+    code, out, err = finish(with_path(*words, root=root, code=tmp_path / "code"))
+    assert code == 1, err
+    assert time.monotonic() - started < 120
+    found = {run["status"]: run for run in runs(root)}
+    assert set(found) == {"failed", "finished"}
+    assert "1 of 2 jobs have a result" in out
+    if rank == 0:
+        assert "this rank alone" in found["failed"]["error"]
+    assert processes_of(root) == []
+
+
+def test_a_signal_to_the_leading_process_saves_on_all_ranks_and_the_run_goes_on(
+    root: Path, train_overrides: list[str]
+) -> None:
+    words = ["train", *train_overrides, *RANKS, "trainer.max_epochs=150", "trainer.patience=null"]
+    words += ["checkpoint.every_seconds=0.2"]
+    process = emorec_process(*words, root=root)
+    wait_until(lambda: list(root.glob("checkpoints/*/resume/*-*.ckpt")), process)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code == 75, err
+    assert [run["status"] for run in runs(root)] == ["interrupted"]
+    state = torch.load(max(root.glob("checkpoints/*/resume/*-*.ckpt")), weights_only=True)
+    (chance,) = (item["ranks"] for name, item in state["callbacks"].items() if "SaveStates" in name)
+    assert len(chance) == 2
+    assert not torch.equal(chance[0]["torch"], chance[1]["torch"])  # or each rank would drop the same units
+    assert processes_of(root) == []
+    code, _, err = finish(emorec_process(*words, root=root))
+    assert code == 0, err
+    assert "going on from" in err
+    (run,) = runs(root)
+    assert (run["status"], run["epochs"]) == ("finished", 150)
+
+
+def test_weights_shared_out_over_ranks_learn_what_whole_ones_do_also_when_interrupted(
+    root: Path, train_overrides: list[str]
+) -> None:
+    words = ["train", *train_overrides, *RANKS, "trainer.max_epochs=60", "trainer.patience=null"]
+    code, _, err = finish(emorec_process(*words, "trainer.strategy=ddp", root=root))
+    assert code == 0, err
+    sharded = [*words, "trainer.strategy=fsdp", "checkpoint.every_seconds=0.2"]
+    process = emorec_process(*sharded, root=root)
+    wait_until(lambda: list(root.glob("checkpoints/*/resume/*-*.ckpt")), process)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code == 75, err
+    code, _, err = finish(emorec_process(*sharded, root=root))
+    assert code == 0, err
+    assert "going on from" in err
+    whole, parts = sorted(runs(root), key=lambda run: run["attempts"])
+    assert (whole["attempts"], parts["attempts"], parts["status"]) == (1, 2, "finished")
+    assert parts["best_epoch"] == whole["best_epoch"]
+    for expected in sorted(root.glob(f"checkpoints/{whole['run_id']}/model/*.safetensors")):
+        found = load_file(root / "checkpoints" / parts["run_id"] / "model" / expected.name)
+        torch.testing.assert_close(found, load_file(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_ranks_end_with_the_process_that_leads_them(root: Path, train_overrides: list[str]) -> None:
+    words = ["train", *train_overrides, *RANKS, "trainer.max_epochs=150", "trainer.patience=null"]
+    words += ["checkpoint.every_seconds=0.2"]
+    process = emorec_process(*words, root=root)
+    wait_until(lambda: list(root.glob("checkpoints/*/resume/*-*.ckpt")), process)
+    process.kill()
+    finish(process)
+    end = time.monotonic() + 30
+    while processes_of(root):
+        assert time.monotonic() < end, processes_of(root)
+        time.sleep(0.1)
+    code, _, err = finish(emorec_process(*words, root=root))
+    assert code == 0, err
+    assert "going on from" in err, err
+
+
+def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_torchrun_starts_the_ranks_as_well(root: Path, train_overrides: list[str]) -> None:
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "emorec", "train"]
+    environment = {**os.environ, "EMOREC_ROOT": str(root), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    for _ in range(2):  # trained, and found finished
+        process = subprocess.run(
+            [sys.executable, *words, *train_overrides, *RANKS],
+            env=environment,
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr
+    (run,) = runs(root)
+    assert (run["status"], run["epochs"], run["attempts"]) == ("finished", 3, 1)
+    assert processes_of(root) == []
+
+
+def test_ranks_of_torchrun_end_where_their_first_refuses(root: Path, train_overrides: list[str]) -> None:
+    words = ["train", *train_overrides, *RANKS, "trainer.accelerator=gpu", "trainer.strategy=ddp"]
+    environment = {
+        **os.environ,
+        **{"EMOREC_ROOT": str(root), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        **{"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())},
+    }
+    started = time.monotonic()
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "emorec", *words],
+            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=root,
+        )
+        for rank in ("0", "1")
+    ]
+    (code, _, err), (other, _, _) = (finish(rank) for rank in ranks)
+    assert code == 2
+    assert "expected 2 GPU(s)" in err
+    assert other == 0
+    assert time.monotonic() - started < 50  # not only when it is tired of waiting
+
+
+def test_a_run_of_one_process_trains_within_an_allocation_of_several_tasks(
+    root: Path, train_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("SLURM_NTASKS", "4"), ("SLURM_JOB_NAME", "batch"), ("SLURM_JOB_ID", "1")):
+        monkeypatch.setenv(name, value)
+    assert main(["train", *train_overrides]) == 0
+
+
+def test_tasks_of_slurm_that_cannot_be_ranks_are_refused(
+    root: Path, train_overrides: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("SLURM_NTASKS", "2"), ("SLURM_STEP_NUM_TASKS", "2"), ("SLURM_PROCID", "0")):
+        monkeypatch.setenv(name, value)
+    assert main(["train", *train_overrides, *RANKS]) == 2
+    assert "expected tasks of Slurm that can be ranks" in capsys.readouterr().err
+
+
+def test_fewer_utterances_than_ranks_are_refused(
+    root: Path, train_overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["trainer.devices=9", "trainer.accelerator=cpu", "batch_size=9"]
+    assert main(["train", *train_overrides, *words]) == 2
+    assert "val has 8" in capsys.readouterr().err
+
+
+def test_a_batch_that_does_not_part_evenly_is_refused(
+    root: Path, train_overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *train_overrides, *RANKS, "batch_size=7"]) == 2
+    assert "batch_size to be a multiple of the 2 ranks" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trainer=fsdp"], "expected 2 GPU(s) on this machine"),
+        (["trainer.accelerator=gpu"], "expected 1 GPU(s) on this machine"),
+        (["trainer.precision=16-mixed"], "bf16-mixed works on a CPU"),
+        (["trainer=fsdp", "trainer.devices=1"], "expected several ranks"),
+        (["trainer=fsdp", "trainer.precision=16-mixed"], "expected trainer.precision=32 or bf16-mixed"),
+        (["trainer.accelerator=tpu"], "expected trainer.accelerator in ('auto', 'cpu', 'gpu'), got 'tpu'"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused_before_a_run_begins(
+    root: Path, train_overrides: list[str], words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *train_overrides, *words]) == 2
+    assert told in capsys.readouterr().err
+    assert not list(root.glob("checkpoints/*/run.json"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_finished_run_is_told_of_where_its_devices_are_not(
+    root: Path, train_overrides: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("emorec.training.lifecycle.check_devices", lambda _: None)
+        assert main(["train", *train_overrides, "trainer.precision=16-mixed"]) == 0
+    assert main(["train", *train_overrides, "trainer.precision=16-mixed"]) == 0
+    assert capsys.readouterr().out.count("test/uar=") == 2
+
+
+def test_torchrun_starts_the_ranks_of_one_run_only(
+    root: Path, train_overrides: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "2"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    assert main(["train", "-m", *train_overrides, "seed=0,1"]) == 2
+    assert "expected no -m under torchrun" in capsys.readouterr().err
+    assert main(["train", *train_overrides]) == 2
+    assert "expected 1 ranks (trainer.devices × trainer.num_nodes), found 2 started" in capsys.readouterr().err
