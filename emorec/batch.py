@@ -12,10 +12,6 @@ MODALITIES = ("text", "audio", "video")
 IGNORED = -100  # class number of an utterance without a target
 
 
-class ConfigurationError(ValueError):
-    """An argument of a fusion, context, loss or metric that the user chose and that does not fit."""
-
-
 def _move(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=non_blocking)

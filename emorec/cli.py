@@ -17,11 +17,11 @@ COMMANDS = {
     "extract": "compute and store the features of a corpus",
     "evaluate": "apply a finished run to a split, or to another corpus",
     "report": "compare finished runs: tables and figures",
-    "data": "check, download, fixture: look a corpus over, fetch it, or write a small one",
-    "cache": "ls, verify, gc, compact: look after the stored features",
-    "runs": "ls, sweeps, show, verify, gc, rm, export, sync: look after the runs",
+    "data": "check, download, fixture: check a corpus, download it, or write a small one",
+    "cache": "ls, verify, gc, compact: manage the stored features",
+    "runs": "ls, sweeps, show, verify, gc, rm, export, sync: manage the runs",
 }
-SAVING = ("train", "tune", "extract")  # what they have done when a signal comes is kept
+SAVING = ("train", "tune", "extract")  # a signal ends them in an orderly way
 COMPLETION_FLAGS = ("-sc", "--shell-completion")
 
 USAGE = "\n".join(
@@ -32,7 +32,7 @@ USAGE = "\n".join(
         "",
         *(f"  {name:<10}{text}" for name, text in COMMANDS.items()),
         "",
-        "emorec <command> --help tells more; emorec --version prints the version.",
+        "emorec <command> --help says more; emorec --version prints the version.",
     ]
 )
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if first in COMMANDS:
         with Preemption() if first in SAVING else nullcontext():
             code = _run(first, words[1:])
-        if arguments is None:  # nothing is left to be stopped but Python
+        if arguments is None:  # only Python's shutdown is left
             ignore_signals()
         return code
     if first in COMPLETION_FLAGS:
@@ -58,10 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _carry_out(command: str, words: Sequence[str]) -> int:
+def _call(command: str, words: Sequence[str]) -> int:
     try:
         return int(importlib.import_module(f"emorec.commands.{command}").main(words))
-    except RuntimeError as error:  # Python 3.11 makes one of what is raised while a class is being made
+    except RuntimeError as error:  # Python 3.11 wraps what a signal handler raises while a class is made
         if isinstance(error.__cause__, KeyboardInterrupt | Preempted):
             raise error.__cause__ from None
         raise
@@ -70,14 +70,14 @@ def _carry_out(command: str, words: Sequence[str]) -> int:
 def _run(command: str, words: Sequence[str]) -> int:
     try:
         check_words(words)
-        return _carry_out(command, words)
+        return _call(command, words)
     except UserError as error:
         message, code = str(error), 2
     except KeyboardInterrupt:
-        message, code = "interrupted; the same command goes on from here", 130
+        message, code = "interrupted; the same command resumes", 130
     except Preempted as stopped:
-        message, code = f"{stopped}; the same command goes on from here", Preempted.exit_code
-    except BrokenPipeError:  # the reader of our output has gone
+        message, code = f"{stopped}; the same command resumes", Preempted.exit_code
+    except BrokenPipeError:  # the reader of the output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

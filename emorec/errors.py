@@ -32,10 +32,25 @@ def raise_problems(heading: str, problems: Iterable[str], *, shown: int = 20) ->
     lines = list(problems)
     if not lines:
         return
+    if len(lines) == 1:
+        raise UserError(f"{heading}: {lines[0]}")
     listed = [f"  - {line}" for line in lines[:shown]]
     if len(lines) > shown:
         listed.append(f"  … and {len(lines) - shown} more")
     raise UserError("\n".join([f"{heading}: {len(lines)} problem(s)", *listed]))
+
+
+def make_all(heading: str, makers: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+    """{name: what its maker returned}; raises one `UserError` that lists what all of them raised."""
+    results: dict[str, T] = {}
+    problems = []
+    for name, make in makers.items():
+        try:
+            results[name] = make()
+        except UserError as error:
+            problems.append(str(error))
+    raise_problems(heading, problems)
+    return results
 
 
 def check_all(heading: str, checks: Iterable[Callable[[], object]]) -> None:
@@ -60,3 +75,8 @@ def choose(choices: Mapping[str, T], name: str, what: str) -> T:
     if name not in choices:
         raise UserError(f"expected {what} in {sorted(choices)}, got {name!r}")
     return choices[name]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,11 +1,13 @@
-"""The arguments of commands that look after what is on disk: subcommands, flags, and overrides of the config."""
+"""Arguments of the commands that manage what is on disk: subcommands, flags, and overrides of the config."""
 
 import argparse
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from emorec.config.composition import compose_once
+from emorec.config.schema import PathsConfig, ReportConfig
 from emorec.errors import UserError
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -42,17 +44,23 @@ def add_action(actions: "argparse._SubParsersAction[Parser]", name: str, text: s
     return action
 
 
-def parse(parser: Parser, words: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    """The parsed arguments, and the paths of the config that the overrides among them give."""
+def parse(parser: Parser, words: Sequence[str]) -> tuple[argparse.Namespace, PathsConfig]:
+    """The parsed arguments, and the paths of the config with the overrides among them."""
     overrides = [word for word in words if re.match(r"[\w.]+=", word)]
     arguments = parser.parse_args([word for word in words if word not in overrides])
-    composed = compose_once("report", overrides)
+    composed = compose_once("report", ReportConfig, overrides)
     assert composed is not None
-    return arguments, composed.config["paths"]
+    return arguments, composed.config.paths
 
 
-def told(count: int, what: str, size_in_bytes: int, *, acted: bool) -> str:
-    """What a clean-up did, or would do."""
+def emit(arguments: argparse.Namespace, value: object, text: Callable[[], str], *, code: int = 0) -> int:
+    """Prints a value as JSON where `--json` asks for it, else as text; returns the exit code."""
+    print(json.dumps(value, indent=2) if arguments.json else text())
+    return code
+
+
+def summary(count: int, what: str, size_in_bytes: int, *, acted: bool) -> str:
+    """What a clean-up removed, or would remove."""
     verb = "removed" if acted else "would remove"
-    hint = "" if acted or not count else "; --yes does it"
+    hint = "" if acted or not count else "; --yes removes them"
     return f"{verb} {count} {what}, {size_in_bytes / 1e6:.1f} MB{hint}"

@@ -14,7 +14,7 @@ CONFIG_NAMES = {name: name for name in ("train", "tune", "extract", "evaluate", 
 
 
 def main(words: Sequence[str], commands: Sequence[str]) -> int:
-    """Answers the shell: completes the command's name here, and lets Hydra complete what follows it."""
+    """Completes the command's name here, and lets Hydra complete what follows it."""
     flag, *overrides = words
     if not any(word.startswith("query=") for word in overrides):
         return print_with_hydra(CommandLine("train", overrides, [flag]))

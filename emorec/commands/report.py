@@ -1,11 +1,11 @@
 """`emorec report`: compares finished runs."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from emorec.config.composition import compose_once
-from emorec.runs.logs import start_logging
+from emorec.config.schema import ReportConfig
 from emorec.errors import UserError
+from emorec.runs.logs import start_logging
 
 OWN_KEYS = ("paths", "folder", "progress", "extraction", "features")
 
@@ -19,20 +19,20 @@ def main(words: Sequence[str]) -> int:
             own.append(word)
         else:
             filters[key] = value.strip("[]").split(",")
-    composed = compose_once("report", own)
+    composed = compose_once("report", ReportConfig, own)
     if composed is None:
         return 0
     start_logging()
+    config = composed.config
     from emorec.reporting.aggregate import finished_runs, grouped, matching
     from emorec.reporting.report import write_report
     from emorec.runs.checkpoint_store import CheckpointStore
 
-    root = Path(composed.config["paths"]["checkpoints"])
-    runs = matching(finished_runs(CheckpointStore(root)), filters)
+    runs = matching(finished_runs(CheckpointStore(config.paths.checkpoints)), filters)
     if not runs:
         asked = " ".join(f"{key}={','.join(values)}" for key, values in filters.items())
-        raise UserError(f"expected finished runs in {root}, found none{f' with {asked}' if asked else ''}")
-    folder = Path(composed.config["folder"])
-    print(write_report(folder, grouped(runs)))
-    print(f"report: {folder / 'report.md'}\nfigures: {folder / 'figures'}")
+        where = f"{config.paths.checkpoints}{f' with {asked}' if asked else ''}"
+        raise UserError(f"expected finished runs in {where}, found none")
+    print(write_report(config.folder, grouped(runs)))
+    print(f"report: {config.folder / 'report.md'}\nfigures: {config.folder / 'figures'}")
     return 0

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from emorec.config.composition import composer, parse, print_with_hydra
-from emorec.runs.logs import start_logging
+from emorec.config.schema import TuneConfig
 from emorec.errors import UserError
 from emorec.markdown import markdown_table
+from emorec.runs.logs import start_logging
 from emorec.tuning.study import JOURNAL, Study, require_optuna
 
 if TYPE_CHECKING:
@@ -24,22 +25,22 @@ def main(words: Sequence[str]) -> int:
     if line.prints_only:
         return print_with_hydra(line)
     if line.multirun:
-        raise UserError("expected no -m, for a study makes its trials itself; search=… says what it tries")
+        raise UserError("expected no -m, since a study makes its trials itself; search=… says what it tries")
     require_optuna()
     start_logging()
-    from emorec.tuning.trials import prepare, try_out, write_best
+    from emorec.tuning.trials import prepare_search, run_trial, write_best
 
-    with composer(line) as open_composer:
-        search = prepare(open_composer)
+    with composer(line, TuneConfig) as open_composer:
+        search = prepare_search(open_composer)
         try:
             with search.study:
                 while (trial := search.study.ask(search.entries)) is not None:
-                    try_out(search, trial)
+                    run_trial(search, trial)
                 experiment = write_best(search)
         except json.JSONDecodeError as error:
             raise UserError(
                 f"expected whole lines in {search.study.folder / JOURNAL}, got {error}; once no worker runs, the next "
-                "start leaves broken ones out"
+                "start drops broken ones"
             ) from error
         print(_as_json(search, experiment) if as_json else _table(search, experiment))
         return 0 if search.study.complete() else 1
@@ -75,7 +76,7 @@ def _as_json(search: "Search", experiment: "Experiment | None") -> str:
         {"trial": trial.number, "value": trial.value, "run_id": run_of(trial), "parameters": trial.params}
         for trial in study.complete()[:SHOWN]
     ]
-    found = {
+    result = {
         "study": study.settings.name,
         "folder": str(study.folder),
         "monitor": search.monitor,
@@ -85,4 +86,4 @@ def _as_json(search: "Search", experiment: "Experiment | None") -> str:
         "experiment": None if experiment is None else str(experiment.path),
         "command": None if experiment is None else experiment.command,
     }
-    return json.dumps(found, indent=2)
+    return json.dumps(result, indent=2)

@@ -3,39 +3,46 @@
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from hydra import compose, initialize_config_dir, main
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from emorec.config.credentials import check_config
-from emorec.config.instantiation import config_folder, register_resolvers
-from emorec.errors import UserError
+from emorec.config.keys import flat
+from emorec.config.locations import config_folder, register_resolvers
+from emorec.config.schema import CommandConfig
+from emorec.config.validation import suggestion, validated
+from emorec.errors import UserError, raise_problems
+
+C = TypeVar("C", bound=CommandConfig)
 
 # Flags that take a value, and flags that only print something; Hydra answers the latter itself.
 WITH_VALUE = {"--config-name", "-cn", "--config-dir", "-cd", "--package", "-p", "--cfg", "-c", "--info", "-i"}
 PRINTING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 WITH_OPTIONAL_VALUE = {"--info", "-i"}
 INFO_CHOICES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-NO_NAME = re.compile(r"null|Null|NULL|None|~|[Tt]rue|[Ff]alse|[-+.\d]+|")  # what is read as another thing than a name
 KNOWN = WITH_VALUE | PRINTING | {"--multirun", "-m", "--resolve", "--run", "-r"}
+SINGLE_CHOICE = re.compile(r"[^,\[\](){}$'\"]*")  # no list, sweep or interpolation
+ALL_FOLDS = "all"  # as `dataset.fold`, it stands for every fold of the protocol
 
 
 @dataclass
 class CommandLine:
-    """A command's arguments, flags parted from overrides wherever they stood.
+    """The arguments of a command, flags apart from overrides.
 
     Attributes:
         config_name: the command's config.
         overrides: `key=value`, in order.
         flags: all flags with their values, in order.
-        multirun: whether `-m` was among them.
+        multirun: whether `-m` is among them.
         config_dir: a lab's own configs.
     """
 
@@ -51,24 +58,48 @@ class CommandLine:
 
 
 @dataclass(frozen=True)
-class Composed:
+class Composed(Generic[C]):
     """A composed config.
 
     Attributes:
-        config: resolved, primitives only.
+        schema: of the config.
+        values: the config as plain data, resolved; this is what identifies a run and is written to `config.yaml`.
         choices: {group: name} that were composed.
         overrides: what the command line changed.
         config_dir: a lab's own configs.
     """
 
-    config: dict[str, Any]
+    schema: type[C]
+    values: dict[str, Any]
     choices: dict[str, str]
     overrides: list[str]
     config_dir: str | None = None
 
+    @cached_property
+    def config(self) -> C:
+        """The typed config.
+
+        Raises:
+            UserError: lists everything in it that does not fit.
+        """
+        return validated(self.schema, self.values)
+
+    @property
+    def wants_all_folds(self) -> bool:
+        """Whether it stands for one run for each fold."""
+        return bool((self.values.get("dataset") or {}).get("fold") == ALL_FOLDS)
+
+    def for_fold(self, fold: int | None) -> "Composed[C]":
+        """The same for one fold of the protocol."""
+        return self.with_values(dataset={**self.values["dataset"], "fold": fold})
+
+    def with_values(self, **changes: Any) -> "Composed[C]":
+        """The same with other values of some top-level keys."""
+        return replace(self, values={**self.values, **changes})
+
 
 def parse(config_name: str, words: Sequence[str]) -> CommandLine:
-    """Parts flags from overrides.
+    """Separates flags from overrides.
 
     Raises:
         UserError: an unknown flag, or one without its value.
@@ -104,10 +135,10 @@ def parse(config_name: str, words: Sequence[str]) -> CommandLine:
 def print_with_hydra(line: CommandLine) -> int:
     """Lets Hydra answer `--help`, `--cfg`, `--info` and shell completion."""
     register_resolvers()
-    _check_choices(line, line.overrides)
+    _check_overrides(line, line.overrides)
     flags = [flag for flag in line.flags if flag not in ("-m", "--multirun")]  # Hydra prints no multirun
-    sys.argv = ["emorec", *flags, *map(_placed, line.overrides)]
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # its errors reach us as exceptions, with their messages
+    sys.argv = ["emorec", *flags, *map(_at_top, line.overrides)]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors then reach us as exceptions
     try:
         with _hydra_errors():
             main(version_base="1.3", config_path=str(config_folder()), config_name=line.config_name)(lambda _: None)()
@@ -116,58 +147,82 @@ def print_with_hydra(line: CommandLine) -> int:
     return 0
 
 
-def _placed(override: str) -> str:
-    """An override as Hydra takes it: experiments are composed at the top, whatever their first line is."""
+def _at_top(override: str) -> str:
+    """An override as Hydra takes it: an experiment is composed at the top, whatever its first line is."""
     key, separator, value = override.partition("=")
     return f"experiment@_global_={value}" if separator and key.lstrip("+") == "experiment" else override
 
 
-def _check_choices(line: CommandLine, overrides: Sequence[str]) -> None:
-    """Refuses a choice that is no name, such as `encoder/video=null`: Hydra's own words for it name no group."""
+def _check_overrides(line: CommandLine, overrides: Sequence[str]) -> None:
+    """Refuses words that are no overrides, and choices that a group does not have."""
     folders = [config_folder(), *([Path(line.config_dir)] if line.config_dir else [])]
+    search_paths = [override for override in overrides if override.startswith("hydra.searchpath=")]
+    folders += [Path(folder) for override in search_paths for folder in re.findall(r"file://([^',\]]+)", override)]
+    problems = []
     for override in overrides:
-        key, _, value = override.partition("=")
+        key, separator, value = override.partition("=")
+        if not separator and not key.startswith("~"):
+            problems.append(f"expected key=value, got {override!r}")
         names = sorted({path.stem for folder in folders for path in (folder / key.lstrip("+")).glob("*.yaml")})
-        if names and NO_NAME.fullmatch(value):
-            raise UserError(f"expected a choice for {key} in {names}, got {value!r}")
+        if names and separator and SINGLE_CHOICE.fullmatch(value) and value not in names:
+            problems.append(f"{key}: expected a choice in {names}, got {value!r}")
+    raise_problems("the command line", problems)
 
 
 @contextmanager
-def _hydra_errors() -> Iterator[None]:
+def _hydra_errors(known: Callable[[], Sequence[str]] = list) -> Iterator[None]:
+    """Says what Hydra and OmegaConf refuse in terms of keys.
+
+    Args:
+        known: gives the dotted keys of the config, for hints.
+    """
     try:
         yield
+    except MissingMandatoryValue as error:
+        key = error.full_key or str(error).rpartition(" ")[2]
+        raise UserError(f"{key}: expected a value, got nothing ({key}=…)") from error
     except (HydraException, OmegaConfBaseException) as error:
+        text = str(error).strip()
+        if match := re.search(r"Could not override '([^']+)'", text):
+            raise UserError(f"{match[1]}: unknown key{_hint(match[1], known())}") from error
         cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
-        hint = "\nother letters and marks stand in quotes: key=\"'value'\"" if "Lexer" in str(error) else ""
-        raise UserError(f"{str(error).strip()}{cause}{hint}") from error
+        hint = "\nother letters and marks stand in quotes: key=\"'value'\"" if "Lexer" in text else ""
+        raise UserError(f"{text}{cause}{hint}") from error
+
+
+def _hint(key: str, known: Sequence[str]) -> str:
+    """The nearest known keys: by the whole key, else by its last name, else those beside it."""
+    parent, _, name = key.rpartition(".")
+    same_name = [other for other in known if other.rpartition(".")[2] == name]
+    if same_name:
+        return f"; did you mean {' or '.join(same_name)}?"
+    beside = [other.removeprefix(f"{parent}.") for other in known if other.startswith(f"{parent}.")] if parent else []
+    return suggestion(name, beside, parent) if beside else suggestion(key, known).partition("; expected one of")[0]
 
 
 @contextmanager
-def composer(line: CommandLine) -> Iterator["Composer"]:
-    """Composes configs for a command line, as many as are asked for."""
+def composer(line: CommandLine, schema: type[C]) -> Iterator["Composer[C]"]:
+    """Composes configs for a command line."""
     register_resolvers()
     with initialize_config_dir(version_base="1.3", config_dir=str(config_folder()), job_name="emorec"):
-        yield Composer(line)
+        yield Composer(line, schema)
 
 
-class Composer:
+class Composer(Generic[C]):
     """Composes configs; see `composer`."""
 
-    def __init__(self, line: CommandLine) -> None:
-        self.line = line
+    def __init__(self, line: CommandLine, schema: type[C]) -> None:
+        self.line, self.schema = line, schema
 
-    def compose(self, overrides: Sequence[str]) -> Composed:
+    def compose(self, overrides: Sequence[str]) -> Composed[C]:
         """The config of one job.
 
         Raises:
-            UserError: a choice that is not there (the choices are listed), an unknown key, a missing value.
+            UserError: a choice or a key that does not exist, or a missing value.
         """
-        _check_choices(self.line, overrides)
-        extra = [] if self.line.config_dir is None else [f"hydra.searchpath=[file://{self.line.config_dir}]"]
-        with _hydra_errors():
-            node = compose(
-                self.line.config_name, overrides=[*map(_placed, overrides), *extra], return_hydra_config=True
-            )
+        _check_overrides(self.line, overrides)
+        with _hydra_errors(self._known_keys):
+            node = self._composed(overrides)
             choices = {
                 group.removesuffix("@_global_"): str(name)
                 for group, name in node.hydra.runtime.choices.items()
@@ -175,15 +230,23 @@ class Composer:
             }
             with open_dict(node):
                 node.pop("hydra")
-            assert isinstance(node, DictConfig)
-            config = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-        assert isinstance(config, dict)
-        named = {str(key): value for key, value in config.items()}
+            values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        assert isinstance(values, dict)
+        named = {str(key): value for key, value in values.items()}
         check_config(named)
-        return Composed(named, choices, list(overrides), self.line.config_dir)
+        return Composed(self.schema, named, choices, list(overrides), self.line.config_dir)
+
+    def _composed(self, overrides: Sequence[str]) -> DictConfig:
+        extra = [] if self.line.config_dir is None else [f"hydra.searchpath=[file://{self.line.config_dir}]"]
+        return compose(self.line.config_name, overrides=[*map(_at_top, overrides), *extra], return_hydra_config=True)
+
+    def _known_keys(self) -> list[str]:
+        values = OmegaConf.to_container(self._composed([]), resolve=False)
+        assert isinstance(values, dict)
+        return [key for key in flat({str(key): value for key, value in values.items()}) if not key.startswith("hydra.")]
 
 
-def compose_once(config_name: str, words: Sequence[str]) -> Composed | None:
+def compose_once(config_name: str, schema: type[C], words: Sequence[str]) -> Composed[C] | None:
     """The config of a command that runs once; `None` where Hydra has answered a printing flag.
 
     Raises:
@@ -194,6 +257,6 @@ def compose_once(config_name: str, words: Sequence[str]) -> Composed | None:
         print_with_hydra(line)
         return None
     if line.multirun:
-        raise UserError(f"expected no -m, for emorec {config_name} runs once")
-    with composer(line) as open_composer:
+        raise UserError(f"expected no -m, since emorec {config_name} runs once")
+    with composer(line, schema) as open_composer:
         return open_composer.compose(line.overrides)

@@ -1,7 +1,7 @@
-"""Where the YAML files are, and which classes a config may name.
+"""Makes objects of config nodes, of trusted classes only.
 
 A `_target_` in a config is code that runs. Only classes of emorec's parts, a short exact list, and the packages that
-the environment variable `EMOREC_TRUST` names are instantiated, and only in the place that they are made for; no config
+the environment variable `EMOREC_TRUST` names are instantiated, each only in the place that it is made for. No config
 and no checkpoint can widen that.
 """
 
@@ -10,62 +10,103 @@ import inspect
 import os
 import re
 from collections.abc import Mapping
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
-
-from emorec.errors import UserError
+from emorec.annotations import NonNegative, Positive
+from emorec.config.validation import check_arguments, join
+from emorec.errors import UserError, raise_problems
 
 T = TypeVar("T")
-TRUSTED_CLASSES = frozenset(
-    {
-        "torch.optim.AdamW",
-        "torch.optim.Adam",
-        "torch.optim.SGD",
-        "lightning.pytorch.loggers.CSVLogger",
-    }
+# Parts of emorec that a config is made of: nothing that starts processes or manages files.
+PARTS = tuple(
+    f"emorec.{name}" for name in ("datasets", "media", "encoders", "fusion", "losses", "metrics", "models", "loggers")
 )
-# Of emorec itself, what a config is made of: nothing that starts processes or manages files.
-PARTS = tuple(f"emorec.{name}" for name in ("datasets", "media", "encoders", "fusion", "losses", "models", "loggers"))
+# Public classes of other packages, each only where its base class is asked for.
+LIBRARIES = (
+    "torch.optim",
+    "torch.optim.lr_scheduler",
+    "lightning.pytorch.loggers",
+    "torchmetrics.classification",
+    "torchmetrics.regression",
+)
 TRUST_VARIABLE = "EMOREC_TRUST"
-ROOT_VARIABLE = "EMOREC_ROOT"
+# Of arguments that optimizers of any library share: torch's own annotations say less.
+BOUNDS = {"lr": Positive, "weight_decay": NonNegative, "momentum": NonNegative}
 
 
-def config_folder() -> Path:
-    """The folder of YAML files: `emorec/conf` of an installed wheel, or `conf` of the checkout.
+@dataclass(frozen=True)
+class Component:
+    """A config node that names a class: what it takes is checked, and the object is made once, by `make`.
 
-    Raises:
-        UserError: neither is there.
+    Attributes:
+        target: the class.
+        arguments: of its constructor; nodes inside them are made with it.
+        where: the node's key.
+        node: as it stands in the config.
     """
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "train.yaml").is_file():
-            return folder
-    raise UserError(f"expected emorec's configs in {package / 'conf'} or {package.parent / 'conf'}, found neither")
 
+    target: type
+    arguments: Mapping[str, Any]
+    where: str
+    node: Mapping[str, Any]
 
-def root_folder() -> Path:
-    """Where `cache/`, `checkpoints/` and `data/` lie: `EMOREC_ROOT`, else the checkout, else the working directory."""
-    if root := os.environ.get(ROOT_VARIABLE):
-        return Path(root).expanduser().absolute()
-    checkout = Path(__file__).resolve().parent.parent.parent
-    return checkout if (checkout / "pyproject.toml").is_file() and (checkout / "conf").is_dir() else Path.cwd()
+    @classmethod
+    def from_node(cls, node: Mapping[str, Any], path: str, problems: list[str]) -> "Component | None":
+        """Locates the class and checks the arguments that are given.
 
+        Args:
+            node: resolved, plain data.
+            path: the node's key.
+            problems: a line is added for everything that does not fit; then the result is `None`.
+        """
+        inner: list[str] = []
+        try:
+            target = target_of(node, where=path)
+        except UserError as error:
+            problems.append(str(error))
+            return None
+        given = {key: value for key, value in node.items() if key != "_target_"}
+        arguments = check_arguments(target, given, path, inner, BOUNDS)
+        problems += inner
+        return None if inner else cls(target, arguments, path, node)
 
-@lru_cache(maxsize=1)
-def _sweep_name() -> str:
-    import secrets
-    import time
+    def make(self, kind: type[T], **derived: Any) -> T:
+        """Makes the object.
 
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+        Args:
+            kind: what the class has to be derived from.
+            **derived: arguments that are computed, not configured; those that the class does not take are an error.
 
+        Raises:
+            UserError: the class is none of this kind, or the arguments do not fit it.
+        """
+        if not issubclass(self.target, kind):
+            raise UserError(f"{self.where}: expected a class derived from {kind.__name__}, got {self.target.__name__}")
+        arguments = {key: _made(value, join(self.where, key)) for key, value in self.arguments.items()}
+        try:
+            inspect.signature(self.target).bind(**arguments, **derived)
+        except TypeError as error:
+            names = ", ".join(inspect.signature(self.target).parameters)
+            raise UserError(f"{self.where}: {error}; {self.target.__name__} takes {names}") from error
+        result: T = self.target(**arguments, **derived)
+        return result
 
-def register_resolvers() -> None:
-    """Registers `${emorec_root:}` and `${new_sweep_name:}` with OmegaConf."""
-    OmegaConf.register_new_resolver("emorec_root", lambda: str(root_folder()), replace=True)
-    OmegaConf.register_new_resolver("new_sweep_name", _sweep_name, replace=True)
+    def check_complete(self, *derived: str) -> None:
+        """Raises a `UserError` where the constructor needs an argument that is neither given nor derived later."""
+        for name, parameter in inspect.signature(self.target).parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or name in (
+                *derived,
+                *self.arguments,
+            ):
+                continue
+            if parameter.default is parameter.empty:
+                raise UserError(f"{join(self.where, name)}: expected a value, got nothing")
+
+    def lacks(self, *names: str) -> list[str]:
+        """Those of some arguments that the constructor takes and that are not given."""
+        parameters = inspect.signature(self.target).parameters
+        return [name for name in names if name in parameters and name not in self.arguments]
 
 
 def _trusted_packages() -> tuple[str, ...]:
@@ -74,32 +115,31 @@ def _trusted_packages() -> tuple[str, ...]:
 
 
 def _is_trusted(qualified_name: str) -> bool:
-    packages = _trusted_packages()
-    return qualified_name in TRUSTED_CLASSES or any(qualified_name.startswith(f"{name}.") for name in packages)
+    return any(qualified_name.startswith(f"{name}.") for name in _trusted_packages())
 
 
-def _locate(target: str) -> type:
+def locate(target: str) -> type:
+    """The trusted class of a full name.
+
+    Raises:
+        UserError: it is not trusted, no class, or cannot be imported.
+    """
     refusal = (
-        f"expected _target_ to be a class of {', '.join(_trusted_packages())} "
+        f"expected a class of {', '.join((*_trusted_packages(), *LIBRARIES))} "
         f"(a lab adds its packages by the environment variable {TRUST_VARIABLE}), got {target!r}"
     )
-    if not _is_trusted(target):
-        raise UserError(refusal)
     module_name, _, class_name = target.rpartition(".")
+    if not _is_trusted(target) and module_name not in LIBRARIES:
+        raise UserError(refusal)
     try:
         located = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"_target_ {target!r} cannot be imported: {error}") from error
+        raise UserError(f"expected a class that can be imported, got {target!r}: {error}") from error
     # A trusted module may hold names that it imported from elsewhere: the class itself has to be trusted.
     home = f"{getattr(located, '__module__', '')}.{getattr(located, '__qualname__', '')}"
-    if not isinstance(located, type) or not (_is_trusted(home) or target in TRUSTED_CLASSES):
+    if not isinstance(located, type) or not (_is_trusted(home) or home.startswith(f"{module_name}.")):
         raise UserError(refusal)
     return located
-
-
-def plain(node: Any) -> Any:
-    """A resolved config node as dicts, lists and primitives."""
-    return OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
 
 
 def target_of(node: Mapping[str, Any], *, where: str) -> Any:
@@ -109,42 +149,31 @@ def target_of(node: Mapping[str, Any], *, where: str) -> Any:
         UserError: it names none, or one that is not trusted.
     """
     if "_target_" not in node:
-        raise UserError(f"expected {where} to have a _target_, got {sorted(node)}")
-    return _locate(str(node["_target_"]))
+        raise UserError(f"{where}: expected a _target_, got {sorted(node)}")
+    try:
+        return locate(str(node["_target_"]))
+    except UserError as error:
+        raise UserError(f"{where}._target_: {error}") from error
 
 
-def instantiate(node: Mapping[str, Any], *, where: str, kind: type[T] = object, **derived: Any) -> T:  # type: ignore[assignment]
-    """Builds the object that a config node describes; nodes inside it are built first.
-
-    Args:
-        node: holds `_target_`, a trusted class, and its arguments by name.
-        where: the node's place in the config, for errors.
-        kind: what the class has to be derived from.
-        **derived: arguments that are computed, not configured; those the class does not take are an error.
+def instantiate(node: Mapping[str, Any], *, where: str, kind: type[T], **derived: Any) -> T:
+    """Makes the object that a config node describes; see `Component`.
 
     Raises:
-        UserError: the class is not trusted, or the arguments do not fit it.
+        UserError: the class is not trusted or none of this kind, or the arguments do not fit it; all problems at once.
     """
-    settings = dict(plain(node))
-    target = target_of(settings, where=where)
-    if not issubclass(target, kind):
-        raise UserError(f"expected {where} to be of a class derived from {kind.__name__}, got {settings['_target_']}")
-    del settings["_target_"]
-    arguments = {key: _build_nested(value, f"{where}.{key}") for key, value in settings.items()}
-    try:
-        inspect.signature(target).bind(**arguments, **derived)
-    except TypeError as error:
-        takes = ", ".join(inspect.signature(target).parameters)
-        raise UserError(f"{where}: {error}; {target.__name__} takes {takes}") from error
-    made: T = target(**arguments, **derived)
-    return made
+    problems: list[str] = []
+    component = Component.from_node(node, where, problems)
+    raise_problems(where, problems)
+    assert component is not None
+    return component.make(kind, **derived)
 
 
-def _build_nested(value: Any, where: str) -> Any:
+def _made(value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
         if "_target_" in value:
-            return instantiate(value, where=where)
-        return {key: _build_nested(item, f"{where}.{key}") for key, item in value.items()}
+            return instantiate(value, where=where, kind=object)
+        return {key: _made(item, join(where, str(key))) for key, item in value.items()}
     if isinstance(value, list):
-        return [_build_nested(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return [_made(item, f"{where}[{index}]") for index, item in enumerate(value)]
     return value

@@ -1,4 +1,4 @@
-"""Nothing is tested on what was trained on: who heard, saw or read what, by content and not by name."""
+"""Checks that nothing is tested on what was trained on: media and texts are compared by content, not by name."""
 
 import csv
 import io
@@ -6,60 +6,63 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from emorec.datamodules.prepared_data import Data
+from emorec.datamodules.prepared_data import PreparedData
 from emorec.errors import UserError
 
 log = logging.getLogger(__name__)
 
+MEDIA = ("audio", "video")
+KEY_DIGITS = 16
 
-def content_keys(data: Data, modalities: Sequence[str] = ("audio", "video")) -> dict[str, list[str]]:
-    """{utterance: what identifies its content in some modalities, wherever it lies and whatever it is called}."""
-    found: dict[str, list[str]] = {item.id: [] for items in data.splits.values() for item in items}
+
+def content_keys(data: PreparedData, modalities: Sequence[str] = MEDIA) -> dict[str, list[str]]:
+    """{utterance: digests of its content in some modalities}; names and paths do not count."""
+    keys: dict[str, list[str]] = {item.id: [] for items in data.splits.values() for item in items}
     for modality in modalities:
         if modality in data.features:
             for name, key in data.features[modality].report.keys.items():
-                if key is not None and name in found:
-                    found[name].append(key.hex()[:16])
-    return found
+                if key is not None and name in keys:
+                    keys[name].append(key.hex()[:KEY_DIGITS])
+    return keys
 
 
-def check_apart(data: Data) -> None:
-    """Looks for sounds and pictures of test that are among those of training or validation too, under whatever name.
+def check_splits_apart(data: PreparedData) -> None:
+    """Looks for recordings of test that are also in train or val, under whatever name.
 
     Raises:
         UserError: there are some, and the protocol promises that no speaker recurs.
     """
-    heard = content_keys(data)
-    used = {key for split in ("train", "val") for item in data.splits[split] for key in heard[item.id]}
-    shared = [item.id for item in data.splits["test"] if used & set(heard[item.id])]
+    keys = content_keys(data)
+    used = {key for split in ("train", "val") for item in data.splits[split] for key in keys[item.id]}
+    shared = [item.id for item in data.splits["test"] if used & set(keys[item.id])]
     if not shared:
         return
-    told = (
-        f"{len(shared)} of {len(data.splits['test'])} utterances of test have the sound or picture of one that is "
-        f"trained or validated on ({', '.join(shared[:3])}{' …' if len(shared) > 3 else ''})"
+    message = (
+        f"{len(shared)} of {len(data.splits['test'])} utterances of test have the sound or picture of an utterance of "
+        f"train or val ({', '.join(shared[:3])}{' …' if len(shared) > 3 else ''})"
     )
-    rule = data.manifest.protocols.get(data.corpus.protocol)
-    if rule is not None and rule.speaker_independent:
-        raise UserError(f"expected splits that share no recording (dataset={data.manifest.dataset}): {told}")
-    log.warning("%s: %s; emorec data check lists them", data.manifest.dataset, told)
+    protocol = data.manifest.protocols.get(data.corpus.protocol)
+    if protocol is not None and protocol.speaker_independent:
+        raise UserError(f"expected splits that share no recording (dataset={data.manifest.dataset}): {message}")
+    log.warning("%s: %s; emorec data check lists them", data.manifest.dataset, message)
 
 
-def splits_csv(data: Data) -> str:
-    """Which utterance was in which split, as it was for this run, and what was heard and seen of it."""
-    heard, said = content_keys(data), content_keys(data, ("text",))
+def splits_csv(data: PreparedData) -> str:
+    """The split of each utterance, with digests of its media and text, as CSV."""
+    media, texts = content_keys(data), content_keys(data, ("text",))
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(["id", "split", "sources", "text"])
     table.writerows(
-        [item.id, split, " ".join(heard[item.id]), " ".join(said[item.id])]
+        [item.id, split, " ".join(media[item.id]), " ".join(texts[item.id])]
         for split, items in data.splits.items()
         for item in items
     )
     return stream.getvalue()
 
 
-def refuse_trained(data: Data, split: str, folder: Path) -> None:
-    """Refuses to test a run on what it was trained or chosen on, whatever that is called now.
+def check_not_trained_on(data: PreparedData, split: str, folder: Path) -> None:
+    """Checks that a run is not tested on utterances that it was trained or selected on, under whatever name.
 
     Args:
         data: what is to be tested on.
@@ -67,33 +70,32 @@ def refuse_trained(data: Data, split: str, folder: Path) -> None:
         folder: the run's directory.
 
     Raises:
-        UserError: names some of what was trained or chosen on.
+        UserError: names some of the utterances that were used.
     """
     path = folder / "splits.csv"
     if not path.is_file():  # a run of an earlier version
         return
     with path.open(newline="") as stream:
-        used = [row for row in csv.DictReader(stream) if row["split"] in ("train", "val")]
-    sources = {source for row in used for source in (row.get("sources") or "").split()}
-    texts: dict[str, str] = {}  # by name, also without that of a corpus among several
-    for row in used:
-        texts |= dict.fromkeys((row["id"], row["id"].partition("/")[2]), row.get("text") or "")
-    heard, said = content_keys(data), content_keys(data, ("text",))
+        rows = [row for row in csv.DictReader(stream) if row["split"] in ("train", "val")]
+    used_media = {key for row in rows for key in (row.get("sources") or "").split()}
+    used_texts: dict[str, str] = {}  # by id, also by the id that a combined corpus puts behind the corpus's name
+    for row in rows:
+        used_texts |= dict.fromkeys((row["id"], row["id"].partition("/")[2]), row.get("text") or "")
+    media, texts = content_keys(data), content_keys(data, ("text",))
 
     def was_used(name: str) -> bool:
-        if sources and heard[name]:
-            return bool(sources & set(heard[name]))
-        # a text that recurs is no leak: name and text have to be the same
-        return name in texts and (not texts[name] or texts[name] in said[name])
+        if used_media and media[name]:
+            return bool(used_media & set(media[name]))
+        # texts such as "Yes." recur: id and text have to be the same
+        return name in used_texts and (not used_texts[name] or used_texts[name] in texts[name])
 
-    found = [item.id for item in data.splits[split] if was_used(item.id)]
-    known = set(texts.values()) - {""}
-    again = sum(bool(known & set(said[item.id])) for item in data.splits[split])
-    if again and not found:
-        told = "%d of %d texts are among those that the run was trained or chosen on"
-        log.warning(told, again, len(data.splits[split]))
-    if found:
+    items = data.splits[split]
+    used = [item.id for item in items if was_used(item.id)]
+    if used:
         raise UserError(
-            f"expected utterances that the run was neither trained nor chosen on, got {len(found)} of "
-            f"{len(data.splits[split])} that it was ({', '.join(found[:3])} …); name another dataset"
+            f"expected utterances that the run was neither trained nor selected on, got {len(used)} of {len(items)} "
+            f"that it was ({', '.join(used[:3])} …); name another dataset"
         )
+    known = set(used_texts.values()) - {""}
+    if recurring := sum(bool(known & set(texts[item.id])) for item in items):
+        log.warning("%d of %d texts are also in the train or val split of the run", recurring, len(items))

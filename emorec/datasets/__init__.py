@@ -1,1 +1,1 @@
-"""Corpora as their authors ship them, read into manifests of utterances."""
+"""Readers of published and custom corpora. Each returns a manifest of utterances."""

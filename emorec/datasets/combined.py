@@ -1,8 +1,8 @@
-"""Several corpora as one: each keeps its own protocol and fold."""
+"""Several corpora combined into one. Each keeps its own protocol and fold."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from emorec.datasets.manifest import Corpus, Manifest, Problem
 from emorec.datasets.splits import ListedFolds
@@ -12,14 +12,14 @@ from emorec.errors import UserError, choose
 
 @dataclass(kw_only=True)
 class Combined(Corpus):
-    """The utterances of several corpora, with the union of their labels; a label map makes them one set.
+    """The utterances of several corpora with the union of their labels, which a label map can merge.
 
     Args:
-        corpora: {name: a corpus as configured}; each is split by its own protocol and fold.
-        task: what it is called here; each corpus brings the task that it is configured for.
-        protocol: "own", the corpora's.
+        corpora: {name: configured corpus}; each is split by its own protocol and fold.
+        task: name of the combined task; each corpus contributes the task that it is configured for.
+        protocol: "own": the protocols of the corpora.
         fold: `None`.
-        limit: keep only this many utterances of all, spread evenly over splits and classes.
+        limit: keep only this many utterances in total, spread evenly over splits and classes.
     """
 
     name: ClassVar[str] = "combined"
@@ -33,26 +33,26 @@ class Combined(Corpus):
         if len(self.corpora) < 2:
             raise UserError(f"expected dataset.corpora to name at least two corpora, got {list(self.corpora)}")
         manifests = {name: corpus.scan() for name, corpus in self.corpora.items()}
-        task = self._union({name: self.corpora[name].chosen_task(item) for name, item in manifests.items()})
+        tasks = {name: self.corpora[name].chosen_task(item) for name, item in manifests.items()}
+        task = self._union(tasks)
         utterances: list[Utterance] = []
         split_of: dict[str, str] = {}
         problems: list[Problem] = []
-        apart = True
+        separate = True
         for name, manifest in manifests.items():
             corpus = self.corpora[name]
-            own = corpus.chosen_task(manifest)
             problems += [replace(item, where=f"{name}/{item.where}") for item in manifest.problems]
-            if not any(item.fatal for item in manifest.problems):  # else there is nothing to split
+            if not any(item.fatal for item in manifest.problems):  # otherwise it cannot be split
                 rule = choose(manifest.protocols, corpus.protocol, f"dataset.corpora.{name}.protocol")
-                apart = apart and rule.speaker_independent and not rule.validation_shares_speakers
+                separate = separate and rule.speaker_independent and not rule.validation_shares_speakers
                 for split, items in corpus.split(manifest).items():
                     split_of |= {f"{name}/{item.id}": split for item in items}
-            utterances += [_joined(item, name, own, task) for item in manifest.utterances]
+            utterances += [_renamed(item, name, tasks[name], task) for item in manifest.utterances]
         return Manifest(
             dataset="+".join(self.corpora),
             utterances=tuple(sorted(utterances, key=lambda item: item.id)),
             tasks={self.task: task},
-            protocols={"own": ListedFolds((split_of,), has_folds=False, separates_speakers=apart)},
+            protocols={"own": ListedFolds((split_of,), has_folds=False, separates_speakers=separate)},
             problems=tuple(problems),
             notes=tuple(f"{name}: {note}" for name, item in manifests.items() for note in item.notes),
         )
@@ -61,15 +61,13 @@ class Combined(Corpus):
         kinds = {task.kind for task in tasks.values()}
         if len(kinds) > 1:
             raise UserError(f"expected corpora of one kind of task, got { ({n: t.kind for n, t in tasks.items()}) }")
-        labels = tuple(dict.fromkeys(label for task in tasks.values() for label in task.labels))
         first = next(iter(tasks.values()))
-        if first.kind == "regression":
-            labels = first.labels
-        return replace(first, name=self.task, labels=labels)
+        labels = dict.fromkeys(label for task in tasks.values() for label in task.labels)
+        return replace(first, name=self.task, labels=first.labels if first.kind == "regression" else tuple(labels))
 
 
-def _joined(utterance: Utterance, name: str, own: Task, union: Task) -> Utterance:
-    """The utterance under names that are unique among all corpora, with its class's number in the union."""
+def _renamed(utterance: Utterance, name: str, own: Task, union: Task) -> Utterance:
+    """The utterance with its corpus in its id, speaker, dialogue and session, and with its class in the union."""
     targets: dict[str, Target] = {}
     value, votes = utterance.targets.get(own.name), utterance.targets.get(own.name + VOTES)
     if own.kind == "regression":
@@ -80,14 +78,6 @@ def _joined(utterance: Utterance, name: str, own: Task, union: Task) -> Utteranc
         shares = dict(zip(own.labels, votes, strict=True))
         targets[union.name + VOTES] = tuple(shares.get(label, 0.0) for label in union.labels)
 
-    def named(value: str | None) -> str | None:
-        return None if value is None else f"{name}/{value}"
-
-    return replace(
-        utterance,
-        id=f"{name}/{utterance.id}",
-        targets=targets,
-        speaker=named(utterance.speaker),
-        dialogue=named(utterance.dialogue),
-        session=named(utterance.session),
-    )
+    keys = ("id", "speaker", "dialogue", "session")
+    names: dict[str, Any] = {key: f"{name}/{value}" for key in keys if (value := getattr(utterance, key)) is not None}
+    return replace(utterance, targets=targets, **names)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from emorec.datasets.manifest import Corpus, Manifest, Problem, check_utterances, media_notes
+from emorec.datasets.manifest import Corpus, Manifest, Problem, count_problems, media_notes
 from emorec.datasets.splits import SpeakerFolds
 from emorec.datasets.tables import read_table
 from emorec.datasets.utterance import Task, Utterance
@@ -34,98 +34,82 @@ ACTORS = tuple(str(number) for number in range(1001, 1092))
 CLIPS = 7442
 # actor, sentence, emotion, level
 FILE_NAME = re.compile(rf"({'|'.join(ACTORS)})_({'|'.join(SENTENCES)})_({'|'.join(EMOTIONS)})_({'|'.join(LEVELS)})")
-RENAMED = {"1040_ITH_SAD_X": "1040_ITH_SAD_XX"}  # as the authors ship it
-# Clips reported as broken or silent: their sound and picture are left out.
+RENAMED = {"1040_ITH_SAD_X": "1040_ITH_SAD_XX"}  # misnamed in the published corpus
+# Clips reported as broken or silent: their audio and video are left out.
 BAD_CLIPS = ("1064_IEO_DIS_MD", "1064_TIE_SAD_XX", "1076_MTI_NEU_XX", "1076_MTI_SAD_XX")
-SOUND_FOLDER, PICTURE_FOLDER = "AudioWAV", "VideoFlash"
+AUDIO_FOLDER, VIDEO_FOLDER = "AudioWAV", "VideoFlash"
 DEMOGRAPHICS = "VideoDemographics.csv"
 DEMOGRAPHIC_COLUMNS = ("ActorID", "Age", "Sex", "Race", "Ethnicity")
 
 TASKS = {"emotion": Task(name="emotion", labels=tuple(EMOTIONS.values()), monitor="uar")}
-# No folds are published with the corpus: every fifth actor tests, and the next fold's actors validate.
+# The authors published no folds: every fifth actor is in test, and the actors of the next fold are in val.
 _FOLDS = tuple(frozenset(ACTORS[fold::5]) for fold in range(5))
 PROTOCOLS = {"five_fold": SpeakerFolds(_FOLDS, (*_FOLDS[1:], _FOLDS[0]))}
 
 
 @dataclass(kw_only=True)
 class CremaD(Corpus):
-    """CREMA-D as its authors ship it: `AudioWAV/1001_DFA_ANG_XX.wav`, `VideoFlash/1001_DFA_ANG_XX.flv` or either.
+    """CREMA-D as published: `AudioWAV/1001_DFA_ANG_XX.wav`, `VideoFlash/1001_DFA_ANG_XX.flv` or both.
 
-    A clip without a sound file is heard from its video. What `VideoDemographics.csv` says of the actors is kept.
+    A clip without a sound file takes the sound of its video. Metadata include the columns of `VideoDemographics.csv`.
     """
 
     name: ClassVar[str] = "crema_d"
 
-    @classmethod
-    def write_fixture(cls, folder: Path) -> None:
-        from emorec.datasets.fixtures.crema_d import write
-
-        write(folder)
-
     def scan(self) -> Manifest:
         self.require_folder("Get it from the repository CheyneyComputerScience/CREMA-D, with Git LFS.")
         problems: list[Problem] = []
-        sounds = _files(self.folder / SOUND_FOLDER, ".wav", problems)
-        pictures = _files(self.folder / PICTURE_FOLDER, ".flv", problems)
+        sounds = _files(self.folder / AUDIO_FOLDER, ".wav", problems)
+        videos = _files(self.folder / VIDEO_FOLDER, ".flv", problems)
         people = _demographics(self.folder / DEMOGRAPHICS, problems)
-        names = sorted({*sounds, *pictures})
-        utterances = [_utterance(name, sounds.get(name), pictures.get(name), people) for name in names]
+        utterances = [_utterance(name, sounds.get(name), videos.get(name), people) for name in {*sounds, *videos}]
         if not utterances:
-            detail = f"expected {SOUND_FOLDER}/*.wav or {PICTURE_FOLDER}/*.flv, found none"
+            detail = f"expected {AUDIO_FOLDER}/*.wav or {VIDEO_FOLDER}/*.flv, found none"
             problems.append(Problem("missing", str(self.folder), detail))
-        problems += check_utterances(utterances, TASKS)
-        actors = {item.speaker for item in utterances}
-        if len(actors) == len(ACTORS) and len(utterances) != CLIPS:
-            detail = f"expected {CLIPS} clips of {len(ACTORS)} actors, found {len(utterances)}"
-            problems.append(Problem("count", self.name, detail, fatal=False))
-        return Manifest(
-            dataset=self.name,
-            utterances=tuple(utterances),
-            tasks=TASKS,
-            protocols=dict(PROTOCOLS),
-            problems=tuple(problems),
-            notes=(*_notes(utterances), *(() if sounds else (f"no {SOUND_FOLDER}: sound is that of the videos",))),
-        )
+        if len({item.speaker for item in utterances}) == len(ACTORS):
+            problems += count_problems([(self.name, f"clips of {len(ACTORS)} actors", CLIPS, len(utterances))])
+        notes = [*_notes(utterances), *(() if sounds else (f"no {AUDIO_FOLDER}: the sound is that of the videos",))]
+        return self.build_manifest(utterances, TASKS, PROTOCOLS, problems, notes)
 
 
 def _files(folder: Path, suffix: str, problems: list[Problem]) -> dict[str, Path]:
-    """The clips in a folder by name; files whose names are none go to `problems`."""
-    found = {}
+    """The clips in a folder by name. Files with other names are added to `problems`."""
+    files = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.suffix.lower() != suffix or path.name.startswith("."):
             continue
         name = RENAMED.get(path.stem, path.stem)
         if FILE_NAME.fullmatch(name):
-            found[name] = path
+            files[name] = path
         else:
             detail = "expected a name such as 1001_DFA_ANG_XX with codes of the corpus; left out"
             problems.append(Problem("name", str(path), detail, fatal=False))
-    return found
+    return files
 
 
 def _demographics(path: Path, problems: list[Problem]) -> dict[str, dict[str, str | int | float]]:
-    """What the table says of each actor; without it nothing is lost but that."""
-    found: list[Problem] = []
+    """The columns of the optional table for each actor. Its problems are not fatal."""
+    table_problems: list[Problem] = []
     people: dict[str, dict[str, str | int | float]] = {}
-    for _, row in read_table(path, DEMOGRAPHIC_COLUMNS, found) if path.is_file() else []:
+    for _, row in read_table(path, DEMOGRAPHIC_COLUMNS, table_problems) if path.is_file() else []:
         values = {column.lower(): row[column].strip() for column in DEMOGRAPHIC_COLUMNS[1:] if row[column].strip()}
         people[row["ActorID"].strip()] = {
             column: int(value) if column == "age" and value.isdecimal() else value for column, value in values.items()
         }
-    problems += [replace(problem, fatal=False) for problem in found]
+    problems += [replace(problem, fatal=False) for problem in table_problems]
     return people
 
 
 def _utterance(
-    name: str, sound: Path | None, picture: Path | None, people: dict[str, dict[str, str | int | float]]
+    name: str, sound: Path | None, video: Path | None, people: dict[str, dict[str, str | int | float]]
 ) -> Utterance:
     actor, sentence, emotion, level = name.split("_")
     bad = name in BAD_CLIPS
     return Utterance(
         id=name,
         dataset=CremaD.name,
-        audio=None if bad else sound or picture,
-        video=None if bad else picture,
+        audio=None if bad else sound or video,
+        video=None if bad else video,
         text=SENTENCES[sentence],
         targets={"emotion": tuple(EMOTIONS).index(emotion)},
         speaker=actor,
@@ -137,7 +121,7 @@ def _notes(utterances: list[Utterance]) -> Iterator[str]:
     actors = {item.speaker for item in utterances}
     if len(actors) < len(ACTORS):
         yield f"{len(actors)} of {len(ACTORS)} actors"
-    if left_out := [item.id for item in utterances if item.id in BAD_CLIPS]:
-        yield f"sound and picture left out, reported as bad: {', '.join(left_out)}"
+    if left_out := sorted(item.id for item in utterances if item.id in BAD_CLIPS):
+        yield f"audio and video left out, reported as bad: {', '.join(left_out)}"
     usable = [item for item in utterances if item.id not in BAD_CLIPS]
     yield from media_notes(usable) if any(item.video for item in usable) else ()

@@ -1,17 +1,16 @@
-"""Any corpus: one table, or a folder with one subfolder a label. No Python needed."""
+"""Any corpus that is described by a table or by one folder for each label, without Python code."""
 
-import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
 
-from emorec.datasets.split_builders import RULES, why_speakers_recur, with_validation
-from emorec.datasets.manifest import Corpus, Manifest, Problem, check_utterances
+from emorec.datasets.manifest import Corpus, Manifest, Problem
+from emorec.datasets.split_builders import BUILDERS, add_validation, why_speakers_overlap
 from emorec.datasets.splits import ListedFolds, Protocol
-from emorec.datasets.tables import read_any_table
+from emorec.datasets.tables import Row, read_any_table
 from emorec.datasets.utterance import SPLITS, Target, Task, Utterance
 from emorec.errors import UserError
 
@@ -20,15 +19,11 @@ COLUMNS = (
     *("label", "target", "speaker", "dialogue", "turn", "session", "split"),
 )
 SPLIT_NAMES = {"dev": "val", "valid": "val", "validation": "val", "training": "train", "testing": "test"}
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".m4a")
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".flv")
-TEXT_SUFFIXES = (".txt",)
 MODALITY_OF = {
-    suffix: modality
-    for modality, suffixes in (("audio", AUDIO_SUFFIXES), ("video", VIDEO_SUFFIXES), ("text", TEXT_SUFFIXES))
-    for suffix in suffixes
+    **dict.fromkeys((".wav", ".flac", ".mp3", ".ogg", ".m4a"), "audio"),
+    **dict.fromkeys((".mp4", ".avi", ".mkv", ".mov", ".webm", ".flv"), "video"),
+    ".txt": "text",
 }
-Row = tuple[str, Mapping[str, str]]  # where it stands, and its cells by column
 
 
 @dataclass(kw_only=True)
@@ -37,22 +32,22 @@ class Custom(Corpus):
 
     Columns: `id`; at least one of `audio`, `video` (paths, relative to the table) and `text`; `label` (a word) or
     `target` (a number); and, all optional, `start` and `end` (seconds into the media), `speaker`, `dialogue`, `turn`,
-    `session`, `split`. Other columns become metadata. Where there is a video and no column `audio`, the sound is the
-    video's. Without a table, each file in a subfolder of `root` is an utterance with the subfolder's name as its label;
-    files of one name are its modalities.
+    `session`, `split`. Other columns become metadata. Without a column `audio`, the sound is that of the video. Without
+    a table, each file in a subfolder of `root` is an utterance labelled with the name of the subfolder; files with the
+    same name are its modalities.
 
     Args:
         table: the table; `None` for labelled subfolders of `root`.
-        root: folder of labelled subfolders, or the folder that a relative `table` is in.
-        task: what the label or target is called.
-        protocol: "given" takes the table's splits (where none validates, a part of train does), "stratified",
-            "group_k_fold" and "leave_one_speaker_out" make some; "auto" is the first of "given", "group_k_fold" and
+        root: folder of labelled subfolders, or the folder of a relative `table`.
+        task: name of the label or target.
+        protocol: "given" takes the splits of the table (without val, a part of train becomes val); "stratified",
+            "group_k_fold" and "leave_one_speaker_out" build splits; "auto" is the first of "given", "group_k_fold" and
             "stratified" that the table allows.
-        fold: of the splits that are made.
-        folds: how many are made.
-        split_seed: of the splits that are made.
-        label_order: the labels in the order of their numbers; `None` for all labels found, sorted.
-        monitor: the metric that chooses the best epoch; `None` for uar, or ccc where there are targets.
+        fold: the fold of built splits.
+        folds: number of folds to build.
+        split_seed: seed of built splits.
+        label_order: the labels in the order of their numbers; `None` for all labels, sorted.
+        monitor: the metric that selects the best epoch; `None` for uar, or ccc for targets.
         limit: keep only this many utterances, spread evenly over splits and classes.
     """
 
@@ -64,40 +59,28 @@ class Custom(Corpus):
     label_order: Sequence[str] | None = None
     monitor: str | None = None
 
-    @classmethod
-    def write_fixture(cls, folder: Path) -> None:
-        from emorec.datasets.fixtures.custom import write
-
-        write(folder)
-
     def scan(self) -> Manifest:
         problems: list[Problem] = []
         rows = self._table_rows(problems) if self.table is not None else self._folder_rows(problems)
         utterances, task = self._utterances(rows, problems)
-        problems += check_utterances(utterances, {self.task: task})
-        utterances.sort(key=lambda item: item.id)
-        readable = not any(problem.fatal for problem in problems)  # else there is nothing to make splits of
-        rule, note = self._rule(utterances) if readable else (None, None)
-        notes = [] if note is None else [note]
-        found = {name for _, cells in rows for name in cells if name}
-        if unknown := sorted(found - set(COLUMNS)):
-            told = ", ".join(name + _meant(name, found) for name in unknown)
-            notes.append(f"columns kept as metadata, for they have no other meaning: {told}")
-        if {"label", "target"} <= found:
-            notes.append("label is what is predicted; target is left aside")
-        if alike := _alike(task.labels):
-            notes.append(f"labels that differ in nothing but capitals are classes of their own: {', '.join(alike)}")
-        return Manifest(
-            dataset=self.name,
-            utterances=tuple(utterances),
-            tasks={self.task: task},
-            protocols={} if rule is None else {self.protocol: rule},
-            problems=tuple(problems),
-            notes=tuple(notes),
-        )
+        columns = {name for row in rows for name in row.cells if name}
+        notes = []
+        if unknown := sorted(columns - set(COLUMNS)):
+            names = ", ".join(name + _suggestion(name, columns) for name in unknown)
+            notes.append(f"columns kept as metadata, for they have no other meaning: {names}")
+        if {"label", "target"} <= columns:
+            notes.append("label is predicted; target is ignored")
+        counts = Counter(label.casefold() for label in task.labels)
+        if similar := [label for label in task.labels if counts[label.casefold()] > 1]:
+            notes.append(f"labels that differ only in case are separate classes: {', '.join(similar)}")
+        manifest = self.build_manifest(utterances, {self.task: task}, {}, problems, notes)
+        if any(problem.fatal for problem in manifest.problems):  # no splits can be built
+            return manifest
+        rule, note = self._rule(manifest.utterances)
+        return replace(manifest, protocols={self.protocol: rule}, notes=(note, *notes))
 
     def split(self, manifest: Manifest) -> dict[str, tuple[Utterance, ...]]:
-        """The utterances of train, val and test as configured; splits that are given have no folds but one."""
+        """The utterances of train, val and test as configured. For given splits, fold 0 is the only fold."""
         rule = manifest.protocols.get(self.protocol)
         if rule is not None and rule.folds == 0 and self.fold == 0:
             return replace(self, fold=None).split(manifest)
@@ -110,13 +93,13 @@ class Custom(Corpus):
         rows = read_any_table(path, COLUMNS, problems)
         if not rows:
             problems.append(Problem("table", str(path), "expected rows, found none"))
-        found = list(rows[0][1]) if rows else ["id", "label"]
-        if "id" not in found:
-            problems.append(Problem("column", str(path), f"expected a column id, found {found}"))
+        columns = list(rows[0].cells) if rows else ["id", "label"]
+        if "id" not in columns:
+            problems.append(Problem("column", str(path), f"expected a column id, found {columns}"))
             return []
-        if not {"label", "target"} & set(found):
-            problems.append(Problem("column", str(path), f"expected a column label or target, found {found}"))
-        return [(f"{path.name}:{line}", cells) for line, cells in rows]
+        if not {"label", "target"} & set(columns):
+            problems.append(Problem("column", str(path), f"expected a column label or target, found {columns}"))
+        return rows
 
     @property
     def _table_path(self) -> Path:
@@ -125,50 +108,58 @@ class Custom(Corpus):
 
     def _folder_rows(self, problems: list[Problem]) -> list[Row]:
         self.require_folder("Or describe it by a table: dataset.table=my_corpus.csv.")
-        found: dict[str, dict[str, str]] = defaultdict(dict)
-        for place in _files(self.folder):
-            column = MODALITY_OF.get(place.suffix.lower())
-            if column is None or len(place.parts) < 2 or any(part.startswith(".") for part in place.parts):
+        cells_of: dict[str, dict[str, str]] = defaultdict(dict)
+        for file in self.files():
+            path = file.relative_to(self.folder)
+            column = MODALITY_OF.get(path.suffix.lower())
+            if column is None or len(path.parts) < 2 or any(part.startswith(".") for part in path.parts):
                 continue
-            cells = found[place.with_suffix("").as_posix()]
+            cells = cells_of[path.with_suffix("").as_posix()]
             if column in cells:
-                detail = f"expected one {column} file of this name, found {place.name} beside another"
-                problems.append(Problem("duplicate", str(place), detail))
+                detail = f"expected one {column} file of this name, found {path.name} as well"
+                problems.append(Problem("duplicate", str(path), detail))
             try:
-                cells[column] = str(place) if column != "text" else (self.folder / place).read_text("utf-8").strip()
+                cells[column] = str(path) if column != "text" else file.read_text("utf-8").strip()
             except UnicodeDecodeError as error:
-                problems.append(Problem("encoding", str(place), f"expected UTF-8, got {error}"))
-        with_media = any({"audio", "video"} & cells.keys() for cells in found.values())
-        # beside clips a text is the transcript of one, or none of the corpus
-        named = {name: cells for name, cells in found.items() if not with_media or cells.keys() != {"text"}}
-        if not named:
+                problems.append(Problem("encoding", str(path), f"expected UTF-8, got {error}"))
+        if any({"audio", "video"} & cells.keys() for cells in cells_of.values()):
+            # in a corpus with media, a text without media is no utterance, such as a README
+            cells_of = {name: cells for name, cells in cells_of.items() if cells.keys() != {"text"}}
+        if not cells_of:
             raise UserError(f"expected labelled subfolders with media in {self.folder}, found none (dataset=custom)")
-        return [(name, {"id": name, "label": name.split("/")[0], **cells}) for name, cells in sorted(named.items())]
+        return [
+            Row(name, {"id": name, "label": name.split("/")[0], **cells}, problems)
+            for name, cells in sorted(cells_of.items())
+        ]
 
     def _utterances(self, rows: Sequence[Row], problems: list[Problem]) -> tuple[list[Utterance], Task]:
-        regression = bool(rows) and "label" not in rows[0][1]
+        regression = bool(rows) and "label" not in rows[0].cells
         labels: tuple[str, ...] = (self.task,)
         if not regression:
-            found = sorted({cells.get("label", "").strip() for _, cells in rows} - {""})
-            labels = self._label_order() or tuple(found)
-            if rows and not found:
-                problems.append(Problem("label", rows[0][0], "expected a label in some row, found none in any"))
+            names = sorted({text for row in rows if (text := row.text("label"))})
+            labels = self._label_order() or tuple(names)
+            if rows and not names:
+                problems.append(Problem("label", rows[0].where, "expected a label in some row, found none in any"))
         folder = self._table_path.parent if self.table is not None else self.folder
         utterances = []
-        for where, cells in rows:
-            reader = _Row(where, cells, problems)
-            target = reader.number("target") if regression else reader.one_of("label", labels)
-            utterances.append(_utterance(reader, {} if target is None else {self.task: target}, folder))
-        kind, monitor = ("regression", "ccc") if regression else ("classification", "uar")
-        chosen = self.monitor or monitor
-        direction = "min" if chosen in ("loss", "mae", "rmse") else "max"
-        return utterances, Task(name=self.task, kind=kind, labels=labels, monitor=chosen, direction=direction)  # type: ignore[arg-type]
+        for row in rows:
+            target = row.number("target") if regression else row.index("label", labels) if row.text("label") else None
+            utterances.append(_utterance(row, {} if target is None else {self.task: target}, folder))
+        monitor = self.monitor or ("ccc" if regression else "uar")
+        task = Task(
+            name=self.task,
+            kind="regression" if regression else "classification",
+            labels=labels,
+            monitor=monitor,
+            direction="min" if monitor in ("loss", "mae", "rmse") else "max",
+        )
+        return utterances, task
 
     def _label_order(self) -> tuple[str, ...] | None:
-        """The labels in the order that is configured, if one is.
+        """The configured order of the labels, if any.
 
         Raises:
-            UserError: it is no list of different words.
+            UserError: it is not a list of different labels.
         """
         order = self.label_order
         if order is None:
@@ -179,7 +170,7 @@ class Custom(Corpus):
         return labels
 
     def _rule(self, utterances: Sequence[Utterance]) -> tuple[Protocol, str]:
-        """The rule that is configured, and what to say of it."""
+        """The configured protocol and a note on it."""
         if not isinstance(self.folds, int) or self.folds < 3:
             raise UserError(f"expected dataset.folds of at least 3 (train, val and test), got {self.folds!r}")
         given = any(item.split is not None for item in utterances)
@@ -192,71 +183,28 @@ class Custom(Corpus):
             if not given:
                 raise UserError("expected a column split in the table for dataset.protocol=given, found none")
             split_of = {item.id: item.split for item in utterances if item.split is not None}
-            rest = len(utterances) - len(split_of)
-            without = f"; {rest} utterances without one are left out" if rest else ""
-            if "val" in split_of.values():
-                return ListedFolds((split_of,), has_folds=False), f"splits are the table's{without}"
-            made = with_validation(utterances, self.split_seed)
-            return ListedFolds(
-                (made,), has_folds=False
-            ), f"splits are the table's, with a part of train to validate on{without}"
-        if name not in RULES:
-            raise UserError(f"expected dataset.protocol in {('auto', 'given', *RULES)}, got {self.protocol!r}")
-        rule = RULES[name](utterances, self.task, self.folds, self.split_seed)
-        why = why_speakers_recur(utterances, self.folds) if name != self.protocol else ""
+            note = "splits are the table's"
+            if "val" not in split_of.values():
+                note += ", with a part of train as val"
+            if rest := len(utterances) - len(split_of):
+                note += f"; {rest} utterances without one are left out"
+            if "val" not in split_of.values():
+                split_of = add_validation(utterances, self.split_seed)
+            return ListedFolds((split_of,), has_folds=False), note
+        if name not in BUILDERS:
+            raise UserError(f"expected dataset.protocol in {('auto', 'given', *BUILDERS)}, got {self.protocol!r}")
+        rule = BUILDERS[name](utterances, self.task, self.folds, self.split_seed)
+        why = why_speakers_overlap(utterances, self.folds) if name != self.protocol else ""
         return rule, f"splits are made: {name}{why}, {rule.folds} folds, seed {self.split_seed}"
 
 
-def _files(folder: Path) -> list[Path]:
-    """All files below a folder, links followed, as paths from it."""
-    return sorted(
-        Path(where, name).relative_to(folder) for where, _, names in os.walk(folder, followlinks=True) for name in names
-    )
+def _suggestion(name: str, columns: Collection[str]) -> str:
+    """A question if the name is close to that of an absent column."""
+    matches = get_close_matches(name.strip().lower(), [column for column in COLUMNS if column not in columns], 1, 0.75)
+    return f" (did you mean {matches[0]}?)" if matches else ""
 
 
-def _alike(labels: Sequence[str]) -> list[str]:
-    """Those that others equal but for capitals."""
-    counts = Counter(label.casefold() for label in labels)
-    return [label for label in labels if counts[label.casefold()] > 1]
-
-
-def _meant(name: str, found: Collection[str]) -> str:
-    """A question, where a column that is not there has a name much like this one."""
-    meant = get_close_matches(name.strip().lower(), [column for column in COLUMNS if column not in found], 1, 0.75)
-    return f" (did you mean {meant[0]}?)" if meant else ""
-
-
-class _Row:
-    """The cells of one row; what is wrong with one goes to the problems, with its place."""
-
-    def __init__(self, where: str, cells: Mapping[str, str], problems: list[Problem]) -> None:
-        self.where, self.cells, self.problems = where, cells, problems
-
-    def text(self, column: str) -> str | None:
-        return (self.cells.get(column) or "").strip() or None
-
-    def number(self, column: str) -> float | None:
-        text = self.text(column)
-        try:
-            value = None if text is None else float(text)
-        except ValueError:
-            value = float("nan")
-        if value is not None and not abs(value) < float("inf"):
-            self.problems.append(Problem("number", self.where, f"expected {column} to be a number, got {text!r}"))
-            return None
-        return value
-
-    def one_of(self, column: str, names: Sequence[str]) -> int | None:
-        text = self.text(column)
-        if text is None:
-            return None
-        if text not in names:
-            self.problems.append(Problem("label", self.where, f"expected {column} in {tuple(names)}, got {text!r}"))
-            return None
-        return names.index(text)
-
-
-def _utterance(row: _Row, targets: dict[str, Target], folder: Path) -> Utterance:
+def _utterance(row: Row, targets: dict[str, Target], folder: Path) -> Utterance:
     identifier = row.text("id")
     if identifier is None:
         row.problems.append(Problem("id", row.where, "expected an id, got none"))
@@ -266,14 +214,13 @@ def _utterance(row: _Row, targets: dict[str, Target], folder: Path) -> Utterance
             row.problems.append(Problem("number", row.where, f"expected {column} of at least 0 seconds, got {seconds}"))
     if start is not None and end is not None and not start < end:
         row.problems.append(Problem("number", row.where, f"expected start before end, got {start} and {end}"))
-    split = (row.text("split") or "").lower() or None
-    split = SPLIT_NAMES.get(split, split) if split else None
+    name = (row.text("split") or "").lower()
+    split = SPLIT_NAMES.get(name, name) or None
     if split is not None and split not in SPLITS:
-        row.problems.append(Problem("split", row.where, f"expected split in {SPLITS}, got {split!r}"))
+        row.reject("split", "split", f"in {SPLITS}")
         split = None
-    audio, video = row.text("audio"), row.text("video")
-    if "audio" not in row.cells:
-        audio = video
+    video = row.text("video")
+    audio = row.text("audio") if "audio" in row.cells else video
     return Utterance(
         id=identifier or row.where,
         dataset=Custom.name,

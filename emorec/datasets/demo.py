@@ -1,7 +1,7 @@
-"""The demo corpus: short synthetic clips of emotional speech, made by code on first use.
+"""The demo corpus: short synthetic clips of emotional speech, generated on first use.
 
-Four emotions lie on two axes. The sound tells arousal, the face tells valence, the words hint at both and are often
-wrong: each modality alone is ambiguous, all three together are not.
+Four emotions lie on two axes. The voice expresses arousal, the face expresses valence, and the words hint at both but
+are often wrong: each modality alone is ambiguous, all three together are not.
 """
 
 import csv
@@ -9,14 +9,15 @@ import logging
 import shutil
 import uuid
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from emorec.datasets.manifest import Corpus, Manifest, Problem, check_utterances
+from emorec.datasets.manifest import Corpus, Manifest, Problem
 from emorec.datasets.splits import OfficialSplit
-from emorec.datasets.tables import read_table
+from emorec.datasets.tables import read_rows
 from emorec.datasets.utterance import Task, Utterance
 from emorec.storage.atomic import make_folder
 
@@ -28,7 +29,7 @@ VALENCE = {"angry": -1.0, "happy": 1.0, "calm": 1.0, "sad": -1.0}
 SPLIT_OF_SPEAKER = ("train", "train", "train", "train", "val", "val", "test", "test")
 CLIPS_PER_SPEAKER = 30
 SEED = 20240501
-VERSION = 1  # goes with the folder's name: a corpus made by other code is another corpus
+VERSION = 1  # part of the folder name: increase it when the generated corpus changes
 
 TASKS = {"emotion": Task(name="emotion", labels=EMOTIONS, monitor="uar")}
 PROTOCOLS = {"official": OfficialSplit(separates_speakers=True)}
@@ -38,7 +39,7 @@ COLUMNS = ("id", "speaker", "split", "emotion", "text")
 
 @dataclass(kw_only=True)
 class Demo(Corpus):
-    """The demo corpus under `root`, made there if it is not there yet: FLAC, MP4 with sound, and a CSV."""
+    """The demo corpus under `root`, generated if it does not exist: FLAC, MP4 with sound, and a CSV table."""
 
     name: ClassVar[str] = "demo"
 
@@ -55,69 +56,60 @@ class Demo(Corpus):
             make_corpus(self.folder)
         problems: list[Problem] = []
         utterances = []
-        for _, row in read_table(self.folder / TABLE, COLUMNS, problems):
-            if row["emotion"] not in EMOTIONS:
-                problems.append(Problem("label", row["id"], f"expected emotion in {EMOTIONS}, got {row['emotion']!r}"))
+        for row in read_rows(self.folder / TABLE, COLUMNS, problems):
+            cells, emotion = row.cells, row.index("emotion", EMOTIONS)
+            if emotion is None:
                 continue
             utterances.append(
                 Utterance(
-                    id=row["id"],
+                    id=cells["id"],
                     dataset=self.name,
-                    audio=self.folder / "audio" / f"{row['id']}.flac",
-                    video=self.folder / "video" / f"{row['id']}.mp4",
-                    text=row["text"],
-                    targets={"emotion": EMOTIONS.index(row["emotion"])},
-                    speaker=row["speaker"],
-                    split=row["split"],
+                    audio=self.folder / "audio" / f"{cells['id']}.flac",
+                    video=self.folder / "video" / f"{cells['id']}.mp4",
+                    text=cells["text"],
+                    targets={"emotion": emotion},
+                    speaker=cells["speaker"],
+                    split=cells["split"],
                 )
             )
-        problems += check_utterances(utterances, TASKS)
-        return Manifest(
-            dataset=self.name,
-            utterances=tuple(utterances),
-            tasks=TASKS,
-            protocols=dict(PROTOCOLS),
-            problems=tuple(problems),
-        )
+        return self.build_manifest(utterances, TASKS, PROTOCOLS, problems)
 
 
 def make_corpus(folder: Path, *, speakers: int = 8, clips_per_speaker: int = CLIPS_PER_SPEAKER) -> None:
-    """Makes the demo corpus in `folder`: in a folder beside it first, then renamed, so that it is whole or not there.
+    """Generates the demo corpus in a temporary folder and renames it to `folder`, which is therefore never partial.
 
     Args:
-        folder: where it will be.
-        speakers: how many of the speakers.
-        clips_per_speaker: how many clips each of them speaks.
+        folder: the folder to create.
+        speakers: number of speakers.
+        clips_per_speaker: number of clips of each speaker.
     """
     from emorec.datasets.demo_synthesis import write_clip
 
     make_folder(folder.parent)
     draft = make_folder(folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    log.info("making the demo corpus in %s: %d clips", folder, speakers * clips_per_speaker)
+    log.info("generating the demo corpus in %s: %d clips", folder, speakers * clips_per_speaker)
     try:
         make_folder(draft / "audio")
         make_folder(draft / "video")
         with (draft / TABLE).open("w", newline="") as stream:
             table = csv.writer(stream)
             table.writerow(COLUMNS)
-            for speaker in range(speakers):
-                for clip in range(clips_per_speaker):
-                    name = f"speaker{speaker}_{clip:02d}"
-                    emotion = EMOTIONS[(speaker + clip) % len(EMOTIONS)]
-                    generator = np.random.default_rng((SEED, speaker, clip))
-                    text = write_clip(
-                        draft / "audio" / f"{name}.flac",
-                        draft / "video" / f"{name}.mp4",
-                        speaker=speaker,
-                        arousal=AROUSAL[emotion],
-                        valence=VALENCE[emotion],
-                        generator=generator,
-                    )
-                    table.writerow((name, f"speaker{speaker}", SPLIT_OF_SPEAKER[speaker], emotion, text))
+            for speaker, clip in product(range(speakers), range(clips_per_speaker)):
+                name = f"speaker{speaker}_{clip:02d}"
+                emotion = EMOTIONS[(speaker + clip) % len(EMOTIONS)]
+                text = write_clip(
+                    draft / "audio" / f"{name}.flac",
+                    draft / "video" / f"{name}.mp4",
+                    speaker=speaker,
+                    arousal=AROUSAL[emotion],
+                    valence=VALENCE[emotion],
+                    generator=np.random.default_rng((SEED, speaker, clip)),
+                )
+                table.writerow((name, f"speaker{speaker}", SPLIT_OF_SPEAKER[speaker], emotion, text))
         try:
             draft.rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process made the same corpus in the meantime
+            if not folder.is_dir():  # otherwise another process generated the same corpus in the meantime
                 raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)

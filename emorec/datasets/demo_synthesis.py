@@ -1,4 +1,4 @@
-"""How the demo corpus sounds, looks and reads: a buzzing voice, a drawn face, sentences from templates."""
+"""Synthesis of the demo corpus: a buzzing voice, a drawn face, and sentences from templates."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -7,17 +7,22 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-# A fixed quantiser without look-ahead: x264's rate control gives other bytes each time.
+# A fixed quantiser without look-ahead, since x264's rate control is not reproducible to the byte.
 H264 = {"threads": "1", "qp": "22", "x264-params": "aq-mode=0:mbtree=0:rc-lookahead=0:scenecut=0"}
+CODECS = {  # suffix: video codec with its options, audio codec
+    ".mp4": ("libx264", H264, "aac"),
+    ".avi": ("mpeg4", {"threads": "1"}, "pcm_s16le"),
+    ".flv": ("flv", {"threads": "1"}, "libmp3lame"),
+}
 SAMPLE_RATE = 16_000  # Hz
 FRAME_RATE = 12  # frames a second
 FACE_SIZE = 96  # pixels
-EXPRESSION_NOISE = 0.5  # standard deviation of what the voice and the face add to arousal and valence, ±1
-MISLEADING_WORDS = 0.32  # share of sentences whose words hint at another arousal, or at another valence
+EXPRESSION_NOISE = 0.5  # standard deviation of the noise on arousal in the voice and valence in the face, which are ±1
+MISLEADING_WORDS = 0.32  # share of sentences whose words hint at the opposite arousal, and likewise for valence
 
 OPENINGS = ("Well,", "You know,", "Look,", "So,", "I mean,", "Listen,", "Okay,", "Hmm,")
 SUBJECTS = ("the meeting", "this letter", "our trip", "the neighbour", "my brother", "the news", "dinner", "the rain")
-# (arousal, valence) -> what is said of it
+# keys are arousal and valence
 PREDICATES = {
     (1, -1): (
         "drives me mad",
@@ -39,10 +44,10 @@ def write_clip(audio: Path, video: Path, *, speaker: int, arousal: float, valenc
     Args:
         audio: path of the FLAC file.
         video: path of the MP4 file.
-        speaker: number of the speaker, who has a voice and a face of their own.
-        arousal: -1 or 1, told by the voice.
-        valence: -1 or 1, told by the face.
-        generator: source of everything that varies.
+        speaker: number of the speaker, which determines the voice and the face.
+        arousal: -1 or 1, expressed by the voice.
+        valence: -1 or 1, expressed by the face.
+        generator: random generator for all variation.
     """
     import soundfile
 
@@ -54,7 +59,7 @@ def write_clip(audio: Path, video: Path, *, speaker: int, arousal: float, valenc
 
 
 def _voice(speaker: int, arousal: float, generator: Generator) -> NDArray[np.float32]:
-    """A buzz in syllables: higher, louder, faster and with more tremolo the higher the arousal. (samples,)"""
+    """A buzz in syllables, (samples,). Higher arousal makes it higher, louder and faster, with more tremolo."""
     samples = int(SAMPLE_RATE * generator.uniform(1.0, 1.5))
     time = np.arange(samples) / SAMPLE_RATE
     base = (110 if speaker % 2 else 190) * (1 + 0.06 * speaker)
@@ -73,7 +78,7 @@ def _voice(speaker: int, arousal: float, generator: Generator) -> NDArray[np.flo
 
 
 def _face_clip(speaker: int, valence: float, seconds: float, generator: Generator) -> NDArray[np.uint8]:
-    """Frames (N, H, W, 3) of a face: mouth corners and brows follow the valence; it blinks and speaks."""
+    """Frames (N, H, W, 3) of a face that blinks and speaks. Mouth corners and brows follow the valence."""
     count = max(2, round(seconds * FRAME_RATE))
     blink = generator.integers(0, count)
     sway = generator.uniform(0, 2 * np.pi)
@@ -123,29 +128,32 @@ def _sentence(arousal: float, valence: float, generator: Generator) -> str:
 def write_video(
     path: Path, frames: NDArray[np.uint8], frame_rate: int, sound: NDArray[np.float32] | None, sample_rate: int
 ) -> None:
-    """Writes an MP4 file, H.264 with AAC sound.
+    """Writes a video file. Its suffix selects MP4 (H.264, AAC), AVI (MPEG-4, PCM) or FLV (Sorenson, MP3).
 
     Args:
         path: the file.
         frames: (N, H, W, 3).
-        frame_rate: frames a second.
-        sound: (samples,) mono; `None` for a file without a sound track.
+        frame_rate: frames per second.
+        sound: (samples,) or (channels, samples) with 1 or 6 channels; `None` for a file without a sound track.
         sample_rate: Hz.
     """
     import av
 
+    video_codec, options, audio_codec = CODECS[path.suffix]
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
-        picture = container.add_stream("libx264", rate=frame_rate, options=H264)
-        picture.height, picture.width = frames.shape[1:3]
-        picture.pix_fmt = "yuv420p"
-        track = container.add_stream("aac", rate=sample_rate, layout="mono") if sound is not None else None
-        for number, pixels in enumerate(frames):
+        video = container.add_stream(video_codec, rate=frame_rate, options=options)
+        video.height, video.width = frames.shape[1:3]
+        video.pix_fmt = "yuv420p"
+        samples = None if sound is None else np.atleast_2d(sound)
+        layout = "mono" if samples is None or len(samples) == 1 else "5.1"
+        track = None if samples is None else container.add_stream(audio_codec, rate=sample_rate, layout=layout)
+        for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts = number
-            container.mux(picture.encode(frame))
-        container.mux(picture.encode())
-        if sound is not None and track is not None:
-            audio = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+            frame.pts = index
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+        if samples is not None and track is not None:
+            audio = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
             audio.sample_rate = sample_rate
             audio.time_base = Fraction(1, sample_rate)
             audio.pts = 0

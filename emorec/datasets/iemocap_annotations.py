@@ -1,4 +1,4 @@
-"""The annotation files of IEMOCAP: turns with consensus, raters' votes and dimensions; transcripts."""
+"""Annotation files of IEMOCAP: evaluations (consensus, votes and dimensions of each turn) and transcripts."""
 
 import re
 from dataclasses import dataclass, field
@@ -17,15 +17,15 @@ TRANSCRIPT = re.compile(rf"(Ses0[1-5]\w+) \[{NUMBER}-{NUMBER}\]:(.*)")
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What the evaluation says of one turn.
+    """The evaluation of one turn.
 
     Attributes:
-        name: the utterance's name.
-        start: seconds into the dialogue.
-        end: seconds into the dialogue.
+        name: the name of the utterance.
+        start: start in the dialogue, in seconds.
+        end: end in the dialogue, in seconds.
         consensus: one of `CODES`.
-        dimensions: valence, activation and dominance, the raters' means, nominally 1 to 5.
-        ratings: the words of each outside rater, in lower case; a rater may give several.
+        dimensions: mean ratings of valence, activation and dominance, nominally 1 to 5.
+        ratings: the labels given by each outside rater, in lower case; a rater may give several.
     """
 
     name: str
@@ -37,47 +37,43 @@ class Turn:
 
 
 def read_evaluation(path: Path, problems: list[Problem]) -> list[Turn]:
-    """The turns of an evaluation file; lines that look like a summary and are none go to `problems`."""
+    """The turns of an evaluation file. Malformed summary lines are added to `problems`."""
     turns: list[Turn] = []
     for number, line in enumerate(read_lines(path), start=1):
         if line.startswith("["):
-            turn, problem = _turn(line, f"{path.name}:{number}")
-            turns += [turn] if turn is not None else []
-            problems += [problem] if problem is not None else []
+            turns += _turn(line, f"{path.name}:{number}", problems)
         elif turns and (match := RATER.match(line)):
-            words = (word.strip().lower() for word in match[1].split(";"))
-            turns[-1].ratings.append(tuple(dict.fromkeys(word for word in words if word)))
+            labels = (label.strip().lower() for label in match[1].split(";"))
+            turns[-1].ratings.append(tuple(dict.fromkeys(label for label in labels if label)))
     return turns
 
 
-def _turn(line: str, where: str) -> tuple[Turn | None, Problem | None]:
+def _turn(line: str, where: str, problems: list[Problem]) -> list[Turn]:
+    """The turn of a summary line; empty if the line has a problem."""
     match = SUMMARY.fullmatch(line)
     if match is None:
-        return None, Problem("line", where, f"expected {SUMMARY_LAYOUT}, got {line!r}")
+        problems.append(Problem("line", where, f"expected {SUMMARY_LAYOUT}, got {line!r}"))
+        return []
+    start, end, valence, activation, dominance = (float(match[group]) for group in (1, 2, 5, 6, 7))
     if match[4] not in CODES:
-        return None, Problem("label", where, f"expected a label in {CODES}, got {match[4]!r}")
-    start, end, *dimensions = (float(match[group]) for group in (1, 2, 5, 6, 7))
-    if end <= start:
-        return None, Problem("time", where, f"expected an end after the start, got {start} to {end} s")
-    valence, activation, dominance = dimensions
-    turn = Turn(name=match[3], start=start, end=end, consensus=match[4], dimensions=(valence, activation, dominance))
-    return turn, None
+        problems.append(Problem("label", where, f"expected a label in {CODES}, got {match[4]!r}"))
+    elif end <= start:
+        problems.append(Problem("time", where, f"expected an end after the start, got {start} to {end} s"))
+    else:
+        dimensions = (valence, activation, dominance)
+        return [Turn(name=match[3], start=start, end=end, consensus=match[4], dimensions=dimensions)]
+    return []
 
 
 def read_transcripts(path: Path) -> tuple[dict[str, str], int]:
-    """The texts of a transcription file by utterance, and how many lines are none."""
-    texts = {}
-    unparsed = 0
-    for line in read_lines(path):
-        if match := TRANSCRIPT.fullmatch(line):
-            texts[match[1]] = " ".join(match[4].split())
-        elif line:
-            unparsed += 1
-    return texts, unparsed
+    """The texts of a transcription file by utterance, and the number of lines that could not be parsed."""
+    lines = [line for line in read_lines(path) if line]
+    matches = [match for line in lines if (match := TRANSCRIPT.fullmatch(line))]
+    return {match[1]: " ".join(match[4].split()) for match in matches}, len(lines) - len(matches)
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, without space around them; the few that are not ASCII are of either encoding."""
+    """The stripped lines of a text file in UTF-8 or Windows-1252, since the release contains both."""
     content = path.read_bytes()
     try:
         text = content.decode("utf-8-sig")

@@ -1,4 +1,4 @@
-"""Label maps: one set of emotions for corpora that name theirs differently."""
+"""Label maps: a common set of labels for corpora with different labels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,19 +11,19 @@ LabelMap = Mapping[str, Sequence[str]]
 
 
 def relabel(manifest: Manifest, task_name: str, labels: LabelMap) -> Manifest:
-    """The same corpus with the classes of a label map for one task; an utterance of no such class loses its target.
+    """Maps the classes of one task to those of a label map. An utterance of another class loses its target.
 
     Args:
         manifest: the corpus.
-        task_name: a task of classification.
-        labels: {new class: the corpora's names of it}; names of other corpora may be among them.
+        task_name: a classification task.
+        labels: {new class: the labels that it replaces}; labels that this corpus does not have are ignored.
 
     Raises:
-        UserError: no such task, one of regression, a name that stands for two classes, or no name that the corpus has.
+        UserError: the task is unknown or a regression, a label is mapped to two classes, or no label is of this corpus.
     """
     task = choose(manifest.tasks, task_name, f"dataset.task (dataset={manifest.dataset})")
     if task.kind != "classification":
-        raise UserError(f"expected a task of classification for a label map, got {task_name!r}, which is regression")
+        raise UserError(f"expected a classification task for a label map, got {task_name!r}, which is regression")
     number_of: dict[str, int] = {}
     problems = []
     for number, (label, names) in enumerate(labels.items()):
@@ -32,13 +32,13 @@ def relabel(manifest: Manifest, task_name: str, labels: LabelMap) -> Manifest:
             continue
         for name in names:
             if number_of.setdefault(name, number) != number:
-                problems.append(f"{name!r} is of both {list(labels)[number_of[name]]!r} and {label!r}")
-    found = [number_of.get(name) for name in task.labels]
-    if not problems and all(number is None for number in found):
+                problems.append(f"{name!r} is mapped to both {list(labels)[number_of[name]]!r} and {label!r}")
+    numbers = [number_of.get(name) for name in task.labels]
+    if not problems and all(number is None for number in numbers):
         problems.append(f"expected some of {sorted(number_of)} among the labels, which are {list(task.labels)}")
     raise_problems(f"the label map for {task_name!r} (dataset={manifest.dataset})", problems)
     mapped = replace(task, labels=tuple(labels))
-    utterances = tuple(_relabelled(item, task, found, len(labels)) for item in manifest.utterances)
+    utterances = tuple(_relabelled(item, task, numbers, len(labels)) for item in manifest.utterances)
     return replace(manifest, utterances=utterances, tasks={**manifest.tasks, task_name: mapped})
 
 

@@ -1,10 +1,13 @@
-"""A corpus, read and checked: its utterances, its tasks and what is wrong with it."""
+"""Manifests: the utterances, tasks and problems of a corpus, and the base class of corpus readers."""
 
+import os
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,13 +19,13 @@ from emorec.storage.digests import digest_of
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with a corpus.
+    """A problem in a corpus.
 
     Attributes:
-        kind: a word to count by, such as "missing", "duplicate" or "label".
-        where: the utterance's id, or the file and line.
+        kind: a category to count by, such as "missing", "duplicate" or "label".
+        where: the id of the utterance, or the file and line.
         detail: what was expected and what was found.
-        fatal: whether nothing can be trained before it is mended.
+        fatal: whether the problem must be fixed before training.
     """
 
     kind: str
@@ -39,12 +42,12 @@ class Manifest:
     """A whole corpus.
 
     Attributes:
-        dataset: the corpus's name.
-        utterances: all of them, sorted by id.
-        tasks: what can be predicted, by name.
-        protocols: the ways to split it, by name.
+        dataset: the name of the corpus.
+        utterances: all utterances, sorted by id.
+        tasks: the prediction tasks, by name.
+        protocols: the ways to split the corpus, by name.
         problems: what the reader found wrong.
-        notes: what a user should know about this copy, such as absent actors.
+        notes: remarks on this copy of the corpus, such as absent actors.
     """
 
     dataset: str
@@ -56,13 +59,15 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the whole corpus, whatever the fold: annotations and texts. Media count by their content, in
-        the keys of the features, so paths are left out and a moved corpus keeps its digest."""
+        """sha256 over the annotations and texts of the whole corpus, independent of the fold.
+
+        Paths do not count, so a moved corpus keeps its digest. The content of media counts in the feature keys.
+        """
         rows = []
         for utterance in self.utterances:
             row: dict[str, Any] = dict(vars(utterance))
             row["audio"], row["video"] = utterance.audio is not None, utterance.video is not None
-            if not utterance.audio_is_cut:  # only where it holds: manifests written before there was such a field stay
+            if not utterance.audio_is_cut:  # keeps the digests of manifests that are older than this field
                 del row["audio_is_cut"]
             rows.append(row)
         tasks = {name: asdict(task) for name, task in self.tasks.items()}
@@ -70,44 +75,41 @@ class Manifest:
 
     @cached_property
     def speakers(self) -> tuple[str, ...]:
-        """All speakers of the corpus, sorted: a speaker's number is the same in every split."""
+        """All speakers of the corpus, sorted, so that a speaker has the same number in every split."""
         return tuple(sorted({item.speaker for item in self.utterances if item.speaker is not None}))
 
     @cached_property
     def dialogues(self) -> dict[str, tuple[Utterance, ...]]:
         """The utterances of each dialogue in the order of their turns."""
-        found: dict[str, list[Utterance]] = defaultdict(list)
+        dialogues: dict[str, list[Utterance]] = defaultdict(list)
         for utterance in self.utterances:
             if utterance.dialogue is not None:
-                found[utterance.dialogue].append(utterance)
-        return {name: tuple(sorted(turns, key=lambda item: item.turn or 0)) for name, turns in sorted(found.items())}
-
-    @cached_property
-    def _places(self) -> dict[str, tuple[str, int]]:
-        return {item.id: (name, place) for name, turns in self.dialogues.items() for place, item in enumerate(turns)}
+                dialogues[utterance.dialogue].append(utterance)
+        return {
+            name: tuple(sorted(turns, key=lambda item: item.turn or 0)) for name, turns in sorted(dialogues.items())
+        }
 
     def previous_turns(self, utterance: Utterance, count: int) -> tuple[Utterance, ...]:
         """Up to `count` turns of the same dialogue before `utterance`, oldest first."""
-        if count == 0 or utterance.id not in self._places:
-            return ()
-        name, place = self._places[utterance.id]
-        return self.dialogues[name][max(0, place - count) : place]
+        turns = self.dialogues.get(utterance.dialogue or "", ())
+        index = next((index for index, item in enumerate(turns) if item.id == utterance.id), 0)
+        return turns[max(0, index - count) : index]
 
 
 @dataclass(kw_only=True)
 class Corpus(ABC):
-    """A corpus on disk, as configured. A subclass reads one layout.
+    """A corpus on disk, as configured. Each subclass reads one layout.
 
     Args:
-        root: the corpus's folder.
-        task: which task to train.
-        protocol: which way to split it.
-        fold: which fold of the protocol; `None` where it has none.
+        root: folder of the corpus.
+        task: the task to train.
+        protocol: the way to split the corpus.
+        fold: the fold of the protocol; `None` for a protocol without folds.
         limit: keep only this many utterances, spread evenly over splits and classes.
     """
 
     name: ClassVar[str]
-    archives: ClassVar[Mapping[str, str]] = {}  # {part: the archive's name in the record that `data download` reads}
+    archives: ClassVar[Mapping[str, str]] = {}  # {part: name of the archive in the record that `data download` reads}
 
     root: str
     task: str
@@ -121,26 +123,29 @@ class Corpus(ABC):
 
     @abstractmethod
     def scan(self) -> Manifest:
-        """Reads the whole corpus; everything wrong with it is among the manifest's problems.
+        """Reads the whole corpus and lists all problems in the manifest.
 
         Raises:
-            UserError: there is no corpus at all.
+            UserError: the corpus does not exist.
         """
 
     @classmethod
     def write_fixture(cls, folder: Path) -> None:
-        """Writes a small corpus with real media in the layout of this one.
+        """Writes a small corpus with real media in the layout of this one, by `write` in `fixtures/<name>.py`.
 
         Raises:
-            UserError: this corpus has none.
+            UserError: this corpus has no fixture.
         """
-        raise UserError(f"expected a dataset with a fixture, got {cls.name}, which has none")
+        module = f"emorec.datasets.fixtures.{cls.name}"
+        if find_spec(module) is None:
+            raise UserError(f"expected a dataset with a fixture, got {cls.name}, which has none")
+        import_module(module).write(folder)
 
     def read(self) -> Manifest:
         """Reads the whole corpus.
 
         Raises:
-            UserError: there is no corpus, or something in it is fatal; all problems at once.
+            UserError: the corpus does not exist or has fatal problems; all of them are listed.
         """
         manifest = self.scan()
         raise_problems(f"dataset={self.name} at {self.folder}", [str(item) for item in manifest.problems if item.fatal])
@@ -159,16 +164,41 @@ class Corpus(ABC):
         return assign_splits(manifest.utterances, rule, fold=self.fold, task=self.task, limit=self.limit, where=where)
 
     def require_folder(self, hint: str) -> None:
-        """Raises a `UserError` that says where the corpus was looked for and where to get it."""
+        """Raises a `UserError` with the expected folder and a hint on how to get the corpus if it does not exist."""
         if not self.folder.is_dir():
             raise UserError(
                 f"expected the corpus in {self.folder}, found no such folder (dataset={self.name}; "
                 f"set dataset.root, or EMOREC_DATA to the folder that holds {self.folder.name}/). {hint}"
             )
 
+    def files(self) -> list[Path]:
+        """All files below the folder of the corpus, linked folders included, sorted."""
+        return sorted(
+            Path(folder, name) for folder, _, names in os.walk(self.folder, followlinks=True) for name in names
+        )
 
-def check_utterances(utterances: list[Utterance], tasks: dict[str, Task]) -> list[Problem]:
-    """What no utterance of any corpus may have: a repeated id, an unknown split or class, nothing to look at."""
+    def build_manifest(
+        self,
+        utterances: Iterable[Utterance],
+        tasks: Mapping[str, Task],
+        protocols: Mapping[str, Protocol],
+        problems: Iterable[Problem],
+        notes: Iterable[str] = (),
+    ) -> Manifest:
+        """The manifest of these utterances, sorted by id, with the problems of `check_utterances` added."""
+        items = tuple(sorted(utterances, key=lambda item: item.id))
+        return Manifest(
+            dataset=self.name,
+            utterances=items,
+            tasks=dict(tasks),
+            protocols=dict(protocols),
+            problems=(*problems, *check_utterances(items, tasks)),
+            notes=tuple(notes),
+        )
+
+
+def check_utterances(utterances: Sequence[Utterance], tasks: Mapping[str, Task]) -> list[Problem]:
+    """The problems that any corpus can have: a repeated id, an unknown split or class, no text and no media."""
     problems = []
     for identifier, count in Counter(item.id for item in utterances).items():
         if count > 1:
@@ -187,8 +217,8 @@ def check_utterances(utterances: list[Utterance], tasks: dict[str, Task]) -> lis
     return problems
 
 
-def _vote_problems(where: str, name: str, target: Target, tasks: dict[str, Task]) -> list[Problem]:
-    """A target that is no task's is the raters' votes on one of classification: a share for each class."""
+def _vote_problems(where: str, name: str, target: Target, tasks: Mapping[str, Task]) -> list[Problem]:
+    """Checks a target that is not a task: it must be the votes on a classification task, one share for each class."""
     task = tasks.get(name.removesuffix(VOTES))
     if task is None or not name.endswith(VOTES) or task.kind != "classification":
         return [Problem("target", where, f"expected targets among {sorted(tasks)}, got {name!r}")]
@@ -198,8 +228,17 @@ def _vote_problems(where: str, name: str, target: Target, tasks: dict[str, Task]
     return [Problem("votes", where, f"expected {len(task.labels)} shares that sum to 1 as {name}, got {target!r}")]
 
 
+def count_problems(rows: Iterable[tuple[str, str, int, int]], kind: str = "count") -> list[Problem]:
+    """A warning for each row (where, what is counted, expected count, count) whose counts differ."""
+    return [
+        Problem(kind, where, f"expected {expected} {what}, found {count}", fatal=False)
+        for where, what, expected, count in rows
+        if count != expected
+    ]
+
+
 def media_notes(utterances: Sequence[Utterance]) -> tuple[str, ...]:
-    """One note for each of sound and picture that some utterances lack."""
+    """A note for each of audio and video that some utterances lack."""
     counts = {name: sum(getattr(item, name) is not None for item in utterances) for name in ("audio", "video")}
     return tuple(
         f"{name}: {count} of {len(utterances)} utterances have a file"

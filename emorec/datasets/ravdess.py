@@ -3,7 +3,6 @@
 Livingstone & Russo (2018), PLoS ONE 13(5), doi 10.1371/journal.pone.0196391. CC BY-NC-SA 4.0.
 """
 
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
-from emorec.datasets.manifest import Corpus, Manifest, Problem, check_utterances, media_notes
+from emorec.datasets.manifest import Corpus, Manifest, Problem, count_problems, media_notes
 from emorec.datasets.splits import SpeakerFolds
 from emorec.datasets.utterance import Task, Utterance
 from emorec.errors import UserError
@@ -23,21 +22,21 @@ STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by t
 ACTORS = tuple(f"{number:02d}" for number in range(1, 25))
 CHANNEL_OF = {"01": "speech", "02": "song"}
 CHANNELS = {"speech": ("speech",), "song": ("song",), "both": ("speech", "song")}
-# Of each actor; nobody sings disgust or surprise, and actor 18 does not sing at all.
+# Clips of each actor. No song expresses disgust or surprise, and actor 18 does not sing.
 CLIPS_PER_ACTOR = {"speech": 60, "song": 44}
 SPEAKERS = {"speech": ACTORS, "song": tuple(actor for actor in ACTORS if actor != "18")}
 NEVER_SUNG = ("07", "08")
 # modality, channel, emotion, intensity, statement, repetition, actor
 FILE_NAME = re.compile(r"(0[1-3])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")
 AUDIO_VIDEO, VIDEO_ONLY, AUDIO_ONLY = "01", "02", "03"
-# The endings that a modality's files have; a wav is taken before a flac of the same name.
+# The suffixes of the files of each modality. A wav file takes precedence over a flac file of the same name.
 SUFFIXES = {AUDIO_VIDEO: (".mp4",), VIDEO_ONLY: (".mp4",), AUDIO_ONLY: (".wav", ".flac")}
 ALL_SUFFIXES = (".wav", ".flac", ".mp4")
 
-# Test actors of Luna-Jiménez et al. (2021), Sensors 21(22):7665, in folds 0 to 4, with a fold's validation actors.
+# Test and validation actors of Luna-Jiménez et al. (2021), Sensors 21(22):7665, in folds 0 to 4.
 FIVE_FOLD_TEST = ((2, 5, 14, 15, 16), (3, 6, 7, 13, 18), (10, 11, 12, 19, 20), (8, 17, 21, 23, 24), (1, 4, 9, 22))
 FIVE_FOLD_VAL = ((3, 6), (10, 11), (8, 17), (1, 14), (2, 5))
-# Test actors of EmoBox (Ma et al. 2024, arXiv 2406.07162), which names no validation actors: the next fold's are taken.
+# Test actors of EmoBox (Ma et al. 2024, arXiv 2406.07162). It has no validation actors: the next fold is used.
 SIX_FOLD_TEST = ((1, 11, 20, 21), (4, 10, 12, 14), (8, 9, 19, 23), (3, 5, 7, 24), (2, 15, 16, 18), (6, 13, 17, 22))
 SIX_FOLD_VAL = (*SIX_FOLD_TEST[1:], SIX_FOLD_TEST[0])
 
@@ -64,12 +63,11 @@ ARCHIVES = {
 
 @dataclass(kw_only=True)
 class Ravdess(Corpus):
-    """RAVDESS as its authors ship it: `Actor_XX/MM-VC-EE-II-SS-RR-AA.wav` and `.mp4`, in any folder under the root.
+    """RAVDESS as published: `Actor_XX/MM-VC-EE-II-SS-RR-AA.wav` and `.mp4`, in any folder under the root.
 
-    The audio-only and the audio-video rendering of a recitation hold the same sound: a recitation is one utterance,
-    whose sound is the audio-only file or else that of the audio-video file, and whose picture is the audio-video file
-    or else the video-only one. FLAC files and any sample rate are read as well; actors that are not there are named
-    once and left out.
+    The audio-only and the audio-video version of a recording have the same sound, so they are one utterance. Its audio
+    is the audio-only file or else the audio-video file, and its video is the audio-video file or else the video-only
+    file. FLAC files and any sample rate are accepted. A note lists absent actors.
 
     Args:
         channel: "speech", "song" or "both".
@@ -91,73 +89,64 @@ class Ravdess(Corpus):
         if self.classes not in LABELS:
             raise UserError(f"expected dataset.classes in {sorted(LABELS)}, got {self.classes!r} (dataset={self.name})")
 
-    @classmethod
-    def write_fixture(cls, folder: Path) -> None:
-        from emorec.datasets.fixtures.ravdess import write
-
-        write(folder)
-
     def scan(self) -> Manifest:
         self.require_folder(
-            "emorec data download dataset=ravdess parts=[speech_audio] fetches it from Zenodo record 1188976."
+            "emorec data download dataset=ravdess parts=[speech_audio] downloads it from Zenodo record 1188976."
         )
         problems: list[Problem] = []
         labels, channels = LABELS[self.classes], CHANNELS[self.channel]
         tasks = {"emotion": replace(TASKS["emotion"], labels=labels)}
-        renderings: dict[str, dict[str, Path]] = defaultdict(dict)
+        versions: dict[str, dict[str, Path]] = defaultdict(dict)
         for name, path in self._recordings(problems).items():
-            renderings[name[3:]][name[:2]] = path
-        utterances = [_utterance(name, files, labels) for name, files in sorted(renderings.items())]
+            versions[name[3:]][name[:2]] = path
+        utterances = [_utterance(name, files, labels) for name, files in sorted(versions.items())]
         if not utterances:
             detail = f"expected {' or '.join(channels)} as 03-*.wav or .flac, or as 01-* or 02-*.mp4, under Actor_XX/"
             problems.append(Problem("missing", str(self.folder), f"{detail}, found none"))
-        problems += check_utterances(utterances, tasks)
-        problems += _incomplete_actors(utterances)
-        return Manifest(
-            dataset=self.name,
-            utterances=tuple(utterances),
-            tasks=tasks,
-            protocols=dict(PROTOCOLS),
-            problems=tuple(problems),
-            notes=(*_absences(utterances, channels), *_lone_modalities(utterances)),
+        counts = Counter((str(item.speaker), str(item.metadata["channel"])) for item in utterances)
+        problems += count_problems(
+            (
+                (f"Actor_{actor}", f"{channel} clips", CLIPS_PER_ACTOR[channel], count)
+                for (actor, channel), count in sorted(counts.items())
+            ),
+            kind="missing",
         )
-
-    def _files(self) -> list[Path]:
-        """Sound and video files in folders of actors, also behind linked folders."""
-        found = []
-        for folder, _, names in os.walk(self.folder, followlinks=True):
-            if Path(folder).name.startswith("Actor_"):
-                found += [Path(folder) / name for name in names if not name.startswith(".")]
-        return sorted(path for path in found if path.suffix.lower() in ALL_SUFFIXES)
+        notes = [*_absences(counts, channels)]
+        if any(item.video for item in utterances):  # a copy with audio alone is common, so it needs no note
+            notes += media_notes(utterances)
+        return self.build_manifest(utterances, tasks, PROTOCOLS, problems, notes)
 
     def _recordings(self, problems: list[Problem]) -> dict[str, Path]:
-        """The path of each recording of the wanted channels by its file name without the ending."""
-        found: dict[str, list[Path]] = {}
-        for path in self._files():
+        """The path of each recording of the chosen channels by its file name without suffix."""
+        recordings: dict[str, list[Path]] = defaultdict(list)
+        for path in self.files():
+            in_actor_folder = path.parent.name.startswith("Actor_") and not path.name.startswith(".")
+            if not in_actor_folder or path.suffix.lower() not in ALL_SUFFIXES:
+                continue
             match = FILE_NAME.fullmatch(path.stem)
             if match is None or (CHANNEL_OF[match[2]] == "song" and match[3] in NEVER_SUNG):
                 detail = "expected a name MM-VC-EE-II-SS-RR-AA with codes of the corpus; left out"
                 problems.append(Problem("name", str(path), detail, fatal=False))
             elif path.parent.name != f"Actor_{match[7]}":
-                detail = f"expected actor {match[7]} under Actor_{match[7]}, found it under {path.parent.name}"
+                detail = f"expected actor {match[7]} in Actor_{match[7]}, found it in {path.parent.name}"
                 problems.append(Problem("name", str(path), detail))
             elif path.suffix.lower() in SUFFIXES[match[1]] and CHANNEL_OF[match[2]] in CHANNELS[self.channel]:
-                found.setdefault(path.stem, []).append(path)
-        for stem, paths in found.items():
+                recordings[path.stem].append(path)
+        for stem, paths in recordings.items():
             paths.sort(key=lambda path: ALL_SUFFIXES.index(path.suffix.lower()))
             for first, again in pairwise(paths):
                 if first.suffix == again.suffix:
                     problems.append(Problem("duplicate", stem, f"found both {first} and {again}"))
-        return {stem: paths[0] for stem, paths in found.items()}
+        return {stem: paths[0] for stem, paths in recordings.items()}
 
 
 def _utterance(name: str, files: dict[str, Path], labels: tuple[str, ...]) -> Utterance:
-    """The utterance of a recitation.
+    """The utterance of a recording.
 
     Args:
-        name: its file name without the modality, which all renderings share.
-        files: its renderings by modality.
-        labels: of the task.
+        name: the file name without the modality, which all versions share.
+        files: the versions by modality.
+        labels: the labels of the task.
     """
     channel, emotion, intensity, statement, repetition, actor = name.split("-")
     label = EMOTIONS[int(emotion) - 1]
@@ -179,41 +168,15 @@ def _utterance(name: str, files: dict[str, Path], labels: tuple[str, ...]) -> Ut
     )
 
 
-def _clips(utterances: list[Utterance]) -> Counter[tuple[str, str]]:
-    """How many clips there are by channel and actor."""
-    return Counter((str(item.metadata["channel"]), str(item.speaker)) for item in utterances)
-
-
-def _incomplete_actors(utterances: list[Utterance]) -> list[Problem]:
-    return [
-        Problem(
-            "missing",
-            f"Actor_{actor}",
-            f"expected {CLIPS_PER_ACTOR[channel]} {channel} clips, found {count}",
-            fatal=False,
-        )
-        for (channel, actor), count in sorted(_clips(utterances).items(), key=lambda entry: (entry[0][1], entry[0][0]))
-        if count != CLIPS_PER_ACTOR[channel]
-    ]
-
-
-def _absences(utterances: list[Utterance], channels: tuple[str, ...]) -> Iterator[str]:
-    """Notes on actors who are not there at all, then on those of whom one channel is not there."""
-    clips = _clips(utterances)
+def _absences(counts: Counter[tuple[str, str]], channels: tuple[str, ...]) -> Iterator[str]:
+    """Notes on absent actors, then on actors without clips of one channel. `counts`: clips by actor and channel."""
     expected = sorted({actor for channel in channels for actor in SPEAKERS[channel]})
-    absent = [actor for actor in expected if not any(clips[channel, actor] for channel in channels)]
+    absent = [actor for actor in expected if not any(counts[actor, channel] for channel in channels)]
     if absent:
         yield f"absent actors: {', '.join(absent)}"
     for channel in channels:
-        rest = [actor for actor in SPEAKERS[channel] if actor not in absent and not clips[channel, actor]]
-        if rest and any(clips[channel, actor] for actor in SPEAKERS[channel]):
+        rest = [actor for actor in SPEAKERS[channel] if actor not in absent and not counts[actor, channel]]
+        if rest and any(counts[actor, channel] for actor in SPEAKERS[channel]):
             yield f"absent actors ({channel}): {', '.join(rest)}"
         elif rest:
             yield f"no {channel} clips"
-
-
-def _lone_modalities(utterances: list[Utterance]) -> tuple[str, ...]:
-    """Notes on a modality that some recitations lack; a copy with sound alone is nothing to speak of."""
-    if all(item.video is None for item in utterances):
-        return ()
-    return media_notes(utterances)

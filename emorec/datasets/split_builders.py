@@ -1,4 +1,4 @@
-"""Splits for a corpus that has none: made of its utterances alone, the same on every machine."""
+"""Builders of splits for corpora without official splits. The result depends only on the utterances and the seed."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -9,79 +9,72 @@ from emorec.datasets.splits import ListedFolds
 from emorec.datasets.utterance import Utterance
 from emorec.errors import UserError
 
-ByFold = list[list[str]]  # the ids of each part
-
 
 def stratified(utterances: Sequence[Utterance], task: str, folds: int, seed: int) -> ListedFolds:
-    """Parts with equal shares of each class, whoever speaks; fold n tests part n and validates on the next.
+    """Parts with equal shares of each class; speakers may be in several. Fold n tests part n and validates on the next.
 
-    Utterances cut from one recording are in one part, and count for their commonest class.
+    Segments of one recording are in the same part and count as their most common class.
     """
-    parts: ByFold = [[] for _ in range(folds)]
-    together = _by_recording(item for item in utterances if task in item.targets)
+    parts: list[list[str]] = [[] for _ in range(folds)]
+    recordings = _by_recording(item for item in utterances if task in item.targets)
     classes: dict[str, list[str]] = defaultdict(list)
-    for name, items in together.items():
+    for name, items in recordings.items():
         counts = Counter(str(item.targets[task]) for item in items)
         classes[min(counts, key=lambda label: (-counts[label], label))].append(name)
     start = 0
     for _, names in sorted(classes.items()):
-        for place, name in enumerate(_shuffled(names, seed), start):  # on where the last class ended: equal parts
-            parts[place % folds].extend(item.id for item in together[name])
+        for index, name in enumerate(_shuffled(names, seed), start):  # continues after the last class: equal parts
+            parts[index % folds].extend(item.id for item in recordings[name])
         start += len(names)
     return _folds(parts, separates_speakers=False)
 
 
 def group_k_fold(utterances: Sequence[Utterance], task: str, folds: int, seed: int) -> ListedFolds:
-    """Parts of whole speakers, as equal in size as they come; fold n tests part n and validates on the next.
+    """Parts of whole speakers with similar sizes. Fold n tests part n and validates on the next.
 
     Raises:
-        UserError: an utterance names no speaker, or there are fewer speakers than folds.
+        UserError: an utterance has no speaker, or there are fewer speakers than folds.
     """
-    groups = _by_speaker(utterances, task)
-    if len(groups) < max(folds, 3):
-        raise UserError(f"expected at least {max(folds, 3)} speakers for group_k_fold, found {len(groups)}")
-    parts: ByFold = [[] for _ in range(folds)]
+    groups = _by_speaker(utterances, task, max(folds, 3), "group_k_fold")
+    parts: list[list[str]] = [[] for _ in range(folds)]
     for speaker in sorted(_shuffled(groups, seed), key=lambda name: -len(groups[name])):
         min(parts, key=len).extend(groups[speaker])
     return _folds(parts, separates_speakers=True)
 
 
 def leave_one_speaker_out(utterances: Sequence[Utterance], task: str, folds: int, seed: int) -> ListedFolds:
-    """A fold for each speaker, who is tested; the next one validates.
+    """A fold for each speaker, who is in test; the next speaker is in val.
 
     Raises:
-        UserError: an utterance names no speaker, or there are fewer than three speakers.
+        UserError: an utterance has no speaker, or there are fewer than three speakers.
     """
-    groups = _by_speaker(utterances, task)
-    if len(groups) < 3:
-        raise UserError(f"expected at least three speakers for leave_one_speaker_out, found {len(groups)}")
+    groups = _by_speaker(utterances, task, 3, "leave_one_speaker_out")
     return _folds([groups[speaker] for speaker in sorted(groups)], separates_speakers=True)
 
 
-def with_validation(utterances: Sequence[Utterance], seed: int, share: int = 8) -> dict[str, str]:
-    """Given splits without validation: one of `share` training speakers validates, or, where speakers are not known,
-    one of `share` training recordings. {id: split}"""
+def add_validation(utterances: Sequence[Utterance], seed: int, one_in: int = 8) -> dict[str, str]:
+    """Moves one in `one_in` training speakers to val, or training recordings if speakers are unknown. {id: split}"""
     train = [item for item in utterances if item.split == "train"]
     speakers: dict[str, list[Utterance]] = defaultdict(list)
     for item in train:
         speakers[item.speaker or ""].append(item)
-    units = speakers if "" not in speakers and len(speakers) >= 3 else _by_recording(train)
-    chosen = _shuffled(units, seed)[: max(1, len(units) // share)]
+    groups = speakers if "" not in speakers and len(speakers) >= 3 else _by_recording(train)
+    chosen = _shuffled(groups, seed)[: max(1, len(groups) // one_in)]
     given = {item.id: item.split for item in utterances if item.split is not None}
-    return given | {item.id: "val" for name in chosen for item in units[name]}
+    return given | {item.id: "val" for name in chosen for item in groups[name]}
 
 
-def why_speakers_recur(utterances: Sequence[Utterance], folds: int) -> str:
-    """Why no folds part the speakers, in brackets; nothing where they do, or none is named."""
-    named = {item.speaker for item in utterances if item.speaker is not None}
+def why_speakers_overlap(utterances: Sequence[Utterance], folds: int) -> str:
+    """Why no folds can separate the speakers, in parentheses; empty if they can, or if no speaker is known."""
+    speakers = {item.speaker for item in utterances if item.speaker is not None}
     without = sum(item.speaker is None for item in utterances)
-    if not named or (not without and len(named) >= max(3, folds)):
+    if not speakers or (not without and len(speakers) >= max(3, folds)):
         return ""
-    reason = f"{without} utterances name none" if without else f"{len(named)} are too few for {folds} folds"
-    return f" (speakers recur in several splits: {reason})"
+    reason = f"{without} utterances have no speaker" if without else f"{len(speakers)} are too few for {folds} folds"
+    return f" (speakers are in several splits: {reason})"
 
 
-RULES: dict[str, Callable[[Sequence[Utterance], str, int, int], ListedFolds]] = {
+BUILDERS: dict[str, Callable[[Sequence[Utterance], str, int, int], ListedFolds]] = {
     "stratified": stratified,
     "group_k_fold": group_k_fold,
     "leave_one_speaker_out": leave_one_speaker_out,
@@ -93,14 +86,15 @@ def _shuffled(names: Iterable[str], seed: int) -> list[str]:
 
 
 def _by_recording(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
-    """Those cut from one file together, under the id of the first; each other by itself."""
-    files: dict[Path | str, list[Utterance]] = defaultdict(list)
+    """The utterances of each recording by the id of the first one; an utterance without media is on its own."""
+    recordings: dict[Path | str, list[Utterance]] = defaultdict(list)
     for item in utterances:
-        files[item.audio or item.video or item.id].append(item)
-    return {items[0].id: items for items in files.values()}
+        recordings[item.audio or item.video or item.id].append(item)
+    return {items[0].id: items for items in recordings.values()}
 
 
-def _by_speaker(utterances: Sequence[Utterance], task: str) -> dict[str, list[str]]:
+def _by_speaker(utterances: Sequence[Utterance], task: str, minimum: int, name: str) -> dict[str, list[str]]:
+    """The ids of each speaker, for the builder called `name`, which requires at least `minimum` speakers."""
     groups: dict[str, list[str]] = defaultdict(list)
     unnamed = [item.id for item in utterances if item.speaker is None]
     if unnamed:
@@ -108,14 +102,16 @@ def _by_speaker(utterances: Sequence[Utterance], task: str) -> dict[str, list[st
     for item in utterances:
         if task in item.targets:
             groups[item.speaker or ""].append(item.id)
+    if len(groups) < minimum:
+        raise UserError(f"expected at least {minimum} speakers for {name}, found {len(groups)}")
     return groups
 
 
-def _folds(parts: ByFold, *, separates_speakers: bool) -> ListedFolds:
-    lists = []
-    for fold in range(len(parts)):
-        split_of = {name: "train" for part in parts for name in part}
-        split_of |= dict.fromkeys(parts[(fold + 1) % len(parts)], "val")
-        split_of |= dict.fromkeys(parts[fold], "test")
-        lists.append(split_of)
+def _folds(parts: Sequence[Sequence[str]], *, separates_speakers: bool) -> ListedFolds:
+    def split(index: int, fold: int) -> str:
+        return "test" if index == fold else "val" if index == (fold + 1) % len(parts) else "train"
+
+    lists = [
+        {name: split(index, fold) for index, part in enumerate(parts) for name in part} for fold in range(len(parts))
+    ]
     return ListedFolds(tuple(lists), separates_speakers=separates_speakers)

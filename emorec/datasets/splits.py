@@ -1,4 +1,4 @@
-"""Which utterances train, validate and test: computed from a manifest, the same for every loader."""
+"""Protocols: rules that assign the utterances of a corpus to train, val and test."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -12,35 +12,33 @@ from emorec.errors import UserError, raise_problems
 
 @dataclass(frozen=True)
 class Protocol(ABC):
-    """A rule that gives each utterance its split. `folds` is 0 where there is only one way to split."""
+    """A rule that assigns each utterance to a split."""
 
     @property
-    @abstractmethod
-    def folds(self) -> int: ...
+    def folds(self) -> int:
+        """The number of folds; 0 if there is only one way to split."""
+        return 0
 
     @property
-    @abstractmethod
-    def speaker_independent(self) -> bool: ...
+    def speaker_independent(self) -> bool:
+        """Whether no speaker is in two splits."""
+        return True
 
     @property
     def validation_shares_speakers(self) -> bool:
-        """Whether only the test speakers are kept apart."""
+        """Whether train and val may share speakers although the protocol is speaker-independent."""
         return False
 
     @abstractmethod
     def split_of(self, utterance: Utterance, fold: int) -> str | None:
-        """The utterance's split, or `None` where the protocol leaves it out."""
+        """The split of an utterance, or `None` if the protocol leaves it out."""
 
 
 @dataclass(frozen=True)
 class OfficialSplit(Protocol):
-    """The split that the corpus's authors gave each utterance."""
+    """The split that the authors of the corpus assigned to each utterance."""
 
     separates_speakers: bool = False
-
-    @property
-    def folds(self) -> int:
-        return 0
 
     @property
     def speaker_independent(self) -> bool:
@@ -52,7 +50,7 @@ class OfficialSplit(Protocol):
 
 @dataclass(frozen=True)
 class SpeakerFolds(Protocol):
-    """Each fold names its test speakers and its validation speakers; all others train."""
+    """Test and validation speakers of each fold; all other speakers are in train."""
 
     test: tuple[frozenset[str], ...]
     val: tuple[frozenset[str], ...]
@@ -60,10 +58,6 @@ class SpeakerFolds(Protocol):
     @property
     def folds(self) -> int:
         return len(self.test)
-
-    @property
-    def speaker_independent(self) -> bool:
-        return True
 
     def split_of(self, utterance: Utterance, fold: int) -> str | None:
         if utterance.speaker in self.test[fold]:
@@ -73,18 +67,10 @@ class SpeakerFolds(Protocol):
 
 @dataclass(frozen=True)
 class HeldOutSpeakers(Protocol):
-    """Speakers who are tested; of the others' dialogues, about one in `val_every` validates, whoever speaks in it."""
+    """Test speakers. About one in `val_every` of the other dialogues is in val, whoever speaks in it."""
 
     test: frozenset[str]
     val_every: int = 10
-
-    @property
-    def folds(self) -> int:
-        return 0
-
-    @property
-    def speaker_independent(self) -> bool:
-        return True
 
     @property
     def validation_shares_speakers(self) -> bool:
@@ -99,7 +85,7 @@ class HeldOutSpeakers(Protocol):
 
 @dataclass(frozen=True)
 class ListedFolds(Protocol):
-    """The split of each utterance of each fold, by its id; `separates_speakers` where the lists part speakers."""
+    """{utterance id: split} of each fold. `separates_speakers`: whether no speaker is in two splits."""
 
     lists: tuple[Mapping[str, str], ...]
     has_folds: bool = True
@@ -131,13 +117,13 @@ def assign_splits(
     Args:
         utterances: the whole corpus.
         protocol: the rule.
-        fold: which fold; `None` where the protocol has no folds.
-        task: utterances without a target for it are left out.
+        fold: the fold; `None` for a protocol without folds.
+        task: utterances without a target for this task are left out.
         limit: keep only this many utterances, spread evenly over splits and classes.
-        where: the corpus and protocol by name, for errors.
+        where: the names of the corpus and the protocol, for errors.
 
     Raises:
-        UserError: no such fold, an empty split, or a speaker in two splits of a protocol that parts speakers.
+        UserError: the fold does not exist, a split is empty, or a speaker-independent protocol repeats a speaker.
     """
     number = _checked_fold(protocol, fold, where)
     splits: dict[str, list[Utterance]] = {name: [] for name in SPLITS}
@@ -152,18 +138,18 @@ def assign_splits(
     return assignment
 
 
-def _checked_fold(rule: Protocol, fold: int | None, where: str) -> int:
-    if rule.folds == 0:
+def _checked_fold(protocol: Protocol, fold: int | None, where: str) -> int:
+    if protocol.folds == 0:
         if fold is not None:
-            raise UserError(f"expected dataset.fold=null, for the protocol has no folds, got {fold!r} ({where})")
+            raise UserError(f"expected dataset.fold=null, since the protocol has no folds, got {fold!r} ({where})")
         return 0
-    if not isinstance(fold, int) or not 0 <= fold < rule.folds:
-        raise UserError(f"expected dataset.fold from 0 to {rule.folds - 1}, got {fold!r} ({where})")
+    if not isinstance(fold, int) or not 0 <= fold < protocol.folds:
+        raise UserError(f"expected dataset.fold from 0 to {protocol.folds - 1}, got {fold!r} ({where})")
     return fold
 
 
 def speaker_leaks(splits: Mapping[str, Sequence[Utterance]], protocol: Protocol) -> list[str]:
-    """One line for each speaker who is in two splits that the protocol promises to keep apart."""
+    """One line for each speaker in two splits that the protocol keeps separate."""
     if not protocol.speaker_independent:
         return []
     if protocol.validation_shares_speakers:
@@ -172,15 +158,15 @@ def speaker_leaks(splits: Mapping[str, Sequence[Utterance]], protocol: Protocol)
 
 
 def speaker_overlap(splits: Mapping[str, Sequence[Utterance]]) -> list[str]:
-    """One line for each speaker who is in more than one split."""
-    found: dict[str, set[str]] = defaultdict(set)
+    """One line for each speaker in more than one split."""
+    splits_of: dict[str, set[str]] = defaultdict(set)
     for name, utterances in splits.items():
         for utterance in utterances:
             if utterance.speaker is not None:
-                found[utterance.speaker].add(name)
+                splits_of[utterance.speaker].add(name)
     return [
         f"speaker {speaker} is in {' and '.join(sorted(names))}"
-        for speaker, names in sorted(found.items())
+        for speaker, names in sorted(splits_of.items())
         if len(names) > 1
     ]
 
@@ -194,14 +180,11 @@ def _limited(splits: dict[str, list[Utterance]], limit: int | None, task: str) -
     for name, utterances in splits.items():
         for utterance in utterances:
             strata[name, str(utterance.targets[task])].append(utterance)
-    ranked: list[tuple[float, str, str]] = []
-    for (name, _), utterances in strata.items():
-        for rank, utterance in enumerate(_shuffled(utterances)):
-            ranked.append((rank / len(utterances), name, utterance.id))
-    kept = {identifier for _, _, identifier in sorted(ranked)[:limit]}
+    ranked = sorted(
+        (rank / len(items), name, item.id)
+        for (name, _), items in strata.items()
+        # a pseudo-random order that depends on the ids alone
+        for rank, item in enumerate(sorted(items, key=lambda item: hashlib.sha256(item.id.encode()).digest()))
+    )
+    kept = {identifier for _, _, identifier in ranked[:limit]}
     return {name: tuple(item for item in utterances if item.id in kept) for name, utterances in splits.items()}
-
-
-def _shuffled(utterances: Iterable[Utterance]) -> list[Utterance]:
-    """An order that depends on the ids alone."""
-    return sorted(utterances, key=lambda utterance: hashlib.sha256(utterance.id.encode()).digest())

@@ -6,7 +6,7 @@ from typing import Literal
 
 Target = int | float | tuple[float, ...]
 SPLITS = ("train", "val", "test")
-VOTES = "_votes"  # ends the name of a target that holds raters' votes on a task
+VOTES = "_votes"  # suffix of a target that holds the raters' votes on a task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,10 +16,10 @@ class Task:
     Attributes:
         name: key of the targets, such as "emotion".
         kind: classification (targets are class numbers) or regression (targets are values).
-        labels: the classes' names in the order of their numbers; for regression the dimensions' names.
-        monitor: the metric that chooses the best epoch on validation, such as "weighted_f1".
+        labels: the names of the classes in the order of their numbers; for regression the names of the dimensions.
+        monitor: the validation metric that selects the best epoch, such as "weighted_f1".
         direction: whether a larger or a smaller monitor is better.
-        cuts: for regression, sets of thresholds; each makes classes of the values, whose accuracy is told.
+        cuts: for regression, sets of thresholds; each set turns the values into classes, whose accuracy is reported.
     """
 
     name: str
@@ -32,26 +32,26 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """One utterance: where its media are and what is known about it.
+    """One utterance: its media and its annotation.
 
     Attributes:
-        id: unique within the dataset; holds the split where the corpus repeats ids across splits.
-        dataset: the corpus's name.
-        audio: file that holds the sound (a sound file, or a video with a sound track).
-        video: file that holds the picture.
+        id: unique within the dataset; contains the split if the corpus repeats ids across splits.
+        dataset: the name of the corpus.
+        audio: the sound file, or a video with a sound track.
+        video: the video file.
         text: the transcript.
-        start: seconds into the file where the utterance starts; `None` for the file's start.
-        end: seconds into the file where it ends; `None` for the file's end.
-        crop: the side of the picture that shows the speaker; `None` for the whole picture.
-        audio_is_cut: whether the sound file holds this utterance alone, so that `start` and `end` are of the video
-            only; `segment` tells them apart.
-        targets: {task: class number or value}; under "<task>_votes" the raters' shares of the classes, summing to 1.
+        start: start of the utterance in the file, in seconds; `None` for the start of the file.
+        end: end of the utterance in the file, in seconds; `None` for the end of the file.
+        crop: the half of the frame that shows the speaker; `None` for the whole frame.
+        audio_is_cut: whether the sound file contains this utterance only, so that `start` and `end` apply to the video
+            alone (see `segment`).
+        targets: {task: class number or value}; "<task>_votes" holds the share of votes for each class, summing to 1.
         speaker: the same name for the same person in the whole corpus.
         dialogue: the dialogue it belongs to.
-        turn: its place in the dialogue; gaps are allowed.
+        turn: its number in the dialogue; gaps are allowed.
         session: the recording session.
-        split: the split that the corpus's authors gave it: "train", "val" or "test".
-        metadata: what else the corpus says (intensity, statement, season …).
+        split: the split assigned by the corpus's authors: "train", "val" or "test".
+        metadata: other annotation of the corpus (intensity, statement, season …).
     """
 
     id: str
@@ -72,5 +72,5 @@ class Utterance:
     metadata: dict[str, str | int | float] = field(default_factory=dict)
 
     def segment(self, modality: str) -> tuple[float | None, float | None]:
-        """Seconds into the modality's file where the utterance starts and ends."""
+        """Start and end of the utterance in the file of a modality, in seconds."""
         return (None, None) if modality == "audio" and self.audio_is_cut else (self.start, self.end)

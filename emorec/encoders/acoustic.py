@@ -1,18 +1,20 @@
 """Mel-frequency cepstral coefficients with chroma: frames, or functionals of them."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emorec.encoders.encoder import StoredType, Training, UtteranceEncoder
-from emorec.encoders.functionals import COUNT, checked_pooling, functionals
-from emorec.errors import check_all
+from emorec.encoders.encoder import Training
+from emorec.encoders.functionals import FrameEncoder
+from emorec.encoders.log_mel import Duration, in_samples
+from emorec.errors import UserError
 from emorec.media.audio import AudioSettings, read_audio
-from emorec.media.fields import checked_count, checked_number
+from emorec.media.signal import mfcc, spectrogram
 from emorec.media.source import Source
 
 WINDOW = 0.025  # seconds
@@ -23,10 +25,10 @@ CHROMA_RANGE = (60.0, 5000.0)  # Hz
 
 
 def chroma_filters(sample_rate: int, bins: int) -> Tensor:
-    """Weights (bins, 12) that add spectrogram bins up by pitch class, A first.
+    """Weights (bins, 12) of spectrogram bins in pitch classes, A first.
 
-    A bin counts for a class by a Gaussian of its distance in semitones, one semitone wide (after Fujishima 1999,
-    "Realtime chord recognition of musical sound", with soft borders).
+    A weight is a Gaussian of the distance in semitones, one semitone wide (after Fujishima 1999, "Realtime chord
+    recognition of musical sound", with soft borders).
     """
     frequencies = torch.linspace(0, sample_rate / 2, bins)
     semitones = PITCH_CLASSES * torch.log2(frequencies.clamp_min(1.0) / CONCERT_PITCH)
@@ -36,80 +38,56 @@ def chroma_filters(sample_rate: int, bins: int) -> Tensor:
     return torch.exp(-0.5 * distance**2) * audible[:, None]
 
 
-class MfccChroma(UtteranceEncoder):
-    """MFCCs, their first differences and chroma.
+@dataclass(kw_only=True, eq=False)
+class MfccChroma(FrameEncoder):
+    """MFCCs, their first differences and chroma: D = 2 coefficients + 12.
 
     Args:
-        media: how sound is read: fields of `AudioSettings`.
-        coefficients: how many MFCCs.
+        media: how sound is read.
+        coefficients: number of MFCCs.
         hop: seconds between frames.
-        pooling: "none" for frames (T, 2 coefficients + 12), "functionals" for one vector of 8 times that.
-        training: "frozen".
-        dtype: how features are stored.
-        views: augmented views of each utterance for training.
     """
 
     modality: ClassVar[str] = "audio"
     version: ClassVar[int] = 1
     points: ClassVar[int] = 1024  # of the Fourier transform
 
-    def __init__(
-        self,
-        *,
-        media: Mapping[str, Any] | None = None,
-        coefficients: int = 20,
-        hop: float = 0.010,
-        pooling: str = "none",
-        training: Training = "frozen",
-        dtype: StoredType = "float32",
-        views: int = 0,
-    ) -> None:
-        super().__init__(training=training, dtype=dtype, views=views)
-        self.media: AudioSettings = AudioSettings.of(media, "encoder.audio.media")
-        rate, where = self.media.sample_rate, "encoder.audio"
-        fastest = int(self.points / WINDOW)
-        check_all(
-            where,
-            [
-                lambda: checked_number(rate, f"{where}.media.sample_rate", low=1, high=fastest),
-                lambda: checked_number(
-                    checked_count(coefficients, f"{where}.coefficients", low=1), f"{where}.coefficients", high=BANDS
-                ),
-                lambda: checked_number(hop, f"{where}.hop", low=1 / rate, high=10.0),
-            ],
-        )
-        self.coefficients = coefficients
-        self.hop = round(hop * rate)
-        self.pooling = checked_pooling(pooling, "encoder.audio.pooling")
+    media: AudioSettings = field(default_factory=AudioSettings)
+    coefficients: Annotated[int, Ge(1), Le(BANDS)] = 20
+    hop: Duration = 0.010
+
+    def __post_init__(self, training: Training) -> None:
+        super().__post_init__(training)
+        rate, fastest = self.media.sample_rate, int(self.points / WINDOW)
+        if rate > fastest:
+            raise UserError(f"expected {self.where}.media.sample_rate of at most {fastest}, got {rate}")
+        self._hop = in_samples(self.hop, rate, f"{self.where}.hop")
         self._mfcc: Any = None
         self._spectrogram: Any = None
         self._chroma: Tensor | None = None
 
     @property
-    def dim(self) -> int:
-        return (2 * self.coefficients + PITCH_CLASSES) * (COUNT if self.pooling == "functionals" else 1)
+    def frame_dim(self) -> int:
+        return 2 * self.coefficients + PITCH_CLASSES
 
     def settings(self) -> dict[str, Any]:
-        processor = {"coefficients": self.coefficients, "hop": self.hop, "points": self.points}
+        processor = {"coefficients": self.coefficients, "hop": self._hop, "points": self.points}
         return {"pooling": self.pooling, "processor": processor}
 
     def load(self) -> None:
-        import torchaudio
-
         rate = self.media.sample_rate
-        frames: dict[str, Any] = {"n_fft": self.points, "win_length": round(WINDOW * rate), "hop_length": self.hop}
-        frames["pad_mode"] = "constant"
-        self._mfcc = torchaudio.transforms.MFCC(rate, self.coefficients, melkwargs={**frames, "n_mels": BANDS})
-        self._spectrogram = torchaudio.transforms.Spectrogram(**frames)
+        frames = {"points": self.points, "window": round(WINDOW * rate), "hop": self._hop}
+        self._mfcc = mfcc(rate, coefficients=self.coefficients, bands=BANDS, **frames)
+        self._spectrogram = spectrogram(**frames)
         self._chroma = chroma_filters(rate, self.points // 2 + 1)
 
-    def features(self, source: Source) -> NDArray[np.float32]:
+    def frames(self, source: Source) -> NDArray[np.float32]:
         waveform = torch.from_numpy(read_audio(source, self.media))
         assert self._chroma is not None
         with torch.inference_mode():
-            mfcc = self._mfcc(waveform).T  # (T, coefficients)
-            difference = torch.diff(mfcc, dim=0, prepend=mfcc[:1])
+            cepstrum = self._mfcc(waveform).T  # (T, coefficients)
+            difference = torch.diff(cepstrum, dim=0, prepend=cepstrum[:1])
             chroma = self._spectrogram(waveform).T @ self._chroma  # (T, 12)
             chroma = chroma / chroma.amax(dim=1, keepdim=True).clamp_min(1e-8)
-            frames = torch.cat([mfcc, difference, chroma], dim=1).numpy()
-        return functionals(frames) if self.pooling == "functionals" else frames
+            frames: NDArray[np.float32] = torch.cat([cepstrum, difference, chroma], dim=1).numpy()
+        return frames

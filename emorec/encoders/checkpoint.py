@@ -1,4 +1,4 @@
-"""Pretrained checkpoints: which one a name stands for, and loading it whole."""
+"""Pretrained checkpoints: which one a name stands for, and how it is loaded."""
 
 import json
 from collections.abc import Mapping
@@ -7,51 +7,43 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from emorec.errors import UserError
+from emorec.errors import UserError, first_line
 from emorec.storage.digests import FileDigests, digest_of
 
-# What decides a local checkpoint's output: weights, configs, tokenizers. Only safetensors are ever loaded.
+# The files of a local checkpoint that decide its output: weights, configs, tokenizers. Only safetensors are loaded.
 CHECKPOINT_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 LOCAL = "local"
 
-# What a checkpoint may lack, for features never need it: a pooler, and the vector that masks frames in pretraining.
+# Weights that a checkpoint may lack, as features do not use them: poolers, and wav2vec 2.0's vector of masked frames.
 UNUSED = ("pooler", "masked_spec_embed")
 
-# What a class of transformers reads that is not the network itself: weights in the cache may have come without it.
+# Files that classes of transformers read and that may be missing in the hub's cache although the weights are there.
 PARTS = {"AutoFeatureExtractor": "preprocessor_config.json"}
 
-_digests = FileDigests()
 
-
-def use_digests(digests: FileDigests) -> None:
-    """Local checkpoints are hashed through `digests` from now on: those of a process share one memory."""
-    global _digests
-    _digests = digests
-
-
-def digest_files(files: Mapping[str, Path]) -> str:
-    """sha256 over names and contents of files; each is hashed once while it stays the same."""
-    return digest_of({name: _digests.digest(path) for name, path in files.items()})
+def digest_files(files: Mapping[str, Path], digests: FileDigests) -> str:
+    """sha256 over names and contents of files."""
+    return digest_of({name: digests.digest(path) for name, path in files.items()})
 
 
 def is_local(model: str) -> bool:
-    """True where `model` is a folder of this machine and not a name on the hub."""
+    """Whether `model` is a folder of this machine and not a name on the hub."""
     return Path(model).expanduser().is_dir()
 
 
-def resolve_revision(model: str, revision: str) -> tuple[str, str]:
-    """What a model's name stands for: ("local", digest of the folder) or (name on the hub, commit).
+def resolve_revision(model: str, revision: str, digests: FileDigests) -> tuple[str, str]:
+    """What identifies a model: ("local", digest of the folder) or (name on the hub, commit).
 
-    The hub's local cache is asked first, so that nothing needs a network once a model is there.
+    The hub's local cache is read first, so that a cached model needs no network.
 
     Raises:
-        UserError: neither a folder, nor in the local cache, nor to be found on the hub.
+        UserError: the model is neither a folder, nor in the local cache, nor available on the hub.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    if is_local(model):
+        folder = Path(model).expanduser()
         if not list(folder.glob("*.safetensors")):
-            raise UserError(f"expected safetensors weights in {folder}, found none")
-        return LOCAL, _digests.digest_folder(folder, CHECKPOINT_SUFFIXES)
+            raise UserError(f"expected safetensors weights in {folder}, got none")
+        return LOCAL, digests.digest_folder(folder, CHECKPOINT_SUFFIXES)
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -62,31 +54,30 @@ def resolve_revision(model: str, revision: str) -> tuple[str, str]:
         commit = HfApi().model_info(model, revision=revision, timeout=20).sha
     except HFValidationError as error:
         raise UserError(f"expected a hub model's name or a local folder, got {model!r}, which is neither") from error
-    except _network_errors() as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except _hub_errors() as error:
         raise UserError(
-            f"the model {model!r} (revision {revision!r}) is not in the local hub cache, and the hub does not give it: "
-            f"{reason}\nDownload it where there is a network (`hf download {model}`), or name a local folder: "
-            "encoder.<modality>.model=/path/to/folder"
+            f"the model {model!r} (revision {revision!r}) is not in the local hub cache, and it cannot be fetched from "
+            f"the hub: {first_line(error)}\nDownload it on a machine with network access (`hf download {model}`), or "
+            "name a local folder: encoder.<modality>.model=/path/to/folder"
         ) from error
     assert commit is not None
     return model, commit
 
 
-def _network_errors() -> tuple[type[Exception], ...]:
-    """What can go wrong on the way to the hub, among it the errors of the HTTP client that its library uses."""
+def _hub_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """The errors of a request to the hub, with those of the HTTP client that the hub's library uses, and `others`."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    found: list[type[Exception]] = [OSError, HfHubHTTPError]
+    errors: list[type[Exception]] = [OSError, HfHubHTTPError]
     for name in ("httpx2", "httpx", "requests"):
         with suppress(ImportError):
             client = import_module(name)
-            found.append(getattr(client, "HTTPError", None) or client.RequestException)
-    return tuple(found)
+            errors.append(getattr(client, "HTTPError", None) or client.RequestException)
+    return (*errors, *others)
 
 
-def _where(model: str, revision: str, part: str = "config.json") -> tuple[str, dict[str, str]]:
-    """What to hand to `from_pretrained`: a folder where all is there already, so that no network is asked.
+def _location(model: str, revision: str, part: str) -> tuple[str, dict[str, str]]:
+    """Name and options for `from_pretrained`: a folder where all files are present, so that no network is needed.
 
     Args:
         model: name on the hub, or a local folder.
@@ -97,9 +88,9 @@ def _where(model: str, revision: str, part: str = "config.json") -> tuple[str, d
         return str(Path(model).expanduser()), {}
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model, part, revision=revision)
-    if isinstance(found, str):
-        snapshot = Path(found).parent
+    cached = try_to_load_from_cache(model, part, revision=revision)
+    if isinstance(cached, str):
+        snapshot = Path(cached).parent
         index = snapshot / "model.safetensors.index.json"
         shards = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
         if all((snapshot / shard).exists() for shard in shards):
@@ -108,12 +99,11 @@ def _where(model: str, revision: str, part: str = "config.json") -> tuple[str, d
 
 
 def read_settings(model: str, revision: str, name: str) -> dict[str, Any]:
-    """One of the JSON files of a resolved model, such as its `config.json`.
+    """Reads one of the JSON files of a resolved model, such as its `config.json`.
 
     Raises:
-        UserError: the file is missing or is no JSON object.
+        UserError: the file is missing or contains no JSON object.
     """
-    faults: tuple[type[Exception], ...] = (*_network_errors(), ValueError)
     try:
         if is_local(model):
             path = Path(model).expanduser() / name
@@ -121,17 +111,19 @@ def read_settings(model: str, revision: str, name: str) -> dict[str, Any]:
             from huggingface_hub import hf_hub_download
 
             path = Path(hf_hub_download(model, name, revision=revision))
-        found = json.loads(path.read_text())
-    except faults as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"expected {name} in the checkpoint of {model!r}, it cannot be read: {reason}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"expected a JSON object in {name} of the checkpoint of {model!r}, got {type(found).__name__}")
-    return found
+        settings = json.loads(path.read_text())
+    except _hub_errors(ValueError) as error:
+        raise UserError(
+            f"expected {name} in the checkpoint of {model!r}, it cannot be read: {first_line(error)}"
+        ) from error
+    if not isinstance(settings, dict):
+        kind = type(settings).__name__
+        raise UserError(f"expected a JSON object in {name} of the checkpoint of {model!r}, got {kind}")
+    return settings
 
 
-def _how_to_convert(model: str, revision: str, reason: str) -> str:
-    """What to do about a hub model whose weights are there, but as a pickle alone; else nothing."""
+def _conversion_advice(model: str, revision: str, reason: str) -> str:
+    """How to convert a hub model that has pickled weights only; empty for other models."""
     if is_local(model):
         return ""
     from huggingface_hub import try_to_load_from_cache
@@ -141,7 +133,7 @@ def _how_to_convert(model: str, revision: str, reason: str) -> str:
         return ""
     convert = "from transformers import AutoModel as M; M.from_pretrained('FOLDER').save_pretrained('FOLDER')"
     return (
-        "\nOnly safetensors are loaded, for a pickle can run code. If you trust the model, convert it once:\n"
+        "\nOnly safetensors are loaded, as a pickle can run code. If you trust the model, convert it once:\n"
         f"  hf download {model} --revision {revision} --local-dir FOLDER\n"
         f'  python -c "{convert}"\n'
         "and name the folder: encoder.<modality>.model=FOLDER"
@@ -149,26 +141,32 @@ def _how_to_convert(model: str, revision: str, reason: str) -> str:
 
 
 def load_pretrained(factory: Any, model: str, revision: str) -> Any:
-    """`factory.from_pretrained` of a resolved model; for weights, all of them must be in the checkpoint.
+    """Calls `factory.from_pretrained` for a resolved model. Never runs code that comes with the model.
+
+    Args:
+        factory: a class of transformers; for a class of networks, all weights must be in the checkpoint.
+        model: name on the hub, or a local folder.
+        revision: commit on the hub.
 
     Raises:
         UserError: the checkpoint cannot be loaded, or lacks weights that features need.
     """
     from safetensors import SafetensorError
 
-    name, where = _where(model, revision, PARTS.get(getattr(factory, "__name__", ""), "config.json"))
-    faults: tuple[type[Exception], ...] = (*_network_errors(), ValueError, RuntimeError, SafetensorError)
+    name, options = _location(model, revision, PARTS.get(getattr(factory, "__name__", ""), "config.json"))
+    of_weights = hasattr(factory, "_model_mapping") or hasattr(factory, "base_model_prefix")
+    checks = {"use_safetensors": True, "output_loading_info": True} if of_weights else {}
     try:
-        if not (hasattr(factory, "_model_mapping") or hasattr(factory, "base_model_prefix")):  # not a class of weights
-            return factory.from_pretrained(name, **where)
-        loaded, report = factory.from_pretrained(name, use_safetensors=True, output_loading_info=True, **where)
-    except faults as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        hint = _how_to_convert(model, revision, reason)
-        raise UserError(f"the model {model!r} cannot be loaded: {reason}{hint}") from error
+        loaded = factory.from_pretrained(name, trust_remote_code=False, **checks, **options)
+    except _hub_errors(ValueError, RuntimeError, SafetensorError) as error:
+        advice = _conversion_advice(model, revision, first_line(error))
+        raise UserError(f"the model {model!r} cannot be loaded: {first_line(error)}{advice}") from error
+    if not of_weights:
+        return loaded
+    network, report = loaded
     missing = sorted(key for key in report["missing_keys"] if not any(word in key for word in UNUSED))
     if missing:
         raise UserError(
             f"expected all weights in the checkpoint of {model!r}, missing are {missing[:5]} ({len(missing)})"
         )
-    return loaded
+    return network

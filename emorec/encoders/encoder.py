@@ -1,7 +1,9 @@
 """The contract of an encoder: what it reads, what it makes of it, and what identifies its output."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import InitVar, dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -9,55 +11,73 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from emorec.annotations import Count
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
 from emorec.errors import UserError
-from emorec.media.fields import checked_count
+from emorec.media.faces import FaceMisses
 from emorec.media.source import MediaSettings, Source
+from emorec.storage.digests import FileDigests
 
 Training = Literal["frozen", "full", "lora"]
 StoredType = Literal["float16", "float32"]
 Inputs = dict[str, Tensor]
 
 
+@dataclass(kw_only=True, eq=False)
 class Encoder(nn.Module, ABC):
     """Turns an utterance's media into features (T, D).
 
     The work is in three steps: `read` decodes one source (on the CPU, in worker threads), `collate` makes a batch of
-    what was read, `encode` runs the batch. An encoder loads its weights in `load`, and only there.
+    the decoded items, `encode` computes the features of the batch. An encoder loads its weights in `load`, and only
+    there.
+
+    A subclass is a dataclass of the same form. Its fields are its constructor's arguments and the keys of its YAML;
+    their annotations say which values are valid. It calls `super().__post_init__` before it sets any module or tensor.
 
     Class attributes:
         modality: "text", "audio" or "video".
-        version: counts up whenever the output changes; a golden test holds it.
+        version: counts up whenever the output changes; a golden test checks it.
         has_spectrogram: whether masks of a spectrogram apply to its augmented views.
         on_cpu: whether it stays on the CPU, whatever device there is.
 
     Attributes:
-        pads_exactly: false where an utterance's features depend on the padding that longer batch mates give it; such an
-            encoder gets batches of equal length only. Holds once the encoder is loaded.
+        media: how media are decoded; `None` for encoders that decode none.
+        pads_exactly: false where an utterance's features depend on the padding that longer batch mates cause; such an
+            encoder gets batches of equal length only. Valid once the encoder is loaded.
+        precision: what `encode` computes in; the features are float32 in any case.
+        digests: digests of the files that decide the output; encoders can share them.
+        face_misses: counts the clips without a face; `None` for encoders that read no pictures.
 
     Args:
         training: "frozen" encoders go through the feature store; "full" and "lora" ones train with the model.
         dtype: how features are stored.
-        views: how many augmented views of each utterance are made for training, beside the utterance as it is.
+        views: number of augmented views of each utterance for training, beside the utterance as it is.
     """
 
     modality: ClassVar[str]
     version: ClassVar[int]
     has_spectrogram: ClassVar[bool] = False
     on_cpu: ClassVar[bool] = False
-    pads_exactly: bool = True
-    media: MediaSettings | None = None  # of those that decode media
 
-    def __init__(self, *, training: Training = "frozen", dtype: StoredType = "float32", views: int = 0) -> None:
+    training: InitVar[Training] = "frozen"  # type: ignore[assignment]  # `nn.Module.training` is another attribute
+    dtype: StoredType = "float32"
+    views: Count = 0
+    media: MediaSettings | None = field(default=None, init=False)
+    pads_exactly: bool = field(default=True, init=False)
+    precision: str = field(default="float32", init=False)
+    digests: FileDigests = field(default_factory=FileDigests, init=False, repr=False)
+    face_misses: FaceMisses | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self, training: Training) -> None:
         super().__init__()
-        checked_count(views, f"encoder.{self.modality}.views")
         if training != "frozen":
-            raise UserError(f"expected training=frozen for {type(self).__name__}, got {training!r}")
-        if dtype not in ("float16", "float32"):
-            raise UserError(f"expected dtype float16 or float32 for {type(self).__name__}, got {dtype!r}")
-        self.dtype: StoredType = dtype
-        self.views = views
+            raise UserError(f"expected {self.where}.training=frozen for {type(self).__name__}, got {training!r}")
+
+    @property
+    def where(self) -> str:
+        """The encoder's key in the config, for errors."""
+        return f"encoder.{self.modality}"
 
     @property
     @abstractmethod
@@ -66,26 +86,27 @@ class Encoder(nn.Module, ABC):
 
     @property
     def layers(self) -> tuple[int | None, ...]:
-        """The L layers whose features `encode` returns side by side; each is stored by itself."""
+        """The L layers whose features `encode` returns side by side; each layer is stored by itself."""
         return (None,)
 
     def check_views(self) -> None:
         """Raises a `UserError` where augmented views are asked for and there is nothing to augment."""
         if not self.views:
             return
-        where = f"encoder.{self.modality}"
         if self.media is None:
-            raise UserError(f"expected {where}.views=0 for {type(self).__name__}, which has no views, got {self.views}")
-        self.media.check_views(self.views, where, spectrogram=self.has_spectrogram)
+            name = type(self).__name__
+            raise UserError(f"expected {self.where}.views=0 for {name}, which has no views, got {self.views}")
+        self.media.check_views(self.views, self.where, spectrogram=self.has_spectrogram)
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """The fields of the spec that are this encoder's own: any of `checkpoint`, `revision`, `pooling`, `processor`,
-        `state`."""
+        """The encoder's own fields of the spec: any of `checkpoint`, `revision`, `pooling`, `processor`, `state`."""
 
     def specs(self, *, augmented: bool = False) -> tuple[dict[str, Any], ...]:
-        """What identifies the output of each layer, of sources as they are or of augmented views. Loads no weights and
-        imports no backbone."""
+        """The identity of each layer's output, for sources as they are or for augmented views.
+
+        Loads no weights and imports no backbone.
+        """
         own = self.settings()
         fields: dict[str, Any] = {**dict.fromkeys(("checkpoint", "revision", "pooling", "state")), "processor": {}}
         assert own.keys() <= fields.keys(), own.keys()
@@ -94,16 +115,16 @@ class Encoder(nn.Module, ABC):
         return tuple({**named, **fields, **own, "media": media, "layer": layer} for layer in self.layers)
 
     def spec(self) -> dict[str, Any]:
-        """What identifies the output of the first layer for a source as it is."""
+        """The identity of the first layer's output for a source as it is."""
         return self.specs()[0]
 
     def source(self, utterance: Utterance, manifest: Manifest, *, view: int = 0) -> Source | None:
-        """What will be read for the utterance; `None` where it lacks the modality.
+        """The source of an utterance; `None` where it lacks the modality.
 
         Args:
-            utterance: of the manifest.
+            utterance: an utterance of the manifest.
             manifest: the whole corpus.
-            view: 0 for the utterance as it is, or the number of an augmented view.
+            view: number of an augmented view; 0 for the utterance as it is.
         """
         if self.modality == "text":
             return None if utterance.text is None else Source(modality="text", text=utterance.text)
@@ -126,13 +147,22 @@ class Encoder(nn.Module, ABC):
             OSError: its file is missing or may not be read.
         """
 
-    @abstractmethod
     def length(self, item: Any) -> int:
-        """How long an item that `read` returned is: batches are made of items of similar length."""
+        """The length of an item that `read` returned; batches consist of items of similar length."""
+        return len(item)
 
     @abstractmethod
     def collate(self, items: Sequence[Any]) -> Inputs:
-        """A batch of what `read` returned."""
+        """Makes a batch of items that `read` returned."""
+
+    @contextmanager
+    def at_float32(self) -> Iterator[None]:
+        """Within the block `encode` computes in float32."""
+        precision, self.precision = self.precision, "float32"
+        try:
+            yield
+        finally:
+            self.precision = precision
 
     @abstractmethod
     def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -150,9 +180,6 @@ class UtteranceEncoder(Encoder):
 
     def read(self, source: Source) -> NDArray[np.float32]:
         return self.features(source)
-
-    def length(self, item: NDArray[np.float32]) -> int:
-        return len(item)
 
     def collate(self, items: Sequence[NDArray[np.float32]]) -> Inputs:
         lengths = torch.tensor([len(item) for item in items])

@@ -13,41 +13,35 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from emorec.encoders.checkpoint import digest_files
-from emorec.errors import UserError, raise_problems
+from emorec.errors import UserError, first_line, raise_problems
 
-FAULTS = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, SafetensorError)  # of files that are damaged
-IDS = ".txt"  # beside a table in .npy: its rows' ids, one a line
+FAULTS = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, SafetensorError)  # errors of damaged files
+IDS = ".txt"  # file beside a table in .npy: the ids of its rows, one a line
 
 
 class Header(NamedTuple):
     """What is known of an array before it is read.
 
     Attributes:
-        shape: (D,) or (T, D) of a good one.
-        fault: why it cannot be read; empty for a good one.
+        shape: (D,) or (T, D) of a valid array.
+        fault: why it cannot be read; empty for a valid array.
     """
 
     shape: tuple[int, ...]
     fault: str = ""
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def npy_header(stream: IO[bytes]) -> Header:
     """The header of an array in numpy's format.
 
     Raises:
-        ValueError: it is in another format.
+        ValueError: the array is in another format.
     """
     major, _ = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(stream)
     if dtype.hasobject:
-        return Header(shape, "holds Python objects, which only unpickling could read; save it as an array of numbers")
+        return Header(shape, "holds Python objects, which only unpickling could read; save an array of numbers instead")
     return Header(shape, "" if dtype.kind in "fiu" else f"expected numbers, got {dtype}")
 
 
@@ -55,7 +49,7 @@ class FeatureFile(ABC):
     """Arrays (D,) or (T, D) by utterance id.
 
     Args:
-        path: of the file or folder.
+        path: the file or folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,47 +58,42 @@ class FeatureFile(ABC):
 
     @property
     def files(self) -> Mapping[str, Path]:
-        """{name: path} of all files whose content decides the arrays; where they lie does not count."""
+        """{name: path} of all files whose content decides the arrays; the folder they are in does not count."""
         return {f"features{self.path.suffix}": self.path}
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 over the content."""
-        return digest_files(self.files)
 
     @property
     @abstractmethod
     def ids(self) -> Collection[str]:
-        """The ids that there are features of."""
+        """The utterance ids that have features."""
 
     def location(self, identifier: str) -> Path:
-        """The file that holds an utterance's array."""
+        """The file of an utterance's array."""
         return self.path
 
     @abstractmethod
     def header(self, identifier: str) -> Header:
-        """What an utterance's array is, without reading it."""
+        """The header of an utterance's array."""
 
     @abstractmethod
-    def array(self, identifier: str) -> NDArray[Any]:
-        """An utterance's array as it is stored."""
+    def array(self, identifier: str) -> Any:
+        """Reads an utterance's array as it is stored."""
 
     def features(self, identifier: str) -> NDArray[np.float32]:
-        """An utterance's features (T, D)."""
+        """Reads an utterance's features (T, D)."""
         with self._reading, np.errstate(over="ignore"):
             values = np.asarray(self.array(identifier)).astype(np.float32)
         return values.reshape(1, -1) if values.ndim == 1 else values
 
     @cached_property
     def headers(self) -> dict[str, Header]:
-        """{utterance id: what its array is}."""
-        found = {}
+        """{utterance id: header of its array}."""
+        headers = {}
         for identifier in sorted(self.ids):
             try:
-                found[identifier] = self.header(identifier)
+                headers[identifier] = self.header(identifier)
             except FAULTS as error:
-                found[identifier] = Header((), f"cannot be read: {first_line(error)}")
-        return found
+                headers[identifier] = Header((), f"cannot be read: {first_line(error)}")
+        return headers
 
     @cached_property
     def dim(self) -> int:
@@ -116,22 +105,22 @@ class FeatureFile(ABC):
         """Reads every array once.
 
         Raises:
-            UserError: arrays are not as they must be; all of them at once.
+            UserError: lists all arrays that are not valid.
         """
-        faults = {name: header.fault or self._misshapen(header.shape) for name, header in self.headers.items()}
-        for identifier, fault in faults.items():
-            faults[identifier] = fault or self._strange(identifier)
-        problems = [f"{identifier}: {fault}" for identifier, fault in faults.items() if fault]
-        raise_problems(f"features in {self.path}", problems)
+        faults = {
+            name: header.fault or self._shape_fault(header.shape) or self._value_fault(name)
+            for name, header in self.headers.items()
+        }
+        raise_problems(f"features in {self.path}", [f"{name}: {fault}" for name, fault in faults.items() if fault])
 
-    def _misshapen(self, shape: tuple[int, ...]) -> str:
+    def _shape_fault(self, shape: tuple[int, ...]) -> str:
         if len(shape) not in (1, 2) or 0 in shape:
             return f"expected an array (D,) or (T, D) with T and D of at least 1, got {shape}"
         if shape[-1] != self.dim:
             return f"expected D={self.dim} as in most arrays, got an array {shape}"
         return ""
 
-    def _strange(self, identifier: str) -> str:
+    def _value_fault(self, identifier: str) -> str:
         try:
             count = int((~np.isfinite(self.features(identifier))).sum())
         except FAULTS as error:
@@ -155,9 +144,8 @@ class SafetensorsFile(FeatureFile):
         numbers = part.get_dtype().startswith(("F", "BF", "I", "U"))
         return Header(tuple(part.get_shape()), "" if numbers else f"expected numbers, got {part.get_dtype()}")
 
-    def array(self, identifier: str) -> NDArray[Any]:
-        values: NDArray[Any] = self._open.get_tensor(identifier).float().numpy()  # numpy knows no bfloat16
-        return values
+    def array(self, identifier: str) -> Any:
+        return self._open.get_tensor(identifier).float().numpy()  # numpy has no bfloat16
 
 
 class NpzFile(FeatureFile):
@@ -165,10 +153,10 @@ class NpzFile(FeatureFile):
 
     @cached_property
     def _open(self) -> Any:
-        found = np.load(self.path, allow_pickle=False)
-        if not hasattr(found, "files"):
-            raise ValueError("expected an archive of arrays, got one array, which is to be named .npy")
-        return found
+        archive = np.load(self.path, allow_pickle=False)
+        if not hasattr(archive, "files"):
+            raise ValueError("expected an archive of arrays, got a single array; name it .npy")
+        return archive
 
     @cached_property
     def ids(self) -> Collection[str]:
@@ -178,9 +166,8 @@ class NpzFile(FeatureFile):
         with self._open.zip.open(f"{identifier}.npy") as stream:
             return npy_header(stream)
 
-    def array(self, identifier: str) -> NDArray[Any]:
-        values: NDArray[Any] = self._open[identifier]
-        return values
+    def array(self, identifier: str) -> Any:
+        return self._open[identifier]
 
 
 class NpyFolder(FeatureFile):
@@ -201,9 +188,8 @@ class NpyFolder(FeatureFile):
         with self.location(identifier).open("rb") as stream:
             return npy_header(stream)
 
-    def array(self, identifier: str) -> NDArray[Any]:
-        values: NDArray[Any] = np.load(self.location(identifier), allow_pickle=False)
-        return values
+    def array(self, identifier: str) -> Any:
+        return np.load(self.location(identifier), allow_pickle=False)
 
 
 class NpyTable(FeatureFile):
@@ -220,32 +206,30 @@ class NpyTable(FeatureFile):
 
     @cached_property
     def ids(self) -> Collection[str]:
-        return self._places.keys()
+        return self._rows.keys()
 
     @cached_property
-    def _places(self) -> dict[str, int]:
+    def _rows(self) -> dict[str, int]:
         path = self.path.with_suffix(IDS)
         if not path.is_file():
-            raise UserError(f"expected the ids of the rows of {self.path} in {path}, found no such file")
+            raise UserError(f"expected the ids of the rows of {self.path} in {path}, got no such file")
         names = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
-        rows = self._whole.shape[0] if self._whole.shape else 0
-        if rows != len(names):
-            raise UserError(f"expected {rows} ids in {path}, one for each row of {self.path.name}, got {len(names)}")
-        repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+        count = self._whole.shape[0] if self._whole.shape else 0
+        if count != len(names):
+            raise UserError(f"expected {count} ids in {path}, one for each row of {self.path.name}, got {len(names)}")
+        repeated = sorted(name for name, times in Counter(names).items() if times > 1)
         raise_problems(f"ids in {path}", [f"{name}: found more than once" for name in repeated])
-        return {name: place for place, name in enumerate(names)}
+        return {name: row for row, name in enumerate(names)}
 
     def header(self, identifier: str) -> Header:
         return Header(self._whole.shape[1:], self._whole.fault)
 
     @cached_property
-    def _open(self) -> NDArray[Any]:
-        values: NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        return values
+    def _open(self) -> Any:
+        return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
-    def array(self, identifier: str) -> NDArray[Any]:
-        values: NDArray[Any] = self._open[self._places[identifier]]
-        return values
+    def array(self, identifier: str) -> Any:
+        return self._open[self._rows[identifier]]
 
 
 FORMATS: Mapping[str, Callable[[Path], FeatureFile]] = {
@@ -256,19 +240,23 @@ FORMATS: Mapping[str, Callable[[Path], FeatureFile]] = {
 
 
 def open_features(path: Path, where: str) -> FeatureFile:
-    """The features at a path, in whichever of the formats it has.
+    """Opens the features at a path, in any of the formats.
+
+    Args:
+        path: the file or folder.
+        where: the key of the path in the config, for errors.
 
     Raises:
-        UserError: there is nothing, or nothing of a known format, or it is damaged.
+        UserError: the path is missing, empty, damaged or in an unknown format.
     """
     if not path.exists():
-        raise UserError(f"expected features in {path}, found no such file or folder ({where})")
+        raise UserError(f"expected features in {path}, got no such file or folder ({where})")
     if not path.is_dir() and path.suffix not in FORMATS:
         raise UserError(f"expected a folder or a file in {tuple(FORMATS)}, got {path} ({where})")
-    found = NpyFolder(path) if path.is_dir() else FORMATS[path.suffix](path)
+    features = NpyFolder(path) if path.is_dir() else FORMATS[path.suffix](path)
     try:
-        if not found.ids:
-            raise UserError(f"expected arrays by utterance id in {path}, found none ({where})")
+        if not features.ids:
+            raise UserError(f"expected arrays by utterance id in {path}, got none ({where})")
     except FAULTS as error:
         raise UserError(f"the features in {path} cannot be read: {first_line(error)} ({where})") from error
-    return found
+    return features

@@ -1,11 +1,15 @@
-"""One vector of statistics for a sequence of frames."""
+"""Frames of an utterance, or one vector of statistics of them."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emorec.errors import UserError
+from emorec.encoders.encoder import UtteranceEncoder
+from emorec.media.source import Source
 
-POOLINGS = ("none", "functionals")
 PERCENTILES = (5, 25, 50, 75, 95)
 COUNT = 3 + len(PERCENTILES)
 
@@ -18,8 +22,29 @@ def functionals(frames: NDArray[np.float32]) -> NDArray[np.float32]:
     return rows.reshape(1, -1).astype(np.float32)
 
 
-def checked_pooling(pooling: str, where: str) -> str:
-    """`pooling`, if there is such a one."""
-    if pooling not in POOLINGS:
-        raise UserError(f"expected {where} in {POOLINGS}, got {pooling!r}")
-    return pooling
+@dataclass(kw_only=True, eq=False)
+class FrameEncoder(UtteranceEncoder):
+    """An encoder that computes frames (T, D), or functionals of them (1, 8 D).
+
+    Args:
+        pooling: "none" for frames, "functionals" for one vector.
+    """
+
+    pooling: Literal["none", "functionals"] = "none"
+
+    @property
+    @abstractmethod
+    def frame_dim(self) -> int:
+        """D of a frame."""
+
+    @abstractmethod
+    def frames(self, source: Source) -> NDArray[np.float32]:
+        """The frames (T, D) of one source."""
+
+    @property
+    def dim(self) -> int:
+        return self.frame_dim * (COUNT if self.pooling == "functionals" else 1)
+
+    def features(self, source: Source) -> NDArray[np.float32]:
+        frames = self.frames(source)
+        return functionals(frames) if self.pooling == "functionals" else frames

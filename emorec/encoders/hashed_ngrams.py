@@ -1,19 +1,19 @@
 """Hashed n-grams of a transcript: no vocabulary, no download."""
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emorec.encoders.encoder import StoredType, Training, UtteranceEncoder
-from emorec.errors import check_all, choose
-from emorec.media.fields import checked_count
+from emorec.annotations import PositiveCount
+from emorec.encoders.encoder import Training, UtteranceEncoder
+from emorec.errors import UserError
 from emorec.media.source import Source
 from emorec.media.text import read_text
 
-ANALYZERS = ("word", "char_wb")
 
-
+@dataclass(kw_only=True, eq=False)
 class HashedNgrams(UtteranceEncoder):
     """Counts of n-grams in hashed bins, of length 1: (1, dim) (Weinberger et al. 2009, "Feature hashing").
 
@@ -21,53 +21,33 @@ class HashedNgrams(UtteranceEncoder):
         dim: number of bins.
         analyzer: n-grams of "word"s, or of characters within words ("char_wb").
         shortest: words or characters of the shortest n-gram.
-        longest: words or characters of the longest.
-        training: "frozen".
-        dtype: how features are stored.
+        longest: words or characters of the longest n-gram.
     """
 
     modality: ClassVar[str] = "text"
     version: ClassVar[int] = 1
 
-    def __init__(
-        self,
-        *,
-        dim: int = 1024,
-        analyzer: Literal["word", "char_wb"] = "word",
-        shortest: int = 1,
-        longest: int = 2,
-        training: Training = "frozen",
-        dtype: StoredType = "float32",
-    ) -> None:
-        super().__init__(training=training, dtype=dtype)
-        where = "encoder.text"
-        check_all(
-            where,
-            [
-                lambda: checked_count(dim, f"{where}.dim", low=1),
-                lambda: choose(dict.fromkeys(ANALYZERS), analyzer, f"{where}.analyzer"),
-                lambda: checked_count(shortest, f"{where}.shortest", low=1),
-                lambda: checked_count(longest, f"{where}.longest", low=shortest if isinstance(shortest, int) else 1),
-            ],
-        )
-        self._dim = dim
-        self.processor = {"analyzer": analyzer, "shortest": shortest, "longest": longest, "bins": dim}
-        self._vectorizer: Any = None
+    dim: PositiveCount = 1024
+    analyzer: Literal["word", "char_wb"] = "word"
+    shortest: PositiveCount = 1
+    longest: PositiveCount = 2
 
-    @property
-    def dim(self) -> int:
-        return self._dim
+    def __post_init__(self, training: Training) -> None:
+        super().__post_init__(training)
+        if self.longest < self.shortest:
+            raise UserError(f"expected encoder.text.longest of at least shortest={self.shortest}, got {self.longest}")
 
     def settings(self) -> dict[str, Any]:
-        return {"pooling": "sum", "processor": self.processor}
+        processor = {"analyzer": self.analyzer, "shortest": self.shortest, "longest": self.longest, "bins": self.dim}
+        return {"pooling": "sum", "processor": processor}
 
     def load(self) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
 
-        self._vectorizer = HashingVectorizer(
+        self._vectorizer: Any = HashingVectorizer(
             n_features=self.dim,
-            analyzer=self.processor["analyzer"],
-            ngram_range=(self.processor["shortest"], self.processor["longest"]),
+            analyzer=self.analyzer,
+            ngram_range=(self.shortest, self.longest),
             dtype=np.float32,
         )
 

@@ -1,54 +1,49 @@
 """What pretrained encoders of text, audio and video share: checkpoint, layers, precision."""
 
+from abc import abstractmethod
 from contextlib import AbstractContextManager
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
 import torch
+from torch import Tensor
 
+from emorec.annotations import Pattern
 from emorec.encoders.checkpoint import load_pretrained, read_settings, resolve_revision
-from emorec.encoders.encoder import Encoder, StoredType, Training
-from emorec.encoders.layers import Layer, all_layers, checked_layers, require_layers
+from emorec.encoders.encoder import Encoder, Training
 from emorec.errors import UserError
 
-Precision = Literal["float32", "bfloat16", "float16"]
+Name = Annotated[str, Pattern(".+", "a name")]
+LAST = -1  # the number of the layer that is the network's output
+
+# Keys of the number of layers in a config.json. Whisper's has two, and that of its encoder counts.
+COUNTS = ("encoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
+@dataclass(kw_only=True, eq=False)
 class HuggingFaceEncoder(Encoder):
     """A pretrained network of the Hugging Face hub, or of a local folder, frozen.
 
     Args:
         model: the model's name on the hub, or a local folder made by `save_pretrained`.
-        revision: branch, tag or commit on the hub; what it resolves to counts. Not used for a local folder.
+        revision: branch, tag or commit on the hub; the commit it resolves to counts. Not used for a local folder.
         layer: a number, a list of numbers, or "all": -1 the network's output, 0 the embeddings, n the n-th layer.
-        precision: what the forward pass computes in (autocast); the output is float32 whatever it is.
-        training: "frozen".
-        dtype: how features are stored.
-        views: augmented views of each utterance for training.
+            Where a last normalisation follows the layers, -1 includes it and the n-th does not.
+        pooling: "mean" over time, or "none" for all frames.
+        precision: what the forward pass computes in (autocast): "float32", "bfloat16", or "float16" (on a GPU).
     """
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        revision: str,
-        layer: Layer,
-        precision: Precision = "float32",
-        training: Training,
-        dtype: StoredType,
-        views: int = 0,
-    ) -> None:
-        super().__init__(training=training, dtype=dtype, views=views)
-        self.where = f"encoder.{self.modality}"
-        if precision not in get_args(Precision):
-            raise UserError(f"expected {self.where}.precision in {get_args(Precision)}, got {precision!r}")
-        for name, value in (("model", model), ("revision", revision)):
-            if not isinstance(value, str) or not value:
-                raise UserError(f"expected {self.where}.{name} to be a name, got {value!r}")
-        self.model = model
-        self.wanted_revision = revision
-        self.precision = precision
-        self._layers = checked_layers(layer, f"{self.where}.layer")
-        self._resolved: tuple[str, str] | None = None
+    model: Name
+    revision: Name = "main"
+    layer: int | list[int] | Literal["all"] = -1
+    pooling: str = "mean"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def __post_init__(self, training: Training) -> None:
+        super().__post_init__(training)
+        if isinstance(self.layer, list) and (not self.layer or len(set(self.layer)) < len(self.layer)):
+            raise UserError(f"expected {self.where}.layer to be a list of different layers, got {self.layer!r}")
         self._backbone: Any = None
 
     @property
@@ -56,36 +51,75 @@ class HuggingFaceEncoder(Encoder):
         self.load()
         return int(self._backbone.config.hidden_size)
 
-    @property
+    @cached_property
     def layers(self) -> tuple[int, ...]:
-        if self._layers is None:
-            config = read_settings(self.model, self._resolve()[1], "config.json")
-            self._layers = all_layers(config, self.model, f"{self.where}.layer")
-        return self._layers
+        if isinstance(self.layer, int | list):
+            return tuple(self.layer) if isinstance(self.layer, list) else (self.layer,)
+        config = read_settings(self.model, self.resolved[1], "config.json")
+        tower = config.get("vision_config") or config
+        counts = [tower[name] for name in COUNTS if isinstance(tower.get(name), int)]
+        if not counts:
+            raise UserError(
+                f"expected the number of layers in config.json of {self.model!r} for {self.where}.layer=all, got none "
+                f"of {COUNTS}; list the layers instead: {self.where}.layer=[0,1,2]"
+            )
+        return tuple(range(counts[0] + 1))  # 0 are the embeddings
 
-    def _resolve(self) -> tuple[str, str]:
-        if self._resolved is None:
-            self._resolved = resolve_revision(self.model, self.wanted_revision)
-        return self._resolved
+    @cached_property
+    def resolved(self) -> tuple[str, str]:
+        """What identifies the checkpoint: ("local", digest of the folder) or (name on the hub, commit)."""
+        return resolve_revision(self.model, self.revision, self.digests)
+
+    @property
+    @abstractmethod
+    def processor(self) -> dict[str, Any]:
+        """What identifies the preparation of the network's input."""
+
+    def settings(self) -> dict[str, Any]:
+        checkpoint, revision = self.resolved
+        processor = {**self.processor, "precision": self.precision}
+        return {"checkpoint": checkpoint, "revision": revision, "pooling": self.pooling, "processor": processor}
+
+    def load(self) -> None:
+        if self._backbone is None:
+            self._backbone = self._load_network()
+
+    @abstractmethod
+    def _load_network(self) -> Any:
+        """Loads the network, and checks that the arguments fit it."""
 
     def _pretrained(self, factory: Any) -> Any:
-        """What `factory` (a class of transformers) makes of the checkpoint."""
-        return load_pretrained(factory, self.model, self._resolve()[1])
+        """The object that `factory` (a class of transformers) loads from the checkpoint."""
+        return load_pretrained(factory, self.model, self.resolved[1])
 
     def _frozen(self, factory: Any) -> Any:
-        """The network, in evaluation mode and without gradients."""
+        """The network that `factory` loads, in evaluation mode and without gradients."""
         return self._pretrained(factory).eval().requires_grad_(False)
 
-    def _require_layers(self, backbone: Any) -> None:
-        require_layers(self.layers, backbone.config.num_hidden_layers, self.model, f"{self.where}.layer")
+    def _require_layers(self, network: Any) -> None:
+        """Raises a `UserError` for layers that the network does not have."""
+        count = network.config.num_hidden_layers
+        missing = [layer for layer in self.layers if not LAST <= layer <= count]
+        if missing:
+            shown = missing[0] if len(self.layers) == 1 else missing
+            raise UserError(f"expected {self.where}.layer from -1 to {count} for {self.model}, got {shown}")
+
+    def _output(self, *inputs: Tensor, **named: Tensor) -> Any:
+        """The output of the network, with the hidden states that `_states` needs."""
+        return self._backbone(*inputs, **named, output_hidden_states=self.layers != (LAST,))
+
+    def _states(self, output: Any) -> Tensor:
+        """The states (B, …, L · D) of the L layers side by side."""
+        states = [output.last_hidden_state if layer == LAST else output.hidden_states[layer] for layer in self.layers]
+        return states[0] if len(states) == 1 else torch.cat(states, dim=-1)
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        """The forward pass's precision on a device.
+        """A context for the forward pass on a device.
 
         Raises:
-            UserError: the device cannot compute in it.
+            UserError: the device cannot compute in the precision.
         """
         if self.precision == "float16" and device.type == "cpu":
             raise UserError(f"expected {self.where}.precision=float32 or bfloat16 on a CPU, got 'float16'")
-        wanted = getattr(torch, self.precision)
-        return torch.autocast(device.type, dtype=wanted, enabled=wanted != torch.float32)
+        dtype = getattr(torch, self.precision)
+        return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

@@ -1,94 +1,81 @@
 """Log mel spectrogram: frames, or functionals of them."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from annotated_types import Gt, Le
 from numpy.typing import NDArray
 
-from emorec.encoders.encoder import StoredType, Training, UtteranceEncoder
-from emorec.encoders.functionals import COUNT, checked_pooling, functionals
-from emorec.errors import check_all
+from emorec.annotations import PositiveCount
+from emorec.encoders.encoder import Training
+from emorec.encoders.functionals import FrameEncoder
+from emorec.errors import UserError
 from emorec.media.audio import AudioSettings, read_view
-from emorec.media.fields import checked_count, checked_number
+from emorec.media.signal import mel_spectrogram
 from emorec.media.source import Source
 
-LONGEST_FRAME = 10.0  # seconds
-FLOOR = 1e-6  # power below it is taken for it: -60 dB
+FLOOR = 1e-6  # lower powers are raised to it: -60 dB
+
+Duration = Annotated[float, Gt(0), Le(10)]  # seconds
 
 
-class LogMel(UtteranceEncoder):
-    """Natural logarithm of mel band power.
+def in_samples(seconds: float, rate: int, where: str) -> int:
+    """A duration in samples.
+
+    Raises:
+        UserError: it is shorter than one sample.
+    """
+    if seconds < 1 / rate:
+        raise UserError(f"expected {where} of at least {1 / rate:g} s, one sample at {rate} Hz, got {seconds}")
+    return round(seconds * rate)
+
+
+@dataclass(kw_only=True, eq=False)
+class LogMel(FrameEncoder):
+    """Natural logarithm of mel band power: D = bands.
 
     Args:
-        media: how sound is read: fields of `AudioSettings`.
-        bands: how many mel bands.
+        media: how sound is read.
+        bands: number of mel bands.
         window: seconds of a frame.
         hop: seconds between frames.
-        pooling: "none" for frames (T, bands), "functionals" for one vector (1, 8 bands).
-        training: "frozen".
-        dtype: how features are stored.
-        views: augmented views of each utterance for training.
     """
 
     modality: ClassVar[str] = "audio"
     version: ClassVar[int] = 1
     has_spectrogram: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        *,
-        media: Mapping[str, Any] | None = None,
-        bands: int = 64,
-        window: float = 0.025,
-        hop: float = 0.010,
-        pooling: str = "none",
-        training: Training = "frozen",
-        dtype: StoredType = "float32",
-        views: int = 0,
-    ) -> None:
-        super().__init__(training=training, dtype=dtype, views=views)
-        self.media: AudioSettings = AudioSettings.of(media, "encoder.audio.media")
-        rate, where = self.media.sample_rate, "encoder.audio"
-        check_all(
-            where,
-            [
-                lambda: checked_count(bands, f"{where}.bands", low=1),
-                lambda: checked_number(window, f"{where}.window", low=1 / rate, high=LONGEST_FRAME),
-                lambda: checked_number(hop, f"{where}.hop", low=1 / rate, high=LONGEST_FRAME),
-            ],
-        )
-        self.bands = bands
-        self.window = round(window * rate)
-        self.hop = round(hop * rate)
-        self.pooling = checked_pooling(pooling, "encoder.audio.pooling")
-        self._transform: Any = None
+    media: AudioSettings = field(default_factory=AudioSettings)
+    bands: PositiveCount = 64
+    window: Duration = 0.025
+    hop: Duration = 0.010
+
+    def __post_init__(self, training: Training) -> None:
+        super().__post_init__(training)
+        self._window = in_samples(self.window, self.media.sample_rate, f"{self.where}.window")
+        self._hop = in_samples(self.hop, self.media.sample_rate, f"{self.where}.hop")
 
     @property
-    def dim(self) -> int:
-        return self.bands * (COUNT if self.pooling == "functionals" else 1)
+    def frame_dim(self) -> int:
+        return self.bands
 
     def settings(self) -> dict[str, Any]:
-        processor = {"bands": self.bands, "window": self.window, "hop": self.hop, "floor": FLOOR}
+        processor = {"bands": self.bands, "window": self._window, "hop": self._hop, "floor": FLOOR}
         return {"pooling": self.pooling, "processor": processor}
 
     def load(self) -> None:
-        import torchaudio
-
-        self._transform = torchaudio.transforms.MelSpectrogram(
-            sample_rate=self.media.sample_rate,
-            n_fft=self.window,
-            hop_length=self.hop,
-            n_mels=self.bands,
-            pad_mode="constant",  # mirrored edges would refuse sound shorter than half a window
+        self._transform: Any = mel_spectrogram(
+            self.media.sample_rate, points=self._window, window=self._window, hop=self._hop, bands=self.bands
         )
 
-    def features(self, source: Source) -> NDArray[np.float32]:
+    def frames(self, source: Source) -> NDArray[np.float32]:
         waveform, generator = read_view(source, self.media)
         with torch.inference_mode():
-            frames = self._transform(torch.from_numpy(waveform)).clamp_min(FLOOR).log().T.contiguous().numpy()
-        variation = self.media.variation
-        if generator is not None and variation is not None and variation.masks_frames:
-            frames = variation.mask(frames, generator, hop=self.hop / self.media.sample_rate)  # (T, bands)
-        return functionals(frames) if self.pooling == "functionals" else frames
+            powers = self._transform(torch.from_numpy(waveform))  # (bands, T)
+            frames: NDArray[np.float32] = powers.clamp_min(FLOOR).log().T.contiguous().numpy()
+        augmentation = self.media.augmentation
+        if generator is not None and augmentation is not None and augmentation.masks_frames:
+            frames = augmentation.mask(frames, generator, hop=self._hop / self.media.sample_rate)  # (T, bands)
+        return frames

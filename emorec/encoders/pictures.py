@@ -1,4 +1,4 @@
-"""What pretrained networks of pictures and of clips read and give: pixel values in, one vector a step of time out."""
+"""Input and output of pretrained networks of pictures and of clips: pixel values in, one vector a time step out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from emorec.errors import UserError
 
 @dataclass(frozen=True)
 class PictureNetwork:
-    """How one kind of network reads frames and lays out what it gives.
+    """How one kind of network reads frames and orders its output.
 
     Attributes:
         factory: the class of transformers that loads it.
         clip: whether it reads all frames of an utterance together.
-        tokens: whether it gives a vector for each patch; else one for the picture.
-        patches_first: in clips, whether tokens are ordered by patch, then by time.
+        tokens: whether it returns a vector for each patch; otherwise one for the picture.
+        patches_first: whether the tokens of a clip are ordered by patch, then by time.
     """
 
     factory: str = "AutoModel"
@@ -27,7 +27,7 @@ class PictureNetwork:
     patches_first: bool = False
 
     def steps(self, config: Any) -> int:
-        """How many steps of time a clip's tokens have."""
+        """The number of time steps of a clip's tokens."""
         tubelet = getattr(config, "tubelet_size", 1)  # frames of one token; ViViT's has height and width as well
         return int(config.num_frames // (tubelet if isinstance(tubelet, int) else tubelet[0]))
 
@@ -36,7 +36,7 @@ class PictureNetwork:
 NETWORKS: Mapping[str, PictureNetwork] = {
     # ViT (Dosovitskiy et al. 2021, arXiv 2010.11929)
     "vit": PictureNetwork(),
-    # CLIP (Radford et al. 2021, arXiv 2103.00020): of its two towers only the one for pictures is loaded
+    # CLIP (Radford et al. 2021, arXiv 2103.00020): only the tower for pictures is loaded
     "clip": PictureNetwork(factory="CLIPVisionModel"),
     "clip_vision_model": PictureNetwork(factory="CLIPVisionModel"),
     # EfficientNet (Tan & Le 2019, arXiv 1905.11946)
@@ -51,10 +51,10 @@ NETWORKS: Mapping[str, PictureNetwork] = {
 
 
 def stated_size(processor: Mapping[str, Any], model: str) -> int:
-    """Pixels of the square picture that a `preprocessor_config.json` makes.
+    """The size in pixels of the square picture that a `preprocessor_config.json` describes.
 
     Raises:
-        UserError: it states no square.
+        UserError: it describes no square.
     """
     cropped = "crop_size" in processor and processor.get("do_center_crop", True)
     stated = processor.get("crop_size" if cropped else "size")
@@ -65,13 +65,13 @@ def stated_size(processor: Mapping[str, Any], model: str) -> int:
 
 
 def pixel_scaling(processor: Mapping[str, Any], model: str) -> tuple[Tensor, Tensor]:
-    """What a `preprocessor_config.json` does to pixels from 0 to 255, as `pixels * factor + shift`.
+    """The normalisation of a `preprocessor_config.json` for pixels from 0 to 255, as `pixels * factor + shift`.
 
     Returns:
         factor and shift, (3, 1, 1) each.
 
     Raises:
-        UserError: it normalises, and does not state by what.
+        UserError: mean or deviation are missing.
     """
     factor, shift = torch.ones(3, 1, 1, dtype=torch.float64), torch.zeros(3, 1, 1, dtype=torch.float64)
     if processor.get("do_rescale", True):
@@ -80,9 +80,9 @@ def pixel_scaling(processor: Mapping[str, Any], model: str) -> tuple[Tensor, Ten
             shift = shift - 1
     if not processor.get("do_normalize", True):
         return factor.float(), shift.float()
-    lacking = [name for name in ("image_mean", "image_std") if name not in processor]
-    if lacking:
-        raise UserError(f"expected {lacking} in preprocessor_config.json of {model!r}, found none")
+    missing = [name for name in ("image_mean", "image_std") if name not in processor]
+    if missing:
+        raise UserError(f"expected {missing} in preprocessor_config.json of {model!r}, got none")
     mean = torch.tensor(processor["image_mean"], dtype=torch.float64).view(-1, 1, 1)
     deviation = torch.tensor(processor["image_std"], dtype=torch.float64).view(-1, 1, 1)
     factor, shift = factor / deviation, (shift - mean) / deviation
@@ -92,10 +92,10 @@ def pixel_scaling(processor: Mapping[str, Any], model: str) -> tuple[Tensor, Ten
 
 
 def one_token(hidden: Tensor, patches: int, token: str) -> Tensor:
-    """One vector a picture out of the vectors of its patches, which stand behind those of other tokens.
+    """Pools the tokens of each picture.
 
     Args:
-        hidden: (N, S, D).
+        hidden: (N, S, D); the patches are the last tokens.
         patches: how many of the S tokens are patches; the first of the others is the class token.
         token: "cls" or "mean".
 
@@ -106,13 +106,13 @@ def one_token(hidden: Tensor, patches: int, token: str) -> Tensor:
 
 
 def clip_steps(hidden: Tensor, steps: int, patches: int, *, patches_first: bool) -> Tensor:
-    """One vector a step of time out of a clip's tokens: the mean of the step's patches.
+    """Averages the patches of each time step of a clip.
 
     Args:
-        hidden: (B, S, D); the last `steps · patches` tokens are of patches.
+        hidden: (B, S, D); the patches are the last `steps · patches` tokens.
         steps: T.
-        patches: P of each step.
-        patches_first: whether the tokens of one patch stand together, and not those of one step.
+        patches: P, the patches of each step.
+        patches_first: whether the tokens are ordered by patch, then by time; otherwise by time, then by patch.
 
     Returns:
         (B, T, D)

@@ -1,6 +1,9 @@
-"""Features that were computed elsewhere, taken as they are."""
+"""Features that were computed elsewhere."""
 
 import logging
+from collections.abc import Set
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,80 +12,66 @@ from numpy.typing import NDArray
 
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
-from emorec.encoders.checkpoint import LOCAL
-from emorec.encoders.encoder import StoredType, Training, UtteranceEncoder
+from emorec.encoders.checkpoint import LOCAL, digest_files
+from emorec.encoders.encoder import Training, UtteranceEncoder
 from emorec.encoders.feature_files import FeatureFile, open_features
 from emorec.media.source import MediaError, Source
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class Precomputed(UtteranceEncoder):
     """Arrays (D,) or (T, D) by utterance id: features (1, D) or (T, D).
 
-    The identity is the content of the file or folder; where it lies does not count. An utterance whose id is not
-    there lacks the modality.
+    The content of the file or folder is its identity; the path does not count. An utterance whose id is missing lacks
+    the modality.
 
     Args:
         path: a .safetensors or .npz file with one array a key, a folder of <id>.npy files, or a .npy table (N, D) or
             (N, T, D) beside a .txt file of the same name with the rows' ids, one a line. Nothing is unpickled.
-        training: "frozen".
-        dtype: how features are stored.
     """
 
     version: ClassVar[int] = 1
 
-    def __init__(self, *, path: str, training: Training = "frozen", dtype: StoredType = "float32") -> None:
-        super().__init__(training=training, dtype=dtype)
-        self.path = Path(path).expanduser()
-        self._opened: FeatureFile | None = None
-        self._told: set[str] = set()
+    path: Path
 
-    @property
+    def __post_init__(self, training: Training) -> None:
+        super().__post_init__(training)
+        self.path = Path(self.path).expanduser()
+        self._compared: set[str] = set()
+
+    @cached_property
     def _file(self) -> FeatureFile:
-        if self._opened is None:
-            self._opened = open_features(self.path, f"encoder.{self.modality}.path")
-        return self._opened
+        return open_features(self.path, f"{self.where}.path")
+
+    @cached_property
+    def _state(self) -> str:
+        return digest_files(self._file.files, self.digests)
 
     @property
     def dim(self) -> int:
         return self._file.dim
 
     def settings(self) -> dict[str, Any]:
-        return {"checkpoint": LOCAL, "state": self._file.digest}
+        return {"checkpoint": LOCAL, "state": self._state}
 
     def source(self, utterance: Utterance, manifest: Manifest, *, view: int = 0) -> Source | None:
-        self._tell(manifest)
+        if manifest.dataset not in self._compared:
+            self._compared.add(manifest.dataset)
+            self._log_differences({item.id for item in manifest.utterances}, set(self._file.ids), manifest.dataset)
         if utterance.id not in self._file.ids:
             return None
         return Source(modality=self.modality, path=self._file.location(utterance.id), text=utterance.id)
 
-    def _tell(self, manifest: Manifest) -> None:
-        """Says once how many ids of the corpus and of the file have no counterpart."""
-        if manifest.dataset in self._told:
-            return
-        self._told.add(manifest.dataset)
-        wanted, found = {item.id for item in manifest.utterances}, set(self._file.ids)
-        if wanted - found:
-            log.warning(
-                "%s: %d of %d utterances of %s have no features in %s and lack the modality, such as %s",
-                self.modality,
-                len(wanted - found),
-                len(wanted),
-                manifest.dataset,
-                self.path,
-                min(wanted - found),
-            )
-        if found - wanted:
-            log.info(
-                "%s: %d of %d ids in %s are of no utterance of %s, such as %s",
-                self.modality,
-                len(found - wanted),
-                len(found),
-                self.path,
-                manifest.dataset,
-                min(found - wanted),
-            )
+    def _log_differences(self, corpus: Set[str], stored: Set[str], dataset: str) -> None:
+        """Logs how many ids are in the corpus or in the file only."""
+        if missing := corpus - stored:
+            message = "%s: %d of %d utterances of %s have no features in %s and lack the modality, such as %s"
+            log.warning(message, self.modality, len(missing), len(corpus), dataset, self.path, min(missing))
+        if unused := stored - corpus:
+            message = "%s: %d of %d ids in %s belong to no utterance of %s, such as %s"
+            log.info(message, self.modality, len(unused), len(stored), self.path, dataset, min(unused))
 
     def load(self) -> None:
         """Checks every array."""
@@ -91,7 +80,7 @@ class Precomputed(UtteranceEncoder):
     def features(self, source: Source) -> NDArray[np.float32]:
         assert source.text is not None
         if source.text not in self._file.ids:
-            raise MediaError(f"expected features of {source.text!r} in {self.path.name}, found none")
+            raise MediaError(f"expected features of {source.text!r} in {self.path.name}, got none")
         return self._file.features(source.text)
 
 

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from emorec.errors import UserError
-from emorec.media.audio import Waveform
+from emorec.media.signal import Waveform
 
-# Networks whose features were found to be the same whatever padding a batch brings, if their convolutions normalise
-# each frame by itself. data2vec-audio is not among them: its stack of positional convolutions reads what the first of
-# them made of the padding.
+# Networks whose features do not depend on a batch's padding, if their convolutions normalise each frame separately.
+# data2vec-audio is not among them: its later positional convolutions read what the first one computes of the padding.
 EXACT = frozenset({"wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat"})
 
 
@@ -19,13 +18,13 @@ class Speech(nn.Module, ABC):
     """A pretrained network with its own preparation of sound.
 
     Attributes:
-        shortest: samples below which it gives no frame.
-        longest: samples above which it cannot go in one pass; `None` where memory alone sets a limit.
+        shortest: samples of the shortest input that gives a frame.
+        longest: samples of the longest input of one pass; `None` where only memory limits it.
         pads_exactly: see `Encoder`.
 
     Args:
-        extractor: of transformers: how the checkpoint wants its input.
-        backbone: of transformers.
+        extractor: the feature extractor of transformers.
+        backbone: the network of transformers.
     """
 
     shortest: int = 1
@@ -39,34 +38,34 @@ class Speech(nn.Module, ABC):
 
     @property
     def config(self) -> Any:
-        """Of the network."""
+        """The network's config."""
         return self.backbone.config
 
     def normalised(self, waveform: Waveform) -> Waveform:
-        """The whole sound of an utterance as the network wants it, before it is cut into windows."""
+        """The whole sound of an utterance as the network expects it, before it is cut into windows."""
         return waveform
 
     @abstractmethod
     def prepared(self, window: Waveform) -> Tensor:
-        """What the network reads of one window, time last."""
+        """The network's input for one window, time last."""
 
     @abstractmethod
     def frames(self, samples: Tensor) -> Tensor:
-        """How many frames the network gives for so many samples; both (N,)."""
+        """The number of frames for numbers of samples; both (N,)."""
 
     @abstractmethod
     def forward(self, values: Tensor, samples: Tensor, *, output_hidden_states: bool) -> Any:
         """The network's output for N windows.
 
         Args:
-            values: (N, …, S) of `prepared` windows, filled up with zeros.
-            samples: (N,) of each window.
+            values: (N, …, S), `prepared` windows padded with zeros.
+            samples: (N,), the samples of each window.
             output_hidden_states: whether all layers are returned.
         """
 
 
 class WaveformSpeech(Speech):
-    """wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477) and its kin.
+    """wav2vec 2.0 (Baevski et al. 2020, arXiv 2006.11477) and related networks.
 
     HuBERT (Hsu et al. 2021, arXiv 2106.07447), WavLM (Chen et al. 2022, arXiv 2110.13900), XLS-R (Babu et al. 2021,
     arXiv 2111.09296), data2vec (Baevski et al. 2022, arXiv 2202.03555), UniSpeech. Where the first convolution
@@ -75,7 +74,7 @@ class WaveformSpeech(Speech):
 
     def __init__(self, extractor: Any, backbone: Any) -> None:
         super().__init__(extractor, backbone)
-        self.masked = getattr(self.config, "feat_extract_norm", "layer") == "layer"  # data2vec knows no other
+        self.masked = getattr(self.config, "feat_extract_norm", "layer") == "layer"  # data2vec has no such key
         kind = self.config.model_type
         self.pads_exactly = self.masked and kind in EXACT and not getattr(self.config, "conv_pos_batch_norm", False)
         for kernel, stride in zip(reversed(self.config.conv_kernel), reversed(self.config.conv_stride), strict=True):
@@ -83,8 +82,8 @@ class WaveformSpeech(Speech):
 
     def normalised(self, waveform: Waveform) -> Waveform:
         values = self.extractor(waveform, sampling_rate=self.extractor.sampling_rate, return_tensors="np")
-        found: Waveform = values["input_values"][0]
-        return found
+        normalised: Waveform = values["input_values"][0]
+        return normalised
 
     def prepared(self, window: Waveform) -> Tensor:
         return torch.from_numpy(window)
@@ -102,19 +101,19 @@ class WaveformSpeech(Speech):
 class WhisperSpeech(Speech):
     """The encoder of Whisper (Radford et al. 2022, arXiv 2212.04356).
 
-    It always reads 30 s of log mel bands; shorter sound is filled up with silence, and the silence's frames are cut
-    off. Nothing of it depends on a batch.
+    It always reads 30 s of log mel bands: shorter sound is padded with silence, and the frames of the padding are cut
+    off. The output does not depend on the batch.
     """
 
     def __init__(self, extractor: Any, backbone: Any) -> None:
-        super().__init__(extractor, backbone.get_encoder())  # the decoder is let go
+        super().__init__(extractor, backbone.get_encoder())  # without the decoder
         self.longest = extractor.n_samples
         self.step = extractor.n_samples // self.config.max_source_positions  # samples of a frame
 
     def prepared(self, window: Waveform) -> Tensor:
         values = self.extractor(window, sampling_rate=self.extractor.sampling_rate, return_tensors="pt")
-        found: Tensor = values["input_features"][0]  # (bands, frames of 30 s)
-        return found
+        bands: Tensor = values["input_features"][0]  # (bands, frames of 30 s)
+        return bands
 
     def frames(self, samples: Tensor) -> Tensor:
         return torch.div(samples + self.step - 1, self.step, rounding_mode="floor")
@@ -124,15 +123,15 @@ class WhisperSpeech(Speech):
 
 
 def speech_network(extractor: Any, backbone: Any, model: str) -> Speech:
-    """The network of a checkpoint under its interface.
+    """Wraps the network of a checkpoint.
 
     Raises:
-        UserError: it is no network of speech that is known here.
+        UserError: the kind of network is not supported.
     """
     if backbone.config.model_type == "whisper":
         return WhisperSpeech(extractor, backbone)
-    known = hasattr(backbone, "_get_feat_extract_output_lengths") and hasattr(backbone.config, "conv_kernel")
-    if not known or getattr(backbone.config, "add_adapter", False):
+    supported = hasattr(backbone, "_get_feat_extract_output_lengths") and hasattr(backbone.config, "conv_kernel")
+    if not supported or getattr(backbone.config, "add_adapter", False):
         raise UserError(
             f"expected a model that reads waveforms (wav2vec 2.0, HuBERT, WavLM, data2vec-audio, UniSpeech; without "
             f"adapter layers) or Whisper, got {backbone.config.model_type!r} (encoder.audio.model={model})"

@@ -1,1 +1,1 @@
-"""Features of frozen encoders: what identifies them, where they are kept, how they are computed once."""
+"""Features of frozen encoders: identity, store and extraction."""

@@ -1,4 +1,4 @@
-"""The GPU of this process: which, how exactly it computes, and what is given back of it."""
+"""The GPU of this process: its choice, its float32 precision and its memory."""
 
 import gc
 import os
@@ -9,7 +9,7 @@ import torch
 
 
 def own_device() -> str:
-    """The GPU of this rank, of several that it sees; the CPU where there is none."""
+    """The GPU of this rank among those that are visible, or the CPU where there is none."""
     if not torch.cuda.is_available():
         return "cpu"
     return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
@@ -17,8 +17,11 @@ def own_device() -> str:
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """On a GPU float32 may be rounded to TF32's 10 bits, in convolutions by default and in products by the
-    environment, and a convolution may differ from one time to the next: not within this block."""
+    """Within the block a GPU computes float32 without TF32 and with deterministic convolutions.
+
+    Otherwise float32 may be rounded to the 10 bits of TF32: in convolutions by default, in matrix products by the
+    environment.
+    """
     products = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -28,7 +31,7 @@ def exact_float32() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = products
 
 
-def give_memory_back() -> None:
-    """Leaves a GPU's memory to other processes, but for what is still in use."""
+def release_memory() -> None:
+    """Releases unused memory of the GPU to other processes."""
     gc.collect()
     torch.cuda.empty_cache()

@@ -1,24 +1,26 @@
-"""Computes the features that a store does not have yet: each once, published as the work goes on."""
+"""Extraction: computes the features that a store lacks and writes them during the work."""
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from emorec.config.schema import ExtractionConfig
 from emorec.encoders.encoder import Encoder
 from emorec.errors import UserError
-from emorec.features.computation import ExtractionSettings, compute
+from emorec.features.computation import compute
+from emorec.features.maintenance import compact, compact_if_many, spec_folders, spec_of
 from emorec.features.store import FeatureStore
-from emorec.features.maintenance import compact, compact_if_many
-from emorec.media.faces import take_fallbacks
 from emorec.media.source import Source
 from emorec.storage.atomic import remove_orphans
 from emorec.storage.claims import STALE_SECONDS, Holder, claimed
 from emorec.storage.digests import FileDigests
+from emorec.storage.folders import keep_modification_time
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +29,15 @@ CLAIM = "extraction.claim"
 
 @dataclass(kw_only=True)
 class ExtractionReport:
-    """What one call of `extract` found and did.
+    """The result of `extract`.
 
     Attributes:
         keys: {utterance id: key of its features}; `None` where the modality is absent or its file is missing.
-        found: how many utterances' features were there.
-        computed: how many were computed now.
-        bad: {utterance id: why its media cannot be used}; none of them is found or computed.
-        seconds: time spent computing.
-        padding: share of the computed frames that were padding.
+        found: number of utterances whose features were in the store.
+        computed: number of utterances whose features were computed.
+        bad: {utterance id: why its media cannot be used}; these count neither as found nor as computed.
+        seconds: duration of the computation.
+        padding: share of padding among the computed frames.
     """
 
     keys: dict[str, bytes | None]
@@ -49,7 +51,7 @@ class ExtractionReport:
 def source_keys(
     sources: Mapping[str, Source | None], digests: FileDigests, workers: int
 ) -> tuple[dict[str, bytes | None], dict[str, str]]:
-    """The key of each source, and {id: why} of the sources whose file is missing or cannot be read."""
+    """The key of each source, and {id: reason} for sources whose file is missing or cannot be read."""
     missing: dict[str, str] = {}
 
     def key(item: tuple[str, Source | None]) -> bytes | None:
@@ -69,21 +71,22 @@ def extract(
     stores: FeatureStore | Sequence[FeatureStore],
     encoder: Encoder,
     sources: Mapping[str, Source | None],
-    settings: ExtractionSettings,
+    settings: ExtractionConfig,
     *,
     title: str = "features",
 ) -> ExtractionReport:
-    """Makes sure that the stores hold the features of all sources; one forward pass fills all layers' stores.
+    """Computes the features of all sources that the stores lack. One forward pass fills the stores of all layers.
 
     Args:
-        stores: one for each of the encoder's layers, in their order; the store itself where there is one.
+        stores: one for each layer of the encoder, in their order, or a single store.
         encoder: loaded only if something has to be computed.
-        sources: {utterance id: what is read for it}, `None` where the modality is absent.
-        settings: how.
-        title: names the work in log and progress bar.
+        sources: {utterance id: source}, `None` where the modality is absent.
+        settings: how features are computed.
+        title: name of the work in the log and the progress bar.
 
     Raises:
-        UserError: media are bad and `on_bad_media` is "fail", or a value cannot be stored.
+        UserError: media are bad and `on_bad_media` is "fail", a value cannot be stored, or the device computes wrong
+            features in the encoder's precision.
     """
     stores = [stores] if isinstance(stores, FeatureStore) else list(stores)
     store = stores[0]
@@ -91,75 +94,88 @@ def extract(
     report = ExtractionReport(keys=keys, bad=bad)
     wanted = {key: identifier for identifier, key in keys.items() if key is not None}
     started = time.monotonic()
-    todo = _compute_absent(stores, encoder, sources, wanted, settings=settings, title=title, report=report)
+    missing = _compute_missing(stores, encoder, sources, wanted, settings=settings, title=title, report=report)
     report.seconds = time.monotonic() - started
     names = [name for name, key in keys.items() if key is not None]
     reasons = store.reasons([key for key in keys.values() if key is not None])
-    report.bad |= {names[place]: reason for place, reason in reasons.items()}
-    sound = [key for name, key in keys.items() if key is not None and name not in report.bad]
-    report.computed = sum(key in todo for key in sound)
-    report.found = len(sound) - report.computed
+    report.bad |= {names[index]: reason for index, reason in reasons.items()}
+    usable = [key for name, key in keys.items() if key is not None and name not in report.bad]
+    report.computed = sum(key in missing for key in usable)
+    report.found = len(usable) - report.computed
     store.digests.save()
-    _tell(report, stores, title, settings.on_bad_media)
+    _log_report(report, stores, title, settings.on_bad_media)
     return report
 
 
-def _compute_absent(
+def _compute_missing(
     stores: Sequence[FeatureStore],
     encoder: Encoder,
     sources: Mapping[str, Source | None],
     wanted: Mapping[bytes, str],
     *,
-    settings: ExtractionSettings,
+    settings: ExtractionConfig,
     title: str,
     report: ExtractionReport,
 ) -> dict[bytes, str]:
-    """Computes what is not in all stores, under their claims; returns what that was."""
-    todo = _absent(stores, wanted)
-    if not todo:
-        return todo
+    """Computes the keys that are not in all stores, under the claims of the stores, and returns them."""
+    missing = _missing(stores, wanted)
+    if not missing:
+        return missing
     with ExitStack() as claims:
-        for store in sorted(stores, key=lambda item: item.folder):  # one order, so that no two wait for each other
-            waiting = _Waiting(title, store, len(todo))
+        for store in sorted(stores, key=lambda item: item.folder):  # in one order, to prevent deadlocks
+            waiting = _WaitingLog(title, store)
             claims.enter_context(claimed(store.folder / CLAIM, stale_after=settings.stale_after, waiting=waiting))
             store.refresh()  # another process may have done it in the meantime
-        todo = _absent(stores, wanted)
-        if todo:
+        missing = _missing(stores, wanted)
+        if missing:
             for store in stores:
                 remove_orphans(store.folder)
-            log.info("%s: %d to compute", title, len(todo))
-            read = {key: sources[name] for key, name in todo.items()}
-            take_fallbacks()  # of whoever read media before
-            report.padding = compute(stores, encoder, read, todo, settings=settings, title=title)
-            if fallbacks := take_fallbacks():
-                level = logging.WARNING if 2 * fallbacks > len(todo) else logging.INFO
-                log.log(
-                    level, "%s: no face found in %d of %d clips, whose centre was taken", title, fallbacks, len(todo)
-                )
+            log.info("%s: %d to compute", title, len(missing))
+            to_read = {key: sources[name] for key, name in missing.items()}
+            if encoder.face_misses:
+                encoder.face_misses.take()  # resets the count
+            report.padding = compute(stores, encoder, to_read, missing, settings=settings, title=title)
+            if encoder.face_misses and (faceless := encoder.face_misses.take()):
+                level = logging.WARNING if 2 * faceless > len(missing) else logging.INFO
+                message = "%s: no face found in %d of %d clips, whose centre was taken"
+                log.log(level, message, title, faceless, len(missing))
             for store in stores:
                 store.refresh()
                 compact_if_many(store)
-    return todo
+    return missing
 
 
 def compact_claimed(store: FeatureStore, *, stale_after: float = STALE_SECONDS) -> int:
-    """Compacts a store under its claim; returns how many shards there are less."""
+    """Compacts a store under its claim and returns the number of shards saved."""
     with claimed(store.folder / CLAIM, stale_after=stale_after):
         store.refresh()
         return compact(store)
 
 
-def _absent(stores: Sequence[FeatureStore], wanted: Mapping[bytes, str]) -> dict[bytes, str]:
-    """What is not in all of the stores."""
-    found = np.logical_and.reduce([store.locate(list(wanted)).found for store in stores])
-    return {key: name for (key, name), there in zip(wanted.items(), found, strict=True) if not there}
+def compact_all(cache: Path) -> dict[str, int]:
+    """Compacts all stores of a cache: {folder: number of shards saved}."""
+    digests = FileDigests(cache / "digests.tsv")
+    saved = {}
+    for folder in spec_folders(cache):
+        spec = spec_of(folder)
+        if spec is not None:
+            with suppress(FileNotFoundError), keep_modification_time(folder):  # it may be collected in the meantime
+                saved[folder.name] = compact_claimed(FeatureStore(cache, spec, digests))
+    digests.save()
+    return saved
 
 
-class _Waiting:
-    """Says once, and then every half minute, who computes what we wait for."""
+def _missing(stores: Sequence[FeatureStore], wanted: Mapping[bytes, str]) -> dict[bytes, str]:
+    """The keys that are not in all stores."""
+    stored = np.logical_and.reduce([store.locate(list(wanted)).found for store in stores])
+    return {key: name for (key, name), is_stored in zip(wanted.items(), stored, strict=True) if not is_stored}
 
-    def __init__(self, title: str, store: FeatureStore, wanted: int) -> None:
-        self.title, self.store, self.wanted = title, store, wanted
+
+class _WaitingLog:
+    """Logs every half minute which process this one waits for."""
+
+    def __init__(self, title: str, store: FeatureStore) -> None:
+        self.title, self.store = title, store
         self._next = 0.0
 
     def __call__(self, holder: Holder | None) -> None:
@@ -167,12 +183,11 @@ class _Waiting:
             return
         self._next = time.monotonic() + 30
         self.store.refresh()
-        log.info(
-            "%s: waiting for %s, which computes them (%d stored so far)", self.title, holder or "?", len(self.store)
-        )
+        message = "%s: waiting for %s, which computes them (%d stored so far)"
+        log.info(message, self.title, holder or "?", len(self.store))
 
 
-def _tell(report: ExtractionReport, stores: Sequence[FeatureStore], title: str, on_bad_media: str) -> None:
+def _log_report(report: ExtractionReport, stores: Sequence[FeatureStore], title: str, on_bad_media: str) -> None:
     rate = ""
     if report.computed and report.seconds:
         rate = f" ({report.computed / report.seconds:.1f} a second, {100 * report.padding:.1f} % padding)"
@@ -180,10 +195,10 @@ def _tell(report: ExtractionReport, stores: Sequence[FeatureStore], title: str, 
     log.info("%s: %d found, %d computed%s [%s]", title, report.found, report.computed, rate, names)
     if not report.bad:
         return
-    shown = [f"  - {name}: {reason}" for name, reason in list(report.bad.items())[:20]]
-    if len(report.bad) > len(shown):
-        shown.append(f"  … and {len(report.bad) - len(shown)} more")
+    lines = [f"  - {name}: {reason}" for name, reason in list(report.bad.items())[:20]]
+    if len(report.bad) > len(lines):
+        lines.append(f"  … and {len(report.bad) - len(lines)} more")
     heading = f"{title}: {len(report.bad)} of {len(report.keys)} utterances have media that cannot be used"
     if on_bad_media == "fail":
-        raise UserError("\n".join([f"{heading} (extraction.on_bad_media=fail)", *shown]))
-    log.warning("%s and are left out:\n%s", heading, "\n".join(shown))
+        raise UserError("\n".join([f"{heading} (extraction.on_bad_media=fail)", *lines]))
+    log.warning("%s and are left out:\n%s", heading, "\n".join(lines))

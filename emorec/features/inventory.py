@@ -1,28 +1,45 @@
-"""What a cache holds, read from the shards themselves."""
+"""The content of a cache, read from the shards themselves."""
 
 from pathlib import Path
 from typing import Any
 
 from emorec.features.shard import SUFFIX, ShardError, read_header
+from emorec.storage.folders import list_folder
 
 
 def inventory(root: Path) -> list[dict[str, Any]]:
-    """One entry a spec: folder, encoder, checkpoint, revision, utterances, bad, shards, broken, bytes, last_use."""
-    found = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []:
+    """One entry per spec: folder, encoder, checkpoint, revision, utterances, bad, shards, broken, bytes, last_use.
+
+    Shards and folders that another process removes in the meantime are skipped.
+    """
+    entries = []
+    for folder in list_folder(root):
         entry: dict[str, Any] = {"folder": folder.name, "encoder": None, "checkpoint": None, "revision": None}
         entry |= {"utterances": 0, "bad": 0, "shards": 0, "broken": 0, "bytes": 0}
-        paths = sorted(folder.glob(f"*{SUFFIX}"))
-        for path in paths:
+        for path in list_folder(folder, f"*{SUFFIX}"):
+            _add_shard(entry, path)
+        if entry["shards"] or entry["broken"]:
             try:
-                header, about, _ = read_header(path)
-                entry |= {key: about["spec"][key] for key in ("encoder", "checkpoint", "revision")}
-                entry["utterances"] += header["keys"]["shape"][0]
-                entry["bad"] += len(about["reasons"])
-                entry["shards"] += 1
-                entry["bytes"] += path.stat().st_size
-            except (ShardError, OSError, KeyError):
-                entry["broken"] += 1
-        if paths:
-            found.append({**entry, "last_use": folder.stat().st_mtime})
-    return found
+                entries.append({**entry, "last_use": folder.stat().st_mtime})
+            except FileNotFoundError:
+                continue  # collected in the meantime
+    return entries
+
+
+def _add_shard(entry: dict[str, Any], path: Path) -> None:
+    """Adds a shard to the entry of its spec."""
+    try:
+        header, description, _ = read_header(path)
+        spec = {key: description["spec"][key] for key in ("encoder", "checkpoint", "revision")}
+        utterances, size = header["keys"]["shape"][0], path.stat().st_size
+    except FileNotFoundError:
+        entry["broken"] += path.is_symlink()  # a link without a target; other files were compacted or collected
+        return
+    except (ShardError, OSError, KeyError):
+        entry["broken"] += 1
+        return
+    entry |= spec
+    entry["utterances"] += utterances
+    entry["bad"] += len(description["reasons"])
+    entry["shards"] += 1
+    entry["bytes"] += size

@@ -1,4 +1,4 @@
-"""Features of several layers of one encoder, read side by side."""
+"""Features of several layers of one encoder, concatenated."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,10 +9,10 @@ from emorec.features.reader import FeatureReader
 
 
 class LayeredReader:
-    """Reads what a `FeatureReader` reads, with the features of L layers side by side: (B, T, L · D).
+    """A `FeatureReader` of the features of L layers, concatenated to (B, T, L · D).
 
     Args:
-        readers: one for each layer, over the same places.
+        readers: one for each layer, over the same utterances.
     """
 
     def __init__(self, readers: Sequence[FeatureReader]) -> None:
@@ -21,12 +21,12 @@ class LayeredReader:
         self.present, self.length, self.dtype = first.present, first.length, first.dtype
         self.dim = sum(reader.dim for reader in self.readers)
 
-    def gather(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """As `FeatureReader.gather`."""
-        values, masks = zip(*(reader.gather(places) for reader in self.readers), strict=True)
+    def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """See `FeatureReader.gather`."""
+        values, masks = zip(*(reader.gather(indices) for reader in self.readers), strict=True)
         return torch.cat(values, dim=2), masks[0]
 
-    def batches(self, places: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """As `FeatureReader.batches`."""
-        for layers in zip(*(reader.batches(places, batch_size) for reader in self.readers), strict=True):
+    def batches(self, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `FeatureReader.batches`."""
+        for layers in zip(*(reader.batches(indices, batch_size) for reader in self.readers), strict=True):
             yield torch.cat([values for values, _ in layers], dim=2), layers[0][1]

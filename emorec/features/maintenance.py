@@ -1,9 +1,9 @@
-"""Keeping a feature store sound and small: verify, collect, compact."""
+"""Maintenance of a feature cache: verify, collect, compact."""
 
 import logging
 import re
-import shutil
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,28 @@ from emorec.features.inventory import inventory
 from emorec.features.shard import NAME_DIGITS, SUFFIX, Shard, ShardError, open_shard, payload_digest, write_shard
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import QUARANTINE_SUFFIX, FeatureStore, quarantine
-from emorec.storage.atomic import keeping_time, remove_orphans
+from emorec.storage.atomic import remove_orphans
 from emorec.storage.digests import FileDigests
+from emorec.storage.folders import keep_modification_time, list_folder, remove_tree
 from emorec.storage.leases import in_use, time_at
 
 log = logging.getLogger(__name__)
 
 FOLDER_NAME = re.compile(r"[a-z0-9_]+-[0-9a-f]{12}")
-COMPACT_BYTES = 256 << 20  # of a shard that compaction makes
-SMALL_BYTES = 64 << 20  # a shard below it is worth merging
+COMPACT_BYTES = 256 << 20  # size of a merged shard
+SMALL_BYTES = 64 << 20  # smaller shards are merged
 MANY_SHARDS = 8
 
 
 @dataclass
 class Collection:
-    """What a clean-up removed, or would remove.
+    """The result of `collect`.
 
     Attributes:
-        removed: names.
-        bytes: of what was removed.
-        kept: how many were kept.
-        in_use: names that would have gone if nobody used them.
+        removed: names of the folders that were removed, or would be.
+        bytes: size of these folders.
+        kept: number of folders that were kept.
+        in_use: names of folders that were kept only because a process uses them.
     """
 
     removed: list[str] = field(default_factory=list)
@@ -46,11 +47,11 @@ class Collection:
 
 @dataclass
 class Verification:
-    """What a verification found.
+    """The result of `verify`.
 
     Attributes:
-        checked: how many files.
-        broken: {file: why}.
+        checked: number of shards.
+        broken: {shard: reason}.
     """
 
     checked: int = 0
@@ -58,20 +59,17 @@ class Verification:
 
 
 def spec_folders(root: Path) -> list[Path]:
-    """The folders of specs in a cache; links and whatever else lies there are passed over."""
-    if not root.is_dir():
-        return []
-    return sorted(
-        path for path in root.iterdir() if FOLDER_NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
-    )
+    """The folders of specs in a cache, without links and other content."""
+    paths = [path for path in list_folder(root) if FOLDER_NAME.fullmatch(path.name)]
+    return [path for path in paths if path.is_dir() and not path.is_symlink()]
 
 
 def verify(root: Path) -> Verification:
-    """Hashes every shard again; a broken one is set aside, and its features are computed when they are next needed."""
-    digests, found = FileDigests(), Verification()
+    """Hashes all shards. A broken shard is quarantined, and its features are computed again when they are needed."""
+    digests, result = FileDigests(), Verification()
     for folder in spec_folders(root):
-        for path in sorted(folder.glob(f"*{SUFFIX}")):
-            found.checked += 1
+        for path in list_folder(folder, f"*{SUFFIX}"):
+            result.checked += 1
             try:
                 if digests.digest(path)[:NAME_DIGITS] != path.stem:
                     raise ShardError("the content does not match its digest")
@@ -80,12 +78,12 @@ def verify(root: Path) -> Verification:
                     raise ShardError("the payload does not match its digest")
             except ShardError as error:
                 quarantine(path, error)
-                found.broken[f"{folder.name}/{path.name}"] = str(error)
+                result.broken[f"{folder.name}/{path.name}"] = str(error)
             except FileNotFoundError:
-                found.checked -= 1  # compacted in the meantime
+                result.checked -= 1  # compacted in the meantime
             except OSError as error:
-                found.broken[f"{folder.name}/{path.name}"] = str(error)
-    return found
+                result.broken[f"{folder.name}/{path.name}"] = str(error)
+    return result
 
 
 def collect(
@@ -96,14 +94,16 @@ def collect(
     max_bytes: int | None = None,
     act: bool,
 ) -> Collection:
-    """Removes the features of whole specs, and what broke or was left over; nothing in use, nothing outside the root.
+    """Removes the features of whole specs, quarantined shards and temporary files. Features in use are kept.
+
+    A spec is removed if it meets all given conditions; without any condition none is.
 
     Args:
         root: the cache.
-        older_than: seconds; only specs that were last used longer ago.
-        used: only specs whose folder's name is not among these.
-        max_bytes: only as many, longest unused first, as it takes to get the cache down to this size.
-        act: false only tells what would go.
+        older_than: seconds since the last use.
+        used: names of folders that are kept.
+        max_bytes: size of the cache, down to which the least recently used specs are removed.
+        act: false is a dry run.
     """
     result = Collection()
     folders = {path.name: path for path in spec_folders(root)}
@@ -112,53 +112,57 @@ def collect(
     now = time_at(root) if folders else 0.0
     for entry in sorted(entries, key=lambda item: float(item["last_use"])):
         name = entry["folder"]
-        wanted = older_than is not None or used is not None or max_bytes is not None
-        wanted &= older_than is None or now - entry["last_use"] > older_than
-        wanted &= used is None or name not in used
-        wanted &= max_bytes is None or total > max_bytes
-        if wanted and _is_used(folders[name], now):
-            result.in_use.append(name)
-            wanted = False
-        if not wanted:
-            result.kept += 1
-            continue
-        result.removed.append(name)
-        result.bytes += entry["bytes"]
+        selected = older_than is not None or used is not None or max_bytes is not None
+        selected &= older_than is None or now - entry["last_use"] > older_than
+        selected &= used is None or name not in used
+        selected &= max_bytes is None or total > max_bytes
+        try:
+            if selected and _is_used(folders[name], now):
+                result.in_use.append(name)
+                selected = False
+            if not selected:
+                result.kept += 1
+                continue
+            if act:
+                _remove(folders[name])
+            result.removed.append(name)
+            result.bytes += entry["bytes"]
+        except FileNotFoundError:
+            log.info("%s was removed by another process in the meantime", name)
         total -= entry["bytes"]
-        if act:
-            _remove(folders[name])
-    if act and root.is_dir():
-        _sweep_up(root)
+    if act:
+        _remove_leftovers(root)
     return result
 
 
 def _is_used(folder: Path, now: float) -> bool:
-    with keeping_time(folder):
+    with keep_modification_time(folder):
         return in_use(folder, now)
 
 
 def _remove(folder: Path) -> None:
-    """Takes a folder out of sight in one step, then removes it; links in it are removed, not followed."""
-    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    folder.rename(aside)
-    shutil.rmtree(aside)
+    """Renames a folder, so that no reader opens it, and removes it; links in it are not followed."""
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    folder.rename(temporary)
+    remove_tree(temporary)
 
 
-def _sweep_up(root: Path) -> None:
+def _remove_leftovers(root: Path) -> None:
+    """Removes old temporary files and quarantined shards."""
     for folder in (root, *spec_folders(root)):
-        with keeping_time(folder):
+        with suppress(FileNotFoundError), keep_modification_time(folder):
             remove_orphans(folder)
-            for path in folder.glob(f"*{QUARANTINE_SUFFIX}"):
+            for path in list_folder(folder, f"*{QUARANTINE_SUFFIX}"):
                 path.unlink(missing_ok=True)
 
 
 def compact(store: FeatureStore) -> int:
-    """Merges small shards of a store into few; the caller holds the store's extraction claim.
+    """Merges small shards of a store. The caller holds the extraction claim of the store.
 
-    A reader that has opened the old shards keeps them; one that looks for them finds the new one.
+    Readers that have the old shards open keep reading them; others open the merged one.
 
     Returns:
-        How many shards there are less than before.
+        The number of shards saved.
     """
     small = [shard for shard in store.shards if _is_small(shard)]
     batches: list[list[Shard]] = [[]]
@@ -178,12 +182,15 @@ def compact(store: FeatureStore) -> int:
 
 
 def _is_small(shard: Shard) -> bool:
-    return shard.path.exists() and shard.path.stat().st_size < SMALL_BYTES
+    try:
+        return shard.path.stat().st_size < SMALL_BYTES
+    except FileNotFoundError:
+        return False  # compacted in the meantime
 
 
 def _merge(store: FeatureStore, shards: list[Shard]) -> int:
-    """Writes one shard in place of several and returns how many there are less; of equal keys the first counts."""
-    for shard in shards:  # what rotted since it was opened must not get a digest of its own
+    """Merges shards into one and returns the number of shards saved. Of equal keys the first is kept."""
+    for shard in shards:  # corrupted data must not get a new, valid digest
         if payload_digest(shard.values, shard.offsets, shard.keys) != shard.payload:
             quarantine(shard.path, ShardError("the payload does not match its digest"))
             shards = [other for other in shards if other is not shard]
@@ -194,7 +201,7 @@ def _merge(store: FeatureStore, shards: list[Shard]) -> int:
         for entry, key in enumerate(shard.keys):
             rows = np.asarray(shard.values[shard.offsets[entry] : shard.offsets[entry + 1]])
             entries.setdefault(key.tobytes(), (rows, shard.reasons.get(entry)))
-    reasons = {place: reason for place, (_, reason) in enumerate(entries.values()) if reason is not None}
+    reasons = {index: reason for index, (_, reason) in enumerate(entries.values()) if reason is not None}
     merged = write_shard(store.folder, store.spec, list(entries), [rows for rows, _ in entries.values()], reasons)
     for shard in shards:
         if shard.path != merged:
@@ -203,17 +210,17 @@ def _merge(store: FeatureStore, shards: list[Shard]) -> int:
 
 
 def compact_if_many(store: FeatureStore) -> None:
-    """Compacts a store that has gathered many small shards."""
+    """Compacts a store with many small shards."""
     if sum(map(_is_small, store.shards)) > MANY_SHARDS:
         try:
             compact(store)
         except OSError as error:
-            log.warning("the shards of %s are left as they are: %s", store.spec.folder_name, error)
+            log.warning("the shards of %s were not merged: %s", store.spec.folder_name, error)
 
 
 def spec_of(folder: Path) -> FeatureSpec | None:
-    """The spec that a folder's shards state; `None` where none of them can be read."""
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
+    """The spec in the headers of a folder's shards; `None` where no shard can be read."""
+    for path in list_folder(folder, f"*{SUFFIX}"):
         try:
             return FeatureSpec(**open_shard(path).spec)
         except (ShardError, OSError, TypeError):

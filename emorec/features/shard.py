@@ -1,11 +1,11 @@
 """One immutable file of features: safetensors with packed values, offsets and keys.
 
     values   (ΣT, D)   rows of all entries, one entry after the other
-    offsets  (N + 1,)  entry n holds rows offsets[n] to offsets[n + 1]
-    keys     (N, 32)   sha256 of what each entry was computed from
+    offsets  (N + 1,)  entry n has the rows offsets[n] to offsets[n + 1]
+    keys     (N, 32)   sha256 of the source of each entry
 
-The header carries the spec, a digest of the payload, and the reasons of entries without rows: sources that cannot be
-decoded. A shard is named by the sha256 of the whole file, which is how a reader finds out that one has rotted.
+The header contains the spec, a digest of the payload, and the reasons of entries without rows, whose sources cannot be
+decoded. A shard is named by the sha256 of the whole file, by which a reader detects corruption.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ from emorec.storage.digests import canonical_json
 KEY_BYTES = 32
 NAME_DIGITS = 32
 SUFFIX = ".safetensors"
-METADATA = "emorec"  # the header's one text: JSON of spec, payload digest and reasons
+METADATA = "emorec"  # the only text of the header: JSON of spec, payload digest and reasons
 TYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "U8": np.uint8}
 
 
 class ShardError(Exception):
-    """The file is not a whole shard of the spec it is kept under."""
+    """The file is not a complete shard of the spec of its folder."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """An open shard; `values` is mapped, not read. `values_start` is its first byte in the file."""
+    """An open shard. `values` is memory-mapped and starts at byte `values_start` of the file."""
 
     path: Path
     spec: dict[str, Any]
@@ -42,12 +42,12 @@ class Shard:
     offsets: NDArray[np.int64]
     keys: NDArray[np.uint8]
     reasons: dict[int, str]  # entry -> why its source cannot be decoded
-    payload: str  # digest that the header states
+    payload: str  # digest according to the header
     values_start: int
 
 
 def payload_digest(values: NDArray[Any], offsets: NDArray[np.int64], keys: NDArray[np.uint8]) -> str:
-    """sha256 over the three arrays of a shard, 64 hex digits."""
+    """sha256 over the arrays of a shard, 64 hex digits."""
     digest = hashlib.sha256()
     for array in (keys, offsets, values):
         digest.update(np.ascontiguousarray(array).data)
@@ -60,25 +60,25 @@ def write_shard(
     """Writes a shard into `folder` and returns its path.
 
     Args:
-        folder: the spec's folder.
-        spec: what the values are.
-        keys: 32 bytes an entry.
-        values: (T, D) an entry, of the spec's dtype; (0, D) for an entry with a reason.
-        reasons: why an entry's source cannot be decoded.
+        folder: folder of the spec.
+        spec: identity of the values.
+        keys: 32 bytes per entry.
+        values: (T, D) per entry, of the spec's dtype; (0, D) for an entry with a reason.
+        reasons: {entry: why its source cannot be decoded}.
     """
     from safetensors import numpy as safetensors_numpy
 
     packed = np.concatenate(values)
     offsets = np.concatenate([[0], np.cumsum([len(item) for item in values])]).astype(np.int64)
     key_rows = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES)
-    about = {
+    description = {
         "spec": asdict(spec),
         "payload": payload_digest(packed, offsets, key_rows),
         "reasons": {str(entry): reason for entry, reason in reasons.items()},
     }
     arrays = {"values": packed, "offsets": offsets, "keys": key_rows}
-    # one text, for safetensors writes several in any order, and equal shards shall be equal bytes
-    content = safetensors_numpy.save(arrays, {METADATA: canonical_json(about)})
+    # a single text: safetensors writes several in any order, and equal shards must be equal bytes
+    content = safetensors_numpy.save(arrays, {METADATA: canonical_json(description)})
     path = folder / f"{hashlib.sha256(content).hexdigest()[:NAME_DIGITS]}{SUFFIX}"
     if not path.exists():
         write_bytes(path, content)
@@ -86,10 +86,10 @@ def write_shard(
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """The tensors of a shard's header, what it says about them (spec, payload, reasons), and where the data start.
+    """The header of a shard: its tensors, its description (spec, payload, reasons) and the first byte of the data.
 
     Raises:
-        ShardError: there is no whole header.
+        ShardError: the header is incomplete.
         OSError: the file cannot be read.
     """
     size = path.stat().st_size
@@ -102,33 +102,33 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any], int]:
         except ValueError as error:
             raise ShardError(f"expected a JSON header, got {error}") from error
     try:
-        about = json.loads(header.pop("__metadata__")[METADATA])
-        reasons = {int(entry): str(reason) for entry, reason in about["reasons"].items()}
-        stated = {"spec": about["spec"], "payload": str(about["payload"]), "reasons": reasons}
+        content = json.loads(header.pop("__metadata__")[METADATA])
+        reasons = {int(entry): str(reason) for entry, reason in content["reasons"].items()}
+        description = {"spec": content["spec"], "payload": str(content["payload"]), "reasons": reasons}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ShardError(f"expected a header that describes a shard, got {error!r}") from error
-    return header, stated, 8 + length
+    return header, description, 8 + length
 
 
 def open_shard(path: Path) -> Shard:
-    """Maps a shard.
+    """Opens a shard and maps its values.
 
     Raises:
-        ShardError: the file is not a whole shard.
+        ShardError: the file is not a complete shard.
         OSError: the file cannot be read.
     """
-    header, about, start = read_header(path)
+    header, description, start = read_header(path)
     size = path.stat().st_size
     try:
-        # one map a file; copy-on-write, for torch refuses to share memory that may not be written
+        # one map per file; copy-on-write, since torch does not share read-only memory
         content = np.memmap(path, dtype=np.uint8, mode="c")
         arrays = {}
         for name in ("values", "offsets", "keys"):
             first, last = header[name]["data_offsets"]
-            shape, kind = tuple(header[name]["shape"]), np.dtype(TYPES[header[name]["dtype"]])
-            if start + last > size or last - first != int(np.prod(shape)) * kind.itemsize:
+            shape, dtype = tuple(header[name]["shape"]), np.dtype(TYPES[header[name]["dtype"]])
+            if start + last > size or last - first != int(np.prod(shape)) * dtype.itemsize:
                 raise ShardError(f"expected {name} of shape {shape} within {size} bytes")
-            arrays[name] = np.asarray(content[start + first : start + last]).view(kind).reshape(shape)
+            arrays[name] = np.asarray(content[start + first : start + last]).view(dtype).reshape(shape)
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"expected the header of a shard, got {error!r}") from error
     values_start = start + header["values"]["data_offsets"][0]
@@ -138,11 +138,9 @@ def open_shard(path: Path) -> Shard:
         raise ShardError("expected offsets that cover the values in order")
     return Shard(
         path=path,
-        spec=about["spec"],
         values=values,
         offsets=offsets,
         keys=keys,
-        reasons=about["reasons"],
-        payload=about["payload"],
         values_start=values_start,
+        **description,
     )

@@ -7,25 +7,25 @@ from typing import Any
 
 from emorec.storage.digests import canonical_json, digest_of
 
-SCHEMA = 1  # of the shards
+SCHEMA = 1  # version of the shard format
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """All that decides a stored feature but its source. Each field changes the digest.
+    """Everything that determines a stored feature except its source. Each field changes the digest.
 
     Attributes:
-        encoder: the encoder's class.
-        version: of the encoder's output.
-        dtype: of the stored values, "float16" or "float32".
-        checkpoint: the model's name on the hub; "local" for a folder, whose path does not count.
-        revision: commit on the hub, or the folder's digest.
-        layer: which hidden states.
-        pooling: over time.
+        encoder: class of the encoder.
+        version: version of the encoder's output.
+        dtype: stored dtype, "float16" or "float32".
+        checkpoint: name of the model on the hub; "local" for a folder, whose path does not count.
+        revision: commit on the hub, or digest of the folder.
+        layer: layer of the hidden states.
+        pooling: pooling over time.
         processor: settings of the tokenizer or of the signal transform.
         media: settings of the decoder.
-        state: digest of what the encoder learned from data.
-        schema: version of the shards' layout.
+        state: digest of the state that the encoder learned from data.
+        schema: version of the shard format.
     """
 
     encoder: str

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from emorec.annotations import Share
 from emorec.batch import FusionOutput
 from emorec.fusion.fusion import Fusion
+from emorec.fusion.pooling import Pooling
 
 
 class Concat(Fusion):
@@ -17,7 +19,7 @@ class Concat(Fusion):
         dropout: before and after the layer.
     """
 
-    def __init__(self, *, dims: dict[str, int], hidden: int, pooling: str = "mean", dropout: float = 0.0) -> None:
+    def __init__(self, *, dims: dict[str, int], hidden: int, pooling: Pooling = "mean", dropout: Share = 0.0) -> None:
         super().__init__(dims=dims, hidden=hidden, pooling=pooling)
         self.layer = nn.Sequential(
             nn.Dropout(dropout), nn.Linear(sum(dims.values()), hidden), nn.GELU(), nn.Dropout(dropout)

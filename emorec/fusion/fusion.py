@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from emorec.batch import FusionOutput
-from emorec.fusion.pooling import make_pooling
+from emorec.fusion.pooling import Pooling, make_pooling
 
 
 class Fusion(nn.Module, ABC):
@@ -18,7 +18,7 @@ class Fusion(nn.Module, ABC):
         pooling: how a sequence becomes a vector: "mean" or "attention".
     """
 
-    def __init__(self, *, dims: dict[str, int], hidden: int, pooling: str = "mean") -> None:
+    def __init__(self, *, dims: dict[str, int], hidden: int, pooling: Pooling = "mean") -> None:
         super().__init__()
         self.dims = dict(dims)
         self.hidden = hidden

@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from emorec.annotations import Share
 from emorec.batch import FusionOutput
 from emorec.fusion.fusion import Fusion
+from emorec.fusion.pooling import Pooling
 
 
 class Gated(Fusion):
@@ -20,7 +22,7 @@ class Gated(Fusion):
         dropout: on the modalities' vectors.
     """
 
-    def __init__(self, *, dims: dict[str, int], hidden: int, pooling: str = "mean", dropout: float = 0.0) -> None:
+    def __init__(self, *, dims: dict[str, int], hidden: int, pooling: Pooling = "mean", dropout: Share = 0.0) -> None:
         super().__init__(dims=dims, hidden=hidden, pooling=pooling)
         self.dropout = nn.Dropout(dropout)
         self.values = nn.ModuleDict({modality: nn.Linear(dim, hidden) for modality, dim in dims.items()})

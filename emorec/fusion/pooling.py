@@ -1,9 +1,9 @@
 """One vector for a sequence."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
-
-from emorec.batch import ConfigurationError
 
 
 def masked_mean(sequence: Tensor, mask: Tensor) -> Tensor:
@@ -57,10 +57,10 @@ class AttentionPooling(nn.Module):
 
 
 class AttentiveStatisticsPooling(nn.Module):
-    """Weighted mean and standard deviation with learned weights of the frames, brought back to D by a linear layer.
+    """Weighted mean and standard deviation with learned weights of the frames, projected back to D by a linear layer.
 
     Okabe et al. 2018, "Attentive statistics pooling for deep speaker embedding", arXiv 1803.10963; the last layer is
-    ours, so that every pooling returns as many columns as it is given.
+    ours, so that every pooling keeps the width.
     """
 
     def __init__(self, dim: int) -> None:
@@ -73,24 +73,19 @@ class AttentiveStatisticsPooling(nn.Module):
         weights = self.attention.weights(sequence, mask)  # (B, T)
         mean = self.attention.weighted(sequence, weights)  # (B, D)
         variance = self.attention.weighted((sequence - mean[:, None]).square(), weights)
-        deviation = variance.clamp_min(1e-6).sqrt()  # a root has no slope at 0
+        deviation = variance.clamp_min(1e-6).sqrt()  # a root has no gradient at 0
         pooled: Tensor = self.layer(torch.cat([mean, deviation], dim=1))
         return pooled * mask.any(1, keepdim=True)  # an empty row stays zero
 
 
-POOLINGS: dict[str, type[nn.Module]] = {
+Pooling = Literal["mean", "attention", "attentive_statistics"]
+POOLINGS: dict[Pooling, type[nn.Module]] = {
     "mean": MeanPooling,
     "attention": AttentionPooling,
     "attentive_statistics": AttentiveStatisticsPooling,
 }
 
 
-def make_pooling(name: str, dim: int) -> nn.Module:
-    """The pooling called `name` for sequences (B, T, dim).
-
-    Raises:
-        ConfigurationError: there is no such pooling.
-    """
-    if name not in POOLINGS:
-        raise ConfigurationError(f"expected fusion.pooling in {sorted(POOLINGS)}, got {name!r}")
+def make_pooling(name: Pooling, dim: int) -> nn.Module:
+    """The pooling called `name` for sequences (B, T, dim)."""
     return POOLINGS[name](dim)

@@ -3,8 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from emorec.batch import ConfigurationError, FusionOutput
+from emorec.annotations import PositiveCount, Share
+from emorec.batch import FusionOutput
+from emorec.errors import UserError
 from emorec.fusion.fusion import Fusion
+from emorec.fusion.pooling import Pooling
 
 
 class SelfAttention(Fusion):
@@ -21,11 +24,17 @@ class SelfAttention(Fusion):
     """
 
     def __init__(
-        self, *, dims: dict[str, int], hidden: int, pooling: str = "mean", heads: int = 4, dropout: float = 0.0
+        self,
+        *,
+        dims: dict[str, int],
+        hidden: int,
+        pooling: Pooling = "mean",
+        heads: PositiveCount = 4,
+        dropout: Share = 0.0,
     ) -> None:
         super().__init__(dims=dims, hidden=hidden, pooling=pooling)
         if hidden % heads:
-            raise ConfigurationError(f"expected fusion.heads to divide the hidden size {hidden}, got {heads}")
+            raise UserError(f"fusion.heads: expected a divisor of model.hidden={hidden}, got {heads}")
         self.tokens = nn.ModuleDict({modality: nn.Linear(dim, hidden) for modality, dim in dims.items()})
         self.kind = nn.Parameter(torch.randn(len(dims), hidden) * 0.02)
         self.attention = nn.MultiheadAttention(hidden, heads, dropout=dropout, batch_first=True)

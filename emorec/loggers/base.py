@@ -1,4 +1,4 @@
-"""Who watches a run: trackers that show it elsewhere, and a study that may end it early."""
+"""The contract of a logger: it is called when a run starts, after each epoch, and when the run ends."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,18 +8,18 @@ from emorec.runs.checkpoint_store import RunRecord
 
 
 class StopRun(Exception):  # noqa: N818
-    """Raised by an observer to end a run after an epoch; its status becomes "stopped"."""
+    """Raised by a logger to end a run after an epoch; the run's status becomes "stopped"."""
 
 
-class RunObserver:
-    """Is told what happens to a run; does nothing by itself. Only the process that leads a run has observers."""
+class RunLogger:
+    """Logs a run somewhere; this class does nothing. Only the process that leads a run has loggers."""
 
     def started(self, record: RunRecord, config: Mapping[str, Any], folder: Path) -> None:
-        """Training begins, anew or from a saved state; or a finished run reads test.
+        """Training begins or resumes; or a finished run reads test.
 
         Args:
-            record: the run; `record.restarts` counts how often it was begun anew.
-            config: resolved, primitives only.
+            record: the run; `record.restarts` counts how often it began from scratch.
+            config: resolved, plain data.
             folder: the run's directory.
         """
 
@@ -27,7 +27,7 @@ class RunObserver:
         """Training goes on after epochs of an earlier start.
 
         Args:
-            rows: what `epoch` was told of each.
+            rows: what `epoch` was called with for each of them.
         """
 
     def epoch(self, row: Mapping[str, float]) -> None:
@@ -45,11 +45,11 @@ class RunObserver:
 
         Args:
             record: with its timings, best epoch and weights.
-            metrics: what `metrics.json` holds.
+            metrics: the content of `metrics.json`.
         """
 
     def closed(self, status: str) -> None:
-        """Nothing more will come, whatever became of the run.
+        """The run has ended.
 
         Args:
             status: "finished", "failed", "interrupted" or "stopped".

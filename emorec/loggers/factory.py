@@ -1,25 +1,22 @@
-"""The trackers that a config asks for."""
+"""The loggers of a config."""
 
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
-from emorec.config.instantiation import instantiate
-from emorec.errors import UserError
-from emorec.loggers.base import RunObserver
+from emorec.config.instantiation import Component
+from emorec.errors import make_all
+from emorec.loggers.base import RunLogger
 
 
-def trackers(config: Mapping[str, Any]) -> list[RunObserver]:
-    """One tracker for each entry of `logger` that is set; `history.csv` is written whatever it says.
+def make_loggers(components: Mapping[str, Component | None]) -> list[RunLogger]:
+    """One logger for each entry of `logger` that is set.
 
     Raises:
-        UserError: an entry is no tracker, or its settings or its library are not as they must be.
+        UserError: an entry is no logger, or its settings or its library are not as expected; all problems at once.
     """
-    found = []
-    for name, settings in (config.get("logger") or {}).items():
-        if settings is None:
-            continue
-        where = f"logger.{name}"
-        if not isinstance(settings, Mapping):
-            raise UserError(f"expected {where} to be a node with a _target_, got {settings!r}")
-        found.append(instantiate(settings, where=where, kind=RunObserver))
-    return found
+    makers = {name: partial(_make, component) for name, component in components.items() if component is not None}
+    return list(make_all("logger", makers).values())
+
+
+def _make(component: Component) -> RunLogger:
+    return component.make(RunLogger)

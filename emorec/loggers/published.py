@@ -1,14 +1,16 @@
 """What trackers share: the config that others may see, the picture of a confusion matrix, and files for the group."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emorec.runs.identity import OPERATIONAL_KEYS, PLACES
+from emorec.config.keys import LOCATIONS, OPERATIONAL_KEYS
 from emorec.storage.atomic import follow_folder_mode
+from emorec.storage.folders import list_tree
 
 DARK = 0.5  # of the row's share, from which the count is written in white
 
@@ -28,7 +30,7 @@ def published_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _without_places(node: Any) -> Any:
     if isinstance(node, Mapping):
-        return {key: _without_places(value) for key, value in node.items() if key not in PLACES}
+        return {key: _without_places(value) for key, value in node.items() if key not in LOCATIONS}
     if isinstance(node, list):
         return [_without_places(item) for item in node]
     if isinstance(node, str) and Path(node).is_absolute():
@@ -85,13 +87,9 @@ def share(folder: Path) -> None:
         return
     mode = folder.parent.stat().st_mode & 0o7777
     folder.chmod(mode)
-    for path in _below(folder):
-        if path.is_dir():
-            path.chmod(mode)
-        else:
-            follow_folder_mode(path)
-
-
-def _below(folder: Path) -> Iterable[Path]:
-    """Everything in a folder that is no link, folders before what is in them."""
-    return (path for path in sorted(folder.rglob("*")) if not path.is_symlink())
+    for path in list_tree(folder):  # folders before their content, whose mode follows theirs
+        with suppress(FileNotFoundError):  # removed in the meantime
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(mode)
+            elif not path.is_symlink():
+                follow_folder_mode(path)

@@ -68,11 +68,12 @@ def sync(arguments: Namespace, store: "CheckpointStore") -> int:
 def waiting(run: Path) -> list[Path]:
     """The folders of W&B in the directory of a run that are not uploaded yet, oldest first."""
     from emorec.loggers.wandb import FOLDER, UNSENT
+    from emorec.storage.folders import list_folder
 
     found = []
-    for path in sorted((run / FOLDER).glob("*run-*"), key=lambda path: path.name.removeprefix("offline-")):
+    for path in sorted(list_folder(run / FOLDER, "*run-*"), key=lambda path: path.name.removeprefix("offline-")):
         kept = path.name.startswith("offline-") or (path / UNSENT).exists()
-        files = list(path.glob("*.wandb"))
+        files = list_folder(path, "*.wandb")
         # a folder without any has lost it, which its upload will tell
         if kept and (not files or any(not file.with_name(file.name + SYNCED).exists() for file in files)):
             found.append(path)
@@ -85,7 +86,10 @@ def _uploads(record: "RunRecord", store: "CheckpointStore", *, act: bool, timeou
 
     run = store.folder(record.run_id)
     claim = run / CLAIM
-    running = claim.exists() and is_live(claim, time_at(run))
+    try:
+        running = claim.exists() and is_live(claim, time_at(run))
+    except FileNotFoundError:
+        return  # the run was removed in the meantime
     for folder in waiting(run):
         if running or not act:
             yield Upload(record.run_id, str(folder), "running" if running else "waiting")

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from emorec.errors import UserError
-from emorec.runs.checkpoint_store import RunRecord
-from emorec.loggers.base import RunObserver
+from emorec.loggers.base import RunLogger
 from emorec.loggers.published import confusion_picture, scalars, share, splits
+from emorec.runs.checkpoint_store import RunRecord
 
 FOLDER = "tensorboard"  # in the run's directory
 
 
-class TensorboardTracker(RunObserver):
+class TensorboardLogger(RunLogger):
     """Writes each epoch's metrics, and at the end those of test and the confusion matrices, as TensorBoard's events.
 
     Raises:

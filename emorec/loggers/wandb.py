@@ -7,16 +7,17 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from emorec.errors import UserError
-from emorec.runs.checkpoint_store import RunRecord
-from emorec.loggers.base import RunObserver
+from emorec.loggers.base import RunLogger
 from emorec.loggers.published import confusion_picture, published_config, scalars, share, splits
+from emorec.runs.checkpoint_store import RunRecord
+from emorec.storage.folders import list_tree
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +73,13 @@ def folders_to_environment(folder: Path) -> dict[str, str]:
 def tidy(run: Path) -> None:
     """Removes what W&B needs only while it runs, with its absolute links into that, and shares the rest."""
     shutil.rmtree(run / FOLDER / CACHE, ignore_errors=True)
-    for path in (run / FOLDER).rglob("*"):
+    for path in list_tree(run / FOLDER):
         if path.is_symlink():
-            path.unlink()
+            path.unlink(missing_ok=True)
     share(run / FOLDER)
 
 
-class WandbTracker(RunObserver):
+class WandbLogger(RunLogger):
     """Logs a run's config, epochs and results to W&B. W&B can fail or be out of reach: the training goes on.
 
     Args:
@@ -166,8 +167,9 @@ class WandbTracker(RunObserver):
         """Of an online run that has ended well, and of its earlier starts that were killed and not refused by W&B: a
         later upload of theirs would put what they knew in the place of the result."""
         for mark in folder.parent.glob(f"run-*-{identifier}/{UNSENT}"):
-            if mark.stat().st_size == 0:
-                mark.unlink()
+            with suppress(FileNotFoundError):  # uploaded in the meantime
+                if mark.stat().st_size == 0:
+                    mark.unlink()
 
     def _open(self, mode: str, record: RunRecord, config: Mapping[str, Any], at: Path) -> None:
         import wandb

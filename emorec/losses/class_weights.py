@@ -1,26 +1,21 @@
 """Class weights from the counts of the training split."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from emorec.batch import ConfigurationError
-
-KINDS = ("none", "inverse", "effective_number")
+Weighting = Literal["none", "inverse", "effective_number"]
 
 
-def weigh_classes(counts: Tensor, kind: str, *, beta: float = 0.999) -> Tensor | None:
+def weigh_classes(counts: Tensor, kind: Weighting, *, beta: float = 0.999) -> Tensor | None:
     """Weights (C,) with mean 1 over the classes that occur; `None` for "none". A class without utterances weighs 0.
 
     Args:
-        counts: (C,) utterances a class in the training split.
+        counts: (C,) utterances of each class in the training split.
         kind: "inverse" frequency, or "effective_number" (Cui et al. 2019, "Class-balanced loss", arXiv 1901.05555).
         beta: of the effective number, (1 - beta^n) / (1 - beta).
-
-    Raises:
-        ConfigurationError: there is no such kind.
     """
-    if kind not in KINDS:
-        raise ConfigurationError(f"expected loss.class_weights in {KINDS}, got {kind!r}")
     if kind == "none":
         return None
     number = counts.double()

@@ -3,16 +3,17 @@
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from emorec.annotations import Share
 from emorec.batch import Batch, ModelOutput
+from emorec.losses.class_weights import Weighting
 from emorec.losses.loss import ClassificationLoss
 
 
 class CrossEntropy(ClassificationLoss):
-    """Mean cross-entropy; with class weights the mean is over weights.
+    """Mean cross-entropy; with class weights a weighted mean.
 
     Args:
         task: the task whose logits and targets are compared.
-        class_counts: (C,) utterances a class in the training split.
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, arXiv 1512.00567).
         class_weights: "none", "inverse" or "effective_number".
         weights: {name of a scalar: its weight in the sum}.
@@ -22,19 +23,18 @@ class CrossEntropy(ClassificationLoss):
         self,
         *,
         task: str,
-        class_counts: Tensor,
-        label_smoothing: float = 0.0,
-        class_weights: str = "none",
+        label_smoothing: Share = 0.0,
+        class_weights: Weighting = "none",
         weights: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(task=task, class_counts=class_counts, class_weights=class_weights, weights=weights)
+        super().__init__(task=task, class_weights=class_weights, weights=weights)
         self.label_smoothing = label_smoothing
 
     def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
         logits, target = output.logits[self.task].float(), batch.targets[self.task]  # (B, C), (B,)
         if self.class_weight is None and bool((target >= 0).any()):
             return {"cross_entropy": cross_entropy(logits, target, label_smoothing=self.label_smoothing)}
-        # a mean over no weight at all would be no number
+        # a mean over weights of 0 would be NaN
         entropy = cross_entropy(
             logits, target, weight=self.class_weight, label_smoothing=self.label_smoothing, reduction="none"
         )

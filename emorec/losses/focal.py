@@ -1,12 +1,12 @@
 """Focal loss."""
 
-from math import inf
-
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from emorec.batch import Batch, ConfigurationError, ModelOutput
+from emorec.annotations import NonNegative
+from emorec.batch import Batch, ModelOutput
+from emorec.losses.class_weights import Weighting
 from emorec.losses.loss import ClassificationLoss
 
 
@@ -20,7 +20,7 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float, alpha: Tensor | Non
         alpha: (C,) class weights.
     """
     entropy = cross_entropy(logits, target, reduction="none")  # (B,), 0 where the target is -100
-    doubt = (-torch.expm1(-entropy)).clamp_min(1e-8)  # 1 - p_y; above 0, for roots have no slope there
+    doubt = (-torch.expm1(-entropy)).clamp_min(1e-8)  # 1 - p_y; above 0, where a root has a gradient
     value = doubt**gamma * entropy
     counts = target >= 0
     if alpha is not None:
@@ -33,8 +33,7 @@ class Focal(ClassificationLoss):
 
     Args:
         task: the task whose logits and targets are compared.
-        class_counts: (C,) utterances a class in the training split.
-        gamma: how much easy utterances are played down.
+        gamma: γ; the larger it is, the less easy utterances count.
         class_weights: "none", "inverse" or "effective_number".
         weights: {name of a scalar: its weight in the sum}.
     """
@@ -43,14 +42,11 @@ class Focal(ClassificationLoss):
         self,
         *,
         task: str,
-        class_counts: Tensor,
-        gamma: float = 2.0,
-        class_weights: str = "none",
+        gamma: NonNegative = 2.0,
+        class_weights: Weighting = "none",
         weights: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(task=task, class_counts=class_counts, class_weights=class_weights, weights=weights)
-        if not isinstance(gamma, int | float) or not 0 <= gamma < inf:
-            raise ConfigurationError(f"expected loss.gamma to be a number from 0, got {gamma!r}")
+        super().__init__(task=task, class_weights=class_weights, weights=weights)
         self.gamma = gamma
 
     def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:

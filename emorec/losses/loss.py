@@ -3,35 +3,39 @@
 from abc import ABC, abstractmethod
 from functools import reduce
 from operator import add
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from emorec.batch import Batch, ConfigurationError, ModelOutput
-from emorec.losses.class_weights import weigh_classes
+from emorec.batch import Batch, ModelOutput
+from emorec.losses.class_weights import Weighting, weigh_classes
 
 
 class Loss(nn.Module, ABC):
     """Named scalars of one batch.
 
     Class attributes:
-        kind: of the tasks it is for: "classification" or "regression".
+        kind: of the tasks that it is for: "classification" or "regression".
 
     Args:
         task: the task whose logits and targets are compared.
         weights: {name of a scalar: its weight in the sum}; 1 for names that are not given.
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[Literal["classification", "regression"]]
 
     def __init__(self, *, task: str, weights: dict[str, float] | None = None) -> None:
         super().__init__()
         self.task = task
         self.weights = dict(weights or {})
-        wrong = {name: value for name, value in self.weights.items() if not isinstance(value, int | float)}
-        if wrong:
-            raise ConfigurationError(f"expected loss.weights to be numbers, got {wrong}")
+
+    def fit(self, class_counts: Tensor) -> None:
+        """Takes what the loss needs from the training split.
+
+        Args:
+            class_counts: (C,) utterances of each class.
+        """
 
     @abstractmethod
     def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
@@ -40,39 +44,36 @@ class Loss(nn.Module, ABC):
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum of all scalars, the fusion's own among them."""
         weights = {name: self.weights.get(name, 1.0) for name in losses}
-        parts = [value if weights[name] == 1 else value * weights[name] for name, value in losses.items()]
-        return reduce(add, parts)
+        return reduce(add, [value if weights[name] == 1 else value * weights[name] for name, value in losses.items()])
 
 
 class ClassificationLoss(Loss):
-    """A loss of logits (B, C) against class numbers.
+    """A loss of logits (B, C) against class numbers (B,).
 
     Args:
         task: the task whose logits and targets are compared.
-        class_counts: (C,) utterances a class in the training split.
-        class_weights: "none", "inverse" or "effective_number"; `class_weight` (C,) or `None` is made of it.
-        weights: {name of a scalar: its weight in the sum}; 1 for names that are not given.
+        class_weights: "none", "inverse" or "effective_number"; `fit` makes `class_weight` (C,) of it, or `None`.
+        weights: {name of a scalar: its weight in the sum}.
     """
 
-    kind: ClassVar[str] = "classification"
+    kind: ClassVar[Literal["classification", "regression"]] = "classification"
 
     def __init__(
-        self,
-        *,
-        task: str,
-        class_counts: Tensor,
-        class_weights: str = "none",
-        weights: dict[str, float] | None = None,
+        self, *, task: str, class_weights: Weighting = "none", weights: dict[str, float] | None = None
     ) -> None:
         super().__init__(task=task, weights=weights)
+        self.class_weights = class_weights
         self.class_weight: Tensor | None
-        self.register_buffer("class_weight", weigh_classes(class_counts, class_weights), persistent=False)
+        self.register_buffer("class_weight", None, persistent=False)
+
+    def fit(self, class_counts: Tensor) -> None:
+        self.class_weight = weigh_classes(class_counts, self.class_weights)
 
 
 class RegressionLoss(Loss):
     """A loss of predicted values (B, 1) against targets (B,)."""
 
-    kind: ClassVar[str] = "regression"
+    kind: ClassVar[Literal["classification", "regression"]] = "regression"
 
     @abstractmethod
     def compare(self, predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -82,7 +83,7 @@ class RegressionLoss(Loss):
         known = batch.target_mask[self.task]
         predicted = output.logits[self.task].float().squeeze(1)  # (B, 1) -> (B,)
         if not bool(known.any()):
-            known, target = torch.ones_like(known), predicted.detach()  # nothing to learn from: no slope
+            known, target = torch.ones_like(known), predicted.detach()  # a loss of 0 without gradient
         else:
             target = batch.targets[self.task]
         return self.compare(predicted[known], target[known])

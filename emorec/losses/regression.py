@@ -1,11 +1,9 @@
-"""Losses of regression: distances, and disagreement."""
-
-from math import inf
+"""Losses of regression: distances, and 1 - concordance."""
 
 from torch import Tensor
 from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
-from emorec.batch import ConfigurationError
+from emorec.annotations import Positive
 from emorec.losses.loss import RegressionLoss
 
 
@@ -28,14 +26,12 @@ class Huber(RegressionLoss):
 
     Args:
         task: the task whose predictions and targets are compared.
-        delta: where the square ends, in the targets' unit.
+        delta: up to which difference it is quadratic, in the targets' unit.
         weights: {name of a scalar: its weight in the sum}.
     """
 
-    def __init__(self, *, task: str, delta: float = 1.0, weights: dict[str, float] | None = None) -> None:
+    def __init__(self, *, task: str, delta: Positive = 1.0, weights: dict[str, float] | None = None) -> None:
         super().__init__(task=task, weights=weights)
-        if not isinstance(delta, int | float) or not 0 < delta < inf:
-            raise ConfigurationError(f"expected loss.delta to be a number above 0, got {delta!r}")
         self.delta = delta
 
     def compare(self, predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -45,7 +41,7 @@ class Huber(RegressionLoss):
 class Concordance(RegressionLoss):
     """1 - CCC over the batch (Lin 1989; as a loss: Trigeorgis et al. 2016, "Adieu features?").
 
-    A batch whose targets are all equal, such as one utterance, has no covariance and teaches nothing.
+    A batch whose targets are all equal, such as one utterance, has no covariance and gives no useful gradient.
     """
 
     def compare(self, predicted: Tensor, target: Tensor) -> dict[str, Tensor]:

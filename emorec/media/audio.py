@@ -1,92 +1,62 @@
 """Sound files, and the sound tracks of videos, as mono waveforms."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import numpy as np
+from annotated_types import Ge, Le
 from numpy.random import Generator
-from numpy.typing import NDArray
 
-from emorec.errors import check_all
+from emorec.annotations import NonNegative
 from emorec.media.augmentation import AudioAugmentation, generator_of
 from emorec.media.conditioning import Compression, compress, pre_emphasise, trim_silence, with_loudness
-from emorec.media.fields import checked_count, checked_number
-from emorec.media.sound import Reader, decode_sound
-from emorec.media.source import MediaError, MediaSettings, Source
+from emorec.media.signal import Waveform, resampled
+from emorec.media.sound import decode_sound
+from emorec.media.source import MediaError, MediaSettings, Reader, Source, read_head
 
-SILENCE = 1e-5  # full scale is 1; below this a 16-bit file holds nothing but zeros
+SILENCE = 1e-5  # of full scale; a 16-bit file below it holds only zeros
 LOWEST_RATE = 4000  # Hz
-
-Waveform = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioSettings(MediaSettings):
     """How sound is read; every field counts in a feature's identity.
 
-    Sound is conditioned after it was resampled, in the order of the fields; a view is augmented after that, so that the
-    loudness does not take its gain back.
+    Sound is resampled and then conditioned, in the order of the fields. Views are augmented last, so that `loudness`
+    does not undo their gain.
 
     Attributes:
         sample_rate: Hz of the waveform.
         minimum_seconds: shorter sound is refused.
-        trim: dB below the loudest frame; what is quieter is cut off at both ends.
-        compression: `threshold` (dB of full scale), `ratio`, and if need be `attack` and `release` (seconds) of a
-            compressor of the dynamics.
-        loudness: LUFS that every utterance gets.
+        trim: dB below the loudest frame; quieter sound is cut off at both ends.
+        compression: settings of a compressor of the dynamics.
+        loudness: LUFS of every utterance.
         pre_emphasis: coefficient of the filter that raises high frequencies, such as 0.97.
-        augmentation: fields of `AudioAugmentation`.
+        augmentation: how views differ.
     """
 
     where: ClassVar[str] = "encoder.audio.media"
-    sample_rate: int = 16_000
-    minimum_seconds: float = 0.05
-    trim: float | None = None
-    compression: Mapping[str, Any] | None = None
-    loudness: float | None = None
-    pre_emphasis: float | None = None
-
-    def __post_init__(self) -> None:
-        bounds = {"trim": (1.0, 120.0), "loudness": (-70.0, 0.0), "pre_emphasis": (0.0, 1.0)}
-
-        def check(name: str) -> None:
-            low, high = bounds[name]
-            if getattr(self, name) is not None:
-                checked_number(getattr(self, name), f"{self.where}.{name}", low=low, high=high)
-
-        check_all(
-            self.where,
-            [
-                lambda: checked_count(self.sample_rate, f"{self.where}.sample_rate", low=LOWEST_RATE),
-                lambda: checked_number(self.minimum_seconds, f"{self.where}.minimum_seconds", low=0.0),
-                *(partial(check, name) for name in bounds),
-                lambda: self.compressor,
-                lambda: self.variation,
-            ],
-        )
-
-    @property
-    def compressor(self) -> Compression | None:
-        """What `compression` says, checked."""
-        return None if self.compression is None else Compression.of(self.compression, f"{self.where}.compression")
+    sample_rate: Annotated[int, Ge(LOWEST_RATE)] = 16_000
+    minimum_seconds: NonNegative = 0.05
+    trim: Annotated[float, Ge(1), Le(120)] | None = None
+    compression: Compression | None = None
+    loudness: Annotated[float, Ge(-70), Le(0)] | None = None
+    pre_emphasis: Annotated[float, Ge(0), Le(1)] | None = None
+    augmentation: AudioAugmentation | None = None
 
     @property
     def variation(self) -> AudioAugmentation | None:
-        return AudioAugmentation.of(self.augmentation, f"{self.where}.augmentation")
-
-    def identity(self, *, augmented: bool = False) -> dict[str, Any]:
-        own = super().identity(augmented=augmented)
-        return own if self.compressor is None else {**own, "compression": asdict(self.compressor)}
+        return self.augmentation
 
 
 def read_audio(source: Source, settings: AudioSettings, *, reader: Reader | None = None) -> Waveform:
-    """The sound of a source: mono, float32, (samples,), full scale ±1 (5.1 can exceed it) at the settings' rate.
+    """The sound of a source, or of the view that it names: mono, float32, (samples,), at the settings' rate.
+
+    Full scale is ±1; sound mixed from 5.1 can exceed it.
 
     Args:
-        source: what is read; the view of it that it says.
-        settings: how.
+        source: file, segment and view.
+        settings: how the sound is read.
         reader: of sound tracks; `None` for decord, then PyAV.
 
     Raises:
@@ -99,22 +69,17 @@ def read_audio(source: Source, settings: AudioSettings, *, reader: Reader | None
 def read_view(
     source: Source, settings: AudioSettings, *, reader: Reader | None = None
 ) -> tuple[Waveform, Generator | None]:
-    """As `read_audio`, with the source of what else is random in an augmented view; `None` for view 0."""
+    """As `read_audio`, with the random generator that the rest of an augmented view draws from; `None` for view 0."""
     path = source.path
     assert path is not None
-    with path.open("rb") as stream:  # a missing file or a refused one is no fault of the content
-        head = stream.read(12)
-    if not head:
-        raise MediaError("the file is empty")
-    decoded, rate = decode_sound(path, head, source.start, source.end, reader)
+    decoded, rate = decode_sound(path, read_head(path), source.start, source.end, reader)
     _check(decoded, rate, settings.minimum_seconds)
-    waveform = _conditioned(_resampled(decoded, rate, settings.sample_rate), settings)
-    variation = settings.variation if source.view else None
-    if variation is None:
+    waveform = _conditioned(resampled(decoded, rate, settings.sample_rate), settings)
+    if source.view == 0 or settings.augmentation is None:
         return waveform, None
     generator = generator_of(source.view, path, source.segment)
     shortest = round(settings.minimum_seconds * settings.sample_rate)
-    return variation.vary(waveform, generator, shortest=shortest), generator
+    return settings.augmentation.vary(waveform, generator, shortest=shortest), generator
 
 
 def _check(waveform: Waveform, rate: int, minimum_seconds: float) -> None:
@@ -128,28 +93,11 @@ def _check(waveform: Waveform, rate: int, minimum_seconds: float) -> None:
         raise MediaError("the sound is silent")
 
 
-@lru_cache(maxsize=16)
-def _resampler(rate: int, wanted: int) -> Any:
-    import torchaudio
-
-    return torchaudio.transforms.Resample(rate, wanted)
-
-
-def _resampled(waveform: Waveform, rate: int, wanted: int) -> Waveform:
-    if rate == wanted:
-        return waveform
-    import torch
-
-    with torch.inference_mode():
-        resampled: Waveform = _resampler(rate, wanted)(torch.from_numpy(np.ascontiguousarray(waveform))).numpy()
-    return resampled
-
-
 def _conditioned(waveform: Waveform, settings: AudioSettings) -> Waveform:
     if settings.trim is not None:
         waveform = trim_silence(waveform, settings.sample_rate, settings.trim)
-    if settings.compressor is not None:
-        waveform = compress(waveform, settings.sample_rate, settings.compressor)
+    if settings.compression is not None:
+        waveform = compress(waveform, settings.sample_rate, settings.compression)
     if settings.loudness is not None:
         waveform = with_loudness(waveform, settings.sample_rate, settings.loudness)
     if settings.pre_emphasis is not None:
@@ -166,5 +114,5 @@ def _conditioned(waveform: Waveform, settings: AudioSettings) -> Waveform:
 
 
 def audio_seconds(source: Source, settings: AudioSettings) -> float:
-    """Decodes a source whole and returns its length in seconds; raises as `read_audio` does."""
+    """Decodes a source and returns its length in seconds; raises as `read_audio` does."""
     return len(read_audio(source, settings)) / settings.sample_rate

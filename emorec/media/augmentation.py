@@ -1,71 +1,61 @@
-"""Augmented views: how training's copies of an utterance differ from it.
+"""Augmented views: how the copies of an utterance that training sees differ from it.
 
-What is random in a view comes from its number, the segment and the file's content alone, so that a view is the same
-wherever the corpus lies, whichever decoder reads it, and whoever computes it when.
+A view's random numbers depend on its number, the segment and the file's content only. So a view is the same wherever
+the corpus lies, whichever decoder reads it, and in every process.
 """
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
+from annotated_types import Ge, Le
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from emorec.media.fields import Interval, checked_count, checked_interval, checked_keys, checked_number
-from emorec.media.resizing import resized
+from emorec.annotations import Count, NonNegative, Probability
+from emorec.config.validation import build
+from emorec.media.resizing import Frames, resized
+from emorec.media.signal import Waveform, resampled
 
-DRAWS = 2  # counts up whenever views are drawn otherwise
-END_BYTES = 1 << 16  # of a file's either end that tell it from others
-SPEED_STEPS = 100  # speeds are drawn in hundredths, which makes the resampling's factors rational
-# The widest share of an utterance's frames that one mask covers: p of SpecAugment's policies for conversations.
-WIDEST_TIME_MASK = 0.2
+DRAWS = 2  # increase it whenever views are drawn in another way
+END_BYTES = 1 << 16  # how much of a file's start and end goes into the seed
+SPEED_STEPS = 100  # speeds are drawn in hundredths, so that the resampling factors are rational
+WIDEST_TIME_MASK = 0.2  # largest share of an utterance's frames in one mask: p of SpecAugment's Switchboard policies
 LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
-Waveform = NDArray[np.float32]
-Pixels = NDArray[np.uint8]
+Decibels = Annotated[float, Ge(-100), Le(100)]
+Speed = Annotated[float, Ge(0.5), Le(2)]
 
 
 def generator_of(view: int, path: Path, segment: tuple[float | None, float | None]) -> Generator:
-    """The source of what is random in a view: seeded by its number, the segment (seconds), and the file's length and
-    both its ends."""
+    """The random generator of a view, seeded by its number, the segment (seconds), the file's length and both ends."""
     with path.open("rb") as stream:
         size = stream.seek(0, os.SEEK_END)
         digest = hashlib.sha256(f"{view} {segment} {size} ".encode())
-        for place in (0, max(0, size - END_BYTES)):
-            stream.seek(place)
+        for offset in (0, max(0, size - END_BYTES)):
+            stream.seek(offset)
             digest.update(stream.read(END_BYTES))
     return np.random.default_rng(int.from_bytes(digest.digest(), "big"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """What varies from view to view; each field is null or 0 where it does not."""
+    """What differs from view to view."""
 
     @classmethod
-    def of(cls, given: Any, where: str) -> Self | None:
-        """From a config's node, `where` in the config; `None` for null.
-
-        Raises:
-            UserError: there is no such key, or a value does not fit its key.
-        """
-        if given is None:
-            return None
-        known = [item.name for item in fields(cls)]
-        kept = {key: value for key, value in checked_keys(given, known, where).items() if value is not None}
-        return cls(**cls._checked(kept, where))
-
-    @classmethod
-    def _checked(cls, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-        raise NotImplementedError
+    def from_node(cls, node: Mapping[str, Any], path: str, problems: list[str]) -> Self | None:
+        """From a mapping of the config, where null stands for a field's default."""
+        known = {item.name for item in fields(cls)}
+        values = {key: value for key, value in node.items() if value is not None or key not in known}
+        return build(cls, values, path, problems)
 
     @property
     def is_set(self) -> bool:
-        """Whether anything varies at all."""
+        """Whether views differ from the source at all."""
         raise NotImplementedError
 
     @property
@@ -74,49 +64,40 @@ class Augmentation:
         return False
 
     def identity(self) -> dict[str, Any]:
-        """What counts of it in the identity of a view's features."""
+        """What identifies the features of a view."""
         return {"draws": DRAWS, **{name: value for name, value in asdict(self).items() if value is not None}}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioAugmentation(Augmentation):
-    """How the sound of a view differs; speed first, then noise, then gain, then masks.
+    """How the sound of a view differs: speed is changed first, then noise is added, then gain, then masks.
 
-    Masks are those of SpecAugment (Park et al. 2019, Interspeech) without its time warping; a mask holds the mean frame
-    of the utterance, and covers at most a fifth of its frames.
+    The masks are those of SpecAugment (Park et al. 2019, Interspeech), without time warping. A mask holds the
+    utterance's mean frame, and covers at most a fifth of its frames.
 
     Attributes:
-        noise_snr: dB between the sound and white noise that is added, [lowest, highest].
+        noise_snr: signal-to-noise ratio of added white noise, dB, [lowest, highest].
         gain: dB, [lowest, highest].
         speed: factor of tempo and pitch, [lowest, highest], drawn in hundredths.
-        time_masks: how many stretches of frames are masked.
-        time_mask_seconds: of the longest stretch.
-        frequency_masks: how many groups of neighbouring bands are masked.
-        frequency_mask_bands: of the largest group.
+        time_masks: number of masked stretches of frames.
+        time_mask_seconds: length of the longest stretch.
+        frequency_masks: number of masked groups of neighbouring bands.
+        frequency_mask_bands: size of the largest group.
     """
 
-    noise_snr: Interval | None = None
-    gain: Interval | None = None
-    speed: Interval | None = None
-    time_masks: int = 0
-    time_mask_seconds: float = 0.1
-    frequency_masks: int = 0
-    frequency_mask_bands: int = 8
+    noise_snr: tuple[Decibels, Decibels] | None = None
+    gain: tuple[Decibels, Decibels] | None = None
+    speed: tuple[Speed, Speed] | None = None
+    time_masks: Count = 0
+    time_mask_seconds: NonNegative = 0.1
+    frequency_masks: Count = 0
+    frequency_mask_bands: Count = 8
 
-    @classmethod
-    def _checked(cls, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in given.items():
-            place = f"{where}.{key}"
-            if key == "speed":
-                found[key] = checked_interval(value, place, low=0.5, high=2.0)
-            elif key in ("noise_snr", "gain"):
-                found[key] = checked_interval(value, place, low=-100.0, high=100.0)
-            elif key == "time_mask_seconds":
-                found[key] = checked_number(value, place, low=0.0)
-            else:
-                found[key] = checked_count(value, place)
-        return found
+    def problems(self) -> Iterable[str]:
+        for name in ("noise_snr", "gain", "speed"):
+            interval = getattr(self, name)
+            if interval is not None and interval[0] > interval[1]:
+                yield f"{name}: expected [lowest, highest], got {list(interval)}"
 
     @property
     def is_set(self) -> bool:
@@ -127,12 +108,12 @@ class AudioAugmentation(Augmentation):
         return bool(self.time_masks or self.frequency_masks)
 
     def vary(self, waveform: Waveform, generator: Generator, *, shortest: int = 1) -> Waveform:
-        """A view of a waveform (samples,).
+        """A view of a waveform.
 
         Args:
             waveform: (samples,).
             generator: of the view.
-            shortest: samples below which no sound is sped up.
+            shortest: no sound is sped up to fewer samples than this.
         """
         if self.speed is not None:
             factor = round(generator.uniform(*self.speed) * SPEED_STEPS)
@@ -156,40 +137,27 @@ class AudioAugmentation(Augmentation):
         largest = min(self.frequency_mask_bands, frames.shape[1])
         masked, mean = frames.copy(), frames.mean(axis=0)  # (T, bands), (bands,)
         for _ in range(self.frequency_masks):
-            first, last = _stretch(generator, largest, frames.shape[1])
-            masked[:, first:last] = mean[first:last]
+            start, end = _mask_range(generator, largest, frames.shape[1])
+            masked[:, start:end] = mean[start:end]
         for _ in range(self.time_masks):
-            first, last = _stretch(generator, longest, len(frames))
-            masked[first:last] = mean
+            start, end = _mask_range(generator, longest, len(frames))
+            masked[start:end] = mean
         return masked
 
 
-def _stretch(generator: Generator, longest: int, length: int) -> tuple[int, int]:
-    """Where a mask starts and ends: as wide as drawn from 0 to `longest`, anywhere in `length`."""
+def _mask_range(generator: Generator, longest: int, length: int) -> tuple[int, int]:
+    """Start and end of a mask: its width is drawn from 0 to `longest`, its position from all of `length`."""
     width = int(generator.integers(0, longest + 1))
-    first = int(generator.integers(0, length - width + 1))
-    return first, first + width
-
-
-@lru_cache(maxsize=64)
-def _speed_resampler(factor: int) -> Any:
-    import torchaudio
-
-    return torchaudio.transforms.Resample(factor, SPEED_STEPS)
+    start = int(generator.integers(0, length - width + 1))
+    return start, start + width
 
 
 def at_speed(waveform: Waveform, factor: int) -> Waveform:
-    """Plays a waveform (samples,) at a speed of `factor` hundredths: its length shrinks and its pitch rises by it.
+    """Plays a waveform (samples,) at a speed of `factor` hundredths: length and pitch change with it.
 
-    Speed perturbation after Ko et al. (2015), Interspeech.
+    Speed perturbation of Ko et al. (2015), Interspeech.
     """
-    if factor == SPEED_STEPS:
-        return waveform
-    import torch
-
-    with torch.inference_mode():
-        changed: Waveform = _speed_resampler(factor)(torch.from_numpy(np.ascontiguousarray(waveform))).numpy()
-    return changed
+    return resampled(waveform, factor, SPEED_STEPS)
 
 
 def with_noise(waveform: Waveform, snr: float, generator: Generator) -> Waveform:
@@ -203,37 +171,29 @@ def with_noise(waveform: Waveform, snr: float, generator: Generator) -> Waveform
 
 @dataclass(frozen=True, kw_only=True)
 class VideoAugmentation(Augmentation):
-    """How the pictures of a view differ: the same in each frame of a clip, but for frames that are dropped.
+    """How the frames of a view differ. All frames of a clip change alike, except for those that are dropped.
 
     Attributes:
-        flip: probability that left and right are exchanged.
-        color_jitter: brightness, contrast and saturation are each multiplied by a factor of at most this much more or
-            less than 1.
-        crop: least share of the area that is cut out and resized to the picture's size.
+        flip: probability of a horizontal flip.
+        color_jitter: brightness, contrast and saturation are each multiplied by a factor that differs from 1 by at most
+            this much.
+        crop: smallest share of the area that is cut out and resized to the frame's size.
         drop_frames: probability that a frame is replaced by the one before.
     """
 
-    flip: float = 0.0
-    color_jitter: float = 0.0
-    crop: float = 1.0
-    drop_frames: float = 0.0
-
-    @classmethod
-    def _checked(cls, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-        lowest = {"crop": 0.05}
-        return {
-            key: checked_number(value, f"{where}.{key}", low=lowest.get(key, 0.0), high=1.0)
-            for key, value in given.items()
-        }
+    flip: Probability = 0.0
+    color_jitter: Probability = 0.0
+    crop: Annotated[float, Ge(0.05), Le(1)] = 1.0
+    drop_frames: Probability = 0.0
 
     @property
     def is_set(self) -> bool:
         return self.flip > 0 or self.color_jitter > 0 or self.crop < 1 or self.drop_frames > 0
 
-    def vary(self, frames: Pixels, generator: Generator) -> Pixels:
+    def vary(self, frames: Frames, generator: Generator) -> Frames:
         """A view of frames (N, H, W, 3)."""
         if self.drop_frames > 0:
-            frames = frames[_kept(generator.random(len(frames)) >= self.drop_frames)]
+            frames = frames[_shown_indices(generator.random(len(frames)) >= self.drop_frames)]
         if self.crop < 1:
             frames = _cropped(frames, generator.uniform(self.crop, 1.0), generator)
         if self.flip > 0 and generator.random() < self.flip:
@@ -244,27 +204,26 @@ class VideoAugmentation(Augmentation):
         return np.ascontiguousarray(frames)
 
 
-def _kept(keep: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(N,) the number of the frame that is shown in each place: its own, or the last one before that is kept."""
-    places = np.where(keep, np.arange(len(keep)), 0)
-    shown: NDArray[np.int64] = np.maximum.accumulate(places)
-    return shown
+def _shown_indices(kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(N,) index of the frame that is shown instead of each frame: its own, or that of the last kept one before it."""
+    indices: NDArray[np.int64] = np.maximum.accumulate(np.where(kept, np.arange(len(kept)), 0))
+    return indices
 
 
-def _cropped(frames: Pixels, share: float, generator: Generator) -> Pixels:
-    """Cuts a part of the same aspect out of frames (N, H, W, 3), anywhere, and resizes it to their size."""
+def _cropped(frames: Frames, share: float, generator: Generator) -> Frames:
+    """Cuts a random part of the same aspect out of frames (N, H, W, 3), and resizes it to their size."""
     height, width = frames.shape[1:3]
     rows, columns = max(1, round(height * share**0.5)), max(1, round(width * share**0.5))
     top, left = generator.integers(0, height - rows + 1), generator.integers(0, width - columns + 1)
     return resized(frames[:, top : top + rows, left : left + columns], (height, width))
 
 
-def with_colors(frames: Pixels, brightness: float, contrast: float, saturation: float) -> Pixels:
+def with_colors(frames: Frames, brightness: float, contrast: float, saturation: float) -> Frames:
     """Multiplies brightness, contrast around the clip's mean, and saturation of frames (N, H, W, 3)."""
     pixels = frames.astype(np.float32) * np.float32(brightness)
     mean = (pixels @ LUMINANCE).mean()
     pixels = mean + (pixels - mean) * np.float32(contrast)
     grey = (pixels @ LUMINANCE)[..., None]  # (N, H, W, 1)
     pixels = grey + (pixels - grey) * np.float32(saturation)
-    changed: Pixels = np.clip(pixels.round(), 0, 255).astype(np.uint8)
+    changed: Frames = np.clip(pixels.round(), 0, 255).astype(np.uint8)
     return changed

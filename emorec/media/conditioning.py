@@ -1,14 +1,13 @@
 """Conditioning of a waveform: silence at its ends, dynamics, loudness, spectral tilt. Pure functions of arrays."""
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
-from numpy.typing import NDArray
+from annotated_types import Ge, Le
 
-from emorec.errors import UserError
-from emorec.media.fields import checked_keys, checked_number
+from emorec.media.signal import Waveform, lfilter
 
 TRIM_WINDOW = 0.025  # seconds of a frame whose energy is measured
 TRIM_HOP = 0.010  # seconds between such frames
@@ -21,7 +20,6 @@ LOUDNESS_OFFSET = -0.691  # dB
 ABSOLUTE_GATE = -70.0  # LUFS
 RELATIVE_GATE = -10.0  # LU
 
-Waveform = NDArray[np.float32]
 Filter = tuple[tuple[float, float, float], tuple[float, float, float]]  # numerator, denominator
 
 
@@ -56,29 +54,10 @@ class Compression:
         release: seconds until it has followed a quieter one.
     """
 
-    threshold: float
-    ratio: float
-    attack: float = 0.005
-    release: float = 0.05
-
-    @classmethod
-    def of(cls, given: Any, where: str) -> Self:
-        """From a config's node, `where` in the config.
-
-        Raises:
-            UserError: a key is missing or unknown, or a value does not fit its key.
-        """
-        checked_keys(given, [item.name for item in fields(cls)], where)
-        missing = [key for key in ("threshold", "ratio") if key not in given]
-        if missing:
-            raise UserError(f"expected {where} to give threshold and ratio, got no {' and no '.join(missing)}")
-        bounds = {"threshold": (-100.0, 0.0), "ratio": (1.0, 100.0), "attack": (0.0, 1.0), "release": (0.0, 10.0)}
-        return cls(
-            **{
-                key: checked_number(value, f"{where}.{key}", low=bounds[key][0], high=bounds[key][1])
-                for key, value in given.items()
-            }
-        )
+    threshold: Annotated[float, Ge(-100), Le(0)]
+    ratio: Annotated[float, Ge(1), Le(100)]
+    attack: Annotated[float, Ge(0), Le(1)] = 0.005
+    release: Annotated[float, Ge(0), Le(10)] = 0.05
 
 
 def compress(waveform: Waveform, sample_rate: int, settings: Compression) -> Waveform:
@@ -142,15 +121,10 @@ def loudness(waveform: Waveform, sample_rate: int) -> float:
         waveform: (samples,), full scale ±1.
         sample_rate: Hz.
     """
-    import torch
-    from torchaudio.functional import lfilter
-
-    weighted = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float64))
-    with torch.inference_mode():
-        for numerator, denominator in k_weighting(sample_rate):
-            coefficients = (torch.tensor(item, dtype=torch.float64) for item in (denominator, numerator))
-            weighted = lfilter(weighted, *coefficients, clamp=False)
-    energy = np.concatenate([[0.0], np.cumsum(weighted.numpy() ** 2)])
+    weighted = waveform.astype(np.float64)
+    for numerator, denominator in k_weighting(sample_rate):
+        weighted = lfilter(weighted, numerator, denominator)
+    energy = np.concatenate([[0.0], np.cumsum(weighted**2)])
     block, hop = round(LOUDNESS_BLOCK * sample_rate), round(LOUDNESS_HOP * sample_rate)
     if len(waveform) < block:
         return _lufs(energy[-1] / len(waveform))

@@ -10,6 +10,7 @@ keeps this contract (the extra `onnx`):
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -31,34 +32,25 @@ Boxes = NDArray[np.float64]  # (N, 4): x1, y1, x2, y2, pixels
 Detector = Callable[[Frames], Boxes]
 
 _lock = threading.Lock()
-_local = threading.local()  # a cascade serves one thread
-_fallbacks = 0
+_local = threading.local()  # a cascade is not thread-safe: each thread has its own
 
 
-def count_fallback() -> None:
-    """Notes that a clip shows no face and was cut from the middle."""
-    global _fallbacks
-    with _lock:
-        _fallbacks += 1
+class FaceMisses:
+    """Counts clips in which no face was found, and which were therefore cut from the middle. It is thread-safe."""
 
+    def __init__(self) -> None:
+        self._clips: deque[None] = deque()  # unlike a lock it can be copied with its encoder
 
-def take_fallbacks() -> int:
-    """How many clips without a face this process has cut from the middle since the last call."""
-    global _fallbacks
-    with _lock:
-        taken, _fallbacks = _fallbacks, 0
-    return taken
+    def add(self) -> None:
+        """Counts one clip."""
+        self._clips.append(None)
 
-
-def checked_faces(faces: Any, where: str) -> None:
-    """Checks the name of a detector, without loading it.
-
-    Raises:
-        UserError: there is no such detector.
-    """
-    if faces is None or faces in (NO_FACES, HAAR) or (isinstance(faces, str) and faces.endswith(".onnx")):
-        return
-    raise UserError(f"expected {where} to be none, haar or the path of an .onnx file, got {faces!r}")
+    def take(self) -> int:
+        """The number of clips since the last call."""
+        count = len(self._clips)
+        for _ in range(count):
+            self._clips.popleft()
+        return count
 
 
 def face_identity(faces: str, where: str) -> dict[str, str]:

@@ -4,23 +4,21 @@ Both number the frames in the order in which they are shown, and scale and turn 
 """
 
 import itertools
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emorec.media.resizing import Frames, resized
-from emorec.media.source import MediaError
+from emorec.media.source import MediaError, Reader, reason_of
 
 SMALLEST = 64  # pixels; decord does not reliably resize to less
 LATE_FRAMES = 2  # how many of the last frames a decoder may keep for itself
 SHARE_OF_STATED = 0.9  # a header may state somewhat more frames than there are
 
-Reader = Literal["decord", "av"]
 Size = tuple[int, int]  # height, width
 
 
@@ -85,7 +83,7 @@ def picture_of(path: Path) -> Picture:
                 deep=pixels is not None and any(part.bits > 8 for part in pixels.components),
             )
     except (av.FFmpegError, IndexError) as error:
-        raise MediaError(f"the video is not decodable: {_reason(error)}") from error
+        raise MediaError(f"the video is not decodable: {reason_of(error)}") from error
     if not all(picture.size):
         raise MediaError("the video states no picture size")
     return picture
@@ -103,7 +101,7 @@ class DecordFrames:
         try:
             import decord
         except (ImportError, OSError) as error:
-            raise DecodingError(f"decord is not installed: {_reason(error)}") from error
+            raise DecodingError(f"decord is not installed: {reason_of(error)}") from error
         if picture.deep:
             raise DecodingError("its colours have more than 8 bits")
         self._path, self._picture = path, picture
@@ -113,7 +111,7 @@ class DecordFrames:
             height, width = self._reader[0].shape[:2]  # as it is shown: decord turns clips of a phone held upright
             starts = self._reader.get_frame_timestamp(range(len(self._reader)))[:, 0].astype(np.float64)
         except self._errors as error:
-            raise DecodingError(_reason(error)) from error
+            raise DecodingError(reason_of(error)) from error
         self.size: Size = (height, width)
         self.starts: NDArray[np.float64] = starts
         if starts[0] < 0 or not (np.diff(starts) >= 0).all():
@@ -136,7 +134,7 @@ class DecordFrames:
                 reader = decord.VideoReader(str(self._path), num_threads=1)
             frames: Frames = reader.get_batch(places).asnumpy()
         except self._errors as error:
-            raise DecodingError(_reason(error)) from error
+            raise DecodingError(reason_of(error)) from error
         return frames if scaling or size is None else resized(frames, size)
 
 
@@ -169,7 +167,7 @@ class AvFrames:
                         times += [] if packet.is_discard else [time]
                 scale = float(stream.time_base)
         except av.FFmpegError as error:
-            raise DecodingError(_reason(error)) from error
+            raise DecodingError(reason_of(error)) from error
         if corrupt:
             raise DecodingError("it is truncated: its last packet is cut off")
         if packets < SHARE_OF_STATED * self._picture.frames:
@@ -186,7 +184,7 @@ class AvFrames:
                 stream.codec_context.thread_count = 1
                 yield from container.decode(stream)
         except av.FFmpegError as error:
-            raise DecodingError(_reason(error)) from error
+            raise DecodingError(reason_of(error)) from error
 
     def read(self, places: NDArray[np.int64], size: Size | None = None) -> Frames:
         if size is not None and not _scales_itself(self.size, self._picture.size, size):
@@ -225,7 +223,7 @@ class _Converter:
             self._graph.push(frame)
             pixels: Frames = self._graph.pull().to_ndarray()
         except av.FFmpegError as error:
-            raise DecodingError(_reason(error)) from error
+            raise DecodingError(reason_of(error)) from error
         return pixels
 
     def _built(self, frame: Any) -> Any:
@@ -249,8 +247,3 @@ class _Converter:
 
 
 FRAME_READERS: dict[Reader, Callable[[Path, Picture], FrameReader]] = {"decord": DecordFrames, "av": AvFrames}
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"^\[[^]]*\]\s*\S*:\s*", "", lines[0])[:200]

@@ -7,12 +7,12 @@ installed or fails. Both mix channels by FFmpeg's rules, and agree to the last b
 import os
 import struct
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emorec.media.source import MediaError
+from emorec.media.signal import Waveform
+from emorec.media.source import MediaError, Reader, reason_of
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".flv", ".webm", ".m4v"})
 PACKETS_SECONDS = 0.25  # a container may state some packets more than there are
@@ -25,9 +25,6 @@ BLOCK = 1 << 22  # samples of all channels read at once: a header may state more
 # the centre and keeps its level, and the low-frequency channel is not mixed in. FFmpeg, which mixes the sound tracks of
 # videos, does the same.
 SURROUND_WEIGHTS = np.array([2**-0.5, 2**-0.5, 1.0, 0.0, 0.5, 0.5], dtype=np.float32)
-
-Waveform = NDArray[np.float32]
-Reader = Literal["decord", "av"]
 
 
 def decode_sound(
@@ -163,7 +160,7 @@ def _track(path: Path) -> tuple[int, float, float, str]:
             else:  # of all tracks: the picture may go on for longer
                 stated, share = (container.duration or 0) / av.time_base, SHARE_OF_FILE
     except (av.FFmpegError, IndexError) as error:
-        raise MediaError(f"the sound track is not decodable: {_first_line(error)}") from error
+        raise MediaError(f"the sound track is not decodable: {reason_of(error)}") from error
     if rate <= 0:
         raise MediaError("the sound track is not decodable: it states no sample rate")
     return rate, stated, share, codec
@@ -194,9 +191,5 @@ def _by_av(path: Path, rate: int) -> Waveform:
             frames += resampler.resample(None) if frames else []
             parts = [frame.to_ndarray()[0] for frame in frames]
     except (av.FFmpegError, IndexError, ValueError) as error:
-        raise MediaError(f"the sound track is not decodable: {_first_line(error)}") from error
+        raise MediaError(f"the sound track is not decodable: {reason_of(error)}") from error
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,13 +1,16 @@
 """What an encoder will read for one utterance."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal
 
 from emorec.errors import UserError
 from emorec.media.augmentation import Augmentation
 from emorec.storage.digests import digest_of
+
+Reader = Literal["decord", "av"]  # of videos and of their sound tracks
 
 
 class MediaError(Exception):
@@ -19,7 +22,7 @@ class MediaError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What an encoder will read, stated before it is read.
+    """What an encoder will read.
 
     Attributes:
         modality: "text", "audio" or "video".
@@ -27,9 +30,9 @@ class Source:
         text: the transcript; `None` for audio and video.
         start: seconds into the file; `None` for its start.
         end: seconds into the file; `None` for its end.
-        crop: side of the picture.
-        prompt: what the text is wrapped in.
-        context: earlier turns that are read with the text, oldest first.
+        crop: "left" or "right" half of the picture; `None` for all of it.
+        prompt: template around the text.
+        context: earlier turns read with the text, oldest first.
         view: number of the augmented view; 0 for the source as it is.
     """
 
@@ -45,11 +48,11 @@ class Source:
 
     @property
     def segment(self) -> tuple[float | None, float | None]:
-        """From when to when, in seconds."""
+        """Start and end, seconds."""
         return self.start, self.end
 
     def key(self, file_digest: Callable[[Path], str]) -> str:
-        """sha256 of the source, 64 hex digits: the file counts by its content, its path does not count.
+        """sha256 of the source, 64 hex digits. The file's content counts, its path does not.
 
         Args:
             file_digest: sha256 of a file's content.
@@ -67,66 +70,70 @@ class MediaSettings:
     """How media are read; every field of a subclass counts in a feature's identity, unless it is null.
 
     Class attributes:
-        where: the settings' place in the config, for errors.
+        where: key of the settings in the config, for errors.
 
     Attributes:
-        augmentation: how augmented views differ from the source; counts in the identity of views alone.
+        augmentation: how augmented views differ from the source; counts in the identity of views only.
     """
 
     where: ClassVar[str] = "encoder.media"
-    augmentation: Mapping[str, Any] | None = None
-
-    @classmethod
-    def of(cls, given: "Mapping[str, Any] | MediaSettings | None", where: str) -> Self:
-        """Settings from a config's node, for all fields that it does not give as they are by default.
-
-        Raises:
-            UserError: there is no such field, or a value does not fit its field.
-        """
-        if isinstance(given, cls):
-            return given
-        assert given is None or isinstance(given, Mapping)
-        known = [item.name for item in fields(cls)]
-        unknown = sorted(set(given or {}) - set(known))
-        if unknown:
-            raise UserError(f"expected fields of {where} in {known}, got {unknown}")
-        return cls(**(given or {}))
+    augmentation: Augmentation | None = None
 
     @property
     def variation(self) -> Augmentation | None:
-        """What `augmentation` says, checked."""
-        return None
+        """The augmentation."""
+        return self.augmentation
 
     def identity(self, *, augmented: bool = False) -> dict[str, Any]:
-        """What counts of them for a source as it is, or for an augmented view of it.
+        """What identifies the features of a source, or of an augmented view of it.
 
-        A field that is null asks for nothing and is left out: a new one leaves the features of those who do not use it.
+        Fields that are null are left out, so that a new field does not change the features of those who do not use it.
         """
         own = {name: value for name, value in asdict(self).items() if value is not None and name != "augmentation"}
-        variation = self.variation if augmented else None
-        return own if variation is None else {**own, "augmentation": variation.identity()}
+        if augmented and self.augmentation is not None:
+            own["augmentation"] = self.augmentation.identity()
+        return own
 
     def check_views(self, views: int, where: str, *, spectrogram: bool = False) -> None:
-        """Checks that augmented views would differ from the source, in ways that the encoder can show.
+        """Checks that augmented views differ from the source, and that the encoder can make them.
 
         Args:
-            views: how many of each utterance are asked for.
-            where: the encoder's place in the config, for errors.
+            views: number of views of each utterance.
+            where: key of the encoder in the config, for errors.
             spectrogram: whether the encoder computes a spectrogram that can be masked.
 
         Raises:
-            UserError: views are asked for and `augmentation` says nothing, or asks for masks that cannot be shown.
+            UserError: there are views and `augmentation` changes nothing, or asks for masks without a spectrogram.
         """
         if views == 0:
             return
-        variation = self.variation
-        if variation is None or not variation.is_set:
+        if self.augmentation is None or not self.augmentation.is_set:
             raise UserError(
                 f"expected {self.where}.augmentation to say how views differ, as {where}.views={views}, "
                 f"got {self.augmentation!r}"
             )
-        if variation.masks_frames and not spectrogram:
+        if self.augmentation.masks_frames and not spectrogram:
             raise UserError(
                 f"expected no time_masks and no frequency_masks in {self.where}.augmentation, as {where} has no "
                 f"spectrogram to mask, got {self.augmentation!r}"
             )
+
+
+def read_head(path: Path) -> bytes:
+    """The first 12 bytes of a file.
+
+    Raises:
+        MediaError: the file is empty.
+        OSError: the file is missing or may not be read.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(12)
+    if not head:
+        raise MediaError("the file is empty")
+    return head
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of a decoder's error, without FFmpeg's prefix."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"^\[[^]]*\]\s*\S*:\s*", "", lines[0])[:200]

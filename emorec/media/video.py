@@ -1,95 +1,83 @@
-"""Pictures of a video as frames of one size."""
+"""Frames of a video, all of one size."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
-from emorec.errors import check_all
+from emorec.annotations import Pattern, PositiveCount
 from emorec.media.augmentation import VideoAugmentation, generator_of
-from emorec.media.faces import NO_FACES, checked_faces, count_fallback, face_identity, find_face
-from emorec.media.fields import checked_count, checked_number
-from emorec.media.frames import FRAME_READERS, DecodingError, FrameReader, Reader, picture_of
-from emorec.media.resizing import resized
-from emorec.media.source import MediaError, MediaSettings, Source
+from emorec.media.faces import NO_FACES, FaceMisses, face_identity, find_face
+from emorec.media.frames import FRAME_READERS, DecodingError, FrameReader, picture_of
+from emorec.media.resizing import Frames, resized
+from emorec.media.source import MediaError, MediaSettings, Reader, Source, read_head
 
-Frames = NDArray[np.uint8]
-SHARE_OF_FILE = 0.8  # of a file's stated length that has to have frames, where their number is not stated
-FRAMES_SECONDS = 1.0  # a frame may be shown as long as that
+SHARE_OF_FILE = 0.8  # share of the stated length that must have frames, where the header states no number of frames
+FRAMES_SECONDS = 1.0  # a frame may be shown for this long
+
+Detector = Annotated[str, Pattern(r"none|haar|.*\.onnx", "none, haar or the path of an .onnx file")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSettings(MediaSettings):
-    """How pictures are read; every field counts in a feature's identity.
+    """How frames are read; every field counts in a feature's identity.
 
     Attributes:
-        frames: how many frames, evenly spaced over the utterance; a shorter clip repeats frames.
+        frames: number of frames, evenly spaced over the utterance; a shorter clip repeats frames.
         size: pixels of the square that is cut from the middle, after the shorter side was resized to it.
-        faces: the square is cut around the largest face instead: "none", "haar" for OpenCV's cascades, or the path of
-            an .onnx detector (`emorec.media.faces` says what it takes and gives).
+        faces: "none", or a detector: the square is then cut around the largest face. "haar" for OpenCV's cascades, or
+            the path of an .onnx model (see `emorec.media.faces`).
         face_margin: share of the face's box that is added on each side of it.
-        augmentation: fields of `VideoAugmentation`.
+        augmentation: how views differ.
     """
 
     where: ClassVar[str] = "encoder.video.media"
-    frames: int = 16
-    size: int = 224
-    faces: str | None = NO_FACES
-    face_margin: float = 0.2
-
-    def __post_init__(self) -> None:
-        check_all(
-            self.where,
-            [
-                lambda: checked_faces(self.faces, f"{self.where}.faces"),
-                lambda: checked_number(self.face_margin, f"{self.where}.face_margin", low=0.0, high=2.0),
-                lambda: checked_count(self.frames, f"{self.where}.frames", low=1),
-                lambda: checked_count(self.size, f"{self.where}.size", low=1),
-                lambda: self.variation,
-            ],
-        )
+    frames: PositiveCount = 16
+    size: PositiveCount = 224
+    faces: Detector | None = NO_FACES
+    face_margin: Annotated[float, Ge(0), Le(2)] = 0.2
+    augmentation: VideoAugmentation | None = None
 
     @property
     def cuts_faces(self) -> bool:
         """Whether the square is cut around a face."""
         return self.faces not in (None, NO_FACES)
 
-    @property
-    def variation(self) -> VideoAugmentation | None:
-        return VideoAugmentation.of(self.augmentation, f"{self.where}.augmentation")
-
     def identity(self, *, augmented: bool = False) -> dict[str, Any]:
         own = super().identity(augmented=augmented)
-        if not self.cuts_faces:  # a margin around nothing changes nothing
-            return {name: value for name, value in own.items() if name not in ("faces", "face_margin")}
-        return {**own, "faces": face_identity(str(self.faces), f"{self.where}.faces")}
+        if self.cuts_faces:
+            return {**own, "faces": face_identity(str(self.faces), f"{self.where}.faces")}
+        return {name: value for name, value in own.items() if name not in ("faces", "face_margin")}
 
 
-def read_video(source: Source, settings: VideoSettings, *, reader: Reader | None = None) -> Frames:
-    """The frames of a source, RGB: (frames, size, size, 3).
+def read_video(
+    source: Source, settings: VideoSettings, *, reader: Reader | None = None, missed: FaceMisses | None = None
+) -> Frames:
+    """The frames of a source, or of the view that it names, RGB: (frames, size, size, 3).
 
     Args:
-        source: what is read; the view of it that it says.
-        settings: how.
+        source: file, segment, crop and view.
+        settings: how the frames are read.
         reader: "decord" or "av"; `None` for decord, then PyAV.
+        missed: counts the clip if no face was found in it.
 
     Raises:
         MediaError: the video is not decodable, or has no frame in the segment.
         OSError: the file is missing or may not be read.
-        UserError: faces are wanted and their detector cannot be used.
+        UserError: the face detector cannot be used.
     """
     path = source.path
     assert path is not None
-    with path.open("rb") as stream:  # a missing file or a refused one is no fault of the content
-        if not stream.read(1):
-            raise MediaError("the file is empty")
-    frames = _decoded(source, settings, reader)
-    variation = settings.variation if source.view else None
-    return frames if variation is None else variation.vary(frames, generator_of(source.view, path, source.segment))
+    read_head(path)
+    frames = _decoded(source, settings, reader, missed)
+    if source.view == 0 or settings.augmentation is None:
+        return frames
+    return settings.augmentation.vary(frames, generator_of(source.view, path, source.segment))
 
 
-def _decoded(source: Source, settings: VideoSettings, reader: Reader | None) -> Frames:
+def _decoded(source: Source, settings: VideoSettings, reader: Reader | None, missed: FaceMisses | None) -> Frames:
     assert source.path is not None
     picture = picture_of(source.path)
     reason = ""
@@ -105,45 +93,38 @@ def _decoded(source: Source, settings: VideoSettings, reader: Reader | None) -> 
                     f"the video is truncated: its header states {picture.seconds:.2f} s, its last frame is at "
                     f"{video.starts[-1]:.2f} s"
                 )
-            return _cut(video, source, settings)
+            return _cut(video, source, settings, missed)
         except DecodingError as error:
             reason = str(error)
     raise MediaError(f"the video is not decodable: {reason}")
 
 
-def _cut(video: FrameReader, source: Source, settings: VideoSettings) -> Frames:
+def _cut(video: FrameReader, source: Source, settings: VideoSettings, missed: FaceMisses | None) -> Frames:
     first, last = _frame_range(video.starts, source.start, source.end)
     if last <= first:
         raise MediaError(f"the video has no frame between {source.start} and {source.end} s")
     # (N,), at the middle of N equal stretches
-    places = first + ((np.arange(settings.frames) + 0.5) * (last - first) / settings.frames).astype(np.int64)
-    if settings.cuts_faces:
-        faces = _faces(video, places, source.crop, settings)
-        if faces is not None:
-            return faces
-        count_fallback()
+    indices = first + ((np.arange(settings.frames) + 0.5) * (last - first) / settings.frames).astype(np.int64)
     height, width = video.size
-    left, right = _side(source.crop, width)
+    left, right = _columns(source.crop, width)
+    if settings.cuts_faces:
+        whole = video.read(indices)[:, :, left:right]  # (N, H, W, 3)
+        square = find_face(whole, str(settings.faces), settings.face_margin, f"{settings.where}.faces")
+        if square is not None:
+            top, start, side = square
+            return resized(whole[:, top : top + side, start : start + side], (settings.size, settings.size))
+        if missed is not None:
+            missed.add()
     scale = settings.size / min(height, right - left)
     target = max(settings.size, round(height * scale)), max(settings.size, round(width * scale))  # height, width
-    frames = video.read(places, target)
+    frames = video.read(indices, target)
     start = round(left * scale)
     end = min(frames.shape[2], max(start + settings.size, round(right * scale)))
     return _centre(frames[:, :, end - max(settings.size, end - start) : end], settings.size)
 
 
-def _faces(video: FrameReader, places: NDArray[np.int64], crop: str | None, settings: VideoSettings) -> Frames | None:
-    """Frames cut around the face, or `None` where there is none."""
-    left, right = _side(crop, video.size[1])
-    frames = video.read(places)[:, :, left:right]  # (N, H, W, 3)
-    square = find_face(frames, str(settings.faces), settings.face_margin, f"{settings.where}.faces")
-    if square is None:
-        return None
-    top, start, side = square
-    return resized(frames[:, top : top + side, start : start + side], (settings.size, settings.size))
-
-
-def _side(crop: str | None, width: int) -> tuple[int, int]:
+def _columns(crop: str | None, width: int) -> tuple[int, int]:
+    """The first column of the half that is shown, and the one after its last."""
     if crop == "left":
         return 0, width // 2
     return (width // 2, width) if crop == "right" else (0, width)

@@ -1,1 +1,1 @@
-"""Metrics: a functional core on confusion matrices, tested against scikit-learn."""
+"""Metrics: pure functions, tested against scikit-learn, under thin `torchmetrics.Metric` classes."""

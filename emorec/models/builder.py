@@ -1,112 +1,144 @@
 """Puts a model together from a config."""
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torchmetrics import Metric
 
-from emorec.batch import MODALITIES, ConfigurationError
-from emorec.config.instantiation import instantiate
+from emorec.config.schema import ModelConfig, TrainConfig
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.datasets.utterance import Task
-from emorec.errors import UserError, raise_problems
+from emorec.errors import UserError, make_all
 from emorec.losses.loss import Loss
+from emorec.metrics.regression import BinnedAccuracy, BinnedWeightedF1
 from emorec.models.emotion_model import EmotionModel
 from emorec.models.heads import Head
 from emorec.models.layer_sum import LayerSum
 from emorec.models.normalisation import Normalisation
+from emorec.models.optimization import OptimizerFactory, SchedulerFactory, optimization
 from emorec.models.projection import Projection
 
 
-def build_model(config: Mapping[str, Any], module: UtteranceDataModule, *, fit_normalisation: bool) -> EmotionModel:
-    """The model of a config, for the dimensions of its data.
+@dataclass(frozen=True)
+class ModelParts:
+    """What of a model needs no data: it is made, and so checked, before any feature is computed."""
 
-    Args:
-        config: resolved, primitives only.
-        module: the data.
-        fit_normalisation: whether statistics are taken from the training split; false where weights will be loaded.
+    fusion: nn.Module
+    loss: Loss
+    metrics: dict[str, Metric]
+    optimizer: OptimizerFactory
+    scheduler: SchedulerFactory | None
+
+
+def make_parts(config: TrainConfig, task: Task) -> ModelParts:
+    """The parts of a model.
 
     Raises:
-        UserError: a part's arguments do not fit.
+        UserError: a part's arguments do not fit it, or it is for another kind of task; all problems at once.
     """
-    settings, task = config["model"], module.task
-    hidden, dropout = settings["hidden"], settings["dropout"]
-    dims = module.feature_dims
+    made: dict[str, Any] = make_all(
+        "the model",
+        {
+            "fusion": lambda: _fusion(config),
+            "loss": lambda: _loss(config, task),
+            "metrics": lambda: make_metrics(config, task),
+            "optimization": lambda: optimization(config, task),
+        },
+    )
+    optimizer, scheduler = made.pop("optimization")
+    return ModelParts(optimizer=optimizer, scheduler=scheduler, **made)
+
+
+def _fusion(config: TrainConfig) -> nn.Module:
+    hidden = config.model.hidden
+    with torch.random.fork_rng(devices=[]):  # its first weights depend on the seed alone
+        torch.manual_seed(config.seed)
+        return config.fusion.make(nn.Module, dims=dict.fromkeys(config.encoder.used(), hidden), hidden=hidden)
+
+
+def _loss(config: TrainConfig, task: Task) -> Loss:
+    loss = config.loss.make(Loss, task=task.name)  # type: ignore[type-abstract]
+    if loss.kind != task.kind:
+        name = type(loss).__name__
+        raise UserError(
+            f"loss: expected a loss for {task.kind} (task {task.name!r}), got {name}, which is for {loss.kind}"
+        )
+    return loss
+
+
+def make_metrics(config: Any, task: Task) -> dict[str, Metric]:
+    """{name: metric} of a config's `metric`, those for the task's kind, with the task's own.
+
+    Raises:
+        UserError: the task's monitor is none of them.
+    """
+    metrics: dict[str, Metric] = {}
+    for name, component in config.metric.items():
+        if component is not None and metric_kind(component.target) == task.kind:
+            derived = dict.fromkeys(component.lacks("num_classes"), len(task.labels))
+            metrics[name] = component.make(Metric, **derived)
+    for thresholds in task.cuts:
+        metrics[f"accuracy_{len(thresholds) + 1}"] = BinnedAccuracy(thresholds)
+        if len(thresholds) == 1:
+            metrics["weighted_f1"] = BinnedWeightedF1(thresholds)
+    if task.monitor not in (known := {"loss", *metrics}):
+        raise UserError(f"expected the monitor of task {task.name!r} in {sorted(known)}, got {task.monitor!r}")
+    return metrics
+
+
+def metric_kind(target: type) -> str:
+    """The kind of task that a class of metrics is for."""
+    of_regression = target.__module__.startswith("torchmetrics.regression")
+    return str(getattr(target, "kind", "regression" if of_regression else "classification"))
+
+
+def build_model(
+    parts: ModelParts, settings: ModelConfig, module: UtteranceDataModule, *, fit_normalisation: bool
+) -> EmotionModel:
+    """The model for the dimensions of its data.
+
+    Args:
+        parts: used as they are; a second model of the same parts would share them.
+        settings: of the config.
+        module: the data.
+        fit_normalisation: whether statistics are taken from the training split; false where weights will be loaded.
+    """
+    task, table = module.task, module.tables["train"]
     normalisations: dict[str, nn.Module] = {}
     layer_sums: dict[str, nn.Module] = {}
     projections: dict[str, nn.Module] = {}
-    for modality, dim in dims.items():
-        normalisation = Normalisation(kind=settings["normalisation"], dim=dim)
-        if fit_normalisation and settings["normalisation"] != "none":
-            normalisation.fit(*module.tables["train"].feature_statistics(modality))
+    for modality, dim in module.feature_dims.items():
+        normalisation = Normalisation(kind=settings.normalisation, dim=dim)
+        if fit_normalisation and settings.normalisation != "none":
+            normalisation.fit(*table.feature_statistics(modality))
         normalisations[modality] = normalisation
         layers = module.layers[modality]
         if layers > 1:
             layer_sums[modality] = LayerSum(layers)
-        projections[modality] = Projection(dim=dim // layers, hidden=hidden, dropout=dropout)
+        projections[modality] = Projection(dim=dim // layers, hidden=settings.hidden, dropout=settings.dropout)
     classes = task.kind == "classification"
-    table = module.tables["train"]
-    try:
-        fusion = _fusion(config, dims)
-        loss = _loss(config, task, table.class_counts() if classes else torch.zeros(0))
-    except ConfigurationError as error:
-        raise UserError(str(error)) from error
+    if classes:
+        parts.loss.fit(table.class_counts())
     return EmotionModel(
         task=task,
         normalisations=normalisations,
         layer_sums=layer_sums,
         projections=projections,
-        fusion=fusion,
+        fusion=parts.fusion,
         head=Head(
-            hidden=hidden,
+            hidden=settings.hidden,
             outputs=len(task.labels),
-            dropout=dropout,
+            dropout=settings.dropout,
             start=None if classes else float(table.target.nanmean()),
         ),
-        loss=loss,
-        make_optimizer=lambda parameters: _optimizer(config, parameters),
-        make_scheduler=None if config["scheduler"] is None else lambda *given: _schedule(config["scheduler"], *given),
+        loss=parts.loss,
+        metrics=parts.metrics,
+        make_optimizer=parts.optimizer,
+        make_scheduler=parts.scheduler,
     )
-
-
-def check_parts(config: Mapping[str, Any], task: Task) -> None:
-    """Makes the parts of a model that need no data, to see that their arguments fit before anything is computed.
-
-    Raises:
-        UserError: says of each part what does not fit.
-    """
-    modalities = [name for name in MODALITIES if config["encoder"].get(name) is not None]
-    problems: list[str] = []
-    parts: list[tuple[str, Callable[[], Any]]] = [
-        ("fusion", lambda: _fusion(config, modalities)),
-        ("loss", lambda: _loss(config, task, torch.ones(len(task.labels), dtype=torch.long))),
-        ("optimizer", lambda: _optimizer(config, [nn.Parameter(torch.zeros(1))])),
-    ]
-    if config["scheduler"] is not None:
-        made = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-        parts.append(("scheduler", lambda: _schedule(config["scheduler"], made, 1000)))
-    for name, make in parts if modalities else []:
-        try:
-            make()
-        except (ConfigurationError, UserError) as error:
-            problems.append(str(error))
-        except (TypeError, ValueError) as error:
-            problems.append(f"{name}: {error} ({type(error).__name__})")
-    raise_problems("the config", problems)
-
-
-def _fusion(config: Mapping[str, Any], modalities: Iterable[str]) -> nn.Module:
-    hidden = config["model"]["hidden"]
-    dims = dict.fromkeys(modalities, hidden)
-    return instantiate(config["fusion"], where="fusion", kind=nn.Module, dims=dims, hidden=hidden)
-
-
-def _loss(config: Mapping[str, Any], task: Task, class_counts: Tensor) -> Loss:
-    counts = {"class_counts": class_counts} if task.kind == "classification" else {}
-    return instantiate(config["loss"], where="loss", kind=Loss, task=task.name, **counts)  # type: ignore[type-abstract]
 
 
 def feature_widths(components: Mapping[str, Mapping[str, Tensor]]) -> dict[str, int]:
@@ -118,29 +150,3 @@ def feature_widths(components: Mapping[str, Mapping[str, Tensor]]) -> dict[str, 
             modality = name.partition(".")[0]
             widths[modality] = int(weights.shape[1]) * layers.get(modality, 1)
     return widths
-
-
-def _optimizer(config: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
-    settings, trained = config["optimizer"], list(parameters)
-    # torch's own choice on a CPU is a Python loop over the parameters, three times as slow for a small head;
-    # Lightning refuses to clip the gradients of a fused one under autocast
-    on_cpu = all(parameter.device.type == "cpu" for parameter in trained)
-    whole = str(config["trainer"]["precision"]) in ("32", "32-true")
-    fused = on_cpu and whole and "fused" not in settings and _can_fuse(settings)
-    return instantiate(
-        settings, where="optimizer", kind=Optimizer, params=trained, **({"fused": True} if fused else {})
-    )
-
-
-def _can_fuse(settings: Mapping[str, Any]) -> bool:
-    made = getattr(torch.optim, str(settings["_target_"]).removeprefix("torch.optim."), None)
-    return made is not None and "fused" in inspect.signature(made).parameters
-
-
-def _schedule(settings: Mapping[str, Any], optimizer: Optimizer, total_steps: int) -> Any:
-    return instantiate(settings, where="scheduler", optimizer=optimizer, total_steps=total_steps)
-
-
-def parameter_count(model: nn.Module) -> int:
-    """How many numbers training changes."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,55 +1,52 @@
-"""The one model: normalise, project, fuse, put in context, classify."""
+"""The one model: normalise, project, fuse, classify."""
 
-import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import lightning.pytorch as lightning
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from emorec.batch import Batch, ModelOutput
 from emorec.datasets.utterance import Task
 from emorec.losses.loss import Loss
-from emorec.metrics.classification import confusion_matrix, summary_scores
-from emorec.metrics.regression import regression_scores
-from emorec.training.collectives import on_all_ranks
+from emorec.models.lightning_overhead import FastModule
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-Part = tuple[tuple[str, ...], Tensor, Tensor, Tensor]  # ids, logits, targets and mean loss of a batch
-MakeScheduler = Callable[[Optimizer, int], Any]
+MakeScheduler = Callable[[Optimizer, int], dict[str, Any]]
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """Logits (B, C), targets (B,) and mean loss () of one batch, on the model's device."""
+
+    logits: Tensor
+    target: Tensor
+    loss: Tensor
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of some utterances.
+    """What a model predicts for some utterances.
 
     Attributes:
-        task: what is predicted.
         id: N names.
         logits: (N, C) float32; for regression the predicted values (N, 1).
         target: (N,) class numbers; for regression values, NaN where there is none.
-        loss: mean loss over the utterances.
+        scores: `loss` (mean over the utterances) and the metrics.
     """
 
-    task: Task
     id: tuple[str, ...]
     logits: Tensor
     target: Tensor
-    loss: float
-
-    def scores(self) -> dict[str, float]:
-        """`loss` and the summary metrics."""
-        if self.task.kind == "regression":
-            return {"loss": self.loss, **regression_scores(self.target, self.logits[:, 0], self.task.cuts)}
-        confusion = confusion_matrix(self.target, self.logits.argmax(1), self.logits.shape[1])
-        return {"loss": self.loss, **summary_scores(confusion)}
+    scores: dict[str, float]
 
 
-class EmotionModel(lightning.LightningModule):
-    """Trains and applies ready-built parts; each child module is one component of the stored weights.
+class EmotionModel(FastModule):
+    """Trains and applies ready-built parts; each child module with weights is one component of the stored weights.
 
     Args:
         task: what is predicted.
@@ -59,8 +56,9 @@ class EmotionModel(lightning.LightningModule):
         fusion: a `Fusion` over the projections' outputs.
         head: a `Head` on the fused vector.
         loss: a `Loss`.
-        make_optimizer: parameters -> optimiser.
-        make_scheduler: (optimiser, total steps) -> schedule by step; `None` for a constant rate.
+        metrics: {name: metric of logits (N, C), or values (N, 1), and targets (N,)}.
+        make_optimizer: parameters -> optimizer.
+        make_scheduler: (optimizer, total steps) -> Lightning's `lr_scheduler`; `None` for a constant rate.
     """
 
     def __init__(
@@ -73,6 +71,7 @@ class EmotionModel(lightning.LightningModule):
         fusion: nn.Module,
         head: nn.Module,
         loss: Loss,
+        metrics: Mapping[str, Metric] | None = None,
         make_optimizer: MakeOptimizer | None = None,
         make_scheduler: MakeScheduler | None = None,
     ) -> None:
@@ -84,26 +83,11 @@ class EmotionModel(lightning.LightningModule):
         self.fusion = fusion
         self.head = head
         self.loss = loss
+        self.metrics = MetricCollection(dict(metrics or {}))
         self._make_optimizer = make_optimizer
         self._make_scheduler = make_scheduler
         self._train_loss: list[Tensor] = []
-        self._validated: list[Part] = []
-
-    # Lightning looks at every step for hooks around the move to the device; there are none, so it is moved at once.
-    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
-        return batch
-
-    def _apply_batch_transfer_handler(
-        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
-    ) -> Any:
-        return batch.to(device or self.device)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes the running hook here dozens of times a step; no parameter, so torch need not look at it.
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+        self._validated: list[BatchResult] = []
 
     def forward(self, batch: Batch) -> ModelOutput:
         """Logits {task: (B, C)} of a batch."""
@@ -116,17 +100,14 @@ class EmotionModel(lightning.LightningModule):
         fusion = self.fusion(features, batch.mask, batch.present)
         return ModelOutput(logits={self.task.name: self.head(fusion.fused)}, fusion=fusion)
 
-    def _losses(self, output: ModelOutput, batch: Batch) -> Tensor:
+    def _total_loss(self, output: ModelOutput, batch: Batch) -> Tensor:
         own = {f"fusion/{name}": value for name, value in output.fusion.losses.items()}
         return self.loss.total({**self.loss(output, batch), **own})
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self._losses(self(batch), batch)
+        loss = self._total_loss(self(batch), batch)
         self._train_loss.append(loss.detach())
         return loss
-
-    # Lightning reads the arguments' names at every step; so it need not take the function apart each time.
-    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     def on_train_epoch_end(self) -> None:
         self.log("train/loss", torch.stack(self._train_loss).mean(), sync_dist=True)
@@ -139,45 +120,54 @@ class EmotionModel(lightning.LightningModule):
         self._train_loss = list(checkpoint["train_loss"].to(self.device))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._validated.append(self._part(batch))
+        self._validated.append(self._evaluate(batch))
 
     def on_validation_epoch_end(self) -> None:
-        scores = self._joined([part for parts in on_all_ranks(self._validated) for part in parts]).scores()
+        scores = self._score(self._validated, across_ranks=True)
         self._validated = []
         self.log_dict({f"val/{name}": value for name, value in scores.items()})
 
-    def _part(self, batch: Batch) -> Part:
-        """What is kept of a batch, on the CPU."""
+    def _evaluate(self, batch: Batch) -> BatchResult:
         output = self(batch)
-        loss = self._losses(output, batch)
-        task = self.task.name
-        return batch.id, output.logits[task].float().cpu(), batch.targets[task].cpu(), loss.detach().float().cpu()
+        loss = self._total_loss(output, batch).detach().float()
+        return BatchResult(output.logits[self.task.name].float(), batch.targets[self.task.name], loss)
 
-    def _joined(self, parts: list[Part]) -> Predictions:
-        names, logits, targets, losses = zip(*parts, strict=True)
-        sizes = torch.tensor([float(len(part)) for part in names])
-        return Predictions(
-            task=self.task,
-            id=tuple(name for part in names for name in part),
-            logits=torch.cat(logits),
-            target=torch.cat(targets),
-            loss=float((torch.stack(losses) * sizes).sum() / sizes.sum()),
-        )
+    def _score(self, results: list[BatchResult], *, across_ranks: bool) -> dict[str, float]:
+        """`loss` and all metrics of some batches; with several ranks the metrics' states are reduced over them."""
+        sizes = torch.tensor([len(result.target) for result in results])
+        loss = MeanMetric(sync_on_compute=across_ranks).to(results[0].loss.device)
+        loss.update(torch.stack([result.loss for result in results]), sizes.to(results[0].loss.device))
+        for metric in self.metrics.values(copy_state=False):
+            metric.sync_on_compute = across_ranks
+        self.metrics.reset()
+        if self.metrics:
+            logits, target = (torch.cat([getattr(result, name) for result in results]) for name in ("logits", "target"))
+            self.metrics.update(logits, target)
+        return {"loss": float(loss.compute()), **{name: float(value) for name, value in self.metrics.compute().items()}}
 
     def predict(self, batches: Iterable[Batch], *, precision: str = "32") -> Predictions:
         """Applies the model in `eval()`, with the autocast of the given precision, to all batches."""
         was_training = self.training
         self.eval()
-        narrow = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+        narrow = AUTOCAST.get(precision)
+        names: list[str] = []
+        results: list[BatchResult] = []
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, dtype=narrow, enabled=narrow is not None):
-                parts = [self._part(batch.to(self.device)) for batch in batches]
+                for batch in batches:
+                    names += batch.id
+                    results.append(self._evaluate(batch.to(self.device)))
         finally:
             self.train(was_training)
-        return self._joined(parts)
+        return Predictions(
+            id=tuple(names),
+            logits=torch.cat([result.logits for result in results]).cpu(),
+            target=torch.cat([result.target for result in results]).cpu(),
+            scores=self._score(results, across_ranks=False),
+        )
 
     def configure_model(self) -> None:
-        """Shares the weights out over the ranks where the strategy asks for it."""
+        """Shards the weights over the ranks where the strategy asks for it."""
         if self.device_mesh is None:
             return
         from torch.distributed.fsdp import fully_shard
@@ -191,8 +181,7 @@ class EmotionModel(lightning.LightningModule):
         optimizer = self._make_optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
         if self._make_scheduler is None:
             return optimizer
-        schedule = self._make_scheduler(optimizer, self._total_steps())
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer, self._total_steps())}
 
     def _total_steps(self) -> int:
         # `estimated_stepping_batches` would set the training loader up before its saved state is known
@@ -202,13 +191,12 @@ class EmotionModel(lightning.LightningModule):
         return len(data.train_dataloader()) * epochs
 
     def components(self) -> dict[str, dict[str, Tensor]]:
-        """{component: its weights}, of each child module that has any; contiguous, on the CPU."""
-        found = {}
-        for name, module in self.named_children():
-            weights = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-            if weights:
-                found[name] = weights
-        return found
+        """{component: its weights} of each child module that has any; contiguous, on the CPU."""
+        weights = {
+            name: {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+            for name, module in self.named_children()
+        }
+        return {name: tensors for name, tensors in weights.items() if tensors}
 
     def load_components(self, components: dict[str, dict[str, Tensor]]) -> None:
         """Takes the weights that `components` gave.
@@ -218,3 +206,8 @@ class EmotionModel(lightning.LightningModule):
         """
         weights = {f"{name}.{key}": value for name, part in components.items() for key, value in part.items()}
         self.load_state_dict(cast(dict[str, Any], weights), strict=True)
+
+    @property
+    def trained_parameters(self) -> int:
+        """How many numbers training changes."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)

@@ -11,9 +11,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from emorec.config.keys import GROUPED_KEYS, OPERATIONAL_KEYS, flat, is_location
 from emorec.errors import UserError
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
-from emorec.runs.identity import GROUPED_KEYS, OPERATIONAL_KEYS, is_place
 
 SUMMARY_METRICS = {
     "classification": ("weighted_f1", "macro_f1", "uar", "accuracy"),
@@ -80,27 +80,21 @@ class Group:
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{name}.")
-        else:
-            found[name] = value
-    return found
-
-
 def finished_runs(store: CheckpointStore) -> list[Run]:
     """All finished runs of a store, oldest first."""
     runs = []
     for record in store.records():
         folder = store.folder(record.run_id)
         if record.status == "finished":
-            config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+            try:
+                config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+                metrics = json.loads((folder / "metrics.json").read_text())
+            except FileNotFoundError:
+                if folder.is_dir():
+                    raise
+                continue  # the run was removed in the meantime
             assert isinstance(config, dict)
-            metrics = json.loads((folder / "metrics.json").read_text())
-            runs.append(Run(record, folder, _flat({str(key): value for key, value in config.items()}), metrics))
+            runs.append(Run(record, folder, flat({str(key): value for key, value in config.items()}), metrics))
     return runs
 
 
@@ -150,7 +144,7 @@ def distinctions(groups: Sequence[Group]) -> list[str]:
         covered = any(
             key == f"{name.replace('/', '.')}" or key.startswith(f"{name.replace('/', '.')}.") for name in varied
         )
-        operational = any(key == name or key.startswith(f"{name}.") for name in hidden) or is_place(key)
+        operational = any(key == name or key.startswith(f"{name}.") for name in hidden) or is_location(key)
         if not covered and not operational and len({str(group.runs[0].config.get(key)) for group in groups}) > 1:
             varied.append(key)
     return varied

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from emorec.reporting.aggregate import SUMMARY_METRICS, Group, distinction, distinctions
 from emorec.markdown import markdown_table, with_deviation
+from emorec.reporting.aggregate import SUMMARY_METRICS, Group, distinction, distinctions
 from emorec.storage.atomic import make_folder, write_text
 
 BEST = "**best**"
@@ -110,7 +110,7 @@ def write_report(folder: Path, groups: Sequence[Group]) -> str:
 
     figures = make_folder(folder / "figures")
     for old in figures.glob("*.png"):
-        old.unlink()
+        old.unlink(missing_ok=True)
     tables = tables_of(groups)
     keys = distinctions(groups)
     sections = ["# Report\n", tables, "## Figures\n"]

@@ -16,6 +16,7 @@ from torch import Tensor
 from emorec.errors import UserError
 from emorec.runs.identity import RunIdentity
 from emorec.storage.atomic import make_folder, remove_orphans, write_bytes, write_json
+from emorec.storage.folders import list_folder
 from emorec.storage.links import link_relative
 
 log = logging.getLogger(__name__)
@@ -48,14 +49,15 @@ class RunRecord:
         timings: seconds by step.
         epochs: how many were trained.
         best_epoch: the epoch whose weights are kept, chosen on validation.
-        data: utterances by split, bad media, notes of the corpus.
+        data: utterances by split, bad media, notes about the corpus.
         weights: {component: sha256 of its file}.
         features: {modality: folder of its features in the cache}.
+        feature_specs: {modality: the full specs of its features, one for each layer, with resolved revisions}.
         test_reads: when the test split was read, and why.
         provenance: code, versions, machine.
         error: the last line of what failed.
         attempts: how often it was started.
-        restarts: how many of these began anew, after a failure or by `rerun`; the others went on after an interruption.
+        restarts: how many of these began from scratch, after a failure or by `rerun`; the others resumed.
         tags: of the last start.
         notes: of the last start.
         schema: version of this file.
@@ -78,6 +80,7 @@ class RunRecord:
     data: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
     features: dict[str, str] = field(default_factory=dict)
+    feature_specs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     test_reads: list[dict[str, str]] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
@@ -89,7 +92,7 @@ class RunRecord:
 
 
 class CheckpointStore:
-    """`checkpoints/`: one directory a run, and `weights/` with one file for equal weights.
+    """`checkpoints/`: one directory for each run, and `weights/` with one file for equal weights.
 
     Args:
         root: the folder.
@@ -135,17 +138,17 @@ class CheckpointStore:
         return record
 
     def records(self) -> Iterator[RunRecord]:
-        """All runs, oldest start first. A directory whose record cannot be read is named and left out."""
-        found = []
-        for path in sorted(self.root.glob("*/run.json")) if self.root.is_dir() else []:
+        """All runs, oldest start first. A directory whose record cannot be read is left out with a warning."""
+        records = []
+        for path in list_folder(self.root, "*/run.json"):
             try:
                 record = self.read(path.parent.name)
             except UserError as error:
                 log.warning("%s", error)
                 continue
             if record is not None:
-                found.append(record)
-        yield from sorted(found, key=lambda record: record.started)
+                records.append(record)
+        yield from sorted(records, key=lambda record: record.started)
 
     def find(self, prefix: str) -> RunRecord:
         """The one run whose id starts with `prefix`.
@@ -153,7 +156,7 @@ class CheckpointStore:
         Raises:
             UserError: there is none, or more than one.
         """
-        names = sorted(path.parent.name for path in self.root.glob(f"{prefix}*/run.json")) if prefix.isalnum() else []
+        names = [path.parent.name for path in list_folder(self.root, f"{prefix}*/run.json")] if prefix.isalnum() else []
         record = self.read(names[0]) if len(names) == 1 else None
         if record is None:
             raise UserError(f"expected one run that starts with {prefix!r} in {self.root}, found {names or 'none'}")
@@ -179,18 +182,18 @@ class CheckpointStore:
             link = self.folder(run_id) / "model" / f"{name}{SUFFIX}"
             while True:
                 try:
-                    os.utime(blob)  # young again: a clean-up that runs now leaves it alone
+                    os.utime(blob)  # a clean-up that runs now then keeps it
                 except FileNotFoundError:
                     write_bytes(blob, content)
                 if not link_relative(blob, link):
-                    log.warning("%s takes no links: the weights of %s were copied", self.root, name)
+                    log.warning("%s does not support links: the weights of %s were copied", self.root, name)
                 _wait_for_collection(blob)
                 if link.exists():
                     break
             digests[name] = digest
-        for old in (self.folder(run_id) / "model").glob(f"*{SUFFIX}"):
+        for old in list_folder(self.folder(run_id) / "model", f"*{SUFFIX}"):
             if old.name.removesuffix(SUFFIX) not in components:
-                old.unlink()
+                old.unlink(missing_ok=True)
         return digests
 
     def load(self, record: RunRecord) -> dict[str, dict[str, Tensor]]:
@@ -210,7 +213,7 @@ class CheckpointStore:
             except OSError as error:
                 raise UserError(f"expected the weights of run {record.run_id} in {path}: {error.strerror}") from error
             if hashlib.sha256(content).hexdigest() != digest:
-                raise UserError(f"expected weights of digest {digest} in {path}, found others: the file has rotted")
+                raise UserError(f"expected weights of digest {digest} in {path}, got others: the file is damaged")
             try:
                 components[name] = load(content)
             except SafetensorError as error:
@@ -218,10 +221,10 @@ class CheckpointStore:
         return components
 
     def prepare(self, run_id: str, *, keep_resume: bool) -> Path:
-        """The run's directory, ready for a start: without the states of an earlier one, unless they are to be kept."""
+        """The run's directory, ready for a start: without the states of an earlier one, unless they are kept."""
         folder = make_folder(self.folder(run_id))
-        for place in (folder, folder / "model", folder / "resume", self.root / WEIGHTS):
-            remove_orphans(place)
+        for path in (folder, folder / "model", folder / "resume", self.root / WEIGHTS):
+            remove_orphans(path)
         if not keep_resume:
             shutil.rmtree(folder / "resume", ignore_errors=True)
             log_file = folder / "log.txt"

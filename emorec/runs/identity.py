@@ -1,31 +1,13 @@
-"""The name of a run: a digest of all that defines its result."""
+"""The id of a run: a digest of all that defines its result."""
 
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from emorec.config.keys import GROUPED_KEYS, LOCAL_KEYS, OPERATIONAL_KEYS, without_locations
 from emorec.storage.digests import digest_of
 
-# What may differ between two starts of the same run. Each is a path of keys into the config.
-OPERATIONAL_KEYS = (
-    ("paths",),
-    ("extraction",),
-    ("features",),
-    ("progress",),
-    ("logger",),
-    ("launcher",),
-    ("sweep",),
-    ("checkpoint",),
-    ("tags",),
-    ("notes",),
-    ("test",),
-    ("on_running",),
-    ("rerun",),
-)
-PLACES = ("root", "table")  # of a dataset, or of each of several that are one: where it lies does not count
-LOCAL_KEYS = ("model", "revision", "path")  # of an encoder that reads a local folder or file
-GROUPED_KEYS = (("seed",), ("dataset", "fold"))  # differ between the runs of a group
 ID_DIGITS = 12
 
 
@@ -36,7 +18,7 @@ class RunIdentity:
     Attributes:
         run_id: 12 hex digits.
         group_id: the same for runs that differ only in seed and fold.
-        digest: of the whole identity, 64 hex digits; tells two runs apart that share a run id.
+        digest: of the whole identity, 64 hex digits; tells two runs with the same run id apart.
     """
 
     run_id: str
@@ -55,17 +37,6 @@ def _without(config: dict[str, Any], keys: tuple[tuple[str, ...], ...]) -> dict[
     return kept
 
 
-def is_place(key: str) -> bool:
-    """Whether a dotted key of a config tells where a corpus lies."""
-    return key.startswith("dataset.") and key.rpartition(".")[2] in PLACES
-
-
-def _without_places(dataset: Any) -> Any:
-    if not isinstance(dataset, dict):
-        return dataset
-    return {key: _without_places(value) for key, value in dataset.items() if key not in PLACES}
-
-
 def identify(
     config: Mapping[str, Any],
     *,
@@ -77,16 +48,16 @@ def identify(
     """Identifies a run.
 
     Args:
-        config: the resolved config, primitives only.
+        config: the resolved config as plain data.
         manifest_digest: of the whole corpus.
         feature_specs: {modality: digest of its feature spec}.
         sources: {modality: digest over what its encoder reads, of the whole corpus}.
-        local_models: modalities whose encoder names a local folder or file, which counts by its digest, in the spec.
+        local_models: modalities whose encoder names a local folder or file; its digest counts, in the spec.
     """
     paths = tuple(("encoder", modality, key) for modality in sorted(local_models) for key in LOCAL_KEYS)
-    paths += tuple(("encoder", modality, "media") for modality in feature_specs)  # the specs tell all of it
+    paths += tuple(("encoder", modality, "media") for modality in feature_specs)  # the specs hold the media settings
     defining = _without(dict(config), OPERATIONAL_KEYS + paths)
-    defining["dataset"] = _without_places(defining["dataset"])
+    defining["dataset"] = without_locations(defining["dataset"])
     data = {"manifest": manifest_digest, "features": dict(feature_specs), "sources": dict(sources)}
     digest = digest_of({"config": defining, **data})
     group = digest_of({"config": _without(defining, GROUPED_KEYS), **data})

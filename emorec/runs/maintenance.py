@@ -1,6 +1,5 @@
 """Keeping a checkpoint store sound and small: verify, collect, remove, export."""
 
-import hashlib
 import shutil
 import uuid
 from contextlib import suppress
@@ -10,6 +9,8 @@ from pathlib import Path
 from emorec.errors import UserError
 from emorec.runs.checkpoint_store import CLAIM, DOOMED, SUFFIX, WEIGHTS, CheckpointStore, RunRecord
 from emorec.storage.atomic import make_folder, remove_orphans
+from emorec.storage.digests import hash_file
+from emorec.storage.folders import list_folder, list_tree, remove_tree
 from emorec.storage.leases import is_live, time_at
 
 GRACE_SECONDS = 24 * 3600.0
@@ -30,39 +31,57 @@ class Collection:
     kept: int = 0
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def used_features(root: Path) -> set[str]:
+    """The feature folders that the runs of a store were trained on.
+
+    Raises:
+        UserError: a record cannot be read, so that features of that run would count as unused.
+    """
+    store = CheckpointStore(root)
+    records = list(store.records())
+    if not root.is_dir() or len(records) < len(list_folder(root, "*/run.json")):
+        raise UserError(
+            f"expected to read the records of all runs in {root}, since features of other runs count as unused"
+        )
+    return {name for record in records for name in record.features.values()}
 
 
 def linked_weights(store: CheckpointStore) -> set[str]:
     """The names of weight files that some run's `model/` links to; runs may come and go meanwhile."""
-    found = set()
+    names = set()
     for run in store.root.iterdir():
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(FileNotFoundError, NotADirectoryError):  # a folder that cannot be read is an error
             for path in (run / "model").iterdir():
                 with suppress(FileNotFoundError):
                     if path.suffix == SUFFIX and path.is_symlink():
-                        found.add(path.readlink().name)
-    return found
+                        names.add(path.readlink().name)
+    return names
 
 
 def verify(store: CheckpointStore) -> dict[str, str]:
     """Hashes all weights again: {file: why it is broken}, of weight files and of runs' links that lead nowhere."""
     broken = {}
-    for path in sorted((store.root / WEIGHTS).glob(f"*{SUFFIX}")):
-        if _hash(path) != path.name.removesuffix(SUFFIX):
-            broken[f"{WEIGHTS}/{path.name}"] = "the content does not match its digest"
+    for path in list_folder(store.root / WEIGHTS, f"*{SUFFIX}"):
+        with suppress(FileNotFoundError):  # collected in the meantime
+            if hash_file(path) != path.name.removesuffix(SUFFIX):
+                broken[f"{WEIGHTS}/{path.name}"] = "the content does not match its digest"
     for record in store.records():
+        folder = store.folder(record.run_id)
         for name, digest in record.weights.items():
-            path = store.folder(record.run_id) / "model" / f"{name}{SUFFIX}"
-            if not path.exists():
-                broken[f"{record.run_id}/model/{path.name}"] = "the link leads nowhere"
-            elif path.is_symlink() and path.readlink().name != f"{digest}{SUFFIX}":
-                broken[f"{record.run_id}/model/{path.name}"] = f"expected a link to {digest}, found another"
-            elif not path.is_symlink() and _hash(path) != digest:
-                broken[f"{record.run_id}/model/{path.name}"] = "the content does not match its digest"
+            path = folder / "model" / f"{name}{SUFFIX}"
+            if (problem := _link_problem(path, digest)) and folder.is_dir():  # else the run was removed in the meantime
+                broken[f"{record.run_id}/model/{path.name}"] = problem
     return broken
+
+
+def _link_problem(path: Path, digest: str) -> str | None:
+    """Why a run's link (or copy) is not the weights of this digest; `None` where it is."""
+    try:
+        if path.is_symlink() and path.exists():
+            return None if path.readlink().name == f"{digest}{SUFFIX}" else f"expected a link to {digest}, got another"
+        return None if hash_file(path) == digest else "the content does not match its digest"
+    except FileNotFoundError:
+        return "the link leads nowhere"
 
 
 def collect_weights(store: CheckpointStore, *, grace: float = GRACE_SECONDS, act: bool) -> Collection:
@@ -80,7 +99,7 @@ def collect_weights(store: CheckpointStore, *, grace: float = GRACE_SECONDS, act
         return result
     now = time_at(folder)
     linked = linked_weights(store)
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
+    for path in list_folder(folder, f"*{SUFFIX}"):
         try:
             status = path.lstat()
         except FileNotFoundError:
@@ -125,13 +144,15 @@ def remove_run(store: CheckpointStore, record: RunRecord, *, act: bool) -> list[
         UserError: somebody runs it.
     """
     folder = store.folder(record.run_id)
-    if (folder / CLAIM).exists() and is_live(folder / CLAIM, time_at(folder)):
-        raise UserError(f"expected a run that nobody runs, got {record.run_id}: {folder / CLAIM} is held")
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+    with suppress(FileNotFoundError):  # another process removes the run
+        if (folder / CLAIM).exists() and is_live(folder / CLAIM, time_at(folder)):
+            raise UserError(f"expected a run that nobody runs, got {record.run_id}: {folder / CLAIM} is held")
+    names = [str(path.relative_to(folder)) for path in list_tree(folder) if not path.is_dir()]
     if act:
-        aside = store.root / f".{record.run_id}.{uuid.uuid4().hex}.tmp"
-        folder.rename(aside)
-        shutil.rmtree(aside)
+        temporary = store.root / f".{record.run_id}.{uuid.uuid4().hex}.tmp"
+        with suppress(FileNotFoundError):  # another process removed the run
+            folder.rename(temporary)
+        remove_tree(temporary)
     return names
 
 

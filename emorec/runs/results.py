@@ -4,13 +4,14 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emorec.datasets.utterance import Task
-from emorec.metrics.classification import confusion_matrix, per_class_scores
-from emorec.models.emotion_model import Predictions
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.storage.atomic import write_bytes, write_json
+
+if TYPE_CHECKING:
+    from emorec.models.emotion_model import Predictions
 
 LINE_METRICS = {
     "classification": ("val/weighted_f1", "test/weighted_f1", "test/uar", "test/accuracy"),
@@ -18,12 +19,13 @@ LINE_METRICS = {
 }
 
 
-def metrics_of(predictions: Predictions, split: str, task: Task) -> dict[str, Any]:
-    """The metrics of a split: `<split>/<metric>`; of classes also `<split>/per_class` and `<split>/confusion` (rows are
-    targets)."""
-    scores: dict[str, Any] = {f"{split}/{name}": value for name, value in predictions.scores().items()}
+def metrics_of(predictions: "Predictions", split: str, task: Task) -> dict[str, Any]:
+    """`<split>/<metric>` of a split; for classes also `<split>/per_class` and `<split>/confusion` (rows: targets)."""
+    scores: dict[str, Any] = {f"{split}/{name}": value for name, value in predictions.scores.items()}
     if task.kind == "regression":
         return scores
+    from emorec.metrics.classification import confusion_matrix, per_class_scores
+
     confusion = confusion_matrix(predictions.target, predictions.logits.argmax(1), len(task.labels))
     return {
         **scores,
@@ -32,33 +34,39 @@ def metrics_of(predictions: Predictions, split: str, task: Task) -> dict[str, An
     }
 
 
-def write_results(folder: Path, predictions: Mapping[str, Predictions], task: Task) -> dict[str, Any]:
-    """Writes `metrics.json` and `predictions.parquet` of some splits into `folder` and returns the metrics."""
+def write_results(folder: Path, predictions: "Mapping[str, Predictions]", task: Task) -> dict[str, Any]:
+    """Writes `metrics.json` and `predictions.parquet` into a folder and returns the metrics.
+
+    Args:
+        folder: of the run, or of an evaluation.
+        predictions: {split: `Predictions`}.
+        task: what is predicted.
+    """
     metrics: dict[str, Any] = {"labels": list(task.labels)}
-    for split, found in predictions.items():
-        metrics |= metrics_of(found, split, task)
+    for split, predicted in predictions.items():
+        metrics |= metrics_of(predicted, split, task)
     write_predictions(folder / "predictions.parquet", predictions, task)
     write_json(folder / "metrics.json", metrics)
     return metrics
 
 
-def write_predictions(path: Path, predictions: Mapping[str, Predictions], task: Task) -> None:
+def write_predictions(path: Path, predictions: "Mapping[str, Predictions]", task: Task) -> None:
     """Writes a Parquet table: id, split, target, predicted (labels), and `probability_<label>` for each class; for
     regression target and predicted are values."""
     import pyarrow
     from pyarrow import parquet
 
     tables = []
-    for split, found in predictions.items():
-        columns: dict[str, Any] = {"id": list(found.id), "split": [split] * len(found.id)}
+    for split, predicted in predictions.items():
+        columns: dict[str, Any] = {"id": list(predicted.id), "split": [split] * len(predicted.id)}
         if task.kind == "regression":
-            columns |= {"target": found.target.numpy(), "predicted": found.logits[:, 0].numpy()}
+            columns |= {"target": predicted.target.numpy(), "predicted": predicted.logits[:, 0].numpy()}
             tables.append(pyarrow.table(columns))
             continue
-        probabilities = found.logits.softmax(1)
+        probabilities = predicted.logits.softmax(1)
         columns |= {
-            "target": [task.labels[number] if number >= 0 else None for number in found.target.tolist()],
-            "predicted": [task.labels[number] for number in found.logits.argmax(1).tolist()],
+            "target": [task.labels[number] if number >= 0 else None for number in predicted.target.tolist()],
+            "predicted": [task.labels[number] for number in predicted.logits.argmax(1).tolist()],
         }
         for number, label in enumerate(task.labels):
             columns[f"probability_{label}"] = probabilities[:, number].numpy()
@@ -71,24 +79,24 @@ def write_predictions(path: Path, predictions: Mapping[str, Predictions], task: 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """`metrics.json` of a run's directory; empty where there is none."""
     try:
-        found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     except FileNotFoundError:
         return {}
-    return found
+    return metrics
 
 
 def line_metrics(folder: Path) -> dict[str, float]:
-    """Of a run's metrics those that a line or a table of runs shows."""
+    """The metrics of a run that a line or a table of runs shows."""
     metrics = read_metrics(folder)
     return {name: metrics[name] for names in LINE_METRICS.values() for name in names if name in metrics}
 
 
 def result_line(record: RunRecord, folder: Path) -> str:
     """`run <run_id>  val/weighted_f1=…  test/weighted_f1=…  test/uar=…  test/accuracy=…  <path>`; for regression
-    `val/ccc`, `test/ccc`, `test/mae` and `test/pearson`; before them the metric that chose the epoch, if another."""
+    `val/ccc`, `test/ccc`, `test/mae` and `test/pearson`. Another metric that chose the epoch stands before them."""
     metrics = read_metrics(folder)
     names: tuple[str, ...] = LINE_METRICS[record.task.get("kind", "classification")]
-    if (chosen_on := f"val/{record.task.get('monitor')}") not in names:
-        names = (chosen_on, *names)
+    if (monitor := f"val/{record.task.get('monitor')}") not in names:
+        names = (monitor, *names)
     values = [f"{name}={metrics[name]:.4f}" for name in names if name in metrics]
     return "  ".join([f"run {record.run_id}", *values, str(folder)])

@@ -1,13 +1,12 @@
-"""Files that are either whole or not there.
+"""Atomic writes: a file is either complete or absent.
 
 A file is written under a unique temporary name in its destination folder, flushed to disk, given the permission
-bits of its folder, and renamed. A temporary file in another folder could end up on another filesystem, where a
-rename is a copy that a kill can cut short.
+bits of its folder, and renamed. A temporary file in another folder could be on another filesystem, where a rename is
+a copy that a killed process leaves incomplete.
 """
 
 import json
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,11 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from emorec.storage.folders import list_folder, remove_tree
+
 TEMPORARY_SUFFIX = ".tmp"
 
 
 def make_folder(path: Path) -> Path:
-    """Creates a folder and its parents; each new one takes the permission bits of the folder it is in."""
+    """Creates a folder and its parents; each new one takes the permission bits of its parent."""
     if not path.is_dir():
         make_folder(path.parent)
         mode = path.parent.stat().st_mode & 0o7777
@@ -30,7 +31,7 @@ def make_folder(path: Path) -> Path:
 
 
 def follow_folder_mode(path: Path) -> None:
-    """Gives a file the read and write bits of its folder, whatever the umask of the process is."""
+    """Gives a file the read and write bits of its folder, regardless of the umask of the process."""
     path.chmod((path.parent.stat().st_mode & 0o666) | 0o600)
 
 
@@ -45,10 +46,10 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the folder of `path`; what is written there becomes `path` in one step.
+    """Yields a temporary path in the folder of `path` and renames it to `path` after the block.
 
     Raises:
-        OSError: the disk is full or may not be written; nothing partial stays behind.
+        OSError: the disk is full or cannot be written; no partial file remains.
     """
     make_folder(path.parent)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
@@ -59,7 +60,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:
-        if error.filename is None and error.errno is not None:  # a full disk names no file
+        if error.filename is None and error.errno is not None:  # the error of a full disk names no file
             error.filename = str(path)
         raise
     finally:
@@ -83,22 +84,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def remove_orphans(folder: Path, *, grace: float = 24 * 3600.0) -> list[Path]:
-    """Removes temporary files and folders that a killed writer left in `folder` more than `grace` seconds ago."""
+    """Removes temporary files and folders older than `grace` seconds, which killed writers left in `folder`."""
     removed = []
-    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+    for path in list_folder(folder, f".*{TEMPORARY_SUFFIX}"):
         with suppress(FileNotFoundError):
             if time.time() - path.lstat().st_mtime > grace:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
                 removed.append(path)
     return removed
-
-
-@contextmanager
-def keeping_time(folder: Path) -> Iterator[None]:
-    """Whatever the block does in a folder, the folder's time of change stays: clearing up is no use."""
-    before = folder.stat()
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))

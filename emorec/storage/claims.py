@@ -1,8 +1,9 @@
-"""A claim says that one process does a piece of work, so that others need not.
+"""Claims: files that let one process at a time do a piece of work.
 
-A claim is a file created whole and exclusively; it names host, boot, process and start of the process, and a thread
-touches it while the work goes on. A claim is stale once its process is known to be dead (same host), or once its
-file has not been touched for `stale_after` seconds of the watcher's own clock (other hosts: their clocks may differ).
+A claim is a file that is created atomically and exclusively. It names the host, the boot, the process and the start
+time of the process, and a thread touches it while the work goes on. A claim is stale once its process is known to be
+dead (same host), or once its file has not been touched for `stale_after` seconds by the clock of the waiting process
+(other hosts, whose clocks may differ).
 """
 
 import fcntl
@@ -28,12 +29,12 @@ STALE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a claim."""
+    """The process that holds a claim."""
 
     host: str
     boot: str
     pid: int
-    started: str  # the process's start time in clock ticks since boot; tells a reused pid from the holder
+    started: str  # start time of the process in clock ticks since boot: it differs for a reused pid
     token: str
 
     def __str__(self) -> str:
@@ -59,13 +60,13 @@ def _is_zombie(pid: int) -> bool:
 
 
 def this_process() -> Holder:
-    """The holder that stands for this process, with a token of its own."""
+    """This process as a holder, with a new token."""
     pid = os.getpid()
     return Holder(socket.gethostname(), _boot_id(), pid, _process_start(pid), uuid.uuid4().hex)
 
 
 def read_holder(path: Path) -> Holder | None:
-    """The holder named in a claim file, or `None` where there is no (readable) claim."""
+    """The holder named in a claim file, or `None` where the file is missing or not readable."""
     try:
         return Holder(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
@@ -73,7 +74,7 @@ def read_holder(path: Path) -> Holder | None:
 
 
 def is_dead(holder: Holder) -> bool:
-    """True where the holder's process is known to have ended; a process on another host is never known to have."""
+    """Whether the holder's process is known to have ended, which is never known for a process on another host."""
     if holder.host != socket.gethostname():
         return False
     if holder.boot != _boot_id():
@@ -90,9 +91,9 @@ def is_dead(holder: Holder) -> bool:
 
 
 class Claim:
-    """A held claim; `release` it, or leave a `with` block.
+    """A held claim, until `release` or the end of the `with` block.
 
-    A thread touches the file until then. `lost` turns true when someone else took the claim over.
+    A thread touches the file until then. `lost` becomes true when another process has taken the claim over.
     """
 
     def __init__(self, path: Path, holder: Holder) -> None:
@@ -113,7 +114,7 @@ class Claim:
                 os.utime(self.path)
 
     def release(self) -> None:
-        """Gives the claim up; one that was taken over is left to its new holder."""
+        """Removes the claim, unless another process has taken it over."""
         self._stop.set()
         self._thread.join()
         if read_holder(self.path) == self.holder:
@@ -127,13 +128,13 @@ class Claim:
 
 
 def _create(path: Path, holder: Holder) -> bool:
-    """Creates the claim file whole and exclusively; False where there is one."""
+    """Creates the claim file atomically and exclusively; false where it exists."""
     temporary = path.parent / f".{path.name}.{holder.token}.tmp"
     text = json.dumps(asdict(holder))
     try:
         temporary.write_text(text)
         follow_folder_mode(temporary)
-        os.link(temporary, path)  # atomic, also on network disks
+        os.link(temporary, path)  # atomic on network disks too
     except FileExistsError:
         return False
     except OSError as error:
@@ -159,8 +160,11 @@ def _create_without_link(path: Path, text: str) -> bool:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Holds an advisory lock on a folder; where locks do nothing, two takers may both work, and one finds out later."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds an advisory lock on a folder.
+
+    On a disk where locks have no effect two processes can take a claim over at once; one of them loses it later.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -171,14 +175,14 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def remove_stale(path: Path, stale: Holder | None) -> None:
-    """Removes the claim of `stale`; one that another taker has made in the meantime stays."""
-    with _alone_in(path.parent):
+    """Removes the claim if `stale` still holds it."""
+    with _locked(path.parent):
         if read_holder(path) == stale:
             path.unlink(missing_ok=True)
 
 
 class Watch:
-    """Watches someone else's claim and tells when it has become stale."""
+    """Watches the claim of another process and reports when it is stale."""
 
     def __init__(self, path: Path, stale_after: float) -> None:
         self.path = path
@@ -188,7 +192,7 @@ class Watch:
         self._since = time.monotonic()
 
     def stale(self) -> bool:
-        """True once the holder is dead or has not touched its claim for `stale_after` seconds of our clock."""
+        """Whether the holder is dead or has not touched its claim for `stale_after` seconds of this process's clock."""
         try:
             seen = (read_holder(self.path), self.path.stat().st_mtime_ns)
         except FileNotFoundError:
@@ -200,7 +204,7 @@ class Watch:
 
 
 def try_claim(path: Path) -> Claim | None:
-    """Claims at once, taking over the claim of a process that is known to be dead; `None` where it is held."""
+    """Takes the claim without waiting, also from a process that is known to be dead; `None` where it is held."""
     make_folder(path.parent)
     while True:
         holder = this_process()
@@ -220,16 +224,16 @@ def acquire(
     poll: float = 0.2,
     waiting: Callable[[Holder | None], bool] | None = None,
 ) -> Claim | None:
-    """Waits until the claim at `path` is ours.
+    """Waits until this process holds the claim at `path`.
 
     Args:
-        path: the claim's file.
+        path: the file of the claim.
         stale_after: seconds without a heartbeat after which a claim is taken over.
-        poll: seconds between two looks.
-        waiting: called with the holder at each look that finds the claim held; false gives up.
+        poll: seconds between two attempts.
+        waiting: called with the holder after each failed attempt; false gives up.
 
     Returns:
-        The claim, to be released; `None` where `waiting` gave up.
+        The claim, which the caller releases; `None` where `waiting` gave up.
     """
     watch = Watch(path, stale_after)
     while (claim := try_claim(path)) is None:
@@ -251,14 +255,14 @@ def claimed(
     poll: float = 0.2,
     waiting: Callable[[Holder | None], None] | None = None,
 ) -> Iterator[Claim]:
-    """Holds the claim at `path` inside the block; waits for it as long as it takes. Arguments as for `acquire`."""
+    """Holds the claim at `path` inside the block and waits for it without a limit. Arguments as for `acquire`."""
 
-    def go_on(holder: Holder | None) -> bool:
+    def keep_waiting(holder: Holder | None) -> bool:
         if waiting is not None:
             waiting(holder)
         return True
 
-    claim = acquire(path, stale_after=stale_after, poll=poll, waiting=go_on)
+    claim = acquire(path, stale_after=stale_after, poll=poll, waiting=keep_waiting)
     assert claim is not None
     with claim:
         yield claim

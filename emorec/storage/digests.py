@@ -1,4 +1,4 @@
-"""sha256 of files and of values, remembered while a file stays the same."""
+"""sha256 of values and of files; the digest of an unchanged file is read from a database."""
 
 import hashlib
 import json
@@ -24,11 +24,11 @@ def _with_plain_numbers(value: Any) -> Any:
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, whole floats as integers (0.0 is 0).
+    """The canonical JSON of a value: sorted keys, no spaces, whole floats as integers (0.0 is 0).
 
     Raises:
-        ValueError: the value holds NaN or an infinity.
-        TypeError: the value holds something that JSON has no word for.
+        ValueError: the value contains NaN or an infinity.
+        TypeError: the value contains a type that JSON does not support.
     """
     plain = _with_plain_numbers(value)
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -46,20 +46,20 @@ def hash_file(path: Path) -> str:
 
 
 class FileDigests:
-    """Digests of files, remembered by path, size, mtime, ctime and inode.
+    """Digests of files, stored by path, size, mtime, ctime and inode.
 
-    The memory is a text file that processes append whole lines to. A line carries its own checksum, so a torn one
-    is skipped; the file may be deleted at any time.
+    The database is a text file to which processes append whole lines. Each line has a checksum, so that an incomplete
+    line is skipped. The file can be deleted at any time.
 
     Args:
-        database: where to remember; `None` remembers within this process only.
-        verify: hash each file once a process, whatever the database says.
+        database: the file; `None` keeps the digests in this process only.
+        verify: hash each file once per process instead of reading the database.
     """
 
     def __init__(self, database: Path | None = None, *, verify: bool = False) -> None:
         self.database = database
         self._known: dict[tuple[str, ...], str] = {}
-        self._fresh: list[str] = []
+        self._unsaved: list[str] = []
         if database is not None and not verify:
             self._load(database)
 
@@ -80,19 +80,19 @@ class FileDigests:
         if identity not in self._known:
             self._known[identity] = hash_file(path)
             if "\n" not in identity[0] and "\t" not in identity[0]:
-                self._fresh.append("\t".join((*identity, self._known[identity])))
+                self._unsaved.append("\t".join((*identity, self._known[identity])))
         return self._known[identity]
 
     def digest_folder(self, folder: Path, suffixes: tuple[str, ...]) -> str:
-        """sha256 over names and contents of a folder's files that end in one of `suffixes`."""
+        """sha256 over the names and contents of a folder's files with one of `suffixes`."""
         names = sorted(path.name for path in folder.iterdir() if path.suffix in suffixes and path.is_file())
         return digest_of({name: self.digest(folder / name) for name in names})
 
     def save(self) -> None:
-        """Appends what was learned since the last call; a database that cannot be written is left as it is."""
-        if self.database is None or not self._fresh:
+        """Appends the digests computed since the last call; a database that cannot be written is left as it is."""
+        if self.database is None or not self._unsaved:
             return
-        lines = "".join(f"{zlib.crc32(line.encode(errors=SURROGATES)):08x}\t{line}\n" for line in self._fresh)
+        lines = "".join(f"{zlib.crc32(line.encode(errors=SURROGATES)):08x}\t{line}\n" for line in self._unsaved)
         with suppress(OSError):
             make_folder(self.database.parent)
             new = not self.database.exists()
@@ -100,7 +100,7 @@ class FileDigests:
                 stream.write(lines.encode(errors=SURROGATES))
             if new:
                 follow_folder_mode(self.database)
-            self._fresh.clear()
+            self._unsaved.clear()
 
     def _load(self, database: Path) -> None:
         try:

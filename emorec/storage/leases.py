@@ -1,4 +1,4 @@
-"""A lease says that a process reads a folder, so that a clean-up leaves it alone. Any number may be held at once."""
+"""Leases: files that mark a folder as in use, so that maintenance keeps it. Any number can be held at once."""
 
 import time
 import uuid
@@ -6,13 +6,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from emorec.storage.claims import Claim, is_dead, read_holder, try_claim
+from emorec.storage.folders import list_folder
 
 SUFFIX = ".lease"
-STALE_SECONDS = 900.0  # long: a clean-up can wait, a reader cannot
+STALE_SECONDS = 900.0  # long, for maintenance can wait and a reader cannot
 
 
 def take_lease(folder: Path) -> Claim | None:
-    """A lease on a folder, to be released; `None` where the folder cannot be written, which no clean-up can either."""
+    """A lease on a folder, which the caller releases; `None` where the folder cannot be written, nor be removed."""
     try:
         return try_claim(folder / f"{uuid.uuid4().hex}{SUFFIX}")
     except OSError:
@@ -20,7 +21,7 @@ def take_lease(folder: Path) -> Claim | None:
 
 
 def time_at(folder: Path) -> float:
-    """The time by the clock that stamps files in `folder`: on a network disk that is the server's.
+    """The time by the clock that sets file times in `folder`, which on a network disk is the server's.
 
     Raises:
         OSError: the folder cannot be written.
@@ -34,7 +35,7 @@ def time_at(folder: Path) -> float:
 
 
 def is_live(claim: Path, now: float) -> bool:
-    """Whether a claim's or a lease's holder still works: not known to be dead, and its file touched not long ago."""
+    """Whether the holder of a claim or lease is alive: not known to be dead, and its file touched recently."""
     holder = read_holder(claim)
     with suppress(FileNotFoundError):
         return holder is not None and not is_dead(holder) and now - claim.stat().st_mtime < STALE_SECONDS
@@ -42,10 +43,10 @@ def is_live(claim: Path, now: float) -> bool:
 
 
 def in_use(folder: Path, now: float | None = None) -> bool:
-    """Whether a live process holds a lease or a claim in the folder; leftovers of dead ones are removed."""
+    """Whether a live process holds a lease or a claim in the folder; leases of dead processes are removed."""
     now = time.time() if now is None else now
     used = False
-    for path in [*folder.glob(f"*{SUFFIX}"), *folder.glob("*.claim")]:
+    for path in [*list_folder(folder, f"*{SUFFIX}"), *list_folder(folder, "*.claim")]:
         if is_live(path, now):
             used = True
         elif path.suffix == SUFFIX:

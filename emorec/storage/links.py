@@ -1,4 +1,4 @@
-"""Relative symbolic links that are replaced by renaming, so that a reader never finds none."""
+"""Relative symbolic links, replaced atomically, so that a reader always finds a target."""
 
 import os
 import shutil
@@ -9,15 +9,15 @@ from emorec.storage.atomic import make_folder, replacing, sync
 
 
 def link_relative(target: Path, link: Path) -> bool:
-    """Points `link` at `target` by a relative path, so that a moved tree still resolves.
+    """Points `link` at `target` by a relative path, so that the link works in a moved tree.
 
     Returns:
-        False where the filesystem refuses links and a copy was made in place of one.
+        False where the filesystem does not support links and a copy was made instead.
     """
     make_folder(link.parent)
     temporary = link.parent / f".{link.name}.{uuid.uuid4().hex}.tmp"
     try:
-        # resolved, for a relative path through a linked folder would lead elsewhere
+        # resolved, since a relative path through a linked folder would lead elsewhere
         temporary.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))
     except OSError:
         with replacing(link) as copy:

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emorec.config.schema import SlurmLauncherConfig
 from emorec.errors import Preempted, UserError
 from emorec.storage.atomic import write_json
 from emorec.sweeps.launcher import Launcher, Task, judge, take_report
@@ -109,54 +110,30 @@ class ClusterLauncher(Launcher):
 
     Args:
         folder: of the sweep; nodes must see it under the same path.
-        cluster: "slurm", or "local" for processes of this machine, all at once.
-        gpus: of each job; 0 for none.
-        cpus_per_task: cores of each task; a job has one task a device.
-        time_minutes: after which Slurm ends a job; it saves before, and is queued again.
-        array_parallelism: how many jobs of an array run at a time.
-        mem_gb: memory of each job; `None` leaves it to the cluster.
-        partition: of the cluster; `None` leaves it to the cluster, as for `account` and `qos`.
-        account: who pays.
-        qos: quality of service.
-        setup: shell lines that run first on the node.
-        extra: more options of sbatch.
-        grace: seconds that a job has to save, once it is to end, before it is killed.
+        settings: of the config.
     """
 
     interval = 0.5
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        cluster: str = "slurm",
-        gpus: int = 1,
-        cpus_per_task: int = 4,
-        time_minutes: int = 1440,
-        array_parallelism: int = 256,
-        mem_gb: float | None = None,
-        partition: str | None = None,
-        account: str | None = None,
-        qos: str | None = None,
-        setup: Sequence[str] = (),
-        extra: Mapping[str, Any] | None = None,
-        grace: float = 30.0,
-    ) -> None:
+    def __init__(self, folder: Path, settings: SlurmLauncherConfig) -> None:
         super().__init__()
         if importlib.util.find_spec("submitit") is None:
-            raise UserError("expected submitit for launcher=slurm, found none: pip install 'emorec[sweep]'")
-        self.folder, self.cluster, self.gpus, self.grace = folder, cluster, gpus, grace
-        self._parameters: dict[str, Any] = {"timeout_min": time_minutes, "gpus_per_node": gpus or None}
-        self._parameters |= {"cpus_per_task": cpus_per_task, "mem_gb": mem_gb, "name": f"emorec-{folder.name}"}
-        own: dict[str, Any] = {
-            "partition": partition,
-            "account": account,
-            "qos": qos,
-            "array_parallelism": array_parallelism,
+            raise UserError("expected submitit for launcher=slurm, which is not installed: pip install 'emorec[sweep]'")
+        self.folder, self.cluster, self.gpus, self.grace = folder, settings.cluster, settings.gpus, settings.grace
+        self._parameters: dict[str, Any] = {
+            "name": f"emorec-{folder.name}",
+            "timeout_min": settings.time_minutes,
+            "gpus_per_node": settings.gpus or None,
+            "cpus_per_task": settings.cpus_per_task,
+            "mem_gb": settings.mem_gb,
+            "slurm_partition": settings.partition,
+            "slurm_account": settings.account,
+            "slurm_qos": settings.qos,
+            "slurm_array_parallelism": settings.array_parallelism,
+            "slurm_setup": settings.setup or None,
+            "slurm_additional_parameters": settings.extra or None,
+            "slurm_srun_args": ["--kill-on-bad-exit=1"],
         }
-        own |= {"setup": list(setup) or None, "additional_parameters": dict(extra or {}) or None}
-        own["srun_args"] = ["--kill-on-bad-exit=1"]
-        self._parameters |= {f"slurm_{key}": value for key, value in own.items()}
         self._submitted: list[_Submitted] = []
         self._looked = 0.0
         self._stopped = False

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from emorec.markdown import markdown_table
 from emorec.sweeps.expansion import varying
-from emorec.sweeps.record import ENDED, FAILED, JobRecord
+from emorec.sweeps.record import ENDED, FAILED, JobRecord, SweepRecord
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +23,7 @@ COLOURS = {"running": "cyan", "finished": "green", "interrupted": "yellow", "fai
 def job_cells(jobs: Sequence[JobRecord]) -> tuple[list[str], list[list[str]]]:
     """(headers, one row a job): what varies between the jobs, status, seconds, run and metrics."""
     names = list(dict.fromkeys(name for job in jobs for name in job.metrics))
-    told = varying([job.overrides for job in jobs])
+    varied = varying([job.overrides for job in jobs])
     rows = [
         [
             str(job.number),
@@ -32,7 +33,7 @@ def job_cells(jobs: Sequence[JobRecord]) -> tuple[list[str], list[list[str]]]:
             job.run_id or "",
             *(f"{job.metrics[name]:.4f}" if name in job.metrics else "" for name in names),
         ]
-        for job, overrides in zip(jobs, told, strict=True)
+        for job, overrides in zip(jobs, varied, strict=True)
     ]
     return ["job", "overrides", "status", "seconds", "run", *names], rows
 
@@ -42,6 +43,20 @@ def summary(jobs: Sequence[JobRecord]) -> str:
     counts = Counter(job.status for job in jobs)
     order = ("finished", "skipped", "interrupted", "failed", "invalid", "running", "waiting")
     return ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
+
+
+def sweep_page(sweep: SweepRecord) -> str:
+    """A row for each job of a sweep, and their summary."""
+    return f"{markdown_table(*job_cells(sweep.all_jobs))}\n{summary(sweep.all_jobs)}  {sweep.folder}"
+
+
+def sweeps_table(sweeps: Sequence[SweepRecord]) -> str:
+    """A row for each sweep."""
+    rows = [
+        [sweep.name, sweep.started, sweep.launcher, str(len(sweep.all_jobs)), summary(sweep.all_jobs)]
+        for sweep in sweeps
+    ]
+    return markdown_table(["sweep", "started", "launcher", "jobs", "status"], rows)
 
 
 class Display:
@@ -54,7 +69,7 @@ class Display:
 
     def __init__(self, jobs: Sequence[JobRecord], *, live: bool) -> None:
         self.jobs = jobs
-        self._told = varying([job.overrides for job in jobs])
+        self._varied = varying([job.overrides for job in jobs])
         self._is_live = live and sys.stderr.isatty()
         self._live: Any = None
 
@@ -77,13 +92,13 @@ class Display:
         """Says that a job has started or ended, where there is no live table."""
         if self._live is not None:
             return
-        place = f"job {job.number}"
+        name = f"job {job.number}"
         if job.status == "running":
-            log.info("%s started: %s", place, " ".join(self._told[self.jobs.index(job)]) or " ".join(job.overrides))
+            log.info("%s started: %s", name, " ".join(self._varied[self.jobs.index(job)]) or " ".join(job.overrides))
         elif job.status in FAILED:
-            log.error("%s %s after %.1f s: %s (%s)", place, job.status, job.seconds, job.error, job.log or "no log")
+            log.error("%s %s after %.1f s: %s (%s)", name, job.status, job.seconds, job.error, job.log or "no log")
         elif job.status in ENDED:
-            log.info("%s %s after %.1f s: run %s", place, job.status, job.seconds, job.run_id or "unknown")
+            log.info("%s %s after %.1f s: run %s", name, job.status, job.seconds, job.run_id or "unknown")
 
     def _table(self) -> "Table":
         from rich.markup import escape

@@ -11,7 +11,6 @@ from hydra.errors import HydraException
 from emorec.errors import UserError
 
 FOLD = "dataset.fold"
-ALL_FOLDS = "all"  # as a fold, it stands for every fold of the job's protocol
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:

@@ -1,96 +1,93 @@
-"""`emorec train -m`: one run after the other in this process, or each in a process of its own."""
+"""A multirun: one run after the other in this process, or each in a process of its own."""
 
 import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from emorec.config.composition import CommandLine, Composer
-from emorec.sweeps.launchers import check_launcher, launcher_for, tasks_for
-from emorec.runs.logs import log_to
-from emorec.sweeps.plan import PlannedJob, Workbenches, plan, to_start
-from emorec.runs.results import line_metrics
-from emorec.training.lifecycle import train
+from emorec.config.schema import BasicLauncherConfig, LauncherConfig, TrainConfig
 from emorec.errors import Preempted, UserError
 from emorec.markdown import markdown_table
+from emorec.runs.logs import log_to
+from emorec.runs.results import line_metrics
 from emorec.storage.atomic import make_folder
 from emorec.storage.digests import digest_of
 from emorec.sweeps.display import Display, job_cells
 from emorec.sweeps.launcher import launch
+from emorec.sweeps.launchers import make_launcher, make_tasks
+from emorec.sweeps.plan import PlannedJob, Preparers, jobs_to_start, plan
 from emorec.sweeps.record import FAILED, JobRecord, SweepRecord, moment
 from emorec.sweeps.stop import Stop
+from emorec.training.lifecycle import train
 
 log = logging.getLogger(__name__)
 
 
-def run_all(composer: Composer) -> int:
+def run_all(composer: Composer[TrainConfig]) -> int:
     """Runs all jobs and prints a table of them.
 
     Returns:
         0; 1 if any failed, 75 if any was interrupted, or what a signal to this process asks for (130 for ctrl-C).
     """
-    benches = Workbenches()
-    planned = plan(composer, benches)
+    preparers = Preparers()
+    planned = plan(composer, preparers)
     jobs = [job.record for job in planned]
     configs = [job.composed.config for job in planned if job.composed is not None]
     if not configs:
-        _print_outcome(jobs, None)
+        _print_result(jobs, None)
         return 1
-    settings = _common_launcher(configs)
-    name = str(configs[0]["sweep"]["name"])
-    folder = (Path(configs[0]["paths"]["checkpoints"]) / "sweeps" / name).absolute()
-    sweep = SweepRecord(folder, name, settings["name"], jobs)
-    with sweep.claim(configs[0]["extraction"]["stale_after"]):
+    launcher, name = _common_launcher(configs), configs[0].sweep.name
+    folder = (configs[0].paths.checkpoints / "sweeps" / name).absolute()
+    sweep = SweepRecord(folder, name, launcher.name, jobs)
+    with sweep.claim(configs[0].extraction.stale_after):
         sweep.recall()
         sweep.write()
         try:
-            if settings["name"] == "basic":
-                stopped = _run_here(planned, benches, sweep)
+            if isinstance(launcher, BasicLauncherConfig):
+                stopped = _run_here(planned, preparers, sweep)
             else:
-                stopped = _run_in_processes(planned, benches, sweep, composer.line, configs)
+                stopped = _run_in_processes(planned, preparers, sweep, composer.line, configs)
         finally:
             sweep.ended = moment()
             sweep.write()
-    _print_outcome(jobs, folder)
+    _print_result(jobs, folder)
     if stopped:
-        print("emorec train: interrupted; the same command goes on from here", file=sys.stderr)
+        print("emorec train: interrupted; the same command resumes", file=sys.stderr)
     return stopped or sweep.exit_code
 
 
-def _common_launcher(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    settings: dict[str, Any] = configs[0]["launcher"]
-    if len({digest_of(config["launcher"]) for config in configs}) > 1:
+def _common_launcher(configs: Sequence[TrainConfig]) -> LauncherConfig:
+    if any(config.launcher != configs[0].launcher for config in configs):
         raise UserError("expected one launcher for all jobs of a multirun, got several values of launcher")
-    check_launcher(settings)
-    return settings
+    return configs[0].launcher
 
 
-def _run_here(planned: Sequence[PlannedJob], benches: Workbenches, sweep: SweepRecord) -> int:
+def _run_here(planned: Sequence[PlannedJob], preparers: Preparers, sweep: SweepRecord) -> int:
     """Runs the jobs one after the other; returns the exit code that an interruption asks for, else 0."""
     seen: dict[str, JobRecord] = {}
     make_folder(sweep.folder / "logs")
-    for number, job in enumerate(planned):
+    for index, job in enumerate(planned):
         record = job.record
         if job.composed is None:
             continue
-        first = seen.setdefault(digest_of(job.composed.config), record)
+        first = seen.setdefault(digest_of(job.composed.values), record)
         if first is not record:
             record.take_over(first)
             continue
-        log.info("job %d of %d: %s", number + 1, len(planned), " ".join(record.overrides))
+        log.info("job %d of %d: %s", index + 1, len(planned), " ".join(record.overrides))
         before = replace(record)
         record.start()
         record.log = f"logs/{record.number}.txt"
         sweep.write()
         try:
             with log_to(sweep.folder / record.log):
-                trained = _run_one(job, benches)
+                trained = _run_one(job, preparers)
             if not trained:
                 record.started, record.ended, record.seconds = before.started, before.ended, before.seconds
         except (KeyboardInterrupt, Preempted) as stopped:
-            for rest in planned[number:]:
+            for rest in planned[index:]:
                 if rest.record.status in ("running", "waiting"):
                     rest.record.end("interrupted")
             return Preempted.exit_code if isinstance(stopped, Preempted) else 130
@@ -99,12 +96,12 @@ def _run_here(planned: Sequence[PlannedJob], benches: Workbenches, sweep: SweepR
     return 0
 
 
-def _run_one(job: PlannedJob, benches: Workbenches) -> bool:
+def _run_one(job: PlannedJob, preparers: Preparers) -> bool:
     """Runs a job; false where its run was finished before."""
     record, composed = job.record, job.composed
     assert composed is not None
     try:
-        outcome = train(composed, benches.of(composed.config))
+        outcome = train(composed, preparers.of(composed.config))
     except Exception as error:  # whatever breaks one job, the others go on; the run's log keeps the traceback
         record.end("failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         log.error("job %d failed: %s", record.number, record.error)
@@ -117,21 +114,23 @@ def _run_one(job: PlannedJob, benches: Workbenches) -> bool:
 
 def _run_in_processes(
     planned: Sequence[PlannedJob],
-    benches: Workbenches,
+    preparers: Preparers,
     sweep: SweepRecord,
     line: CommandLine,
-    configs: Sequence[dict[str, Any]],
+    configs: Sequence[TrainConfig],
 ) -> int:
     """Runs each job in a process of its own; returns the exit code that a signal asks for, else 0."""
-    launcher = launcher_for(configs[0]["launcher"], configs, sweep.folder)
+    settings = configs[0].launcher
+    assert not isinstance(settings, BasicLauncherConfig)
+    launcher = make_launcher(settings, configs, sweep.folder)
     with Stop() as stop:
         try:
-            chosen = to_start(planned, benches, sweep.folder)
-            benches.clear()
-            tasks = tasks_for(chosen, launcher, line, folder=sweep.folder, sweep=sweep.name)
+            chosen = jobs_to_start(planned, preparers, sweep.folder)
+            preparers.clear()
+            tasks = make_tasks(chosen, launcher, line, folder=sweep.folder, sweep=sweep.name)
             sweep.write()
             log.info("%d of %d jobs are to be run: %s", len(tasks), len(planned), sweep.folder)
-            with Display(sweep.jobs, live=configs[0]["progress"]) as display:
+            with Display(sweep.jobs, live=configs[0].progress) as display:
 
                 def changed(record: JobRecord) -> None:
                     sweep.write()
@@ -139,7 +138,7 @@ def _run_in_processes(
 
                 launcher.changed = changed
                 launch(launcher, tasks, stop)
-        except KeyboardInterrupt:  # before anything was started
+        except KeyboardInterrupt:  # before any job was started
             for job in sweep.jobs:
                 if job.status == "waiting":
                     job.end("interrupted")
@@ -150,11 +149,11 @@ def _run_in_processes(
     return stop.exit_code if stop.count else 0
 
 
-def _print_outcome(jobs: Sequence[JobRecord], folder: Path | None) -> None:
+def _print_result(jobs: Sequence[JobRecord], folder: Path | None) -> None:
     print(markdown_table(*job_cells(jobs)))
     for job in jobs:
         if job.status in FAILED:
-            where = f"  {folder / job.log}" if folder is not None and job.log else ""
-            print(f"job {job.number} {job.status}: {job.error}{where}")
+            path = f"  {folder / job.log}" if folder is not None and job.log else ""
+            print(f"job {job.number} {job.status}: {job.error}{path}")
     done = sum(job.status in ("finished", "skipped") for job in jobs)
     print(f"{done} of {len(jobs)} jobs have a result{'' if folder is None else f'  {folder}'}")

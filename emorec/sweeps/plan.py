@@ -1,61 +1,59 @@
 """The jobs of a multirun before anything is started: composed, checked, their shared work done, their runs known."""
 
-import copy
 import logging
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from emorec.config.composition import Composed, Composer
-from emorec.runs.results import line_metrics
-from emorec.loggers.factory import trackers
-from emorec.training.lifecycle import finished_record, prepare
-from emorec.training.validation import check_training
-from emorec.datamodules.preparer import Workbench, workbench_for
+from emorec.config.schema import TrainConfig
+from emorec.datamodules.preparer import DataPreparer
 from emorec.errors import UserError, choose
-from emorec.features.devices import give_memory_back
+from emorec.features.devices import release_memory
+from emorec.runs.results import line_metrics
 from emorec.storage.atomic import write_text
 from emorec.storage.digests import digest_of
-from emorec.sweeps.expansion import ALL_FOLDS, expand, expand_folds
+from emorec.sweeps.expansion import expand, expand_folds
 from emorec.sweeps.record import JobRecord
+from emorec.training.lifecycle import finished_record
+from emorec.training.run_context import prepare_run
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job and its config, `None` where it is invalid."""
+    """A job and its config, `None` where the job is invalid."""
 
     record: JobRecord
-    composed: Composed | None
+    composed: Composed[TrainConfig] | None
 
 
-class Workbenches:
-    """One workbench for each cache that the jobs of a multirun name."""
+class Preparers:
+    """One `DataPreparer` for each cache that the jobs of a multirun name."""
 
     def __init__(self) -> None:
-        self._benches: dict[str, Workbench] = {}
+        self._preparers: dict[str, DataPreparer] = {}
 
-    def of(self, config: Mapping[str, Any]) -> Workbench:
-        """The workbench that a config asks for."""
-        place = digest_of([config["paths"]["cache"], config["extraction"]["verify"]])
-        if place not in self._benches:
-            self._benches[place] = workbench_for(config)
-        return self._benches[place]
+    def of(self, config: TrainConfig) -> DataPreparer:
+        """The preparer that a config asks for."""
+        key = digest_of([str(config.paths.cache), config.extraction.verify])
+        if key not in self._preparers:
+            self._preparers[key] = DataPreparer.of(config)
+        return self._preparers[key]
 
     def clear(self) -> None:
-        """Gives back what they hold, also of a GPU's memory."""
-        self._benches.clear()
-        give_memory_back()
+        """Frees what they hold, also on a GPU."""
+        self._preparers.clear()
+        release_memory()
 
 
-def plan(composer: Composer, benches: Workbenches) -> list[PlannedJob]:
-    """All jobs of a command line; one that does not compose, or asks for what cannot be trained, is invalid."""
+def plan(composer: Composer[TrainConfig], preparers: Preparers) -> list[PlannedJob]:
+    """All jobs of a command line; a job whose config cannot be trained is invalid."""
     planned: list[PlannedJob] = []
     for overrides in expand(composer.line.overrides):
-        for words, composed, error in _composed(composer, benches, overrides):
+        for words, composed, error in _composed(composer, preparers, overrides):
             record = JobRecord(len(planned) + 1, words)
             if error is not None:
                 refuse(record, error)
@@ -70,46 +68,48 @@ def refuse(record: JobRecord, error: str) -> None:
 
 
 def _composed(
-    composer: Composer, benches: Workbenches, overrides: Sequence[str]
-) -> Iterator[tuple[list[str], Composed | None, str | None]]:
+    composer: Composer[TrainConfig], preparers: Preparers, overrides: Sequence[str]
+) -> Iterator[tuple[list[str], Composed[TrainConfig] | None, str | None]]:
     """(overrides, config, error) of a job, or of each of its folds."""
     words = list(overrides)
     try:
         composed = composer.compose(words)
-        if (composed.config.get("dataset") or {}).get("fold") != ALL_FOLDS:
-            check_training(composed.config)
-            trackers(composed.config)
+        if not composed.wants_all_folds:
+            _ = composed.config
             yield words, composed, None
             return
-        folds = _count_folds(composed.config, benches)
+        folds = _count_folds(composed.for_fold(0).config, preparers)
     except UserError as error:
         yield words, None, str(error)
         return
     for with_fold in expand_folds(words, folds):
-        yield from _composed(composer, benches, with_fold)
+        yield from _composed(composer, preparers, with_fold)
 
 
-def _count_folds(config: Mapping[str, Any], benches: Workbenches) -> int:
-    config = copy.deepcopy(dict(config))
-    config["dataset"]["fold"] = 0
-    bench = benches.of(config)
-    manifest, corpus = bench.manifest(config), bench.corpus(config)
-    return choose(manifest.protocols, corpus.protocol, f"dataset.protocol (dataset={corpus.name})").folds
+def _count_folds(config: TrainConfig, preparers: Preparers) -> int:
+    preparer = preparers.of(config)
+    corpus, _ = preparer.components(config)
+    protocols = preparer.manifest(config, corpus).protocols
+    return choose(protocols, corpus.protocol, f"dataset.protocol (dataset={corpus.name})").folds
 
 
-def to_start(planned: Sequence[PlannedJob], benches: Workbenches, folder: Path) -> list[PlannedJob]:
-    """Does the jobs' shared work, so that they start warm, and returns those that are to be started.
+def jobs_to_start(planned: Sequence[PlannedJob], preparers: Preparers, folder: Path) -> list[PlannedJob]:
+    """Does the jobs' shared work, so that they start with all features stored, and returns those to start.
 
-    The others are invalid, or finished, or the run of an earlier job (`same_as`).
+    The others are invalid, or finished, or have the same run as an earlier job (`same_as`).
+
+    Args:
+        planned: all jobs.
+        preparers: shared by them.
+        folder: of the sweep.
     """
     first: dict[Path, JobRecord] = {}  # by the run's directory
     chosen = []
     for job in planned:
-        if job.composed is None or not _prepared(job.record, job.composed, benches, folder):
+        if job.composed is None or not _prepare(job.record, job.composed, preparers, folder):
             continue
-        run_id = job.record.run_id
-        assert run_id is not None
-        run = Path(job.composed.config["paths"]["checkpoints"]) / run_id
+        assert job.record.run_id is not None
+        run = job.composed.config.paths.checkpoints / job.record.run_id
         if run in first:
             job.record.same_as = first[run].number
             continue
@@ -119,11 +119,11 @@ def to_start(planned: Sequence[PlannedJob], benches: Workbenches, folder: Path) 
     return chosen
 
 
-def _prepared(record: JobRecord, composed: Composed, benches: Workbenches, folder: Path) -> bool:
+def _prepare(record: JobRecord, composed: Composed[TrainConfig], preparers: Preparers, folder: Path) -> bool:
     """Computes missing features and finds a job's run; false where that fails."""
     try:
-        job = prepare(composed, benches.of(composed.config), loads=False)
-        finished = finished_record(job)
+        context = prepare_run(composed, preparers.of(composed.config), load_features=False)
+        finished = finished_record(context)
     except UserError as error:
         refuse(record, str(error))
         return False
@@ -133,8 +133,8 @@ def _prepared(record: JobRecord, composed: Composed, benches: Workbenches, folde
         record.end("failed", f"{type(error).__name__}: {error}")
         log.error("job %d failed: %s (%s)", record.number, record.error, folder / record.log)
         return False
-    record.run_id = job.identity.run_id
+    record.run_id = context.identity.run_id
     record.status = "waiting" if finished is None else "finished"
     if finished is not None:
-        record.metrics = line_metrics(job.folder)
+        record.metrics = line_metrics(context.folder)
     return True

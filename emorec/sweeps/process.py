@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,12 +12,6 @@ from emorec.storage.atomic import follow_folder_mode, make_folder
 from emorec.sweeps.report import GRACE_VARIABLE, JOB_VARIABLE, PARENT_VARIABLE
 
 POLL_SECONDS = 0.1
-
-
-def train_command(overrides: Sequence[str], *, flags: Sequence[str], sweep: str) -> list[str]:
-    """The command of one job: the sweep's flags without `-m`, its own overrides, and the sweep's name."""
-    quoted = sweep.replace("\\", "\\\\").replace("'", "\\'")
-    return [sys.executable, "-m", "emorec", "train", *flags, *overrides, f"sweep.name='{quoted}'"]
 
 
 class JobProcess:

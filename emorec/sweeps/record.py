@@ -14,6 +14,7 @@ from typing import Any
 from emorec.errors import UserError
 from emorec.storage.atomic import make_folder, write_json
 from emorec.storage.claims import Claim, Holder, acquire, read_holder
+from emorec.storage.folders import list_folder
 from emorec.storage.leases import is_live
 
 log = logging.getLogger(__name__)
@@ -174,6 +175,10 @@ class SweepRecord:
         except OSError as error:
             log.warning("the record of the sweep could not be written: %s", error)
 
+    def as_json(self) -> dict[str, Any]:
+        """The record as plain data."""
+        return {**asdict(self), "folder": str(self.folder)}
+
     @property
     def all_jobs(self) -> list[JobRecord]:
         """Those of this start and of earlier ones, by number."""
@@ -185,6 +190,17 @@ class SweepRecord:
         if any(job.status in FAILED for job in self.jobs):
             return 1
         return 75 if any(job.status == "interrupted" for job in self.jobs) else 0
+
+
+def find_sweep(root: Path, name: str) -> SweepRecord:
+    """The sweep of a name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not (root / name).is_dir():
+        raise UserError(f"expected the name of a sweep, got {name!r} (emorec runs sweeps lists them)")
+    return read_sweep(root / name)
 
 
 def read_sweep(folder: Path) -> SweepRecord:
@@ -210,7 +226,7 @@ def read_sweep(folder: Path) -> SweepRecord:
 def all_sweeps(root: Path) -> Iterator[SweepRecord]:
     """The sweeps in a folder, oldest first; a record that cannot be read is named and left out."""
     found = []
-    for path in root.glob("*/sweep.json") if root.is_dir() else []:
+    for path in list_folder(root, "*/sweep.json"):
         try:
             found.append(read_sweep(path.parent))
         except UserError as error:

@@ -1,6 +1,6 @@
-"""The ranks of a run on several devices: processes of our own, or those of torchrun and Slurm.
+"""Training on several ranks: processes that emorec starts itself, or those of torchrun and Slurm.
 
-Lightning never starts processes here: its way replays the whole command line, a multirun and all.
+Lightning never starts processes here: it would replay the whole command line, a multirun included.
 """
 
 import json
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -21,72 +21,78 @@ from functools import cache
 from typing import Any, NoReturn
 
 from emorec.config.composition import Composed
+from emorec.config.schema import TrainConfig, TrainerConfig
 from emorec.errors import Preempted, UserError
-from emorec.features.devices import give_memory_back
-from emorec.sweeps.process import train_command
+from emorec.features.devices import release_memory
 
 log = logging.getLogger(__name__)
 
-VARIABLE = "EMOREC_RANK"  # holds an `Order` in the ranks that emorec starts
+VARIABLE = "EMOREC_RANK"  # holds an `Assignment` in the ranks that emorec starts
 GRACE_SECONDS = 20.0  # between the request to end and the kill
 POLL_SECONDS = 0.1
 PORTS = (20_000, 32_000)
-HEARD_SECONDS = 60.0  # in which all ranks are to hear that there is nothing to do
-LEADER_SECONDS = 0.5  # between two looks for the process that leads the run
+ACKNOWLEDGE_SECONDS = 60.0  # for all ranks to read that there is nothing to train
+PARENT_SECONDS = 0.5  # between two looks at the parent process
 
 
 @dataclass(frozen=True)
-class Order:
-    """What the process that leads a run tells its ranks.
+class Assignment:
+    """What the process that holds a run's claim tells the ranks.
 
     Attributes:
         trains: false where the run needs no training.
-        state: path of the state to go on from.
-        leader: the process that leads, where it has started the ranks.
+        state: path of the state to resume from.
+        parent: the process that has started the ranks, if it is emorec.
     """
 
     trains: bool
     state: str | None = None
-    leader: int | None = None
+    parent: int | None = None
 
-    def written(self) -> str:
+    def to_json(self) -> str:
         return json.dumps(asdict(self))
 
     @staticmethod
-    def read(text: str) -> "Order":
-        return Order(**json.loads(text))
+    def from_json(text: str) -> "Assignment":
+        return Assignment(**json.loads(text))
 
 
-def own_order() -> Order | None:
-    """The order of a rank that emorec has started; `None` in any other process."""
+def train_command(overrides: Sequence[str], *, flags: Sequence[str], sweep: str) -> list[str]:
+    """The command of one run in a process of its own.
+
+    Args:
+        overrides: of the run.
+        flags: of the command, without `-m`.
+        sweep: the sweep that the run belongs to.
+    """
+    quoted = sweep.replace("\\", "\\\\").replace("'", "\\'")
+    return [sys.executable, "-m", "emorec", "train", *flags, *overrides, f"sweep.name='{quoted}'"]
+
+
+def own_assignment() -> Assignment | None:
+    """The assignment of a rank that emorec has started; `None` in any other process."""
     text = os.environ.get(VARIABLE)
-    return None if text is None else Order.read(text)
+    return None if text is None else Assignment.from_json(text)
 
 
-def follow_leader(leader: int) -> None:
-    """Ends this process at once when the one that started it is gone: whoever leads the run next trains it anew."""
+def exit_with_parent(parent: int) -> None:
+    """Ends this process as soon as its parent is gone: the next start of the run trains it again."""
 
     def watch() -> None:
-        while os.getppid() == leader:
-            time.sleep(LEADER_SECONDS)
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=watch, name="leader", daemon=True).start()
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-def leave() -> NoReturn:
-    """Ends a rank that has done its work at once: while Python shuts down, threads of the process group, whose other
-    ranks may be gone by now, abort it now and then."""
+def exit_now() -> NoReturn:
+    """Ends a rank that has done its work without Python's shutdown, in which threads of the process group abort now and
+    then once other ranks are gone."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
-
-
-def world_size(config: Mapping[str, Any]) -> int:
-    """How many ranks a config asks for."""
-    trainer = config["trainer"]
-    return int(trainer["devices"]) * int(trainer["num_nodes"])
 
 
 def under_torchrun() -> bool:
@@ -94,32 +100,32 @@ def under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def outer_rank(config: Mapping[str, Any]) -> int | None:
-    """The number of this rank where torchrun or Slurm has started all of them; `None` where nobody has.
+def external_rank(settings: TrainerConfig) -> int | None:
+    """The number of this rank where torchrun or Slurm has started all of them, else `None`.
 
     Raises:
         UserError: there are more or fewer ranks than the config asks for.
     """
-    wanted = world_size(config)
+    wanted = settings.world_size
     if under_torchrun():
-        found, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
-        if wanted == found == 1:
+        count, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
+        if wanted == count == 1:
             return None
     elif wanted == 1:
         return None
     elif int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        found, rank = _join_slurm()
+        count, rank = _join_slurm()
     else:
-        if config["trainer"]["num_nodes"] > 1:
+        if settings.num_nodes > 1:
             raise UserError("expected torchrun or srun to start the ranks of several machines (trainer.num_nodes > 1)")
         return None
-    if found != wanted:
-        raise UserError(f"expected {wanted} ranks (trainer.devices × trainer.num_nodes), found {found} started")
+    if count != wanted:
+        raise UserError(f"expected {wanted} ranks (trainer.devices × trainer.num_nodes), got {count}")
     return rank
 
 
 def _join_slurm() -> tuple[int, int]:
-    """The number of Slurm's tasks and of this one; says in the environment where they meet."""
+    """The number of Slurm's tasks and of this one; sets the environment variables of a rendezvous."""
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     try:
@@ -133,49 +139,52 @@ def _join_slurm() -> tuple[int, int]:
 
 
 @cache
-def _store() -> Any:
-    """Where the ranks meet; kept, for rank 0 serves it as long as it is there."""
+def _rendezvous_store() -> Any:
+    """The store of torch's rendezvous; kept, since rank 0 serves it as long as the object exists."""
     from torch.distributed.rendezvous import rendezvous
 
     store, _, _ = next(rendezvous("env://"))
     return store
 
 
-def tell_ranks(run_id: str, order: Order) -> None:
-    """Tells the other ranks of torchrun or Slurm what to do; they wait for it. What ends them waits until it is heard,
-    for this process, which may serve the store, ends as well."""
-    store = _store()
-    store.set(f"emorec/{run_id}", order.written())
-    if not order.trains:
+def send_assignment(run_id: str, assignment: Assignment) -> None:
+    """Sends rank 0's assignment to the other ranks of torchrun or Slurm, which wait for it.
+
+    Where there is nothing to train it waits until all have read it, since this process serves the store and then ends.
+    """
+    store = _rendezvous_store()
+    store.set(f"emorec/{run_id}", assignment.to_json())
+    if not assignment.trains:
         others = range(1, int(os.environ["WORLD_SIZE"]))
         try:
-            store.wait([f"emorec/{run_id}/{rank}" for rank in others], timedelta(seconds=HEARD_SECONDS))
+            store.wait([f"emorec/{run_id}/{rank}" for rank in others], timedelta(seconds=ACKNOWLEDGE_SECONDS))
         except RuntimeError as error:
-            log.warning("not all ranks have heard that there is nothing to train: %s", error)
+            log.warning("some ranks did not read that there is nothing to train: %s", error)
 
 
-def hear_order(run_id: str) -> Order:
-    """What rank 0 of torchrun or Slurm tells; waits for it."""
-    store = _store()
+def receive_assignment(run_id: str) -> Assignment:
+    """Waits for the assignment of rank 0 of torchrun or Slurm."""
+    store = _rendezvous_store()
     store.wait([f"emorec/{run_id}"], timedelta(days=7))
-    order = Order.read(store.get(f"emorec/{run_id}").decode())
-    store.set(f"emorec/{run_id}/{os.environ['RANK']}", "heard")
-    return order
+    assignment = Assignment.from_json(store.get(f"emorec/{run_id}").decode())
+    store.set(f"emorec/{run_id}/{os.environ['RANK']}", "read")
+    return assignment
 
 
-def run_ranks(composed: Composed, order: Order) -> int:
-    """Starts the ranks of a run and waits for them; when one fails, all end. Returns the exit code of the first that
-    failed, or 0.
+def launch_ranks(composed: Composed[TrainConfig], assignment: Assignment) -> int:
+    """Starts the ranks of a run and waits for them; when one fails, all are ended.
+
+    Returns:
+        The exit code of the first rank that failed, or 0.
 
     Raises:
         Preempted: a signal asked this process to end; the ranks have saved.
     """
-    give_memory_back()  # of the GPU on which features were computed: it is rank 0's now
-    count = int(composed.config["trainer"]["devices"])
-    port = _free_port()
-    ranks = [_start(composed, order, number, count, port) for number in range(count)]
+    release_memory()  # of the GPU on which features were computed: rank 0 uses it now
+    count, port = composed.config.trainer.devices, _free_port()
+    ranks = [_start(composed, assignment, number, count, port) for number in range(count)]
     try:
-        return _watch(ranks)
+        return _wait(ranks)
     except (Preempted, KeyboardInterrupt) as stopped:
         _end(ranks, signal.SIGTERM if isinstance(stopped, Preempted) else signal.SIGINT)
         raise
@@ -183,11 +192,13 @@ def run_ranks(composed: Composed, order: Order) -> int:
         _end(ranks, signal.SIGTERM, grace=0.0)
 
 
-def _start(composed: Composed, order: Order, number: int, count: int, port: int) -> subprocess.Popen[bytes]:
+def _start(
+    composed: Composed[TrainConfig], assignment: Assignment, number: int, count: int, port: int
+) -> subprocess.Popen[bytes]:
     flags = [] if composed.config_dir is None else ["--config-dir", composed.config_dir]
     environment = {
         **os.environ,
-        VARIABLE: replace(order, leader=os.getpid()).written(),
+        VARIABLE: replace(assignment, parent=os.getpid()).to_json(),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(count),
@@ -195,12 +206,12 @@ def _start(composed: Composed, order: Order, number: int, count: int, port: int)
         "RANK": str(number),
         "LOCAL_RANK": str(number),
     }
-    words = train_command(composed.overrides, flags=flags, sweep=str(composed.config["sweep"]["name"]))
-    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
+    command = train_command(composed.overrides, flags=flags, sweep=composed.config.sweep.name)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
 
 def _free_port() -> int:
-    """One that nothing listens on, of those that the system gives to nobody who has not asked for it."""
+    """A port that nothing listens on, outside the range from which the system gives out ports."""
     while True:
         port = random.SystemRandom().randint(*PORTS)
         with socket.socket() as listener, suppress(OSError):
@@ -208,12 +219,12 @@ def _free_port() -> int:
             return port
 
 
-def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
     while True:
         codes = [rank.poll() for rank in ranks]
         failed = [code for code in codes if code]
         if failed:
-            log.warning("a rank of %d ended with exit code %d: the others are ended", len(ranks), failed[0])
+            log.warning("one of %d ranks ended with exit code %d: the others are ended", len(ranks), failed[0])
             return int(failed[0])
         if all(code == 0 for code in codes):
             return 0
@@ -221,21 +232,21 @@ def _watch(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
 
 
 def _end(ranks: Sequence[subprocess.Popen[bytes]], number: signal.Signals, grace: float = GRACE_SECONDS) -> None:
-    """Asks all ranks that are left to end, and after a while kills them."""
-    left = [rank for rank in ranks if rank.poll() is None]
-    for rank in left:
+    """Asks all ranks that still run to end, and after a while kills them."""
+    running = [rank for rank in ranks if rank.poll() is None]
+    for rank in running:
         rank.send_signal(number)
-    end = time.monotonic() + grace
-    for rank in left:
+    deadline = time.monotonic() + grace
+    for rank in running:
         try:
-            rank.wait(max(0.0, end - time.monotonic()))
+            rank.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             rank.kill()
             rank.wait()
 
 
 def cluster_environment(ranks: int) -> Any:
-    """Lightning's plugin for the ranks that are there, whatever allocation of Slurm's this may be within."""
+    """Lightning's plugin for the ranks, also inside an allocation of Slurm."""
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment

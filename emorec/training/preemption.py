@@ -1,4 +1,4 @@
-"""Signals that ask a run to make room: it saves at the end of its step, and goes on when it is started again."""
+"""Signals that ask a run to end soon: it saves at the end of its step, and resumes when it is started again."""
 
 import signal
 import threading
@@ -18,10 +18,10 @@ def ignore_signals() -> None:
 
 
 class Preemption:
-    """While its block runs, a signal raises `Preempted`; while a training step runs, it only sets `received`.
+    """While its block runs, a signal raises `Preempted`; while `deferred` is set, it only sets `received`.
 
-    Blocks may be nested: what was raised where nothing can be raised (a finaliser, say) is raised by the next block.
-    Only the main thread of a process is sent signals; elsewhere the block does nothing.
+    Blocks may be nested: an exception that was lost, for example in a finaliser, is raised by the next inner block.
+    Only the main thread of a process receives signals; in another thread the block does nothing.
     """
 
     _innermost: ClassVar["Preemption | None"] = None
@@ -29,7 +29,7 @@ class Preemption:
     def __init__(self) -> None:
         self._outer: Preemption | None = None
         self.received: signal.Signals | None = None
-        self.deferred = False  # whether somebody looks at `received` soon
+        self.deferred = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Preemption":
@@ -43,7 +43,7 @@ class Preemption:
         return self
 
     def install(self) -> None:
-        """Takes the signals, also from a library that took them in the meantime."""
+        """Handles the signals, also after a library has installed handlers of its own."""
         for number in self._before:
             signal.signal(number, self._handle)
 
@@ -59,5 +59,5 @@ class Preemption:
             raise self.error()
 
     def error(self) -> Preempted:
-        """What to raise after a signal."""
+        """The exception to raise after a signal."""
         return Preempted(f"stopped by {self.received.name if self.received else 'another rank'}")

@@ -1,13 +1,21 @@
-"""A run to be had."""
+"""Everything that one run is made of, made once and handed on."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from emorec.config.composition import Composed
-from emorec.datamodules.prepared_data import Data
+from emorec.config.schema import TrainConfig
+from emorec.datamodules.leakage import check_splits_apart
+from emorec.datamodules.prepared_data import PreparedData
+from emorec.datamodules.preparer import DataPreparer
+from emorec.datamodules.split_checks import check_classes, check_sizes
+from emorec.encoders.checkpoint import LOCAL
+from emorec.loggers.base import RunLogger
+from emorec.loggers.factory import make_loggers
+from emorec.models.builder import ModelParts, make_parts
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
-from emorec.runs.identity import RunIdentity
+from emorec.runs.identity import RunIdentity, identify
 from emorec.runs.provenance import provenance
 
 
@@ -17,16 +25,32 @@ def now() -> str:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run to be had: its config, data and identity, and the store it goes to."""
+class RunContext:
+    """One run.
 
-    composed: Composed
-    data: Data
+    Attributes:
+        composed: the config, as plain data too.
+        data: corpus, splits and features.
+        parts: fusion, loss, metrics, and what makes optimizer and schedule.
+        loggers: of the config.
+        identity: of the run.
+        store: where the run goes.
+    """
+
+    composed: Composed[TrainConfig]
+    data: PreparedData
+    parts: ModelParts
+    loggers: tuple[RunLogger, ...]
     identity: RunIdentity
     store: CheckpointStore
 
     @property
+    def config(self) -> TrainConfig:
+        return self.composed.config
+
+    @property
     def folder(self) -> Path:
+        """The run's directory."""
         return self.store.folder(self.identity.run_id)
 
     def new_record(self, earlier: RunRecord | None, *, resumes: bool = False) -> RunRecord:
@@ -34,23 +58,18 @@ class Job:
 
         Args:
             earlier: the record of the start before it.
-            resumes: whether it goes on where that was interrupted.
+            resumes: whether this start goes on where that one was interrupted.
         """
-        config, data = self.composed.config, self.data
+        config, data = self.config, self.data
+        task = asdict(data.task)
         return RunRecord(
             run_id=self.identity.run_id,
             group_id=self.identity.group_id,
             identity=self.identity.digest,
             status="running",
-            seed=config["seed"],
-            fold=config["dataset"]["fold"],
-            task={
-                "name": data.task.name,
-                "kind": data.task.kind,
-                "labels": list(data.task.labels),
-                "monitor": data.task.monitor,
-                "direction": data.task.direction,
-            },
+            seed=config.seed,
+            fold=data.corpus.fold,
+            task={key: task[key] for key in ("name", "kind", "labels", "monitor", "direction")},
             choices=self.composed.choices,
             overrides=self.composed.overrides,
             started=now(),
@@ -62,11 +81,49 @@ class Job:
                 "left_out": data.left_out,
                 "notes": list(data.manifest.notes),
             },
-            features={modality: item.spec.folder_name for modality, item in data.features.items()},
+            features={modality: item.specs[0].folder_name for modality, item in data.features.items()},
+            feature_specs={modality: [asdict(spec) for spec in item.specs] for modality, item in data.features.items()},
             test_reads=list(earlier.test_reads) if earlier is not None else [],
             provenance=provenance(),
             attempts=1 + (earlier.attempts if earlier is not None else 0),
             restarts=earlier.restarts + (not resumes) if earlier is not None else 0,
-            tags=list(config["tags"]),
-            notes=config["notes"],
+            tags=list(config.tags),
+            notes=config.notes,
         )
+
+
+def prepare_run(composed: Composed[TrainConfig], preparer: DataPreparer, *, load_features: bool = True) -> RunContext:
+    """Makes everything that a run needs and computes the features that are missing.
+
+    Args:
+        composed: the config.
+        preparer: what the runs of this process share.
+        load_features: whether features are loaded as the config says; not in a process that leaves training to others.
+
+    Raises:
+        UserError: the config or the data is not as expected.
+    """
+    config = composed.config
+    if not load_features:
+        config = replace(config, features=replace(config.features, preload="none"))
+    corpus, encoders = preparer.components(config)
+    loggers = make_loggers(config.logger)
+    task = corpus.chosen_task(preparer.manifest(config, corpus))
+    parts = make_parts(config, task)
+    data = preparer.prepare(config, corpus, encoders)
+    check_classes(task, data.splits)
+    check_sizes(data.splits, config.trainer.world_size)
+    check_splits_apart(data)
+    store = CheckpointStore(config.paths.checkpoints)
+    return RunContext(composed, data, parts, tuple(loggers), run_identity(composed, data), store)
+
+
+def run_identity(composed: Composed[TrainConfig], data: PreparedData) -> RunIdentity:
+    """The identity of the run that a config and its data define."""
+    return identify(
+        composed.values,
+        manifest_digest=data.manifest.digest,
+        feature_specs={modality: item.digest for modality, item in data.features.items()},
+        sources={modality: item.sources for modality, item in data.features.items()},
+        local_models=frozenset(name for name, item in data.features.items() if item.specs[0].checkpoint == LOCAL),
+    )

@@ -1,7 +1,7 @@
 """Writes a composed config as an experiment file: what differs from the defaults of `emorec train`."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,12 +10,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from emorec.config.composition import Composed, Composer
-from emorec.runs.identity import OPERATIONAL_KEYS, is_place
+from emorec.config.keys import OPERATIONAL, is_location, leaves, nested
+from emorec.config.schema import TrainConfig
 from emorec.storage.atomic import write_text
 
 Leaves = dict[tuple[str, ...], Any]
-OPERATIONAL = {keys[0] for keys in OPERATIONAL_KEYS}
-OF_A_TRIAL = {"test", "on_running", "rerun", "sweep", "tags", "notes"}  # operational, and no concern of the experiment
+OF_A_TRIAL = {"test", "on_running", "rerun", "sweep", "tags", "notes"}  # operational, and not part of the experiment
 _NOTHING = object()
 
 
@@ -24,9 +24,9 @@ class Experiment:
     """An experiment file.
 
     Attributes:
-        path: where it lies.
+        path: of the file.
         command: trains it.
-        differences: keys in which it does not compose to what was wanted; none, if all went well.
+        differences: keys in which it does not compose to the wanted config; none, if all went well.
     """
 
     path: Path
@@ -35,7 +35,7 @@ class Experiment:
 
 
 def write_experiment(
-    composer: Composer, wanted: Composed, *, folder: Path, name: str, note: str, keys: Sequence[str]
+    composer: Composer[Any], wanted: Composed[TrainConfig], *, folder: Path, name: str, note: str, keys: Sequence[str]
 ) -> Experiment:
     """Writes `<folder>/experiment/<name>.yaml`, which composes to a config.
 
@@ -47,26 +47,26 @@ def write_experiment(
         note: the file's second line.
         keys: what the command line or a search set; what follows from it by interpolation is left out.
     """
-    trainer = Composer(replace(composer.line, config_name="train", config_dir=None))
+    trainer = Composer(replace(composer.line, config_name="train", config_dir=None), TrainConfig)
     defaults = trainer.compose([]).choices
     groups = {
         group: choice
         for group, choice in wanted.choices.items()
         if group != "experiment" and _top(group) not in OPERATIONAL and defaults.get(group) != choice
     }
-    goal = dict(_leaves(wanted.config))
+    goal = _defining_leaves(wanted.values)
     set_here = {tuple(key.split(".")) for key in keys}
-    values = {place: value for place, value in goal.items() if place in set_here}
-    told = _places_told(composer)
-    found = _composed(trainer, composer.line.config_dir, name, _text(groups, values), told)
-    values = {place: goal[place] for place in goal if place in values or found.get(place, _NOTHING) != goal[place]}
+    values = {path: value for path, value in goal.items() if path in set_here}
+    locations = _location_overrides(composer)
+    composed = _composed(trainer, composer.line.config_dir, name, _text(groups, values), locations)
+    values = {path: goal[path] for path in goal if path in values or composed.get(path, _NOTHING) != goal[path]}
     text = _text(groups, values)
-    found = _composed(trainer, composer.line.config_dir, name, text, told)
-    differing = {place for place in {**goal, **found} if goal.get(place, _NOTHING) != found.get(place, _NOTHING)}
+    composed = _composed(trainer, composer.line.config_dir, name, text, locations)
+    differing = {path for path in {**goal, **composed} if goal.get(path, _NOTHING) != composed.get(path, _NOTHING)}
     path = folder / "experiment" / f"{name}.yaml"
     command = _command(composer, folder, name)
     write_text(path, f"# {command}\n# {note}\n{text}")
-    return Experiment(path, command, sorted(".".join(place) for place in differing))
+    return Experiment(path, command, sorted(".".join(keys) for keys in differing))
 
 
 def key_of(override: str) -> str:
@@ -74,60 +74,50 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
-def defining(config: Mapping[str, Any]) -> dict[str, Any]:
-    """{dotted key: value} of a config that may change a run's result, but for where the corpus lies."""
-    dotted = {".".join(path): value for path, value in _leaves(config)}
-    return {key: value for key, value in dotted.items() if not is_place(key)}
+def defining(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{dotted key: value} of a config that may change a run's result, except where the corpus lies."""
+    dotted = {".".join(path): value for path, value in _defining_leaves(values).items()}
+    return {key: value for key, value in dotted.items() if not is_location(key)}
+
+
+def _defining_leaves(values: Mapping[str, Any]) -> Leaves:
+    """{path of keys: value} of all that may change a result."""
+    return {path: value for path, value in leaves(values) if path[0] not in OPERATIONAL and value != {}}
 
 
 def _top(key: str) -> str:
     return key.partition(".")[0].partition("/")[0]
 
 
-def _leaves(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """(path of keys, value) of all that may change a result."""
-    for key, value in node.items():
-        if not path and key in OPERATIONAL:
-            continue
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*path, str(key)))
-        else:
-            yield (*path, str(key)), value
-
-
 def _text(groups: Mapping[str, str], values: Leaves) -> str:
-    nested: dict[str, Any] = {}
-    if groups:
-        nested["defaults"] = [{f"override /{group}": choice} for group, choice in sorted(groups.items())]
-    for path, value in values.items():
-        node = nested
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = value
-    return OmegaConf.to_yaml(OmegaConf.create(nested))
+    defaults = {"defaults": [{f"override /{group}": choice} for group, choice in sorted(groups.items())]}
+    return OmegaConf.to_yaml(OmegaConf.create({**(defaults if groups else {}), **nested(values)}))
 
 
-def _places_told(composer: Composer) -> list[str]:
+def _location_overrides(composer: Composer[Any]) -> list[str]:
     """The overrides that say where things are, which the experiment's command repeats."""
     return [word for word in composer.line.overrides if _top(key_of(word)) in OPERATIONAL - OF_A_TRIAL]
 
 
-def _composed(trainer: Composer, config_dir: str | None, name: str, text: str, told: Sequence[str]) -> Leaves:
+def _composed(
+    trainer: Composer[TrainConfig], config_dir: str | None, name: str, text: str, locations: Sequence[str]
+) -> Leaves:
     """What an experiment of this text composes to, by its command."""
     with TemporaryDirectory() as folder:
         write_text(Path(folder) / "experiment" / f"{name}.yaml", text)
         folders = [folder, *([config_dir] if config_dir else [])]
-        return dict(_leaves(trainer.compose([_search_path(folders), f"experiment={name}", *told]).config))
+        overrides = [_search_path(folders), f"experiment={name}", *locations]
+        return _defining_leaves(trainer.compose(overrides).values)
 
 
 def _search_path(folders: Sequence[str]) -> str:
     return "hydra.searchpath=[{}]".format(",".join(f"'file://{folder}'" for folder in folders))
 
 
-def _command(composer: Composer, folder: Path, name: str) -> str:
-    """The command that trains an experiment, in the same places."""
-    line, told = composer.line, _places_told(composer)
+def _command(composer: Composer[Any], folder: Path, name: str) -> str:
+    """The command that trains an experiment, in the same locations."""
+    line = composer.line
     where = ["--config-dir", str(folder)]
     if line.config_dir is not None:  # two folders
         where = [_search_path([str(folder), line.config_dir])]
-    return shlex.join(["emorec", "train", *where, f"experiment={name}", *told])
+    return shlex.join(["emorec", "train", *where, f"experiment={name}", *_location_overrides(composer)])

@@ -11,9 +11,10 @@ log = logging.getLogger(__name__)
 
 def drop_broken_lines(journal: Path) -> None:
     """Removes what killed workers and full disks have left half written; Optuna would read nothing after it."""
-    if not journal.exists():
+    try:
+        lines = journal.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
         return
-    lines = journal.read_bytes().splitlines(keepends=True)
     whole = [line for line in lines if line.endswith(b"\n") and _is_json(line)]
     if whole and len(whole) < len(lines):  # a file without any such line is no journal
         log.warning("%s: %d lines were half written and are left out", journal, len(lines) - len(whole))

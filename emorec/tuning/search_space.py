@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from emorec.runs.identity import OPERATIONAL_KEYS
+from emorec.config.keys import OPERATIONAL
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -18,7 +18,7 @@ REQUIRED = {
     "choice": ("values",),
 }
 OPTIONAL = {"uniform": ("step",), "integer": ("step", "log")}
-NOT_SEARCHED = {keys[0] for keys in OPERATIONAL_KEYS} | {"study", "search"}  # change no result
+NOT_SEARCHED = OPERATIONAL | {"study", "search"}  # change no result
 OF_THE_CORPUS = ("dataset", "labels")  # scores on different data do not compare
 
 

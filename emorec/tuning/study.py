@@ -8,14 +8,13 @@ there are exactly as many trials as asked for. Each worker holds a lease; a tria
 import json
 import logging
 import math
-import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emorec.config.schema import StudyConfig
 from emorec.errors import UserError, raise_problems
 from emorec.storage.atomic import follow_folder_mode, make_folder
 from emorec.storage.claims import Claim, Watch, acquire
@@ -29,40 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PRUNERS = ("none", "median", "asha")
 JOURNAL = "journal.log"
-NAME = re.compile(r"[A-Za-z][\w-]*")  # as a folder and as the name of an experiment
-RESERVED = ("null", "none", "true", "false")  # mean something else to Hydra
 ATTEMPTS = 3  # of a trial whose worker dies each time
 WAIT_SECONDS = 0.5  # between two looks at the trials of other workers
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudySettings:
-    """What a config says of a study; see `conf/tune.yaml`."""
-
-    name: str
-    trials: int
-    seed: int
-    startup: int
-    pruner: str
-    warmup: int
-    timeout: float | None
-
-    def problems(self) -> list[str]:
-        """What is not as it must be, a line each."""
-        found = []
-        if not NAME.fullmatch(str(self.name)) or str(self.name).lower() in RESERVED:
-            found.append(f"expected study.name to be a word of letters, digits, _ and -, got {self.name!r}")
-        for key, least in (("trials", 1), ("seed", 0), ("startup", 0), ("warmup", 0)):
-            value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                found.append(f"expected study.{key} to be a whole number from {least}, got {value!r}")
-        if self.pruner not in PRUNERS:
-            found.append(f"expected study.pruner in {PRUNERS}, got {self.pruner!r}")
-        if self.timeout is not None and not (isinstance(self.timeout, int | float) and self.timeout > 0):
-            found.append(f"expected study.timeout to be null or seconds above 0, got {self.timeout!r}")
-        return found
 
 
 def require_optuna() -> None:
@@ -95,7 +63,7 @@ class Study:
     def __init__(
         self,
         folder: Path,
-        settings: StudySettings,
+        settings: StudyConfig,
         *,
         direction: str,
         definition: Mapping[str, Mapping[str, Any]],

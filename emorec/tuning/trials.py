@@ -3,29 +3,33 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emorec.tuning.experiment_file import Experiment, defining, key_of, write_experiment
 from emorec.config.composition import Composed, Composer
-from emorec.runs.results import read_metrics
-from emorec.loggers.factory import trackers
-from emorec.training.lifecycle import train
-from emorec.training.validation import check_training
-from emorec.datamodules.preparer import Workbench, workbench_for
-from emorec.config.instantiation import config_folder
+from emorec.config.locations import config_folder
+from emorec.config.schema import TrainConfig, TuneConfig
+from emorec.config.validation import build
+from emorec.datamodules.preparer import DataPreparer
 from emorec.errors import Preempted, UserError, raise_problems
+from emorec.loggers.base import RunLogger, StopRun
 from emorec.runs.checkpoint_store import RunRecord
-from emorec.loggers.base import RunObserver, StopRun
+from emorec.runs.results import read_metrics
+from emorec.training.lifecycle import train
+from emorec.tuning.experiment_file import Experiment, defining, key_of, write_experiment
 from emorec.tuning.search_space import Entry, check_keys, hydra_override, parse_space
-from emorec.tuning.study import Study, StudySettings
+from emorec.tuning.study import Study
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
-OWN_KEYS = ("study", "search")  # of the config of `emorec tune`: no part of a trial's
+OWN_KEYS = ("study", "search")  # of the config of `emorec tune`, not of a trial's
 log = logging.getLogger(__name__)
+
+
+def _without_own(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in OWN_KEYS}
 
 
 @dataclass(frozen=True)
@@ -38,103 +42,100 @@ class Search:
         entries: the search space.
         study: open.
         monitor: what a trial is judged by, such as "val/uar".
-        workbench: what the runs share.
+        preparer: what the runs share.
     """
 
-    composer: Composer
-    base: Composed
+    composer: Composer[TuneConfig]
+    base: Composed[TuneConfig]
     entries: list[Entry]
     study: Study
     monitor: str
-    workbench: Workbench
+    preparer: DataPreparer
 
-    def trial_config(self, parameters: Mapping[str, Any]) -> Composed:
+    def trial_config(self, parameters: Mapping[str, Any]) -> Composed[TrainConfig]:
         """The config of a trial's run: that of `emorec train` with the same overrides."""
         given = self.composer.line.overrides
         drawn = [hydra_override(key, value) for key, value in parameters.items()]
         composed = self.composer.compose([*given, *drawn, "on_running=wait"])
-        told = [word for word in given if key_of(word).partition(".")[0] not in OWN_KEYS]
+        kept = [word for word in given if key_of(word).partition(".")[0] not in OWN_KEYS]
         return Composed(
-            config={key: value for key, value in composed.config.items() if key not in OWN_KEYS},
+            schema=TrainConfig,
+            values=_without_own(composed.values),
             choices={group: name for group, name in composed.choices.items() if group not in OWN_KEYS},
-            overrides=[*told, *drawn, "test=false"],
+            overrides=[*kept, *drawn, "test=false"],
         )
 
 
-def prepare(open_composer: Composer) -> Search:
-    """Checks everything before the first trial, and joins the study."""
-    base = open_composer.compose(open_composer.line.overrides)
-    settings, entries = _checked(open_composer, base)
+def prepare_search(composer: Composer[TuneConfig]) -> Search:
+    """Checks everything before the first trial, and joins the study.
 
+    Raises:
+        UserError: lists everything in the config that does not fit.
+    """
+    base = composer.compose(composer.line.overrides)
+    entries = _checked_space(composer, base)
     config = base.config
-    check_training(config)
-    trackers(config)
-    workbench = workbench_for(config)
-    manifest = workbench.manifest(config)
-    task = workbench.corpus(config).chosen_task(manifest)
+    preparer = DataPreparer.of(config)
+    corpus, _ = preparer.components(config)
+    manifest = preparer.manifest(config, corpus)
+    task = corpus.chosen_task(manifest)
     definition: dict[str, dict[str, Any]] = {
         "objective": {"monitor": task.monitor, "direction": task.direction},
         "corpus": {"digest": manifest.digest},
         "search": {entry.key: entry.settings for entry in entries},
-        "study": {name: getattr(settings, name) for name in ("seed", "startup", "pruner", "warmup")},
-        "config": defining({key: value for key, value in config.items() if key not in OWN_KEYS}),
+        "study": {name: getattr(config.study, name) for name in ("seed", "startup", "pruner", "warmup")},
+        "config": defining(_without_own(base.values)),
     }
-    folder = Path(config["paths"]["checkpoints"]).absolute() / "studies" / settings.name
-    stale_after = config["extraction"]["stale_after"]
-    study = Study(folder, settings, direction=task.direction, definition=definition, stale_after=stale_after)
-    return Search(open_composer, base, entries, study, f"val/{task.monitor}", workbench)
+    folder = config.paths.checkpoints.absolute() / "studies" / config.study.name
+    study = Study(
+        folder,
+        config.study,
+        direction=task.direction,
+        definition=definition,
+        stale_after=config.extraction.stale_after,
+    )
+    return Search(composer, base, entries, study, f"val/{task.monitor}", preparer)
 
 
-def _checked(open_composer: Composer, base: Composed) -> tuple[StudySettings, list[Entry]]:
-    """The study's settings and its search space.
+def _checked_space(composer: Composer[TuneConfig], base: Composed[TuneConfig]) -> list[Entry]:
+    """The search space of a config.
 
     Raises:
-        UserError: lists everything that is not as it must be.
+        UserError: lists everything in the config that does not fit.
     """
-    config, line = base.config, open_composer.line
-    known = {item.name for item in fields(StudySettings)}
-    if set(config["study"]) != known:
-        raise UserError(f"expected study to have {sorted(known)}, got {sorted(config['study'])}")
-    settings = StudySettings(**config["study"])
-    problems = settings.problems()
+    line, values, problems = composer.line, base.values, list[str]()
+    build(TuneConfig, values, "", problems)
+    name = str(values["study"].get("name"))
     folders = [config_folder(), *([Path(line.config_dir)] if line.config_dir else [])]
-    taken = [folder for folder in folders if (folder / "experiment" / f"{settings.name}.yaml").is_file()]
+    taken = [path for folder in folders if (path := folder / "experiment" / f"{name}.yaml").is_file()]
     if taken:
-        problems.append(f"expected study.name to be no experiment that is there, got {settings.name!r} ({taken[0]})")
-    if config["test"]:
-        problems.append("expected test=false, for tuning leaves the test split alone, got test=true")
-    if (launcher := base.choices.get("launcher", "basic")) != "basic":
-        more = "a worker trains its trials itself, and each further start of the command is one more worker"
-        problems.append(f"expected launcher=basic, for {more}, got {launcher!r}")
-    if (devices := config["trainer"]["devices"]) != 1:
-        problems.append(f"expected trainer.devices=1, for pruning looks at one process, got {devices}")
-    entries = parse_space(config.get("search") or {}, problems)
-    groups = {group: name for group, name in base.choices.items() if group not in OWN_KEYS}
-    plain = {key: value for key, value in config.items() if key not in OWN_KEYS}
-    wrong = check_keys(entries, config=plain, groups=groups, given=[key_of(word) for word in line.overrides])
-    told = {line.partition(":")[0] for line in (*problems, *wrong)}
-    sound = [entry for entry in entries if f"search.{entry.key}" not in told]
-    refused = _refused_values(open_composer, sound) if settings.name else []  # without a name nothing composes
+        problems.append(f"study.name: expected a name that no experiment has, got {name!r} ({taken[0]})")
+    entries = parse_space(values.get("search") or {}, problems)
+    groups = {group: choice for group, choice in base.choices.items() if group not in OWN_KEYS}
+    given = [key_of(word) for word in line.overrides]
+    wrong = check_keys(entries, config=_without_own(values), groups=groups, given=given)
+    reported = {message.partition(":")[0] for message in (*problems, *wrong)}
+    sound = [entry for entry in entries if f"search.{entry.key}" not in reported]
+    refused = _refused_values(composer, sound) if not problems else []
     raise_problems("the study", [*problems, *wrong, *refused])
-    return settings, entries
+    return entries
 
 
-def _refused_values(open_composer: Composer, entries: Sequence[Entry]) -> list[str]:
-    """A line for each choice, and each end of a range, that cannot be composed or trained."""
+def _refused_values(composer: Composer[TuneConfig], entries: Sequence[Entry]) -> list[str]:
+    """A line for each choice, and each end of a range, that does not fit the config."""
     problems = []
     for entry in entries:
         values = entry.settings.get("values") or [entry.settings["low"], entry.settings["high"]]
         for value in values:
             try:
-                composed = open_composer.compose([*open_composer.line.overrides, hydra_override(entry.key, value)])
-                check_training(composed.config)
+                _ = composer.compose([*composer.line.overrides, hydra_override(entry.key, value)]).config
             except UserError as error:
                 problems.append(f"search.{entry.key}: {' '.join(str(error).split())}")
     return problems
 
 
-class ReportToStudy(RunObserver):
-    """Tells a study of each epoch of a trial's run, and ends the run when the study has seen enough.
+class StudyLogger(RunLogger):
+    """Reports each epoch of a trial's run to the study, and ends the run when the study prunes it.
 
     Args:
         trial: of the study.
@@ -152,7 +153,7 @@ class ReportToStudy(RunObserver):
             self._report(row)
 
     def _report(self, row: Mapping[str, float]) -> None:
-        if math.isfinite(row[self.monitor]):  # a run that diverges for good fails at its end
+        if math.isfinite(row[self.monitor]):  # a run that keeps diverging fails at its end
             self.trial.report(row[self.monitor], step=int(row["epoch"]) + 1)
 
     def epoch(self, row: Mapping[str, float]) -> None:
@@ -162,25 +163,25 @@ class ReportToStudy(RunObserver):
             raise StopRun(f"pruned after {epochs} epochs at {self.monitor}={value:.4f}")
 
 
-def try_out(search: Search, trial: "Trial") -> None:
-    """Trains the run of a trial, or takes the result of one that is finished; tells the study."""
-    study, told = search.study, " ".join(f"{key}={short(value)}" for key, value in trial.params.items())
+def run_trial(search: Search, trial: "Trial") -> None:
+    """Trains the run of a trial, or takes the result of a finished one, and reports it to the study."""
+    study, values = search.study, " ".join(f"{key}={short(value)}" for key, value in trial.params.items())
     try:
         composed = search.trial_config(trial.params)
-        outcome = train(composed, search.workbench, observers=[ReportToStudy(trial, search.monitor)])
+        outcome = train(composed, search.preparer, loggers=[StudyLogger(trial, search.monitor)])
         value = float(read_metrics(outcome.folder)[search.monitor])
         study.tell(trial, value, outcome.run_id)
-        log.info("trial %d  %s=%.4f  run %s  %s", trial.number, search.monitor, value, outcome.run_id, told)
+        log.info("trial %d  %s=%.4f  run %s  %s", trial.number, search.monitor, value, outcome.run_id, values)
     except StopRun as stopped:
         study.tell_pruned(trial)
-        log.info("trial %d  %s  run %s  %s", trial.number, stopped, trial.user_attrs.get("run_id"), told)
+        log.info("trial %d  %s  run %s  %s", trial.number, stopped, trial.user_attrs.get("run_id"), values)
     except (KeyboardInterrupt, Preempted, OSError):  # an OSError, such as a full disk, would break all that follow
         study.give_up(trial)
         raise
     except Exception as error:  # whatever breaks one trial, the study goes on; the run's log keeps the traceback
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         study.tell_failed(trial, message)
-        log.error("trial %d  failed: %s  %s", trial.number, message, told)
+        log.error("trial %d  failed: %s  %s", trial.number, message, values)
     else:
         if [best.number for best in study.complete()[:1]] == [trial.number]:
             write_best(search)  # now, for a worker may be killed at any time
@@ -203,12 +204,16 @@ def write_best(search: Search) -> Experiment | None:
         keys=[*given, *best.params],
     )
     if experiment.differences:
-        log.warning("%s does not tell all: it differs in %s", experiment.path, ", ".join(experiment.differences))
+        log.warning(
+            "%s does not compose to the whole config of the trial: it differs in %s",
+            experiment.path,
+            ", ".join(experiment.differences),
+        )
     return experiment
 
 
 def run_of(trial: "FrozenTrial") -> str:
-    """The id of a trial's run; empty where it never came to one."""
+    """The id of a trial's run; empty where the trial never had one."""
     return str(trial.user_attrs.get("run_id", ""))
 
 

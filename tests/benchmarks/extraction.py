@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emorec.config.schema import ExtractionConfig
 from emorec.datasets.ravdess import Ravdess
 from emorec.encoders.encoder import Encoder, Inputs
-from emorec.features.computation import ExtractionSettings
 from emorec.features.extraction import extract
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
@@ -95,7 +95,7 @@ def extraction(root: Path, *, utterances: int = 96, rounds: int = 3) -> Figure:
 
     logging.getLogger("emorec").addHandler(Listener())
     logging.getLogger("emorec").setLevel(logging.INFO)
-    settings = ExtractionSettings(progress=False)
+    settings = ExtractionConfig(progress=False)
 
     def ours() -> float:
         encoder.load()

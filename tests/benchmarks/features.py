@@ -1,4 +1,4 @@
-"""The feature store: gathering, opening, number of files."""
+"""Benchmarks of the feature store: gathering and opening."""
 
 import hashlib
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emorec.features.reader import ReadSettings
+from emorec.config.schema import FeaturesConfig
 from emorec.features.shard import write_shard
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
@@ -15,7 +15,7 @@ from tests.benchmarks.figure import Figure, interleaved, seconds
 
 
 def gather(root: Path, *, utterances: int = 1500, rounds: int = 7) -> Figure:
-    """Random padded batches of variable-length (T, 768) half-precision features from the mapped store."""
+    """Gathers random padded batches of variable-length (T, 768) half-precision features from the mapped store."""
     generator = np.random.default_rng(0)
     spec = FeatureSpec(encoder="Gathered", version=1, dtype="float16")
     store = FeatureStore(root / "cache", spec, FileDigests())
@@ -27,31 +27,31 @@ def gather(root: Path, *, utterances: int = 1500, rounds: int = 7) -> Figure:
         ]
         store.add(keys[part : part + 500], values, {})
     store.refresh()
-    reader = store.reader(keys, ReadSettings(preload="none"))
+    reader = store.reader(keys, FeaturesConfig(preload="none"))
     order = torch.randperm(utterances, generator=torch.Generator().manual_seed(0)).split(32)
-    copies = [reader.gather(places)[0] for places in order]
+    copies = [reader.gather(indices)[0] for indices in order]
 
-    def ours() -> float:
-        return seconds(lambda: [reader.gather(places) for places in order])
+    def own() -> float:
+        return seconds(lambda: [reader.gather(indices) for indices in order])
 
-    def peer() -> float:
+    def plain_copy() -> float:
         return seconds(lambda: [copy.clone() for copy in copies])
 
-    own, plain = interleaved(ours, peer, rounds=rounds)
+    gathering, copying = interleaved(own, plain_copy, rounds=rounds)
     size = sum(copy.numel() * 2 for copy in copies)
-    note = f"{size / own / 1e9:.1f} GB/s against {size / plain / 1e9:.1f}"
-    return Figure("feature_gather_vs_memcpy", plain / own, "ratio", ">= 0.5", note)
+    note = f"{size / gathering / 1e9:.1f} GB/s against {size / copying / 1e9:.1f}"
+    return Figure("feature_gather_vs_memcpy", copying / gathering, "ratio", ">= 0.5", note)
 
 
 def index_open(root: Path, *, entries: int = 1_000_000, rounds: int = 3) -> Figure:
-    """Opening a store of a million utterances, and locating a thousand of them."""
+    """Opens a store of a million utterances and locates a thousand of them."""
     spec = FeatureSpec(encoder="Indexed", version=1, dtype="float32")
     folder = root / "cache" / spec.folder_name
     generator = np.random.default_rng(0)
     shards = 20
     for _ in range(shards):
         block = generator.bytes(32 * (entries // shards))
-        keys = [block[place : place + 32] for place in range(0, len(block), 32)]
+        keys = [block[offset : offset + 32] for offset in range(0, len(block), 32)]
         rows = generator.standard_normal((len(keys), 1), dtype=np.float32)
         write_shard(folder, spec, keys, list(rows[:, None]), {})
     database = root / "cache" / "index_digests.tsv"

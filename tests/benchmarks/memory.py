@@ -1,4 +1,4 @@
-"""Training on a store that is five times larger than the memory of its control group."""
+"""Benchmark of training on a store five times larger than the memory of its control group."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ LONG += ["features.preload=none", "trainer.max_epochs=2", "extraction.batch_size
 
 
 def _group(name: str) -> tuple[Path, Callable[[], None]] | None:
-    """A control group with the limit, and how a process joins it; `None` where none can be made."""
+    """A control group with the limit and a function that joins it; `None` where none can be created."""
     for base, limit in (
         (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
         (Path("/sys/fs/cgroup"), "memory.max"),
@@ -32,12 +32,12 @@ def _group(name: str) -> tuple[Path, Callable[[], None]] | None:
 
 
 def larger_than_memory(root: Path) -> Figure:
-    """Two epochs under the limit."""
+    """Trains two epochs under the limit."""
     name, goal = "store_vs_memory_limit", ">= 5"
-    made = _group(f"emorec_bench_{os.getpid()}")
-    if made is None:
-        return Figure(name, None, "ratio", goal, "control groups cannot be made here")
-    group, join = made
+    created = _group(f"emorec_bench_{os.getpid()}")
+    if created is None:
+        return Figure(name, None, "ratio", goal, "control groups cannot be created here")
+    group, join = created
     try:
         environment = {**os.environ, "EMOREC_ROOT": str(root)}
         emorec("extract", *[word for word in LONG if word.split("=")[0] not in TRAINING_KEYS], *FLAGS, env=environment)
@@ -53,9 +53,9 @@ def larger_than_memory(root: Path) -> Figure:
     finally:
         with suppress(OSError):
             group.rmdir()
-    ran = size / LIMIT if done.returncode == 0 else 0.0
+    ratio = size / LIMIT if done.returncode == 0 else 0.0
     note = f"a store of {size / 1e9:.1f} GB under {LIMIT / 1e9:.1f} GB, exit code {done.returncode}"
-    return Figure(name, ran, "ratio", goal, note)
+    return Figure(name, ratio, "ratio", goal, note)
 
 
 TRAINING_KEYS = {"test", "batch_size", "model.hidden", "model.normalisation", "features.preload", "trainer.max_epochs"}

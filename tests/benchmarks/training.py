@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from emorec.config.composition import composer, parse
-from emorec.training.lifecycle import train
 from emorec.datamodules.preparer import Workbench
 from emorec.metrics.classification import confusion_matrix, summary_scores
+from emorec.training.lifecycle import train
 from tests.benchmarks.figure import Figure, emorec, rounds_of
 
 CONF = Path(__file__).parent / "conf"

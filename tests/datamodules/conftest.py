@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from emorec.config.schema import FeaturesConfig
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import SPLITS, Task, Utterance
-from emorec.features.reader import ReadSettings
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.storage.digests import FileDigests
@@ -93,7 +93,7 @@ def make_example(tmp_path: Path) -> MakeExample:
                 store.add([key(name) for name in part], [found[name] for name in part], {})
             store.refresh()
             keys = [key(item.id) if item.id in found else None for item in utterances]
-            readers[modality] = store.reader(keys, ReadSettings(resident_bytes=resident_bytes))
+            readers[modality] = store.reader(keys, FeaturesConfig(resident_bytes=resident_bytes))
             example.values[modality] = found
         bounds = np.cumsum((0, *sizes))
         example.module = UtteranceDataModule(

@@ -1,4 +1,4 @@
-"""The corpora that write a small copy of themselves, and what tests ask of every one of them."""
+"""The corpora with a fixture, and helpers to read them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +10,10 @@ from emorec.config.instantiation import instantiate
 from emorec.datasets.ch_sims import ChSims
 from emorec.datasets.crema_d import CremaD
 from emorec.datasets.iemocap import Iemocap
-from emorec.datasets.manifest import Corpus
+from emorec.datasets.manifest import Corpus, Manifest
 from emorec.datasets.meld import Meld
 from emorec.datasets.ravdess import Ravdess
+from emorec.datasets.utterance import Utterance
 from tests.discovery import node
 
 WITH_FIXTURE: dict[str, type[Corpus]] = {corpus.name: corpus for corpus in (Ravdess, Meld, Iemocap, CremaD, ChSims)}
@@ -22,7 +23,7 @@ Roots = Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Roots:
-    """The root of a small corpus by its name, written once; a test that changes it makes a copy."""
+    """Returns the root of a small corpus by name. It is written once, so a test that changes it makes a copy."""
     written: dict[str, Path] = {}
 
     def root(name: str) -> Path:
@@ -35,7 +36,20 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Roots:
 
 
 def configured(name: str, root: Path, **changes: Any) -> Corpus:
-    """A corpus as its YAML file configures it, with `changes` on top."""
+    """A corpus as configured by its YAML file and `changes`."""
     corpus = instantiate(node("dataset", name, root=str(root), **changes), where="dataset")
     assert isinstance(corpus, Corpus)
     return corpus
+
+
+def by_id(manifest: Manifest, name: str) -> Utterance:
+    (utterance,) = (item for item in manifest.utterances if item.id == name)
+    return utterance
+
+
+def write_files(root: Path, *names: str, content: bytes = b"media") -> Path:
+    """Writes files with any content, for tests that do not decode them, and returns the root."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root

@@ -1,4 +1,4 @@
-"""The demo corpus is the same bytes everywhere, whole or not there, and fit to train on."""
+"""The demo corpus is reproducible, never partial, and suitable for training."""
 
 import threading
 from collections import Counter
@@ -22,7 +22,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_a_corpus_made_twice_is_the_same_bytes(tmp_path: Path) -> None:
+def test_two_generated_corpora_are_identical_to_the_byte(tmp_path: Path) -> None:
     for name in ("one", "other"):
         make_corpus(tmp_path / name, speakers=2, clips_per_speaker=2)
     one, other = contents(tmp_path / "one"), contents(tmp_path / "other")
@@ -32,7 +32,7 @@ def test_a_corpus_made_twice_is_the_same_bytes(tmp_path: Path) -> None:
     assert len(set(one.values())) == len(one), "no two clips are the same"
 
 
-def test_fewer_clips_are_the_first_ones_of_more(tmp_path: Path) -> None:
+def test_a_smaller_corpus_has_the_first_clips_of_a_larger_one(tmp_path: Path) -> None:
     make_corpus(tmp_path / "fewer", speakers=1, clips_per_speaker=1)
     make_corpus(tmp_path / "more", speakers=2, clips_per_speaker=2)
     fewer, more = contents(tmp_path / "fewer"), contents(tmp_path / "more")
@@ -41,7 +41,7 @@ def test_fewer_clips_are_the_first_ones_of_more(tmp_path: Path) -> None:
     assert all(fewer[name] == more[name] for name in media)
 
 
-def test_corpora_made_at_the_same_time_do_not_clash(tmp_path: Path) -> None:
+def test_a_corpus_can_be_generated_concurrently(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "corpus"
     start, failed = threading.Barrier(4), []
 
@@ -63,7 +63,7 @@ def test_corpora_made_at_the_same_time_do_not_clash(tmp_path: Path) -> None:
     assert contents(folder) == contents(tmp_path / "alone")
 
 
-def test_a_corpus_that_fails_halfway_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_generation_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write, written = demo_synthesis.write_clip, []
 
     def fail_at_the_second(*arguments: object, **options: object) -> str:
@@ -78,7 +78,7 @@ def test_a_corpus_that_fails_halfway_is_not_there(tmp_path: Path, monkeypatch: p
     assert list((tmp_path / "deep").iterdir()) == []
 
 
-def test_a_corpus_that_is_there_is_not_made_again(small_demo: Path) -> None:
+def test_an_existing_corpus_is_not_generated_again(small_demo: Path) -> None:
     table = small_demo / f"version_{VERSION}" / TABLE
     before = table.stat()
     manifest = demo(small_demo).read()
@@ -86,7 +86,7 @@ def test_a_corpus_that_is_there_is_not_made_again(small_demo: Path) -> None:
     assert (table.stat().st_mtime_ns, table.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
-def test_a_corpus_that_is_absent_is_made_on_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_corpus_is_generated_on_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(make_corpus, "__kwdefaults__", {"speakers": 8, "clips_per_speaker": 1})
     manifest = demo(tmp_path / "data" / "demo").read()
     assert len(manifest.utterances) == 8
@@ -95,7 +95,7 @@ def test_a_corpus_that_is_absent_is_made_on_first_use(tmp_path: Path, monkeypatc
     )
 
 
-def test_speakers_are_parted_and_each_emotion_is_in_each_split(small_demo: Path) -> None:
+def test_splits_share_no_speaker_and_contain_each_emotion(small_demo: Path) -> None:
     dataset = demo(small_demo)
     manifest = dataset.read()
     splits = dataset.split(manifest)
@@ -109,10 +109,10 @@ def test_speakers_are_parted_and_each_emotion_is_in_each_split(small_demo: Path)
     for items in splits.values():
         counts = Counter(EMOTIONS[int(item.targets["emotion"])] for item in items)  # type: ignore[arg-type]
         assert set(counts) == set(EMOTIONS)
-        assert len(set(counts.values())) == 1, "as often as each other"
+        assert len(set(counts.values())) == 1, "all equally often"
 
 
-def test_the_sound_file_and_the_sound_track_are_of_the_same_length(small_demo: Path) -> None:
+def test_the_sound_file_and_the_sound_track_have_the_same_length(small_demo: Path) -> None:
     item = demo(small_demo).read().utterances[0]
     assert item.audio is not None
     assert item.video is not None
@@ -126,5 +126,5 @@ def test_an_unknown_emotion_in_the_table_is_reported(tmp_path: Path) -> None:
     make_corpus(folder, speakers=1, clips_per_speaker=1)
     table = folder / TABLE
     table.write_text(table.read_text().replace("angry", "hangry"))
-    with pytest.raises(UserError, match=r"speaker0_00: expected emotion in .*got 'hangry'"):
+    with pytest.raises(UserError, match=r"utterances\.csv:2: expected emotion in .*got 'hangry'"):
         demo(tmp_path).read()

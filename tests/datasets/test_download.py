@@ -1,4 +1,4 @@
-"""Corpora are fetched from a server on this machine: resumed, checked, and unpacked without trust."""
+"""Downloads from a local server are resumed and verified, and hostile archives are refused."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes] = {}
         self.ranges: list[str | None] = []
-        self.cut_after: int | None = None  # ends the next answer after so many bytes
+        self.cut_after: int | None = None  # ends the next response after this many bytes
         self.takes_ranges = True
 
     @property
@@ -54,20 +54,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/record":
-            self._answer(200, json.dumps(self.server.record()).encode())
+            self._respond(200, json.dumps(self.server.record()).encode())
             return
         content = self.server.files.get(self.path.rpartition("/")[2])
         if content is None:
-            self._answer(404, b"")
+            self._respond(404, b"")
             return
         wanted = self.headers.get("Range")
         self.server.ranges.append(wanted)
         if wanted and self.server.takes_ranges:
-            self._answer(206, content[int(wanted.removeprefix("bytes=").rstrip("-")) :])
+            self._respond(206, content[int(wanted.removeprefix("bytes=").rstrip("-")) :])
         else:
-            self._answer(200, content)
+            self._respond(200, content)
 
-    def _answer(self, status: int, content: bytes) -> None:
+    def _respond(self, status: int, content: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -104,14 +104,14 @@ def packed(entries: dict[str, bytes]) -> bytes:
 CONTENT = bytes(range(256)) * 40_000  # 10 MB
 
 
-def test_a_file_is_fetched_whole(server: Server, tmp_path: Path) -> None:
+def test_a_file_is_downloaded(server: Server, tmp_path: Path) -> None:
     server.files["a.zip"] = CONTENT
     path = fetch(remote(server, "a.zip"), tmp_path / "a.zip", progress=False)
     assert path.read_bytes() == CONTENT
     assert [item.name for item in tmp_path.iterdir()] == ["a.zip"]
 
 
-def test_a_cut_connection_goes_on_where_it_was_cut(server: Server, tmp_path: Path) -> None:
+def test_an_interrupted_download_is_resumed(server: Server, tmp_path: Path) -> None:
     server.files["a.zip"] = CONTENT
     item = remote(server, "a.zip")
     server.cut_after = 5_000_000
@@ -119,20 +119,20 @@ def test_a_cut_connection_goes_on_where_it_was_cut(server: Server, tmp_path: Pat
     assert server.ranges == [None, "bytes=5000000-"]
 
 
-def test_a_killed_fetch_goes_on_with_the_next_call(server: Server, tmp_path: Path) -> None:
+def test_a_partial_file_is_resumed_by_the_next_call(server: Server, tmp_path: Path) -> None:
     server.files["a.zip"] = CONTENT
     (tmp_path / f"a.zip{PARTIAL}").write_bytes(CONTENT[:3_000_000])
     assert fetch(remote(server, "a.zip"), tmp_path / "a.zip", progress=False).read_bytes() == CONTENT
     assert server.ranges == ["bytes=3000000-"]
 
 
-def test_a_server_without_ranges_is_read_from_the_beginning(server: Server, tmp_path: Path) -> None:
+def test_a_server_without_ranges_sends_the_whole_file_again(server: Server, tmp_path: Path) -> None:
     server.files["a.zip"], server.takes_ranges = CONTENT, False
     (tmp_path / f"a.zip{PARTIAL}").write_bytes(CONTENT[:3_000_000])
     assert fetch(remote(server, "a.zip"), tmp_path / "a.zip", progress=False).read_bytes() == CONTENT
 
 
-def test_a_wrong_digest_removes_the_file_and_is_told(server: Server, tmp_path: Path) -> None:
+def test_a_file_with_a_wrong_digest_is_removed_and_is_an_error(server: Server, tmp_path: Path) -> None:
     server.files["a.zip"] = CONTENT
     item = remote(server, "a.zip")
     server.files["a.zip"] = CONTENT[:-1] + b"x"
@@ -141,23 +141,23 @@ def test_a_wrong_digest_removes_the_file_and_is_told(server: Server, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_whole_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
+def test_a_complete_file_is_not_downloaded_again(server: Server, tmp_path: Path) -> None:
     server.files["a.zip"] = CONTENT
     (tmp_path / "a.zip").write_bytes(CONTENT)
     fetch(remote(server, "a.zip"), tmp_path / "a.zip", progress=False)
     assert server.ranges == []
 
 
-def test_a_file_that_is_not_there_is_told_at_once(server: Server, tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_without_retries(server: Server, tmp_path: Path) -> None:
     item = RemoteFile("b.zip", f"{server.address}/files/b.zip", 10, "0" * 32)
     with pytest.raises(UserError, match="404"):
         fetch(item, tmp_path / "b.zip", progress=False)
 
 
-def test_an_absent_server_is_told_after_some_attempts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unreachable_server_is_an_error_after_retries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(download, "PAUSE_SECONDS", 0.001)
     item = RemoteFile("b.zip", "http://127.0.0.1:9/b.zip", 10, "0" * 32)
-    with pytest.raises(UserError, match="the same command goes on from here"):
+    with pytest.raises(UserError, match="run the same command to resume"):
         fetch(item, tmp_path / "b.zip", progress=False)
 
 
@@ -167,13 +167,13 @@ def test_only_web_addresses_are_opened(address: str) -> None:
         read_record(address)
 
 
-def test_a_page_that_is_no_record_is_told(server: Server) -> None:
+def test_a_page_that_is_not_a_record_is_an_error(server: Server) -> None:
     server.files["page"] = b"<html>"
     with pytest.raises(UserError, match="expected a record's description"):
         read_record(f"{server.address}/files/page")
 
 
-def test_an_archive_is_fetched_and_unpacked_once(server: Server, tmp_path: Path) -> None:
+def test_an_archive_is_downloaded_and_unpacked_once(server: Server, tmp_path: Path) -> None:
     server.files["a.zip"] = packed({"Actor_01/a.wav": b"one", "Actor_02/b.wav": b"two"})
     files = [remote(server, "a.zip")]
     assert fetch_archives(files, tmp_path, progress=False) == 1
@@ -190,7 +190,7 @@ def link_entry() -> zipfile.ZipInfo:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("../outside.wav", "leads out"),
         ("/tmp/outside.wav", "leads out"),
@@ -200,13 +200,13 @@ def link_entry() -> zipfile.ZipInfo:
         (link_entry(), "a link or a device"),
     ],
 )
-def test_a_hostile_archive_is_refused_whole(tmp_path: Path, name: Any, told: str) -> None:
+def test_a_hostile_archive_is_refused(tmp_path: Path, name: Any, message: str) -> None:
     archive, folder = tmp_path / "hostile.zip", tmp_path / "in" / "corpus"
     folder.mkdir(parents=True)
     with zipfile.ZipFile(archive, "w") as stream:
         stream.writestr("good.wav", b"good")
         stream.writestr(name, b"/etc/passwd")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         unpack(archive, folder)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [archive]
 
@@ -220,15 +220,15 @@ def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: 
 
 def test_a_damaged_archive_leaves_nothing_behind(tmp_path: Path) -> None:
     content = bytearray(packed({"a.wav": bytes(1000), "b.wav": bytes(range(250)) * 4}))
-    place = content.rindex(bytes(range(200)))
-    content[place + 5] ^= 0xFF
+    index = content.rindex(bytes(range(200)))
+    content[index + 5] ^= 0xFF
     (tmp_path / "a.zip").write_bytes(bytes(content))
     with pytest.raises(UserError, match="expected a whole ZIP file"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
     assert not [path for path in tmp_path.rglob("*.wav")]
 
 
-def test_the_command_fetches_a_part_of_a_corpus_that_can_be_read(
+def test_the_command_downloads_a_part_of_a_corpus(
     server: Server, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_sound(tmp_path / "a.wav", seconds=0.2)
@@ -244,7 +244,7 @@ def test_the_command_fetches_a_part_of_a_corpus_that_can_be_read(
     assert "0 fetched now" in capsys.readouterr().out
 
 
-def test_the_command_names_the_parts_and_the_corpora_that_there_are(
+def test_the_command_lists_the_available_parts_and_corpora(
     server: Server, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["data", "download", "dataset=ravdess", "parts=[everything]"]) == 2

@@ -1,5 +1,7 @@
-"""Small corpora hold media that decode, in the formats of the corpora they stand for."""
+"""Small corpora have media that decode, in the formats of the published corpora."""
 
+import re
+import shutil
 from pathlib import Path
 
 import av
@@ -19,7 +21,7 @@ def frames_of(path: Path) -> int:
 
 
 @pytest.mark.parametrize("name", WITH_FIXTURE)
-def test_every_file_that_a_small_corpus_names_decodes(small_corpus: Roots, name: str) -> None:
+def test_every_file_of_a_small_corpus_decodes(small_corpus: Roots, name: str) -> None:
     utterances = configured(name, small_corpus(name)).read().utterances
     for path in {item.video for item in utterances if item.video}:
         assert frames_of(path) > 3, path
@@ -34,26 +36,39 @@ def test_every_file_that_a_small_corpus_names_decodes(small_corpus: Roots, name:
 
 
 @pytest.mark.parametrize("name", WITH_FIXTURE)
-def test_a_small_corpus_is_small_and_the_same_each_time(small_corpus: Roots, name: str, tmp_path: Path) -> None:
+def test_a_small_corpus_is_small_and_reproducible(small_corpus: Roots, name: str, tmp_path: Path) -> None:
     WITH_FIXTURE[name].write_fixture(tmp_path / name)
     again = configured(name, tmp_path / name).read()
     assert again.digest == configured(name, small_corpus(name)).read().digest
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 8e6
 
 
+@pytest.mark.parametrize("name", WITH_FIXTURE)
+def test_the_digest_does_not_change_when_the_corpus_is_moved(small_corpus: Roots, name: str, tmp_path: Path) -> None:
+    shutil.copytree(small_corpus(name), tmp_path / "moved")
+    assert configured(name, tmp_path / "moved").read().digest == configured(name, small_corpus(name)).read().digest
+
+
+@pytest.mark.parametrize("name", WITH_FIXTURE)
+def test_the_error_for_a_missing_folder_names_the_folder(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "nothing" / name
+    with pytest.raises(UserError, match=re.escape(str(folder))):
+        configured(name, folder).scan()
+
+
 @pytest.mark.parametrize(
     ("file", "picture", "sound"),
     [("a.mp4", "h264", "aac"), ("a.avi", "mpeg4", "pcm_s16le"), ("a.flv", "flv", "mp3")],
 )
-def test_the_ending_names_the_format_of_a_clip(tmp_path: Path, file: str, picture: str, sound: str) -> None:
+def test_the_suffix_selects_the_format_of_a_clip(tmp_path: Path, file: str, picture: str, sound: str) -> None:
     write_clip(tmp_path / file, seconds=0.5)
     with av.open(str(tmp_path / file)) as container:
-        found = {stream.type: stream.codec_context.name.removesuffix("float") for stream in container.streams}
-    assert found == {"video": picture, "audio": sound}
+        codecs = {stream.type: stream.codec_context.name.removesuffix("float") for stream in container.streams}
+    assert codecs == {"video": picture, "audio": sound}
     assert frames_of(tmp_path / file) == 6
 
 
-def test_a_clip_has_the_channels_that_were_asked_for(tmp_path: Path) -> None:
+def test_a_clip_has_the_requested_channels(tmp_path: Path) -> None:
     for channels in (1, 6):
         write_clip(tmp_path / f"{channels}.mp4", seconds=0.4, channels=channels)
         with av.open(str(tmp_path / f"{channels}.mp4")) as container:
@@ -63,7 +78,7 @@ def test_a_clip_has_the_channels_that_were_asked_for(tmp_path: Path) -> None:
         assert len(container.streams.audio) == 0
 
 
-def test_two_people_stand_side_by_side_in_two_tints(tmp_path: Path) -> None:
+def test_two_people_are_side_by_side_in_two_tints(tmp_path: Path) -> None:
     write_clip(tmp_path / "two.avi", seconds=0.4, width=256, two_people=True)
     with av.open(str(tmp_path / "two.avi")) as container:
         picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
@@ -73,7 +88,7 @@ def test_two_people_stand_side_by_side_in_two_tints(tmp_path: Path) -> None:
     assert right[2] > 1.5 * right[0]
 
 
-def test_a_corpus_without_a_fixture_says_so(tmp_path: Path) -> None:
+def test_a_corpus_without_a_fixture_is_an_error(tmp_path: Path) -> None:
     class Bare(Corpus):
         name = "bare"
 

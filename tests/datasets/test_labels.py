@@ -1,4 +1,4 @@
-"""Label maps make one set of classes for corpora that name theirs differently."""
+"""Label maps give corpora with different labels the same classes."""
 
 from collections import Counter
 from pathlib import Path
@@ -34,7 +34,7 @@ def votes(first: int, classes: int) -> tuple[float, ...]:
     return tuple(shares)
 
 
-def test_classes_are_joined_and_the_others_lose_their_target() -> None:
+def test_classes_are_merged_and_others_lose_their_target() -> None:
     mapped = relabel(corpus(), "emotion", FOUR)
     assert mapped.tasks["emotion"].labels == ("neutral", "happy")
     assert [item.targets.get("emotion") for item in mapped.utterances] == [0, 0, 1, None]
@@ -45,48 +45,48 @@ def test_votes_follow_their_classes() -> None:
     assert [item.targets.get("emotion_votes") for item in mapped.utterances] == [(1, 0), (1, 0), (0, 1), None]
 
 
-def test_two_corpora_come_to_the_same_classes() -> None:
+def test_two_corpora_get_the_same_classes() -> None:
     other = relabel(corpus("two", ("joy", "neutral")), "emotion", FOUR)
     assert [item.targets["emotion"] for item in other.utterances] == [1, 0]
 
 
-def test_a_map_changes_the_digest() -> None:
+def test_a_label_map_changes_the_digest() -> None:
     assert relabel(corpus(), "emotion", FOUR).digest != corpus().digest
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
-        ({"a": ["happy"], "b": ["happy"]}, "'happy' is of both 'a' and 'b'"),
+        ({"a": ["happy"], "b": ["happy"]}, "'happy' is mapped to both 'a' and 'b'"),
         ({"a": ["bored"]}, "expected some of"),
     ],
 )
-def test_a_map_that_does_not_fit_is_refused(labels: dict[str, list[str]], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_an_invalid_label_map_is_an_error(labels: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         relabel(corpus(), "emotion", labels)
 
 
-def test_regression_takes_no_label_map() -> None:
+def test_a_label_map_for_a_regression_is_an_error() -> None:
     task = Task(name="valence", kind="regression", labels=("valence",))
     manifest = Manifest(dataset="one", utterances=(), tasks={"valence": task}, protocols={})
     with pytest.raises(UserError, match="which is regression"):
         relabel(manifest, "valence", FOUR)
 
 
-# Several corpora as one
+# Combined corpora
 
 
 def tables(folder: Path) -> dict[str, Custom]:
-    found = {}
+    corpora = {}
     for name, labels in (("one", ("happy", "sad")), ("two", ("joy", "sad"))):
         lines = [f"u{n},Hi.,{labels[n % 2]},s{n % 6}" for n in range(24)]
         path = folder / f"{name}.csv"
         path.write_text("\n".join(["id,text,label,speaker", *lines]))
-        found[name] = Custom(root=".", table=str(path), task="emotion", protocol="group_k_fold", fold=1)
-    return found
+        corpora[name] = Custom(root=".", table=str(path), task="emotion", protocol="group_k_fold", fold=1)
+    return corpora
 
 
-def test_several_corpora_are_one_with_all_their_labels(tmp_path: Path) -> None:
+def test_combined_corpora_have_the_union_of_their_labels(tmp_path: Path) -> None:
     combined = Combined(corpora=tables(tmp_path))
     manifest = combined.read()
     assert manifest.dataset == "one+two"
@@ -101,25 +101,25 @@ def test_each_corpus_keeps_its_own_split(tmp_path: Path) -> None:
     corpora = tables(tmp_path)
     combined = Combined(corpora=corpora)
     splits = combined.split(combined.read())
-    for name, corpus_of_it in corpora.items():
-        for split, items in corpus_of_it.split(corpus_of_it.read()).items():
+    for name, part in corpora.items():
+        for split, items in part.split(part.read()).items():
             own = {item.id.removeprefix(f"{name}/") for item in splits[split] if item.id.startswith(f"{name}/")}
             assert own == {item.id for item in items}
 
 
-def test_a_label_map_makes_their_labels_one_set(tmp_path: Path) -> None:
+def test_a_label_map_merges_the_labels_of_combined_corpora(tmp_path: Path) -> None:
     manifest = relabel(
         Combined(corpora=tables(tmp_path)).read(), "emotion", {"happy": ["happy", "joy"], "sad": ["sad"]}
     )
     assert Counter(item.targets["emotion"] for item in manifest.utterances) == {0: 24, 1: 24}
 
 
-def test_one_corpus_alone_is_not_several(tmp_path: Path) -> None:
+def test_a_single_corpus_cannot_be_combined(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least two"):
         Combined(corpora={"one": tables(tmp_path)["one"]}).scan()
 
 
-def test_problems_of_each_corpus_name_it(tmp_path: Path) -> None:
+def test_problems_name_their_corpus(tmp_path: Path) -> None:
     corpora = tables(tmp_path)
     path = tmp_path / "two.csv"
     path.write_text(path.read_text() + "\nu0,Again.,sad,s0")

@@ -1,4 +1,4 @@
-"""Every protocol of every corpus parts the utterances and keeps its promise about speakers."""
+"""Every protocol of every corpus splits the utterances and is as speaker-independent as it states."""
 
 import importlib
 from collections import Counter
@@ -17,12 +17,12 @@ RULES: dict[tuple[str, str], Protocol] = {
     for protocol, rule in importlib.import_module(f"emorec.datasets.{name}").PROTOCOLS.items()
 }
 FOLDS = [(*key, fold) for key, rule in RULES.items() for fold in (range(rule.folds) if rule.folds else [None])]
-# The ways to read a corpus that leave other utterances.
+# Options that select other utterances of a corpus.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "ravdess": [{"channel": "song"}, {"channel": "both", "classes": 7}],
     "iemocap": [{"classes": 6}, {"improvised_only": True}],
 }
-VARIED_FOLDS = [(*found, changes) for found in FOLDS for changes in [{}, *VARIANTS.get(found[0], [])]]
+VARIED_FOLDS = [(*key, changes) for key in FOLDS for changes in [{}, *VARIANTS.get(key[0], [])]]
 
 
 def read(roots: Roots, name: str, **changes: Any) -> tuple[Corpus, Manifest, dict[str, tuple[Utterance, ...]]]:
@@ -40,13 +40,13 @@ def test_every_utterance_of_the_task_is_in_exactly_one_split(
     small_corpus: Roots, name: str, protocol: str, fold: int | None, changes: dict[str, Any]
 ) -> None:
     corpus, manifest, splits = read(small_corpus, name, protocol=protocol, fold=fold, **changes)
-    found = Counter(item.id for split in SPLITS for item in splits[split])
-    assert found == Counter(item.id for item in manifest.utterances if corpus.task in item.targets)
+    counts = Counter(item.id for split in SPLITS for item in splits[split])
+    assert counts == Counter(item.id for item in manifest.utterances if corpus.task in item.targets)
     assert all(splits[split] for split in SPLITS)
 
 
 @pytest.mark.parametrize(("name", "protocol", "fold", "changes"), VARIED_FOLDS)
-def test_speakers_do_not_cross_where_a_protocol_parts_them(
+def test_speaker_independent_protocols_do_not_share_speakers(
     small_corpus: Roots, name: str, protocol: str, fold: int | None, changes: dict[str, Any]
 ) -> None:
     rule = RULES[name, protocol]
@@ -62,7 +62,7 @@ def test_speakers_do_not_cross_where_a_protocol_parts_them(
 
 
 @pytest.mark.parametrize(("name", "protocol"), [key for key, rule in RULES.items() if rule.folds])
-def test_the_folds_together_test_every_utterance_once(small_corpus: Roots, name: str, protocol: str) -> None:
+def test_every_utterance_is_in_test_in_exactly_one_fold(small_corpus: Roots, name: str, protocol: str) -> None:
     corpus, manifest, _ = read(small_corpus, name, protocol=protocol, fold=0)
     tested = Counter(
         item.id
@@ -73,9 +73,7 @@ def test_the_folds_together_test_every_utterance_once(small_corpus: Roots, name:
 
 
 @pytest.mark.parametrize("name", WITH_FIXTURE)
-def test_a_small_corpus_has_several_classes_in_every_split_of_its_default_protocol(
-    small_corpus: Roots, name: str
-) -> None:
+def test_a_small_corpus_has_several_classes_in_every_split(small_corpus: Roots, name: str) -> None:
     corpus, manifest, splits = read(small_corpus, name)
     for split in SPLITS:
         assert len({item.targets[corpus.task] for item in splits[split]}) > 2, split
@@ -91,7 +89,7 @@ def test_every_task_of_a_small_corpus_can_be_split(small_corpus: Roots, name: st
         assert all(task in item.targets for split in SPLITS for item in splits[split])
 
 
-def test_a_corpus_without_folds_is_parted_by_dialogue_in_validation(small_corpus: Roots) -> None:
+def test_a_protocol_without_folds_separates_train_and_val_by_dialogue(small_corpus: Roots) -> None:
     _, _, splits = read(small_corpus, "iemocap", protocol="session_5_test", fold=None)
     assert speakers(splits["test"]) == {"Ses05F", "Ses05M"}
     assert {item.session for item in splits["train"] + splits["val"]} == {f"Session{number}" for number in range(1, 5)}
@@ -99,21 +97,21 @@ def test_a_corpus_without_folds_is_parted_by_dialogue_in_validation(small_corpus
 
 
 @pytest.mark.parametrize("fold", range(5))
-def test_leave_one_session_out_tests_a_session_and_validates_on_the_next(small_corpus: Roots, fold: int) -> None:
+def test_leave_one_session_out_validates_on_the_next_session(small_corpus: Roots, fold: int) -> None:
     _, _, splits = read(small_corpus, "iemocap", protocol="leave_one_session_out", fold=fold)
     assert {item.session for item in splits["test"]} == {f"Session{fold + 1}"}
     assert {item.session for item in splits["val"]} == {f"Session{(fold + 1) % 5 + 1}"}
 
 
 @pytest.mark.parametrize("fold", range(10))
-def test_leave_one_speaker_out_validates_on_the_other_of_the_session(small_corpus: Roots, fold: int) -> None:
+def test_leave_one_speaker_out_validates_on_the_other_speaker_of_the_session(small_corpus: Roots, fold: int) -> None:
     _, _, splits = read(small_corpus, "iemocap", protocol="leave_one_speaker_out", fold=fold)
     session = f"Ses0{fold // 2 + 1}"
     assert speakers(splits["test"]) == {f"{session}{'FM'[fold % 2]}"}
     assert speakers(splits["val"]) == {f"{session}{'MF'[fold % 2]}"}
 
 
-def test_the_folds_of_crema_d_hold_18_or_19_actors_each_and_the_next_validates() -> None:
+def test_the_folds_of_crema_d_have_18_or_19_actors() -> None:
     rule = RULES["crema_d", "five_fold"]
     every = [str(number) for number in range(1001, 1092)]
 

@@ -1,4 +1,4 @@
-"""Splits hold every utterance once, are the published ones, and part speakers."""
+"""Splits have every utterance once, are the published ones, and separate speakers."""
 
 import random
 from collections import Counter
@@ -47,12 +47,12 @@ def actors(utterances: tuple[Utterance, ...]) -> set[int]:
 def test_every_utterance_is_in_exactly_one_split(corpus: tuple[Utterance, ...], name: str, fold: int) -> None:
     splits = assign_splits(corpus, PROTOCOLS[name], fold=fold, task="emotion")
     assert tuple(splits) == SPLITS
-    found = Counter(item.id for utterances in splits.values() for item in utterances)
-    assert found == Counter(item.id for item in corpus)
+    counts = Counter(item.id for utterances in splits.values() for item in utterances)
+    assert counts == Counter(item.id for item in corpus)
 
 
 @pytest.mark.parametrize(("name", "fold"), FOLDS)
-def test_the_test_actors_are_the_published_ones_and_no_actor_is_in_two_splits(
+def test_the_test_actors_are_the_published_ones_and_splits_share_no_actor(
     corpus: tuple[Utterance, ...], name: str, fold: int
 ) -> None:
     splits = assign_splits(corpus, PROTOCOLS[name], fold=fold, task="emotion")
@@ -68,7 +68,7 @@ def test_the_test_actors_are_the_published_ones_and_no_actor_is_in_two_splits(
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_folds_test_each_actor_once(corpus: tuple[Utterance, ...], name: str) -> None:
+def test_each_actor_is_in_test_in_exactly_one_fold(corpus: tuple[Utterance, ...], name: str) -> None:
     assert PROTOCOLS[name].folds == len(PUBLISHED[name])
     tested = Counter(
         item.id
@@ -80,41 +80,41 @@ def test_the_folds_test_each_actor_once(corpus: tuple[Utterance, ...], name: str
 
 def test_utterances_keep_their_order(corpus: tuple[Utterance, ...]) -> None:
     splits = assign_splits(corpus, PROTOCOLS["five_fold"], fold=0, task="emotion")
-    place = {item.id: number for number, item in enumerate(corpus)}
+    index_of = {item.id: index for index, item in enumerate(corpus)}
     for utterances in splits.values():
-        places = [place[item.id] for item in utterances]
-        assert places == sorted(places)
+        indices = [index_of[item.id] for item in utterances]
+        assert indices == sorted(indices)
 
 
 @pytest.mark.parametrize("fold", [5, -1, None, "0"])
-def test_a_fold_that_is_not_there_is_refused_with_those_that_are(corpus: tuple[Utterance, ...], fold: int) -> None:
+def test_the_error_for_an_unknown_fold_lists_the_folds(corpus: tuple[Utterance, ...], fold: int) -> None:
     with pytest.raises(UserError, match=r"expected dataset\.fold from 0 to 4, got .* \(dataset=made_up\)") as caught:
         assign_splits(corpus, PROTOCOLS["five_fold"], fold=fold, task="emotion", where="dataset=made_up")
     assert repr(fold) in str(caught.value)
 
 
-def test_a_fold_of_a_protocol_without_folds_is_refused() -> None:
+def test_a_fold_is_an_error_for_a_protocol_without_folds() -> None:
     utterances = [utterance(split, split=split) for split in SPLITS]
     with pytest.raises(UserError, match=r"expected dataset\.fold=null.*got 0"):
         assign_splits(utterances, OfficialSplit(), fold=0, task="emotion")
 
 
-def test_the_official_split_is_the_one_of_each_utterance() -> None:
+def test_the_official_split_is_that_of_each_utterance() -> None:
     utterances = [utterance(f"{split}_{number}", split=split) for split in SPLITS for number in range(3)]
     splits = assign_splits([*utterances, utterance("unused")], OfficialSplit(), fold=None, task="emotion")
-    assert {name: [item.id for item in found] for name, found in splits.items()} == {
+    assert {name: [item.id for item in items] for name, items in splits.items()} == {
         split: [f"{split}_{number}" for number in range(3)] for split in SPLITS
     }
 
 
-def test_utterances_without_a_target_of_the_task_are_left_out() -> None:
+def test_utterances_without_a_target_for_the_task_are_left_out() -> None:
     utterances = [utterance(split, split=split) for split in SPLITS]
     other = Utterance(id="other", dataset="made_up", targets={"sentiment": 0}, split="train")
     splits = assign_splits([*utterances, other], OfficialSplit(), fold=None, task="emotion")
     assert [item.id for item in splits["train"]] == ["train"]
 
 
-def test_an_empty_split_is_an_error_that_names_each_empty_one() -> None:
+def test_the_error_for_empty_splits_names_each_of_them() -> None:
     with pytest.raises(UserError) as caught:
         assign_splits([utterance("a", split="train")], OfficialSplit(), fold=None, task="emotion", where="made_up")
     assert "the split of made_up" in str(caught.value)
@@ -123,7 +123,7 @@ def test_an_empty_split_is_an_error_that_names_each_empty_one() -> None:
     assert "no utterances in train" not in str(caught.value)
 
 
-def test_an_official_split_that_claims_to_part_speakers_is_held_to_it() -> None:
+def test_a_shared_speaker_is_an_error_if_the_official_split_separates_speakers() -> None:
     utterances = [utterance(split, split=split, speaker="Ross") for split in SPLITS]
     assert len(assign_splits(utterances, OfficialSplit(), fold=None, task="emotion")["test"]) == 1
     with pytest.raises(UserError, match="speaker Ross is in test and train and val"):
@@ -135,7 +135,7 @@ def limited(corpus: tuple[Utterance, ...], limit: int) -> Splits:
 
 
 @pytest.mark.parametrize("limit", [24, 100, 720])
-def test_a_limit_keeps_so_many_and_each_class_in_each_split(corpus: tuple[Utterance, ...], limit: int) -> None:
+def test_a_limit_keeps_each_class_in_each_split(corpus: tuple[Utterance, ...], limit: int) -> None:
     splits = limited(corpus, limit)
     assert sum(map(len, splits.values())) == limit
     for utterances in splits.values():
@@ -152,7 +152,7 @@ def test_a_limit_keeps_the_shares_of_splits_and_classes(corpus: tuple[Utterance,
             assert abs(after[emotion] - count / 2) <= 1, (name, emotion)
 
 
-def test_a_limit_keeps_the_same_utterances_whatever_their_order(corpus: tuple[Utterance, ...]) -> None:
+def test_a_limit_does_not_depend_on_the_order_of_the_utterances(corpus: tuple[Utterance, ...]) -> None:
     shuffled = list(corpus)
     random.Random(0).shuffle(shuffled)
     kept = limited(corpus, 100)
@@ -162,11 +162,11 @@ def test_a_limit_keeps_the_same_utterances_whatever_their_order(corpus: tuple[Ut
     }
 
 
-def test_a_limit_larger_than_the_corpus_keeps_all(corpus: tuple[Utterance, ...]) -> None:
+def test_a_limit_larger_than_the_corpus_keeps_everything(corpus: tuple[Utterance, ...]) -> None:
     assert sum(map(len, limited(corpus, 10 * len(corpus)).values())) == len(corpus)
 
 
-def test_a_limit_below_one_is_refused(corpus: tuple[Utterance, ...]) -> None:
+def test_a_limit_below_one_is_an_error(corpus: tuple[Utterance, ...]) -> None:
     with pytest.raises(UserError, match=r"expected dataset\.limit to be null or a whole number from 1, got 0"):
         limited(corpus, 0)
 
@@ -195,7 +195,7 @@ def test_an_unknown_task_lists_the_choices(corpus: tuple[Utterance, ...], tmp_pa
         chosen.split(manifest_of(corpus))
 
 
-def test_a_fold_whose_actors_are_all_absent_says_so(corpus: tuple[Utterance, ...], tmp_path: Path) -> None:
+def test_the_error_for_an_empty_fold_names_the_absent_actors(corpus: tuple[Utterance, ...], tmp_path: Path) -> None:
     partial = tuple(item for item in corpus if item.speaker not in ("01", "04", "09", "22"))
     chosen = Ravdess(root=str(tmp_path), task="emotion", protocol="five_fold", fold=4)
     with pytest.raises(UserError, match="no utterances in test") as caught:

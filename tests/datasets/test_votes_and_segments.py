@@ -1,4 +1,4 @@
-"""Raters' votes stand beside the targets of tasks, and sound that is already cut is not cut again."""
+"""Raters' votes are kept beside the targets of tasks, and audio that is already cut is not cut again."""
 
 from dataclasses import replace
 
@@ -24,20 +24,20 @@ def test_votes_that_sum_to_one_are_accepted(votes: tuple[float, ...]) -> None:
 
 
 @pytest.mark.parametrize("votes", [(1.0,), (0.5, 0.25, 0.25), (0.5, 0.6), (-0.5, 1.5), (), 1, 0.5, (float("nan"), 1)])
-def test_votes_that_are_no_shares_of_the_classes_are_fatal(votes: Target) -> None:
+def test_votes_that_are_not_shares_of_the_classes_are_fatal(votes: Target) -> None:
     (problem,) = check_utterances([utterance(emotion_votes=votes)], TASKS)
     assert (problem.kind, problem.where, problem.fatal) == ("votes", "one", True)
     assert "expected 2 shares that sum to 1 as emotion_votes" in problem.detail
 
 
 @pytest.mark.parametrize("name", ["arousal", "arousal_votes", "valence_votes", "votes", "emotion_vote"])
-def test_a_target_that_is_of_no_task_is_fatal(name: str) -> None:
+def test_a_target_without_a_task_is_fatal(name: str) -> None:
     (problem,) = check_utterances([utterance(**{name: (0.5, 0.5)})], TASKS)
     assert (problem.kind, problem.fatal) == ("target", True)
     assert repr(name) in problem.detail
 
 
-def test_sound_that_is_cut_has_no_segment_and_its_picture_keeps_it() -> None:
+def test_audio_that_is_cut_has_no_segment_but_its_video_has() -> None:
     item = utterance(emotion=0)
     assert item.segment("audio") == item.segment("video") == (1.0, 2.5)
     cut = replace(item, audio_is_cut=True)
@@ -49,7 +49,7 @@ def digest(item: Utterance) -> str:
     return Manifest(dataset="made_up", utterances=(item,), tasks={}, protocols={}).digest
 
 
-def test_whether_sound_is_cut_counts_in_the_digest_only_where_it_is() -> None:
+def test_audio_is_cut_counts_in_the_digest_only_if_true() -> None:
     item = utterance(emotion=0)
     without = {name: value for name, value in vars(item).items() if name != "audio_is_cut"}
     row = {**without, "audio": False, "video": False}

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from emorec.config.schema import ExtractionConfig
 from emorec.encoders.encoder import Encoder
 from emorec.encoders.huggingface import HuggingFaceEncoder
-from emorec.features.computation import ExtractionSettings
 from emorec.media.source import Source
 from tests.encoders.test_every_encoder import assert_same, stored
 from tests.stand_in_device import NAME, stand_in_device
@@ -16,23 +16,23 @@ from tests.stand_in_device import NAME, stand_in_device
 
 @pytest.fixture(autouse=True)
 def no_inference_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in knows none."""
+    """The stand-in has none."""
     monkeypatch.setattr(torch, "inference_mode", torch.no_grad)
 
 
 def test_extraction_on_another_device_equals_that_on_the_cpu(
     make: Callable[..., Encoder], sources: dict[str, Source], tmp_path: Path
 ) -> None:
-    settings = ExtractionSettings(batch_size=3, progress=False, device=NAME)
+    settings = ExtractionConfig(batch_size=3, progress=False, device=NAME)
     encoder = make()
     with stand_in_device():
-        found = stored(tmp_path / NAME, encoder, sources, settings)
+        features = stored(tmp_path / NAME, encoder, sources, settings)
     devices = {parameter.device.type for parameter in encoder.parameters()}
     assert devices <= ({"cpu"} if encoder.on_cpu else {NAME})
     expected = stored(tmp_path / "cpu", make(), sources)
     for name in sources:
-        assert isinstance(found[name], torch.Tensor)
-        assert_same(encoder, found[name], expected[name])
+        assert isinstance(features[name], torch.Tensor)
+        assert_same(encoder, features[name], expected[name])
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
@@ -41,13 +41,13 @@ def test_extraction_in_a_narrow_precision_is_near_to_that_in_float32(
 ) -> None:
     encoder = make()
     if not isinstance(encoder, HuggingFaceEncoder):
-        pytest.skip("computes in float32 alone")
-    settings = ExtractionSettings(batch_size=3, progress=False, device=NAME)
+        pytest.skip("computes in float32 only")
+    settings = ExtractionConfig(batch_size=3, progress=False, device=NAME)
     with stand_in_device():
-        found = stored(tmp_path / "narrow", make(precision=precision), sources, settings)
+        narrow = stored(tmp_path / "narrow", make(precision=precision), sources, settings)
     exact = stored(tmp_path / "exact", encoder, sources)
     errors = []
-    for name, values in found.items():
+    for name, values in narrow.items():
         expected = exact[name]
         assert isinstance(values, torch.Tensor)
         assert isinstance(expected, torch.Tensor)

@@ -4,21 +4,23 @@ import importlib.util
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 import soundfile
+from omegaconf import OmegaConf
 
 from emorec.batch import MODALITIES
-from emorec.config.composition import composer, parse
 from emorec.config.instantiation import instantiate
+from emorec.config.locations import config_folder
 from emorec.datasets.demo_synthesis import write_video
 from emorec.encoders.encoder import Encoder
 from emorec.media.source import Source
 from tests.discovery import names, node
 from tests.encoders.tiny_checkpoints import TinyCheckpoints, family_of
 
+T = TypeVar("T", bound=Encoder)
 ENCODERS = [f"{modality}/{name}" for modality in MODALITIES for name in names(f"encoder/{modality}")]
 PRECOMPUTED = "precomputed"
 NEEDS = {"opensmile": "opensmile"}  # start of an encoder's name -> the package of an extra that it needs
@@ -36,18 +38,17 @@ FRAMES = (12, 5, 30, 9, 17)
 
 @cache
 def encoder_node(choice: str) -> dict[str, Any]:
-    """The config of an encoder as it is composed; a path that has to be given is a word."""
+    """The config of an encoder as it is composed, with some name for a path that must be given."""
     modality, _, name = choice.partition("/")
     if name != PRECOMPUTED:
         return node(f"encoder/{modality}", name)
-    line = parse("train", [f"encoder/{modality}={name}", f"encoder.{modality}.path=features.npz"])
-    with composer(line) as open_composer:
-        found: dict[str, Any] = open_composer.compose(line.overrides).config["encoder"][modality]
-    return found
+    settings = OmegaConf.to_container(OmegaConf.load(config_folder() / "encoder" / modality / f"{name}.yaml"))
+    assert isinstance(settings, dict)
+    return {**settings, "path": "features.npz"}
 
 
 def settings_of(choice: str, checkpoints: TinyCheckpoints, **changes: Any) -> dict[str, Any]:
-    """The config of an encoder; a model of the hub is replaced by a small one of its kind, a file by a small one."""
+    """The config of an encoder, with a small model of the same kind instead of a hub model, and a small file."""
     name = choice.partition("/")[2]
     for start, package in NEEDS.items():
         if name.startswith(start) and importlib.util.find_spec(package) is None:
@@ -79,14 +80,14 @@ def write_features(path: Path) -> Path:
 
 
 def distinct() -> list[str]:
-    """The first of the encoders that differ in nothing but the name of their model, whose small ones are the same."""
-    found: dict[str, str] = {}
+    """One encoder of each group that differs in the name of the model only, as their small models are the same."""
+    choices: dict[str, str] = {}
     for choice in ENCODERS:
         settings = dict(encoder_node(choice))
         if "model" in settings:
             settings["model"] = family_of(choice)
-        found.setdefault(repr(sorted(settings.items())), choice)
-    return list(found.values())
+        choices.setdefault(repr(sorted(settings.items())), choice)
+    return list(choices.values())
 
 
 DISTINCT = distinct()
@@ -100,7 +101,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> TinyCheckpoints:
 
 @pytest.fixture(params=DISTINCT)
 def choice(request: pytest.FixtureRequest) -> str:
-    """`modality/name` of each encoder, but of those that are the same here."""
+    """`modality/name` of each encoder that is tested."""
     return str(request.param)
 
 
@@ -109,11 +110,16 @@ def make(choice: str, checkpoints: TinyCheckpoints) -> Callable[..., Encoder]:
     """Makes the encoder, with changes to its config."""
 
     def make_encoder(**changes: Any) -> Encoder:
-        encoder = instantiate(settings_of(choice, checkpoints, **changes), where=f"encoder.{choice}")
-        assert isinstance(encoder, Encoder)
-        return encoder
+        where = f"encoder.{choice.partition('/')[0]}"
+        return instantiate(settings_of(choice, checkpoints, **changes), where=where, kind=Encoder)
 
     return make_encoder
+
+
+def instantiated(cls: type[T], **arguments: Any) -> T:
+    """An encoder that is made as from a config: its arguments are checked."""
+    node = {"_target_": f"{cls.__module__}.{cls.__qualname__}", **arguments}
+    return instantiate(node, where=f"encoder.{cls.modality}", kind=cls)
 
 
 def voice(seconds: float, pitch: float, seed: int, rate: int = 16_000) -> np.ndarray:
@@ -139,25 +145,25 @@ def moving_picture(frames: int, seed: int) -> np.ndarray:
 def media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Source]]:
     """{modality: {id: source}}, five of different lengths each."""
     folder = tmp_path_factory.mktemp("media")
-    found: dict[str, dict[str, Source]] = {modality: {} for modality in MODALITIES}
+    sources: dict[str, dict[str, Source]] = {modality: {} for modality in MODALITIES}
     for number, (text, seconds, frames) in enumerate(zip(TEXTS, SECONDS, FRAMES, strict=True)):
         sound, video = folder / f"{number}.wav", folder / f"{number}.mp4"
         soundfile.write(sound, voice(seconds, 120 + 30 * number, number), 16_000)
         write_video(video, moving_picture(frames, number), 12, None, 16_000)
-        found["text"][f"u{number}"] = Source(modality="text", text=text)
-        found["audio"][f"u{number}"] = Source(modality="audio", path=sound)
-        found["video"][f"u{number}"] = Source(modality="video", path=video)
-    return found
+        sources["text"][f"u{number}"] = Source(modality="text", text=text)
+        sources["audio"][f"u{number}"] = Source(modality="audio", path=sound)
+        sources["video"][f"u{number}"] = Source(modality="video", path=video)
+    return sources
 
 
 @pytest.fixture
 def sources(choice: str, media: dict[str, dict[str, Source]], checkpoints: TinyCheckpoints) -> dict[str, Source]:
     """Five sources of the encoder's modality."""
-    found = media[choice.partition("/")[0]]
+    decoded = media[choice.partition("/")[0]]
     if is_computed(choice):
-        return found
+        return decoded
     path = Path(settings_of(choice, checkpoints)["path"])
-    return {name: Source(modality=source.modality, path=path, text=name) for name, source in found.items()}
+    return {name: Source(modality=source.modality, path=path, text=name) for name, source in decoded.items()}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A few numbers that tell an encoder's output on one fixed input from any other output."""
+"""A summary of an encoder's output on one fixed input; another output has another summary."""
 
 import importlib.util
 import json
@@ -19,7 +19,7 @@ from tests.encoders.conftest import ENCODERS, NEEDS, is_computed, is_pretrained,
 
 FILE = Path(__file__).with_name("golden.json")
 HOW_TO_RENEW = "count the encoder's `version` up, then run: python -m tests.encoders.renew_golden"
-# A hub model's output is its own, and so are features that were computed elsewhere.
+# Without models of the hub, and without features that were computed elsewhere.
 CHOICES = [choice for choice in ENCODERS if is_computed(choice) and not is_pretrained(choice)]
 TEXT = "Well, I am not so sure about this news, are you? Not so sure at all."
 ENTRIES = 8
@@ -35,13 +35,11 @@ def can_run(choice: str) -> bool:
 
 def make(choice: str) -> Encoder:
     modality, _, name = choice.partition("/")
-    encoder = instantiate(node(f"encoder/{modality}", name), where=f"encoder.{choice}")
-    assert isinstance(encoder, Encoder)
-    return encoder
+    return instantiate(node(f"encoder/{modality}", name), where=f"encoder.{modality}", kind=Encoder)
 
 
 def fixed_source(modality: str, folder: Path) -> Source:
-    """The one input; its media are written into `folder`."""
+    """The input; its media are written into `folder`."""
     if modality == "text":
         return Source(modality="text", text=TEXT)
     if modality == "audio":
@@ -63,13 +61,13 @@ def output(encoder: Encoder, folder: Path) -> NDArray[np.float64]:
 def summary(values: NDArray[np.float64]) -> dict[str, Any]:
     """Shape, mean, deviation, a mean that depends on the order of the values, and some of them."""
     flat = values.ravel()
-    places = np.linspace(0, len(flat) - 1, ENTRIES).round().astype(int)
+    indices = np.linspace(0, len(flat) - 1, ENTRIES).round().astype(int)
     return {
         "shape": list(values.shape),
         "mean": float(f"{flat.mean():.8g}"),
         "deviation": float(f"{flat.std():.8g}"),
         "ramp": float(f"{(flat * np.linspace(-1, 1, len(flat))).mean():.8g}"),
-        "entries": [float(f"{flat[place]:.8g}") for place in places],
+        "entries": [float(f"{flat[index]:.8g}") for index in indices],
     }
 
 
@@ -84,6 +82,6 @@ def agree(modality: str, actual: dict[str, Any], golden: dict[str, Any]) -> bool
 
 
 def read() -> dict[str, dict[str, Any]]:
-    """{choice: {"version": …, "summary": …}} as it was kept."""
-    found: dict[str, dict[str, Any]] = json.loads(FILE.read_text()) if FILE.exists() else {}
-    return found
+    """{choice: {"version": …, "summary": …}} of the golden file."""
+    golden: dict[str, dict[str, Any]] = json.loads(FILE.read_text()) if FILE.exists() else {}
+    return golden

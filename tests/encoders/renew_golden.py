@@ -1,6 +1,6 @@
-"""Keeps the encoders' present output as golden: `python -m tests.encoders.renew_golden`.
+"""Writes the encoders' present output to the golden file: `python -m tests.encoders.renew_golden`.
 
-An output that changed without its encoder's `version` is refused, for stored features would be taken for fresh ones.
+Refuses an output that changed while its encoder's `version` did not, as stored features would be taken for new ones.
 """
 
 import json
@@ -12,22 +12,22 @@ from tests.encoders.golden import CHOICES, FILE, HOW_TO_RENEW, agree, can_run, m
 
 
 def main() -> int:
-    kept, renewed, refused = read(), {}, []
+    golden, renewed, refused = read(), {}, []
     for choice in CHOICES:
         if not can_run(choice):
-            if choice in kept:
-                renewed[choice] = kept[choice]
+            if choice in golden:
+                renewed[choice] = golden[choice]
             continue
         encoder = make(choice)
         with tempfile.TemporaryDirectory() as folder:
-            found = summary(output(encoder, Path(folder)))
-        old = kept.get(choice)
+            actual = summary(output(encoder, Path(folder)))
+        old = golden.get(choice)
         if old is not None and old["version"] == encoder.version:
-            if not agree(encoder.modality, found, old["summary"]):
+            if not agree(encoder.modality, actual, old["summary"]):
                 refused.append(choice)
             renewed[choice] = old
         else:
-            renewed[choice] = {"version": encoder.version, "summary": found}
+            renewed[choice] = {"version": encoder.version, "summary": actual}
     if refused:
         print(f"the output of {', '.join(refused)} changed, the version did not: {HOW_TO_RENEW}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""What every encoder owes the feature store, checked for each YAML of `conf/encoder`."""
+"""What the feature store needs of every encoder, checked for each YAML of `conf/encoder`."""
 
 import json
 import os
@@ -13,22 +13,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from emorec.config.schema import ExtractionConfig, FeaturesConfig
 from emorec.encoders.encoder import Encoder, UtteranceEncoder
 from emorec.errors import UserError
-from emorec.features.computation import ExtractionSettings
 from emorec.features.extraction import extract
-from emorec.features.reader import ReadSettings
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.media.source import Source
+from emorec.media.video import VideoSettings
 from emorec.storage.digests import FileDigests
 from tests.conftest import REPOSITORY
-from tests.encoders.conftest import ENCODERS, is_pretrained, settings_of
+from tests.encoders.conftest import ENCODERS, is_computed, is_pretrained, settings_of
 from tests.encoders.tiny_checkpoints import TinyCheckpoints, family_of
 
 MakeEncoder = Callable[..., Encoder]
 
-# Another valid value of each setting that changes an encoder's output; a new setting needs its line here.
+# Another valid value of each setting that changes an encoder's output; a new setting needs a line here.
 ALTERNATIVES: dict[str, Any] = {
     "bands": 32,
     "window": 0.05,
@@ -65,17 +65,17 @@ MEDIA_NEEDS = {"face_margin": {"faces": "haar"}}  # what a field needs to change
 NOT_IN_THE_SPEC = {
     "_target_",
     "training",
-    "revision",  # of a local folder, which is what is tested here: its digest counts
-    "template",  # reads nothing without context turns
-    "model",  # has a test of its own
-    "path",  # its content counts, which has tests of its own
-    "media",  # its fields have alternatives of their own
-    "views",  # adds features, and leaves those of the utterance as it is alone
+    "revision",  # not used for local folders, which are tested here
+    "template",  # not used without context turns
+    "model",  # has its own test
+    "path",  # its content counts, which has its own tests
+    "media",  # its fields have their own alternatives
+    "views",  # adds features, and does not change those of the utterance as it is
 }
 NOT_IN_THE_MEDIA = {
     "augmentation",  # counts for views alone
 }
-SETTINGS = ExtractionSettings(batch_size=3, progress=False, device="cpu")
+SETTINGS = ExtractionConfig(batch_size=3, progress=False, device="cpu")
 
 
 def live(encoder: Encoder, source: Source) -> Tensor:
@@ -89,23 +89,23 @@ def live(encoder: Encoder, source: Source) -> Tensor:
 
 
 def stored(
-    folder: Path, encoder: Encoder, sources: Mapping[str, Source], settings: ExtractionSettings = SETTINGS
+    folder: Path, encoder: Encoder, sources: Mapping[str, Source], settings: ExtractionConfig = SETTINGS
 ) -> dict[str, Tensor]:
-    """{id: features (T, D)} as they come back from a new store."""
+    """{id: features (T, D)} as they are read from a new store."""
     store = FeatureStore(folder, FeatureSpec(**encoder.spec()), FileDigests())
     report = extract(store, encoder, sources, settings)
     assert report.computed == len(sources)
-    reader = store.reader([report.keys[name] for name in sources], ReadSettings(preload="none"))
-    found = {}
-    for place, name in enumerate(sources):
-        values, mask = reader.gather(torch.tensor([place]))
+    reader = store.reader([report.keys[name] for name in sources], FeaturesConfig(preload="none"))
+    features = {}
+    for index, name in enumerate(sources):
+        values, mask = reader.gather(torch.tensor([index]))
         assert reader.dim == values.shape[2]
-        found[name] = values[0][mask[0]]
-    return found
+        features[name] = values[0][mask[0]]
+    return features
 
 
 def assert_same(encoder: Encoder, actual: Tensor, expected: Tensor) -> None:
-    """Equal to the last bit, or within rounding where the batch decides the order of a network's sums."""
+    """Checks for equal values, or for equal ones within rounding where a network's sums depend on the batch."""
     assert actual.shape == expected.shape
     if isinstance(encoder, UtteranceEncoder):
         assert torch.equal(actual, expected)
@@ -136,7 +136,8 @@ def test_specs_import_no_backbone(checkpoints: TinyCheckpoints) -> None:
     code = (
         "import json, sys\n"
         "from emorec.config.instantiation import instantiate\n"
-        "for node in json.load(sys.stdin): instantiate(node, where='encoder').spec()\n"
+        "from emorec.encoders.encoder import Encoder\n"
+        "for node in json.load(sys.stdin): instantiate(node, where='encoder', kind=Encoder).spec()\n"
         "heavy = {'transformers', 'torchaudio', 'opensmile', 'decord', 'av', 'sklearn', 'soundfile'}\n"
         "print(sorted(heavy & sys.modules.keys()))\n"
     )
@@ -172,7 +173,7 @@ def test_every_setting_that_changes_the_output_changes_the_spec(
     for key in settings.keys() - NOT_IN_THE_SPEC:
         if key == "dtype" and "opensmile" in choice:
             continue  # stores float32 only
-        assert key in ALTERNATIVES, f"expected another value of {choice}'s {key!r} in ALTERNATIVES, found none"
+        assert key in ALTERNATIVES, f"expected another value of {choice}'s {key!r} in ALTERNATIVES, got none"
         value = ALTERNATIVES[key]
         value = value[settings[key]] if isinstance(value, dict) else value
         assert value != settings[key]
@@ -196,8 +197,40 @@ def test_another_model_changes_the_spec(choice: str, make: MakeEncoder, tmp_path
 
 
 def test_training_other_than_frozen_is_refused(make: MakeEncoder) -> None:
-    with pytest.raises(UserError, match="expected training=frozen"):
+    with pytest.raises(UserError, match=r"expected encoder\.\w+\.training=frozen for \w+, got 'full'"):
         make(training="full")
+
+
+def test_arguments_are_checked_all_at_once(make: MakeEncoder) -> None:
+    with pytest.raises(UserError) as refusal:
+        make(training="thawed", dtype="int8", views=-1, bogus=1)
+    for key in ("training: expected 'frozen', 'full' or 'lora'", "dtype: expected 'float", "views: expected", "bogus"):
+        assert f".{key}" in str(refusal.value)
+
+
+def test_the_training_argument_is_not_the_modules_own_mode(make: MakeEncoder) -> None:
+    encoder = make(training="frozen")
+    assert encoder.training is True
+    assert encoder.eval().training is False
+
+
+def test_only_encoders_of_pictures_count_clips_without_a_face(choice: str, make: MakeEncoder) -> None:
+    assert (make().face_misses is not None) == (choice.startswith("video/") and is_computed(choice))
+
+
+def test_clips_without_a_face_are_counted(
+    choice: str, make: MakeEncoder, sources: dict[str, Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = make()
+    if not isinstance(encoder.media, VideoSettings):
+        pytest.skip("reads no pictures")
+    monkeypatch.setattr("emorec.media.video.find_face", lambda *_: None)
+    encoder.media = replace(encoder.media, faces="haar")
+    for source in sources.values():
+        encoder.read(source)
+    assert encoder.face_misses is not None
+    assert encoder.face_misses.take() == len(sources)
+    assert encoder.face_misses.take() == 0
 
 
 def test_each_utterance_gets_at_least_one_frame_of_the_stated_width(
@@ -233,11 +266,11 @@ def test_stored_features_equal_live_ones_whatever_the_batch(
     make: MakeEncoder, sources: dict[str, Source], tmp_path: Path, batch_size: int
 ) -> None:
     encoder = make()
-    settings = ExtractionSettings(batch_size=batch_size, progress=False, device="cpu")
-    found = stored(tmp_path, make(), sources, settings)
+    settings = ExtractionConfig(batch_size=batch_size, progress=False, device="cpu")
+    features = stored(tmp_path, make(), sources, settings)
     for name, source in sources.items():
         expected = live(encoder, source).to(getattr(torch, encoder.dtype)).float()
-        assert_same(encoder, found[name], expected)
+        assert_same(encoder, features[name], expected)
 
 
 def test_stored_views_equal_live_ones_under_a_spec_of_their_own(
@@ -252,9 +285,9 @@ def test_stored_views_equal_live_ones_under_a_spec_of_their_own(
     store = FeatureStore(tmp_path, spec, FileDigests())
     report = extract(store, make(), views, SETTINGS)
     assert report.computed == len(views)
-    reader = store.reader([report.keys[name] for name in views], ReadSettings())
-    for place, (name, source) in enumerate(views.items()):
-        values, mask = reader.gather(torch.tensor([place]))
+    reader = store.reader([report.keys[name] for name in views], FeaturesConfig())
+    for index, (name, source) in enumerate(views.items()):
+        values, mask = reader.gather(torch.tensor([index]))
         assert_same(encoder, values[0][mask[0]], live(encoder, source).to(getattr(torch, encoder.dtype)).float())
         clean = live(encoder, sources[name.split()[0]])
         assert values[0][mask[0]].shape != clean.shape or not torch.equal(values[0][mask[0]].float(), clean)
@@ -273,10 +306,10 @@ def test_an_encoder_left_in_train_mode_is_extracted_in_eval(
     encoder = make()
     encoder.load()
     encoder.train()
-    found = stored(tmp_path, encoder, sources)
+    features = stored(tmp_path, encoder, sources)
     fresh = make()
     for name, source in sources.items():
-        assert_same(fresh, found[name], live(fresh, source).to(getattr(torch, fresh.dtype)).float())
+        assert_same(fresh, features[name], live(fresh, source).to(getattr(torch, fresh.dtype)).float())
 
 
 def test_a_second_extraction_computes_nothing(
@@ -291,14 +324,14 @@ def test_a_second_extraction_computes_nothing(
     assert (report.found, report.computed) == (len(sources), 0)
 
 
-def test_media_that_cannot_be_used_is_named_and_hurts_nobody_else(
+def test_media_that_cannot_be_used_are_reported_and_do_not_affect_others(
     make: MakeEncoder, sources: dict[str, Source], unusable: Source, tmp_path: Path
 ) -> None:
     encoder = make()
     mixed = {"bad": unusable, **sources}
     store = FeatureStore(tmp_path, FeatureSpec(**encoder.spec()), FileDigests())
     report = extract(store, encoder, mixed, SETTINGS)
-    reader = store.reader(list(report.keys.values()), ReadSettings())
+    reader = store.reader(list(report.keys.values()), FeaturesConfig())
     assert list(report.bad) == ["bad"]
     assert report.bad["bad"]
     assert reader.present.tolist() == [False, *(True for _ in sources)]

@@ -1,4 +1,4 @@
-"""An encoder's output may change only together with its `version`: stored features are found by it."""
+"""An encoder's output changes only together with its `version`, which identifies stored features."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tests.encoders.golden import CHOICES, HOW_TO_RENEW, agree, can_run, make, o
 
 
 def test_every_encoder_without_a_hub_model_has_golden_numbers() -> None:
-    assert sorted(read()) == sorted(CHOICES), f"expected golden numbers of each; {HOW_TO_RENEW}"
+    assert sorted(read()) == sorted(CHOICES), f"expected golden numbers of each encoder; {HOW_TO_RENEW}"
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -16,12 +16,11 @@ def test_the_output_changes_only_with_the_version(choice: str, tmp_path: Path) -
     if not can_run(choice):
         pytest.skip("needs a package of an extra")
     golden, encoder = read()[choice], make(choice)
-    found = summary(output(encoder, tmp_path))
-    same = agree(encoder.modality, found, golden["summary"])
-    if golden["version"] == encoder.version:
-        assert same, f"the output changed, the version did not: {HOW_TO_RENEW}\nfound {found}\nkept {golden['summary']}"
-    else:
+    actual, expected = summary(output(encoder, tmp_path)), golden["summary"]
+    if golden["version"] != encoder.version:
         pytest.fail(f"the version is {encoder.version}, golden numbers are of {golden['version']}: {HOW_TO_RENEW}")
+    same = agree(encoder.modality, actual, expected)
+    assert same, f"the output changed, the version did not: {HOW_TO_RENEW}\nexpected {expected}\ngot {actual}"
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -30,8 +29,8 @@ def test_golden_numbers_notice_a_small_change(choice: str, tmp_path: Path) -> No
         pytest.skip("needs a package of an extra")
     encoder = make(choice)
     values = output(encoder, tmp_path)
-    kept = summary(values)
-    assert agree(encoder.modality, summary(values), kept)
-    assert not agree(encoder.modality, summary(values * 1.05), kept)
-    assert not agree(encoder.modality, summary(values[:, ::-1]), kept)
-    assert not agree(encoder.modality, summary(values[:, 1:]), kept)
+    golden = summary(values)
+    assert agree(encoder.modality, summary(values), golden)
+    assert not agree(encoder.modality, summary(values * 1.05), golden)
+    assert not agree(encoder.modality, summary(values[:, ::-1]), golden)
+    assert not agree(encoder.modality, summary(values[:, 1:]), golden)

@@ -1,4 +1,4 @@
-"""The encoder of pretrained speech models: padding, windows, layers, and how a checkpoint wants its input."""
+"""The encoder of pretrained speech models: padding, windows, layers, and the input of a checkpoint."""
 
 import shutil
 from itertools import pairwise
@@ -11,16 +11,16 @@ import soundfile
 import torch
 from torch import Tensor
 
+from emorec.config.schema import ExtractionConfig
 from emorec.encoders.huggingface_audio import HuggingFaceAudio, windows
 from emorec.errors import UserError
-from emorec.features.computation import ExtractionSettings
 from emorec.features.extraction import extract
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
-from emorec.media.audio import Waveform
+from emorec.media.signal import Waveform
 from emorec.media.source import MediaError, Source
 from emorec.storage.digests import FileDigests
-from tests.encoders.conftest import voice
+from tests.encoders.conftest import instantiated, voice
 from tests.encoders.tiny_checkpoints import HIDDEN, LAYERS, TinyCheckpoints
 
 EXACT = ("wav2vec2_layer", "hubert_layer", "wavlm_layer")
@@ -36,7 +36,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 def make(checkpoints: TinyCheckpoints, family: str, **settings: Any) -> HuggingFaceAudio:
-    encoder = HuggingFaceAudio(model=str(checkpoints[family]), **{"pooling": "none", **settings})
+    encoder = instantiated(HuggingFaceAudio, model=str(checkpoints[family]), **{"pooling": "none", **settings})
     encoder.load()
     return encoder
 
@@ -60,8 +60,8 @@ def by_hand(folder: Path, waveform: Waveform, layer: int = -1) -> Tensor:
     values = inputs["input_values" if network is model else "input_features"]
     with torch.inference_mode():
         output = network(values, output_hidden_states=True)
-    found = output.last_hidden_state if layer == -1 else output.hidden_states[layer]
-    return found[0]
+    hidden = output.last_hidden_state if layer == -1 else output.hidden_states[layer]
+    return hidden[0]
 
 
 def check_close(actual: Tensor, expected: Tensor) -> None:
@@ -78,9 +78,9 @@ def sounds() -> list[Waveform]:
 @pytest.mark.parametrize("layer", [-1, *range(LAYERS + 1)])
 def test_a_layer_is_that_hidden_state_of_transformers(checkpoints: TinyCheckpoints, family: str, layer: int) -> None:
     sound = sounds()[1]
-    found = encoded(make(checkpoints, family, layer=layer), sound)[0]
-    assert found.shape[1] == HIDDEN
-    check_close(found, by_hand(checkpoints[family], sound, layer)[: len(found)])
+    actual = encoded(make(checkpoints, family, layer=layer), sound)[0]
+    assert actual.shape[1] == HIDDEN
+    check_close(actual, by_hand(checkpoints[family], sound, layer)[: len(actual)])
 
 
 def test_several_layers_stand_side_by_side(checkpoints: TinyCheckpoints, family: str) -> None:
@@ -114,7 +114,7 @@ def test_pooling_is_the_mean_of_real_frames(checkpoints: TinyCheckpoints, family
     check_close(pooled[0], frames.mean(0, keepdim=True))
 
 
-def test_two_calls_are_equal_for_dropout_is_off(checkpoints: TinyCheckpoints, family: str) -> None:
+def test_two_calls_are_equal_as_dropout_is_off(checkpoints: TinyCheckpoints, family: str) -> None:
     encoder = make(checkpoints, family)
     assert torch.equal(encoded(encoder, sounds()[0])[0], encoded(encoder, sounds()[0])[0])
     assert not any(module.training for module in encoder._backbone.backbone.modules())
@@ -130,7 +130,7 @@ def test_a_batch_is_normalised_as_the_checkpoints_own_extractor_does(checkpoints
 
     encoder, batch = make(checkpoints, family), sounds()
     extractor = AutoFeatureExtractor.from_pretrained(str(checkpoints[family]))
-    # without a mask transformers would take a batch's padding for silence that was recorded
+    # without a mask transformers would take a batch's padding for recorded silence
     options = {"padding": True, "return_attention_mask": True, "return_tensors": "pt"}
     expected = extractor(batch, sampling_rate=RATE, **options)["input_values"]
     inputs = encoder.collate(batch)
@@ -192,7 +192,7 @@ def test_padding_would_change_the_features_of_other_networks(checkpoints: TinyCh
 
 
 @pytest.mark.parametrize(("family", "batches"), [("wav2vec2_group", [1, 2, 2]), ("wav2vec2_layer", [5])])
-def test_networks_that_leak_get_batches_of_equal_length(
+def test_networks_that_do_not_pad_exactly_get_batches_of_equal_length(
     checkpoints: TinyCheckpoints, tmp_path: Path, family: str, batches: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = {}
@@ -206,7 +206,7 @@ def test_networks_that_leak_get_batches_of_equal_length(
         encoder, "collate", lambda items: lengths.append([len(item) for item in items]) or collate(items)
     )
     store = FeatureStore(tmp_path / "cache", FeatureSpec(**encoder.spec()), FileDigests())
-    extract(store, encoder, sources, ExtractionSettings(batch_size=8, progress=False, device="cpu"))
+    extract(store, encoder, sources, ExtractionConfig(batch_size=8, progress=False, device="cpu"))
     assert sorted(len(batch) for batch in lengths) == batches
     assert all(len(set(batch)) == 1 for batch in lengths) or encoder.pads_exactly
 
@@ -215,12 +215,12 @@ def test_networks_that_leak_get_batches_of_equal_length(
 
 
 @pytest.mark.parametrize("samples", [1, 99, 100, 101, 199, 200, 201, 1234])
-def test_windows_are_the_fewest_equal_stretches(samples: int) -> None:
-    found = windows(samples, 100)
-    assert len(found) == -(-samples // 100)
-    assert (found[0][0], found[-1][1]) == (0, samples)
-    assert all(end == start for (_, end), (start, _) in pairwise(found))
-    lengths = [end - start for start, end in found]
+def test_windows_are_equal_and_as_few_as_possible(samples: int) -> None:
+    actual = windows(samples, 100)
+    assert len(actual) == -(-samples // 100)
+    assert (actual[0][0], actual[-1][1]) == (0, samples)
+    assert all(end == start for (_, end), (start, _) in pairwise(actual))
+    lengths = [end - start for start, end in actual]
     assert max(lengths) <= 100
     assert max(lengths) - min(lengths) <= 1
 
@@ -230,16 +230,16 @@ def test_windows_join_exactly(checkpoints: TinyCheckpoints, family: str, pooling
     encoder = make(checkpoints, family, max_seconds=0.7, pooling=pooling)
     whole = make(checkpoints, family)
     sound = encoder._backbone.normalised(voice(1.7, 140, 5))
-    whole._backbone.normalised = lambda waveform: waveform  # it was normalised as a whole, before it was cut
+    whole._backbone.normalised = lambda waveform: waveform  # it is normalised as a whole, before it is cut
     parts = [encoded(whole, sound[start:end])[0] for start, end in windows(len(sound), round(0.7 * RATE))]
     expected = torch.cat(parts)
     assert len(parts) == 3
-    found = encoded(encoder, voice(1.7, 140, 5))[0]
-    check_close(found, expected.mean(0, keepdim=True) if pooling == "mean" else expected)
+    actual = encoded(encoder, voice(1.7, 140, 5))[0]
+    check_close(actual, expected.mean(0, keepdim=True) if pooling == "mean" else expected)
 
 
 @pytest.mark.parametrize("family", [*EXACT, "whisper"])
-def test_utterances_with_other_numbers_of_windows_share_a_batch(checkpoints: TinyCheckpoints, family: str) -> None:
+def test_utterances_with_different_numbers_of_windows_share_a_batch(checkpoints: TinyCheckpoints, family: str) -> None:
     encoder = make(checkpoints, family, max_seconds=0.6)
     batch = [voice(seconds, 140, number) for number, seconds in enumerate((0.5, 1.9, 1.0))]
     for sound, values in zip(batch, encoded(encoder, *batch), strict=True):
@@ -265,17 +265,17 @@ def test_one_pass_takes_one_window_of_each_utterance(
 @pytest.mark.parametrize("samples", [1, 319, 320, 321, 16_000, 20_001])
 def test_whispers_features_end_with_the_sound(checkpoints: TinyCheckpoints, samples: int) -> None:
     sound = voice(2.0, 150, 0)[:samples]
-    found = encoded(make(checkpoints, "whisper"), sound)[0]
-    assert len(found) == -(-samples // STEP)
-    check_close(found, by_hand(checkpoints["whisper"], sound)[: len(found)])
+    actual = encoded(make(checkpoints, "whisper"), sound)[0]
+    assert len(actual) == -(-samples // STEP)
+    check_close(actual, by_hand(checkpoints["whisper"], sound)[: len(actual)])
 
 
 def test_sound_longer_than_whispers_30_seconds_is_cut_into_windows(checkpoints: TinyCheckpoints) -> None:
     encoder, sound = make(checkpoints, "whisper"), voice(35.0, 150, 0)
-    found = encoded(encoder, sound)[0]
-    assert len(found) == 1750
+    actual = encoded(encoder, sound)[0]
+    assert len(actual) == 1750
     half = len(sound) // 2
-    check_close(found[875:], by_hand(checkpoints["whisper"], sound[half:])[:875])
+    check_close(actual[875:], by_hand(checkpoints["whisper"], sound[half:])[:875])
 
 
 # Settings
@@ -302,16 +302,14 @@ def test_float16_on_a_cpu_is_refused(checkpoints: TinyCheckpoints, family: str) 
         ({"layer": [1, 7, 8]}, r"encoder\.audio\.layer from -1 to 2 .*got \[7, 8\]"),
         ({"layer": [1, 1]}, r"encoder\.audio\.layer .*different.*got \[1, 1\]"),
         ({"layer": []}, r"encoder\.audio\.layer .*got \[\]"),
-        ({"layer": "last"}, r"encoder\.audio\.layer .*got 'last'"),
-        ({"pooling": "max"}, r"encoder\.audio\.pooling in .*got 'max'"),
-        ({"precision": "half"}, r"encoder\.audio\.precision in .*got 'half'"),
-        ({"max_seconds": 0}, r"encoder\.audio\.max_seconds from 0\.5 to inf, got 0"),
-        ({"media": {"rate": 16_000}}, r"encoder\.audio\.media .*got \['rate'\]"),
+        ({"layer": "last"}, r"encoder\.audio\.layer: expected .*got 'last'"),
+        ({"pooling": "max"}, r"encoder\.audio\.pooling: expected 'none' or 'mean', got 'max'"),
+        ({"precision": "half"}, r"encoder\.audio\.precision: expected .*got 'half'"),
+        ({"max_seconds": 0}, r"encoder\.audio\.max_seconds: expected a number of at least 0\.5, got 0"),
+        ({"media": {"rate": 16_000}}, r"encoder\.audio\.media\.rate: unknown key"),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused(
-    checkpoints: TinyCheckpoints, settings: dict[str, Any], words: str
-) -> None:
+def test_an_invalid_setting_is_refused(checkpoints: TinyCheckpoints, settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         make(checkpoints, "wav2vec2_group", **settings)
 
@@ -340,9 +338,9 @@ def without_weight(folder: Path, part: str) -> None:
 
 def test_the_vector_that_masks_frames_in_pretraining_may_be_missing(checkpoints: TinyCheckpoints, copied: Path) -> None:
     without_weight(copied, "masked_spec_embed")
-    found = HuggingFaceAudio(model=str(copied), pooling="none")
-    found.load()
-    check_close(encoded(found, sounds()[0])[0], encoded(make(checkpoints, "wav2vec2_layer"), sounds()[0])[0])
+    actual = HuggingFaceAudio(model=str(copied), pooling="none")
+    actual.load()
+    check_close(encoded(actual, sounds()[0])[0], encoded(make(checkpoints, "wav2vec2_layer"), sounds()[0])[0])
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(copied: Path) -> None:
@@ -389,7 +387,7 @@ def test_a_cached_model_needs_no_network(checkpoints: TinyCheckpoints, cached: P
     )
 
 
-def test_weights_that_were_cached_without_their_extractor_send_for_it(cached: Path) -> None:
+def test_an_extractor_that_is_missing_in_the_cache_is_requested_from_the_hub(cached: Path) -> None:
     (cached / "preprocessor_config.json").unlink()
     with pytest.raises(UserError, match=r"'lab/speech' cannot be loaded: .*huggingface\.co|lab/speech") as refusal:
         HuggingFaceAudio(model="lab/speech").load()

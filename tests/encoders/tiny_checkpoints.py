@@ -1,4 +1,4 @@
-"""Small pretrained checkpoints, made on the spot and saved as the hub has them."""
+"""Small pretrained checkpoints, saved in the hub's layout."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ LAYERS = 2
 
 
 def save_tokenizer(folder: Path, padding_side: str = "right") -> None:
-    """Saves a WordPiece tokenizer that knows `WORDS` and spells everything else."""
+    """Saves a WordPiece tokenizer of `WORDS` that splits other words into letters."""
     from transformers import BertTokenizerFast
 
     pieces = [*SPECIAL, *WORDS.split(), *CHARACTERS, *(f"##{character}" for character in CHARACTERS)]
@@ -28,7 +28,7 @@ def save_tokenizer(folder: Path, padding_side: str = "right") -> None:
 
 
 def save_bert(folder: Path, *, seed: int = 0, padding_side: str = "right", **config: Any) -> Path:
-    """Saves a BERT of two layers with random weights; its dropout is large, so that one left on is seen."""
+    """Saves a BERT of two layers with random weights; its dropout is large, so that tests notice it."""
     from transformers import BertConfig, BertModel
 
     settings = {
@@ -50,7 +50,7 @@ def save_bert(folder: Path, *, seed: int = 0, padding_side: str = "right", **con
 
 
 def save_gpt(folder: Path) -> Path:
-    """Saves a GPT-2 of two layers with random weights, and a tokenizer that knows no padding token."""
+    """Saves a GPT-2 of two layers with random weights, and a tokenizer without a padding token."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
 
@@ -231,7 +231,7 @@ FAMILIES = {
 def family_of(choice: str) -> str:
     """The kind of network behind `modality/name`."""
     fitting = [start for start in FAMILIES if choice.startswith(start)]
-    assert fitting, f"expected the kind of network of {choice} in FAMILIES, found none"
+    assert fitting, f"expected the kind of network of {choice} in FAMILIES, got none"
     return FAMILIES[max(fitting, key=len)]
 
 

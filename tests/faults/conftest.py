@@ -1,4 +1,4 @@
-"""A time limit for each experiment, processes that end with it, and features whose values follow from their source."""
+"""A time limit for each test, processes that end with it, and features that are computed from their source alone."""
 
 import hashlib
 import json
@@ -17,26 +17,25 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from emorec.config.schema import ExtractionConfig, FeaturesConfig
 from emorec.encoders.encoder import UtteranceEncoder
-from emorec.features.computation import ExtractionSettings
 from emorec.features.extraction import ExtractionReport, extract
-from emorec.features.reader import ReadSettings
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.media.source import Source
 from emorec.storage.claims import Holder, this_process
 from emorec.storage.digests import FileDigests
 
-LIMIT = 60  # seconds of one experiment
-FORK = multiprocessing.get_context("fork")  # what the tests have imported need not be imported again
+LIMIT = 60  # seconds per test
+FORK = multiprocessing.get_context("fork")  # child processes need no imports
 
 
 @pytest.fixture(autouse=True)
 def time_limit() -> Iterator[None]:
-    """Ends an experiment that hangs."""
+    """Ends a test that hangs."""
 
     def stop(*_: object) -> None:
-        raise TimeoutError("the experiment took too long")
+        raise TimeoutError("the test took too long")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(LIMIT)
@@ -47,7 +46,7 @@ def time_limit() -> Iterator[None]:
 
 def _work(work: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(LIMIT)  # it ends even where its parent was killed
+    signal.alarm(LIMIT)  # the process ends even if its parent was killed
     torch.set_num_threads(1)
     work(*arguments)
 
@@ -65,13 +64,13 @@ class Crew:
         return process
 
     def kill(self, process: BaseProcess) -> None:
-        """SIGKILL, which nothing can answer; returns when the process is gone."""
+        """Sends SIGKILL and waits for the end of the process."""
         process.kill()
         process.join()
         self.members.remove(process)
 
     def finish(self) -> None:
-        """Waits for all; each has to end well."""
+        """Waits for all processes and checks that they ended with exit code 0."""
         for process in self.members:
             process.join()
         assert [process.exitcode for process in self.members] == [0] * len(self.members)
@@ -80,7 +79,7 @@ class Crew:
 
 @pytest.fixture
 def crew() -> Iterator[Crew]:
-    """Starts processes; those that still run when the test ends are killed."""
+    """Starts processes; those that are still running at the end of the test are killed."""
     members = Crew()
     yield members
     for process in list(members.members):
@@ -95,17 +94,17 @@ def append_line(path: Path, text: str) -> None:
 
 
 def lines(path: Path) -> list[str]:
-    """The lines of such a file."""
+    """The lines of a file that `append_line` wrote."""
     return path.read_text().splitlines() if path.exists() else []
 
 
 class Noise(UtteranceEncoder):
-    """Makes values that follow from the text alone.
+    """Returns values that depend on the text only.
 
     Args:
-        dim: of the values.
-        journal: gets a line for each text that is computed.
-        pause: seconds that one text takes.
+        dim: dimension of the values.
+        journal: file with a line for each computed text.
+        pause: seconds per text.
     """
 
     modality: ClassVar[str] = "text"
@@ -131,17 +130,17 @@ class Noise(UtteranceEncoder):
 
 
 class Unloadable(Noise):
-    """Fails where anything is computed."""
+    """Fails where features are computed."""
 
     def load(self) -> None:
         raise AssertionError("the encoder was loaded")
 
 
-Unloadable.__name__ = "Noise"  # the spec names the class
+Unloadable.__name__ = "Noise"  # the spec contains the name of the class
 
 
 def noise(seed: bytes, dim: int) -> NDArray[np.float32]:
-    """Values (T, dim) that follow from the seed; T from 1 to 5."""
+    """Values (T, dim) that depend on the seed only, with T from 1 to 5."""
     generator = np.random.default_rng(list(hashlib.sha256(seed).digest()))
     return generator.normal(size=(int(generator.integers(1, 6)), dim)).astype(np.float32)
 
@@ -152,7 +151,7 @@ def texts(count: int) -> dict[str, Source | None]:
 
 
 def open_store(cache: Path, encoder: UtteranceEncoder) -> FeatureStore:
-    """A store that believes nothing it was not shown."""
+    """A store without stored digests."""
     return FeatureStore(cache, FeatureSpec(**encoder.spec()), FileDigests())
 
 
@@ -160,23 +159,23 @@ def run_extraction(
     cache: Path, encoder: UtteranceEncoder, sources: dict[str, Source | None], **settings: Any
 ) -> tuple[FeatureStore, ExtractionReport]:
     store = open_store(cache, encoder)
-    return store, extract(store, encoder, sources, ExtractionSettings(device="cpu", **settings))
+    return store, extract(store, encoder, sources, ExtractionConfig(device="cpu", **settings))
 
 
 def wrong_features(store: FeatureStore, encoder: Noise, sources: dict[str, Source | None]) -> int:
-    """How many sources the store has no features of, or others than `encoder` makes."""
+    """The number of sources with missing features, or with others than `encoder` computes."""
     names = [source.text for source in sources.values() if source is not None and source.text is not None]
     keys = [bytes.fromhex(source.key(FileDigests().digest)) for source in sources.values() if source is not None]
-    reader = store.reader(keys, ReadSettings(preload="none"))
+    reader = store.reader(keys, FeaturesConfig(preload="none"))
     wrong = 0
-    for place, text in enumerate(names):
-        values, mask = reader.gather(torch.tensor([place]))
+    for index, text in enumerate(names):
+        values, mask = reader.gather(torch.tensor([index]))
         wrong += not np.array_equal(values[0][mask[0]].numpy(), noise(text.encode(), encoder.dim))
     return wrong
 
 
 def dead_holder(crew: Crew) -> Holder:
-    """The holder of a claim whose process, one of this host, was killed."""
+    """The holder of a claim whose process on this host was killed."""
     process = crew.start(time.sleep, LIMIT)
     pid = process.pid
     assert pid is not None
@@ -186,7 +185,7 @@ def dead_holder(crew: Crew) -> Holder:
 
 
 def elsewhere() -> Holder:
-    """The holder of a claim made on another host."""
+    """The holder of a claim on another host."""
     return replace(this_process(), host="elsewhere", boot="another", pid=1, started="1")
 
 

@@ -1,4 +1,4 @@
-"""The checkpoint store when its writers are killed, its weights are collected beside them, and links are refused."""
+"""The checkpoint store with killed writers, concurrent collections and a filesystem without links."""
 
 import hashlib
 import json
@@ -19,12 +19,13 @@ import torch
 from safetensors.torch import load
 
 from emorec.cli import main
-from emorec.training.lifecycle import CLAIM
 from emorec.errors import UserError
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
-from emorec.training.callbacks.save_states import AtomicCheckpointIO, SaveStates, newest_state, states
 from emorec.runs.maintenance import collect_weights
 from emorec.storage.links import link_relative
+from emorec.training.callbacks.save_states import SaveStates
+from emorec.training.lifecycle import CLAIM
+from emorec.training.states import AtomicCheckpointIO, newest_state, states
 from tests.faults.conftest import (
     FORK,
     Crew,
@@ -44,7 +45,7 @@ Weights = dict[str, dict[str, torch.Tensor]]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, small_demo: Path) -> tuple[Path, list[str]]:
-    """An EMOREC_ROOT with one finished run, and the words of the command that made it."""
+    """An EMOREC_ROOT with one finished run, and the arguments of its command."""
     root = tmp_path_factory.mktemp("trained") / "root"
     root.mkdir()
     words = ["train", f"dataset.root={small_demo}", "trainer.max_epochs=3", "model.hidden=16", "batch_size=8"]
@@ -59,20 +60,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_demo: Path) -> tuple
 def copied(
     trained: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Path, Path, list[str]]:
-    """A copy of that root in another place, its run's directory, and the command."""
+    """A copy of that root in another folder, the directory of its run, and the command."""
     shutil.copytree(trained[0], tmp_path / "moved" / "root", symlinks=True)
     monkeypatch.setenv("EMOREC_ROOT", str(tmp_path / "moved" / "root"))
     (path,) = (tmp_path / "moved" / "root" / "checkpoints").glob("*/run.json")
     return tmp_path / "moved" / "root", path.parent, trained[1]
 
 
-def test_a_moved_tree_is_a_full_hit_and_its_links_resolve(
+def test_the_features_and_the_run_of_a_moved_tree_are_found_and_its_links_work(
     copied: tuple[Path, Path, list[str]], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     root, run, words = copied
     caplog.set_level("INFO")
     assert main(words) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     store = CheckpointStore(root / "checkpoints")
     kept = store.find(run.name)
     links = list((run / "model").iterdir())
@@ -80,7 +81,7 @@ def test_a_moved_tree_is_a_full_hit_and_its_links_resolve(
     print(f"features_found={hits}/2 links={len(links)} resolved={sum(link.exists() for link in links)}")
     assert hits == 2
     assert f"run {run.name} is finished" in caplog.text
-    assert told.strip().endswith(str(run))
+    assert output.strip().endswith(str(run))
     assert store.load(kept).keys() == kept.weights.keys() == {link.stem for link in links}
     assert all(link.is_symlink() and link.resolve().is_relative_to(root) for link in links)
 
@@ -114,12 +115,12 @@ def test_the_stale_claim_of_a_run_is_taken_over_and_the_run_finished(
 
 
 def weights_of(number: int, size: int = 256) -> Weights:
-    """Weights that follow from a number."""
+    """Weights that depend on a number only."""
     generator = torch.Generator().manual_seed(number)
     return {name: {"weight": torch.randn(size, generator=generator)} for name in ("fusion", "head", "projections")}
 
 
-VARIANTS = 6  # few, so that weights which nobody links to are soon wanted again
+VARIANTS = 6  # few, so that unlinked weights are soon published again
 READERS = 4
 COLLECTING_SECONDS = 6.0
 
@@ -129,7 +130,7 @@ def missing_links(store: CheckpointStore, run_id: str) -> int:
 
 
 def publish_on(store: CheckpointStore, journal: Path, counts: Path) -> None:
-    """Publishes runs, writes their records anew and removes old ones; the journal says which runs there are."""
+    """Publishes runs, rewrites their records and removes old ones; the journal records the present runs."""
     rng, end = random.Random(3), time.monotonic() + COLLECTING_SECONDS
     live: list[RunRecord] = []
     published = missing = 0
@@ -150,33 +151,33 @@ def publish_on(store: CheckpointStore, journal: Path, counts: Path) -> None:
 
 
 def live_runs(journal: Path) -> list[str]:
-    """The runs that the journal knows as published and not removed."""
+    """The runs that are published and not removed according to the journal."""
     words = lines(journal)
     gone = {word[1:] for word in words if word.startswith("-")}
     return [word[1:] for word in words[-40:] if word.startswith("+") and word[1:] not in gone]
 
 
 def read_on(store: CheckpointStore, journal: Path, counts: Path, seed: int, stop: Any) -> None:
-    """Loads published runs; a run that cannot be loaded though nobody removed it is missing."""
+    """Loads published runs and counts as missing those that cannot be loaded and were not removed."""
     rng, loads, missing = random.Random(seed), 0, 0
     while not stop.is_set():
-        for run_id in rng.sample(found := live_runs(journal), len(found)):
+        for run_id in rng.sample(live := live_runs(journal), len(live)):
             try:
                 kept = store.read(run_id)
-                whole = kept is not None and store.load(kept).keys() == kept.weights.keys()
+                complete = kept is not None and store.load(kept).keys() == kept.weights.keys()
             except UserError as error:
-                whole = False
-                complaint = str(error)
-            if whole:
+                complete = False
+                message = str(error)
+            if complete:
                 loads += 1
             elif run_id in live_runs(journal):
                 missing += 1
-                append_line(counts.with_name("complaints"), complaint)
+                append_line(counts.with_name("complaints"), message)
     append_line(counts, f"reader {loads} {missing}")
 
 
 def collect_on(store: CheckpointStore, counts: Path, stop: Any) -> None:
-    """Collects without any grace."""
+    """Collects weights without a grace period."""
     rounds = removed = 0
     while not stop.is_set():
         removed += len(collect_weights(store, grace=0.0, act=True).removed)
@@ -184,7 +185,7 @@ def collect_on(store: CheckpointStore, counts: Path, stop: Any) -> None:
     append_line(counts, f"collector {rounds} {removed}")
 
 
-def test_a_collection_beside_publishers_and_readers_takes_no_linked_weights(tmp_path: Path, crew: Crew) -> None:
+def test_a_collection_during_publishing_and_reading_removes_no_linked_weights(tmp_path: Path, crew: Crew) -> None:
     store, journal, counts = CheckpointStore(tmp_path / "checkpoints"), tmp_path / "journal", tmp_path / "counts"
     stop = FORK.Event()
     publisher = crew.start(publish_on, store, journal, counts)
@@ -198,7 +199,7 @@ def test_a_collection_beside_publishers_and_readers_takes_no_linked_weights(tmp_
     (published, unlinked), (rounds, removed) = (
         next((first, second) for name, first, second in rows if name == kind) for kind in ("publisher", "collector")
     )
-    loads, missing = (sum(row[place] for row in rows if row[0] == "reader") for place in (1, 2))
+    loads, missing = (sum(row[column] for row in rows if row[0] == "reader") for column in (1, 2))
     final = sum(missing_links(store, run_id) for run_id in live_runs(journal))
     print(
         f"published={published} collections={rounds} removed={removed} loads={loads} missing_after_publish={unlinked} "
@@ -234,12 +235,12 @@ def test_a_collection_follows_no_link_out_of_the_store(tmp_path: Path) -> None:
 
 
 KILLS = 50
-STATE_SIZE = 300_000  # numbers; a kill is to find a write that has begun
+STATE_SIZE = 300_000  # numbers; large, so that kills interrupt writes
 
 
 @pytest.fixture
 def other_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on another filesystem than the tests', for temporary files."""
+    """A folder for temporary files on another filesystem."""
     memory = Path("/dev/shm")
     if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev or not os.access(memory, os.W_OK):
         pytest.skip("there is no second filesystem to write to")
@@ -249,7 +250,7 @@ def other_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def save_on(root: Path, journal: Path, temporary: Path, first: int) -> None:
-    """Saves states and publishes weights, and says so after each."""
+    """Saves states, publishes weights and records each in the journal."""
     os.environ["TMPDIR"] = str(temporary)
     tempfile.tempdir = None
     assert Path(tempfile.gettempdir()) == temporary
@@ -268,7 +269,7 @@ def save_on(root: Path, journal: Path, temporary: Path, first: int) -> None:
         append_line(journal, f"weights {number}")
 
 
-def last_said(journal: Path, what: str) -> int:
+def last_recorded(journal: Path, what: str) -> int:
     return max((int(line.split()[1]) for line in lines(journal) if line.startswith(what)), default=-1)
 
 
@@ -290,20 +291,20 @@ def test_kills_during_saves_with_temporary_files_on_another_disk_leave_no_trunca
             right = state["numbers"].eq(state["number"]).all() and len(state["numbers"]) == STATE_SIZE
             truncated += not (whole and right and state["number"] == int(path.stem.partition("-")[0]))
             verified += 1
-        newest, said = newest_state(root / "resume"), last_said(journal, "state")
-        unfound += said >= 0 and (newest is None or int(newest.stem.partition("-")[0]) < said)
+        newest, recorded = newest_state(root / "resume"), last_recorded(journal, "state")
+        unfound += recorded >= 0 and (newest is None or int(newest.stem.partition("-")[0]) < recorded)
         for path in (root / "weights").glob("*.safetensors"):
             truncated += hashlib.sha256(path.read_bytes()).hexdigest() != path.stem
             blobs += 1
-        if (said := last_said(journal, "weights")) >= 0:
+        if (recorded := last_recorded(journal, "weights")) >= 0:
             numbers = load((root / "aaaaaaaaaaaa" / "model" / "head.safetensors").read_bytes())["numbers"]
-            unfound += int(numbers[0]) < said
+            unfound += int(numbers[0]) < recorded
         for path in sorted((root / "weights").glob("*.safetensors"), key=lambda item: item.stat().st_mtime)[:-3]:
-            path.unlink()  # the disk of the test is not to fill up
-        first = 1 + max(last_said(journal, "state"), first)
+            path.unlink()  # limits the size of the test
+        first = 1 + max(last_recorded(journal, "state"), first)
     orphans = len(leftovers(root))
     print(
-        f"kills={KILLS} saves={last_said(journal, 'state') + 1} states_checked={verified} weights_checked={blobs} "
+        f"kills={KILLS} saves={last_recorded(journal, 'state') + 1} states_checked={verified} weights_checked={blobs} "
         f"truncated={truncated} without_a_newest={unfound} staged_elsewhere={staged} orphans={orphans}"
     )
     assert min(verified, blobs, orphans) > 0
@@ -328,7 +329,7 @@ def poll(link: Path, started: Any, stop: Any, counts: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["link", "publish"])
-def test_a_reader_finds_a_target_through_every_relink(tmp_path: Path, crew: Crew, way: str) -> None:
+def test_a_link_has_a_target_during_every_replacement(tmp_path: Path, crew: Crew, way: str) -> None:
     store = CheckpointStore(tmp_path / "checkpoints")
     link = store.folder("aaaaaaaaaaaa") / "model" / "head.safetensors"
     store.publish("aaaaaaaaaaaa", {"head": weights_of(0)["head"]})
@@ -358,7 +359,7 @@ def test_a_reader_finds_a_target_through_every_relink(tmp_path: Path, crew: Crew
 
 @pytest.fixture
 def refuse_links(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Makes this process's filesystem one without links."""
+    """Refuses symbolic links in this process."""
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -366,20 +367,20 @@ def refuse_links(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: monkeypatch.setattr(os, "symlink", refuse)
 
 
-def test_where_links_are_refused_weights_are_copied_and_said_to_be(
+def test_weights_are_copied_with_a_warning_on_a_filesystem_without_links(
     tmp_path: Path, refuse_links: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = CheckpointStore(tmp_path / "checkpoints")
-    store.publish("aaaaaaaaaaaa", weights_of(7))  # links from before are replaced
+    store.publish("aaaaaaaaaaaa", weights_of(7))  # replaces these links
     refuse_links()
     kept = record(weights=store.publish("aaaaaaaaaaaa", WEIGHTS))
     store.write(kept)
     files = list((store.folder("aaaaaaaaaaaa") / "model").iterdir())
-    said = [message for message in caplog.messages if "copied" in message]
-    print(f"files={len(files)} links={sum(path.is_symlink() for path in files)} said={len(said)}")
+    warnings = [message for message in caplog.messages if "copied" in message]
+    print(f"files={len(files)} links={sum(path.is_symlink() for path in files)} warnings={len(warnings)}")
     assert {path.stem for path in files} == WEIGHTS.keys()
     assert not any(path.is_symlink() for path in files)
-    assert all(any(name in message for message in said) for name in WEIGHTS)
+    assert all(any(name in message for message in warnings) for name in WEIGHTS)
     assert torch.equal(store.load(kept)["head"]["weight"], WEIGHTS["head"]["weight"])
     collect_weights(store, grace=0.0, act=True)
     assert store.load(kept).keys() == WEIGHTS.keys(), "a copy needs no stored weights"

@@ -1,6 +1,6 @@
-"""The feature store when its writers are killed, its files rot, its locks do nothing and its folders are tampered with.
+"""The feature store with killed writers, corrupted files, locks without effect and links out of its folders.
 
-Whatever happens, what a reader gets is either what the encoder made or nothing at all.
+In each case a reader gets either the values that the encoder computed or no values.
 """
 
 import fcntl
@@ -21,10 +21,10 @@ import pytest
 
 from emorec.features import computation
 from emorec.features.extraction import CLAIM
+from emorec.features.maintenance import collect, compact
 from emorec.features.shard import Shard
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
-from emorec.features.maintenance import collect, compact
 from emorec.storage import claims
 from emorec.storage.atomic import remove_orphans
 from emorec.storage.digests import FileDigests
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.faults
 
 SPEC = FeatureSpec(encoder="Noise", version=1, dtype="float32")
 WRITERS, KEYS_OF_A_SHARD, KILLS = 4, 5, 100
-ROUNDS = 10  # of so many kills each, for the reader opens all shards after each kill
+ROUNDS = 10  # with KILLS / ROUNDS kills each, since the reader opens all shards after each kill
 PAUSE = 0.02  # seconds at most between two shards of a writer
 DIM = 1024
 PROCESSES = 8
@@ -58,43 +58,43 @@ HOUR = 3600.0
 
 
 def write_on(root: Path, digests: FileDigests, journal: Path, name: str) -> None:
-    """Publishes shard after shard, and then says so; the values follow from the keys."""
+    """Writes shards and records each in the journal; the values depend on the keys only."""
     store, rng = FeatureStore(root, SPEC, digests), random.Random(name)
     number = 0
     while True:
         time.sleep(rng.uniform(0.0, PAUSE))
-        keys = [hashlib.sha256(f"{name} {number} {place}".encode()).digest() for place in range(KEYS_OF_A_SHARD)]
+        keys = [hashlib.sha256(f"{name} {number} {index}".encode()).digest() for index in range(KEYS_OF_A_SHARD)]
         store.add(keys, [noise(key, DIM) for key in keys], {})
         append_line(journal, keys[0].hex())
         number += 1
 
 
 def wrong_entries(shard: Shard) -> int:
-    """How many entries of a shard are not what their key says."""
+    """The number of entries of a shard whose values do not match their key."""
     bounds = zip(shard.keys, shard.offsets[:-1], shard.offsets[1:], strict=True)
     return sum(not np.array_equal(shard.values[first:last], noise(key.tobytes(), DIM)) for key, first, last in bounds)
 
 
 def kill_writers(folder: Path, crew: Crew, rng: random.Random) -> dict[str, int]:
-    """Lets writers write into `folder` and kills and replaces them at random; counts what a reader finds meanwhile."""
+    """Kills and replaces writers at random and counts what a reader finds."""
     digests, journal, cache = FileDigests(), folder / "journal", folder / "cache"
     folder.mkdir()
     writers = [crew.start(write_on, cache, digests, journal, f"{number}") for number in range(WRITERS)]
     seen: set[str] = set()
     counts = {"kills": 0, "shards_read": 0, "entries_read": 0, "wrong": 0, "lost": 0, "quarantined": 0}
-    for kill in range(KILLS // ROUNDS - WRITERS):  # at the end of a round its writers are killed as well
+    for kill in range(KILLS // ROUNDS - WRITERS):  # the writers are also killed at the end of a round
         time.sleep(rng.uniform(0.0, 0.03))
         victim = rng.randrange(WRITERS)
         crew.kill(writers[victim])
         counts["kills"] += 1
-        said = [bytes.fromhex(line) for line in lines(journal)]
+        written = [bytes.fromhex(line) for line in lines(journal)]
         store = FeatureStore(cache, SPEC, digests)
         new = [shard for shard in store.shards if shard.path.name not in seen]
         names = {shard.path.name for shard in store.shards}
         counts["shards_read"] += len(new)
         counts["entries_read"] += sum(len(shard.keys) for shard in new)
         counts["wrong"] += sum(map(wrong_entries, new))
-        counts["lost"] += len(seen - names) + int((~store.locate(said).found).sum())
+        counts["lost"] += len(seen - names) + int((~store.locate(written).found).sum())
         seen = names
         writers[victim] = crew.start(write_on, cache, digests, journal, f"{victim} after {kill}")
     for process in writers:
@@ -107,7 +107,7 @@ def kill_writers(folder: Path, crew: Crew, rng: random.Random) -> dict[str, int]
     return counts
 
 
-def test_writers_that_are_killed_leave_whole_shards_or_nothing(tmp_path: Path, crew: Crew) -> None:
+def test_killed_writers_leave_complete_shards_only(tmp_path: Path, crew: Crew) -> None:
     rng, total = random.Random(1), Counter[str]()
     for number in range(ROUNDS):
         total.update(kill_writers(tmp_path / f"round{number}", crew, rng))
@@ -121,7 +121,7 @@ def test_writers_that_are_killed_leave_whole_shards_or_nothing(tmp_path: Path, c
     print(f"{found} orphans={len(orphans)} removed_in_grace={len(young)} removed_after_grace={len(removed)}")
     assert total["kills"] == KILLS
     assert (total["wrong"], total["lost"], total["quarantined"]) == (0, 0, 0)
-    assert min(total["shards_read"], len(aged)) > 0, "writers are to be killed before, while and after they write"
+    assert min(total["shards_read"], len(aged)) > 0, "writers must be killed before, during and after a write"
     assert young == []
     assert removed == set(aged)
     assert {path for path in orphans if path.exists()} == set(orphans) - removed
@@ -131,13 +131,13 @@ def test_writers_that_are_killed_leave_whole_shards_or_nothing(tmp_path: Path, c
 
 @dataclass(frozen=True, kw_only=True)
 class Race:
-    """Several processes that extract the same at the same time.
+    """Several processes that extract the same features at the same time.
 
     Attributes:
-        cache: where to.
-        journal: gets a line for each text that is computed.
-        done: gets a line from each process: how many it says it computed, and how many features it finds wrong.
-        count: of texts.
+        cache: the cache.
+        journal: file with a line for each computed text.
+        done: file with a line from each process: the number of features that it computed, and that of wrong features.
+        count: number of texts.
     """
 
     cache: Path
@@ -166,17 +166,17 @@ def start_race(folder: Path, count: int) -> Race:
 
 
 def turn_locks_off() -> None:
-    """What a network disk may do: to say yes to everyone who asks for a lock."""
+    """Grants every lock, as some network disks do."""
     fcntl.flock = lambda *_: None  # type: ignore[assignment]
 
 
 def turn_claims_off() -> None:
-    """Worse than any disk: everyone who asks for a claim gets it."""
+    """Grants every claim, which is worse than any disk."""
     claims._create = lambda *_: True
 
 
 @pytest.mark.parametrize("prepare", [turn_locks_off, turn_claims_off])
-def test_where_locks_do_nothing_all_features_are_right(
+def test_features_are_correct_without_working_locks(
     tmp_path: Path, crew: Crew, monkeypatch: pytest.MonkeyPatch, prepare: Callable[[], object]
 ) -> None:
     monkeypatch.setattr(computation, "PUBLISH_SECONDS", 0.02)  # many shards
@@ -185,7 +185,7 @@ def test_where_locks_do_nothing_all_features_are_right(
     for number in range(rounds):
         race = start_race(tmp_path / f"round{number}", count)
         claim = open_store(race.cache, Noise()).folder / CLAIM
-        plant_claim(claim, holder)  # all will want to take over at once
+        plant_claim(claim, holder)  # all processes try to take it over at once
         for _ in range(PROCESSES):
             crew.start(race.take_part, prepare)
         crew.finish()
@@ -200,7 +200,7 @@ def test_where_locks_do_nothing_all_features_are_right(
 
 
 @pytest.mark.parametrize("publish_seconds", [15.0, 0.02])
-def test_of_many_cold_processes_each_source_is_computed_by_exactly_one(
+def test_each_source_is_computed_by_exactly_one_of_many_processes(
     tmp_path: Path, crew: Crew, monkeypatch: pytest.MonkeyPatch, publish_seconds: float
 ) -> None:
     monkeypatch.setattr(computation, "PUBLISH_SECONDS", publish_seconds)
@@ -229,14 +229,14 @@ def test_the_claim_of_a_dead_process_is_taken_over_at_once(
     seconds = time.monotonic() - started
     print(f"computed={report.computed} seconds={seconds:.2f}")
     assert report.computed == 5
-    assert seconds < 10, "a minute is for other hosts"
+    assert seconds < 10, "only claims of other hosts have to time out"
     assert str(holder) in caplog.text
     assert not claim.exists()
     assert wrong_features(store, Noise(), texts(5)) == 0
 
 
 @pytest.mark.parametrize("content", ["another host", "torn", "empty"])
-def test_a_claim_without_a_heartbeat_is_taken_over_after_the_stated_time(
+def test_a_claim_without_a_heartbeat_is_taken_over_after_the_timeout(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
 ) -> None:
     claim = open_store(tmp_path, Noise()).folder / CLAIM
@@ -254,8 +254,8 @@ def test_a_claim_without_a_heartbeat_is_taken_over_after_the_stated_time(
 
 
 def flip_a_bit(content: bytearray, rng: random.Random) -> bytearray:
-    place = rng.randrange(rng.choice([8, 600, len(content)]))  # length of the header, header, anywhere
-    content[place] ^= 1 << rng.randrange(8)
+    index = rng.randrange(rng.choice([8, 600, len(content)]))  # length of the header, header, anywhere
+    content[index] ^= 1 << rng.randrange(8)
     return content
 
 
@@ -281,12 +281,12 @@ DAMAGES = (flip_a_bit, cut, zero_the_tail, empty, announce_a_huge_header)
 CORRUPTIONS = 200
 
 
-def test_every_corruption_is_found_set_aside_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_corruption_is_detected_set_aside_and_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(computation, "PUBLISH_BYTES", 4000)  # several shards
     rng, encoder, sources = random.Random(2), Noise(), texts(60)
     run_extraction(tmp_path, encoder, sources)
     counts = dict.fromkeys((damage.__name__ for damage in DAMAGES), 0)
-    found = quarantined = rebuilt = wrong = 0
+    detected = quarantined = rebuilt = wrong = 0
     for number in range(CORRUPTIONS):
         shard = rng.choice(open_store(tmp_path, encoder).shards)
         damage, lost = DAMAGES[number % len(DAMAGES)], [row.tobytes() for row in shard.keys]
@@ -298,7 +298,7 @@ def test_every_corruption_is_found_set_aside_and_mended(tmp_path: Path, monkeypa
         counts[damage.__name__] += 1
 
         store = open_store(tmp_path, encoder)
-        found += not store.locate(lost).found.any()
+        detected += not store.locate(lost).found.any()
         bad = shard.path.with_name(shard.path.name + ".bad")
         quarantined += bad.exists() and not shard.path.exists() and bad.read_bytes() == damaged
         bad.unlink(missing_ok=True)
@@ -306,11 +306,11 @@ def test_every_corruption_is_found_set_aside_and_mended(tmp_path: Path, monkeypa
         rebuilt += report.computed == len(lost)
         wrong += wrong_features(store, encoder, sources)
     kinds = " ".join(f"{name}={count}" for name, count in counts.items())
-    print(f"corruptions={CORRUPTIONS} {kinds} found={found} quarantined={quarantined} rebuilt={rebuilt} wrong={wrong}")
-    assert (found, quarantined, rebuilt, wrong) == (CORRUPTIONS, CORRUPTIONS, CORRUPTIONS, 0)
+    print(f"corruptions={CORRUPTIONS} {kinds} {detected=} {quarantined=} {rebuilt=} {wrong=}")
+    assert (detected, quarantined, rebuilt, wrong) == (CORRUPTIONS, CORRUPTIONS, CORRUPTIONS, 0)
 
 
-def test_what_rots_in_an_open_store_is_not_merged_into_a_whole_shard(
+def test_corrupted_entries_of_an_open_store_are_not_merged_into_a_valid_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(computation, "PUBLISH_BYTES", 1000)
@@ -335,7 +335,7 @@ def test_what_rots_in_an_open_store_is_not_merged_into_a_whole_shard(
     assert wrong == 0
 
 
-def test_a_moved_cache_is_a_full_hit(tmp_path: Path) -> None:
+def test_the_features_of_a_moved_cache_are_found(tmp_path: Path) -> None:
     sources = texts(20)
     run_extraction(tmp_path / "here", Noise(), sources)
     shutil.move(tmp_path / "here", tmp_path / "elsewhere" / "cache")
@@ -349,8 +349,8 @@ def test_a_moved_cache_is_a_full_hit(tmp_path: Path) -> None:
 def tampered(tmp_path: Path) -> tuple[Path, dict[Path, bytes]]:
     """A cache with links out of it, and {file outside: its content}.
 
-    One spec's folder is a link; another spec has shards, a broken shard and an orphan that are links; a third is as it
-    should be.
+    The folder of one spec is a link; another has a shard, a broken shard and a temporary file that are links; a third
+    has no links.
     """
     cache, outside = tmp_path / "cache", tmp_path / "outside"
     for number, dim in enumerate((4, 5, 6)):
@@ -377,23 +377,23 @@ def tampered(tmp_path: Path) -> tuple[Path, dict[Path, bytes]]:
 @pytest.mark.parametrize(
     "chosen", [{"older_than": 0.0}, {"used": set()}, {"max_bytes": 0}, {}], ids=["age", "use", "size", "nothing"]
 )
-def test_a_clean_up_follows_no_link_out_of_the_cache(
+def test_maintenance_follows_no_link_out_of_the_cache(
     tampered: tuple[Path, dict[Path, bytes]], chosen: dict[str, Any]
 ) -> None:
     cache, outside = tampered
     dry = collect(cache, **chosen, act=False)
-    done = collect(cache, **chosen, act=True)
+    removal = collect(cache, **chosen, act=True)
     intact = sum(path.is_file() and path.read_bytes() == content for path, content in outside.items())
-    print(f"removed={len(done.removed)} kept={done.kept} files_outside={len(outside)} intact={intact}")
+    print(f"removed={len(removal.removed)} kept={removal.kept} files_outside={len(outside)} intact={intact}")
     assert intact == len(outside) == 5
-    assert dry.removed == done.removed
+    assert dry.removed == removal.removed
     real = {open_store(cache, Noise(dim=dim)).folder.name for dim in (5, 6)}
-    assert set(done.removed) == (real if chosen else set())
+    assert set(removal.removed) == (real if chosen else set())
     assert leftovers(cache) == []
 
 
-def test_a_link_to_nothing_among_the_shards_hinders_nobody(tmp_path: Path) -> None:
-    signal.alarm(10)  # whoever looks for it again and again does so for ever
+def test_a_link_without_a_target_among_the_shards_is_skipped(tmp_path: Path) -> None:
+    signal.alarm(10)  # a store that retries the link never returns
     folder = open_store(tmp_path, Noise()).folder
     run_extraction(tmp_path, Noise(), texts(3))
     (folder / f"{'0' * 32}.safetensors").symlink_to(tmp_path / "gone")

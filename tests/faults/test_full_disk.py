@@ -1,4 +1,4 @@
-"""A disk that is full: one clear line, nothing partial, and the same command works once there is room again."""
+"""A full disk: one clear line, no partial file, and the same command works once there is space."""
 
 import errno
 import hashlib
@@ -15,7 +15,7 @@ from emorec.cli import main
 from emorec.features import computation
 from emorec.features.extraction import CLAIM
 from emorec.runs.checkpoint_store import CheckpointStore
-from emorec.training.callbacks.save_states import AtomicCheckpointIO, newest_state
+from emorec.training.states import AtomicCheckpointIO, newest_state
 from tests.faults.conftest import Noise, leftovers, open_store, run_extraction, texts, wrong_features
 from tests.runs.test_checkpoint_store import record
 
@@ -41,18 +41,20 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, *, leave: int) -> None:
-    """Takes all room but `leave` bytes."""
+    """Fills the disk except for `leave` bytes."""
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
     with (disk / BALLAST).open("wb") as stream:
         if free > leave:
             os.posix_fallocate(stream.fileno(), 0, free - leave)
 
 
-def make_room(disk: Path) -> None:
+def free_space(disk: Path) -> None:
     (disk / BALLAST).unlink()
 
 
-def test_an_extraction_that_fills_the_disk_keeps_whole_shards_only(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_extraction_that_fills_the_disk_keeps_complete_shards_only(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(computation, "PUBLISH_BYTES", 3 << 20)
     encoder, sources, cache = Noise(dim=40_000), texts(80), disk / "cache"  # 0.5 MB each
     fill(disk, leave=16 << 20)
@@ -64,7 +66,7 @@ def test_an_extraction_that_fills_the_disk_keeps_whole_shards_only(disk: Path, m
     kept = len(store)
     partial, broken = leftovers(cache), [name for name in files if name.endswith(".bad")]
     claims = [name for name in files if name == CLAIM]
-    make_room(disk)
+    free_space(disk)
     store, report = run_extraction(cache, encoder, sources)
     wrong = wrong_features(store, encoder, sources)
     print(
@@ -91,34 +93,34 @@ def test_a_command_on_a_full_cache_ends_in_one_line(
 ) -> None:
     fill(disk, leave=leave)
     code = main(extract_words)
-    told = capsys.readouterr().err.strip().splitlines()
+    lines = capsys.readouterr().err.strip().splitlines()
     shards = list(disk.glob("cache/*/*.safetensors"))
     whole = [path for path in shards if hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem)]
     partial = leftovers(disk)
-    make_room(disk)
+    free_space(disk)
     again = main(extract_words)
     out = capsys.readouterr().out
     print(
-        f"leave={leave} code={code} lines={len(told)} shards={len(shards)} whole={len(whole)} partial={len(partial)} "
+        f"leave={leave} code={code} lines={len(lines)} shards={len(shards)} whole={len(whole)} partial={len(partial)} "
         f"afterwards: {out.strip()}"
     )
     assert code == 2
-    assert len(told) == 1, told
-    assert told[0].startswith("emorec extract: ")
-    assert "No space left on device" in told[0]
-    assert str(disk) in told[0], "it says where"
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("emorec extract: ")
+    assert "No space left on device" in lines[0]
+    assert str(disk) in lines[0], "the message names the path"
     assert len(shards) == len(whole)
     assert partial == []
     assert again == 0
     assert "0 bad" in out
 
 
-def test_weights_that_do_not_fit_leave_nothing_and_are_published_once_they_do(disk: Path) -> None:
+def test_weights_that_do_not_fit_leave_no_file_and_are_published_later(disk: Path) -> None:
     store = CheckpointStore(disk / "checkpoints")
     weights = {name: {"weight": torch.full((1 << 20,), value)} for name, value in (("fusion", 1.0), ("head", 2.0))}
     earlier = record(weights=store.publish("aaaaaaaaaaaa", {"head": {"weight": torch.zeros(3)}}))
     store.write(earlier)
-    fill(disk, leave=6 << 20)  # room for one of the two
+    fill(disk, leave=6 << 20)  # space for one of the two
     with pytest.raises(OSError, match="No space left") as caught:
         store.publish("bbbbbbbbbbbb", weights)
     assert caught.value.errno == errno.ENOSPC
@@ -126,7 +128,7 @@ def test_weights_that_do_not_fit_leave_nothing_and_are_published_once_they_do(di
     whole = [path for path in blobs if hashlib.sha256(path.read_bytes()).hexdigest() == path.stem]
     partial = leftovers(disk)
     assert store.load(earlier).keys() == {"head"}
-    make_room(disk)
+    free_space(disk)
     kept = record("bbbbbbbbbbbb", weights=store.publish("bbbbbbbbbbbb", weights))
     print(f"files={len(blobs)} whole={len(whole)} partial={len(partial)} afterwards: loaded={len(store.load(kept))}")
     assert partial == []
@@ -134,7 +136,7 @@ def test_weights_that_do_not_fit_leave_nothing_and_are_published_once_they_do(di
     assert torch.equal(store.load(kept)["head"]["weight"], weights["head"]["weight"])
 
 
-def test_a_state_that_does_not_fit_is_an_os_error_and_the_one_before_it_stays(disk: Path) -> None:
+def test_a_state_that_does_not_fit_is_an_os_error_and_keeps_the_previous_one(disk: Path) -> None:
     folder, states = disk / "resume", AtomicCheckpointIO()
     states.save_checkpoint({"numbers": torch.zeros(1 << 18)}, folder / "000000000001.ckpt")
     before = newest_state(folder)
@@ -144,7 +146,7 @@ def test_a_state_that_does_not_fit_is_an_os_error_and_the_one_before_it_stays(di
     print(f"partial={len(leftovers(disk))} files={len(list(folder.iterdir()))}")
     assert leftovers(disk) == []
     assert newest_state(folder) == before
-    make_room(disk)
+    free_space(disk)
     states.save_checkpoint({"numbers": torch.ones(1 << 18)}, folder / "000000000002.ckpt")
     assert newest_state(folder) != before
 
@@ -159,16 +161,16 @@ def test_a_training_on_a_full_disk_ends_in_one_line_and_finishes_later(
     fill(disk, leave=leave)
     words.append(f"paths.checkpoints={disk}/checkpoints")
     code = main(words)
-    told = capsys.readouterr().err.strip().splitlines()
+    lines = capsys.readouterr().err.strip().splitlines()
     partial = leftovers(disk)
-    make_room(disk)
+    free_space(disk)
     again = main(words)
-    print(f"leave={leave} code={code} lines={len(told)} partial={len(partial)} afterwards: code={again}")
+    print(f"leave={leave} code={code} lines={len(lines)} partial={len(partial)} afterwards: code={again}")
     assert code == 2
-    assert len(told) == 1, told
-    assert told[0].startswith("emorec train: ")
-    assert "No space left on device" in told[0]
-    assert str(disk) in told[0], "it says where"
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("emorec train: ")
+    assert "No space left on device" in lines[0]
+    assert str(disk) in lines[0], "the message names the path"
     assert partial == []
     assert again == 0
     (run,) = CheckpointStore(disk / "checkpoints").records()

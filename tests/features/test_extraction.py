@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from emorec.config.schema import ExtractionConfig, FeaturesConfig
+from emorec.config.validation import validated
 from emorec.encoders.log_mel import LogMel
 from emorec.errors import UserError
-from emorec.features.computation import ExtractionSettings
 from emorec.features.extraction import ExtractionReport, extract
-from emorec.features.reader import ReadSettings
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.media.source import Source
@@ -39,27 +39,27 @@ def run(
 ) -> tuple[FeatureStore, ExtractionReport]:
     encoder = encoder or LogMel()
     store = FeatureStore(cache, FeatureSpec(**encoder.spec()), FileDigests())
-    return store, extract(store, encoder, sources, ExtractionSettings(**settings))
+    return store, extract(store, encoder, sources, ExtractionConfig(**settings))
 
 
-class NeverRead(LogMel):
-    """Fails at any work."""
+class NeverLoaded(LogMel):
+    """Fails where features are computed."""
 
     def load(self) -> None:
         raise AssertionError("the encoder was loaded")
 
 
-NeverRead.__name__ = "LogMel"  # the spec names the class
+NeverLoaded.__name__ = "LogMel"  # the spec contains the name of the class
 
 
 def test_a_second_run_computes_nothing_and_loads_no_encoder(tmp_path: Path, sounds: Sources) -> None:
     _, first = run(tmp_path / "cache", sounds)
-    _, second = run(tmp_path / "cache", sounds, NeverRead())
+    _, second = run(tmp_path / "cache", sounds, NeverLoaded())
     assert (first.found, first.computed) == (0, 6)
     assert (second.found, second.computed) == (6, 0)
 
 
-def test_a_moved_corpus_is_a_full_hit(tmp_path: Path, sounds: Sources) -> None:
+def test_the_features_of_a_moved_corpus_are_found(tmp_path: Path, sounds: Sources) -> None:
     run(tmp_path / "cache", sounds)
     moved: Sources = {}
     for name, source in sounds.items():
@@ -67,18 +67,18 @@ def test_a_moved_corpus_is_a_full_hit(tmp_path: Path, sounds: Sources) -> None:
         assert source.path is not None
         (tmp_path / "elsewhere").mkdir(exist_ok=True)
         moved[name] = Source(modality="audio", path=Path(shutil.move(source.path, tmp_path / "elsewhere")))
-    _, report = run(tmp_path / "cache", moved, NeverRead())
+    _, report = run(tmp_path / "cache", moved, NeverLoaded())
     assert report.found == 6
 
 
-def test_an_edited_file_is_computed_anew(tmp_path: Path, sounds: Sources, write_sound: Callable[..., Path]) -> None:
+def test_an_edited_file_is_computed_again(tmp_path: Path, sounds: Sources, write_sound: Callable[..., Path]) -> None:
     run(tmp_path / "cache", sounds)
     write_sound("clip3.wav", tone(0.35, pitch=555))
     _, report = run(tmp_path / "cache", sounds)
     assert (report.found, report.computed) == (5, 1)
 
 
-def test_an_edited_file_with_its_size_and_time_kept_is_computed_anew(tmp_path: Path, sounds: Sources) -> None:
+def test_an_edited_file_with_the_same_size_and_time_has_another_digest(tmp_path: Path, sounds: Sources) -> None:
     database = tmp_path / "cache" / "digests.tsv"
     source = sounds["clip3"]
     assert source is not None
@@ -94,7 +94,7 @@ def test_an_edited_file_with_its_size_and_time_kept_is_computed_anew(tmp_path: P
     assert FileDigests(database).digest(source.path) != before
 
 
-def test_features_are_computed_without_the_rounding_and_the_chance_of_gpus(tmp_path: Path, sounds: Sources) -> None:
+def test_features_are_computed_without_tf32_and_deterministically(tmp_path: Path, sounds: Sources) -> None:
     settings = set()
 
     class Watched(LogMel):
@@ -131,7 +131,7 @@ def test_equal_content_shares_a_row(tmp_path: Path, write_sound: Callable[..., P
 
 @pytest.fixture
 def with_bad(sounds: Sources, write_sound: Callable[..., Path], tmp_path: Path) -> Sources:
-    """The sounds with a silent, an empty and a missing one among them, and one without the modality."""
+    """The sounds, a silent, an empty and a missing one, and an utterance without the modality."""
     (tmp_path / "empty.wav").touch()
     return {
         **sounds,
@@ -150,19 +150,19 @@ def test_bad_media_are_reported_by_id_and_left_out(
     assert set(report.bad) == {"silent", "empty", "missing"}
     for name in report.bad:
         assert name in caplog.text
-    reader = store.reader([report.keys[name] for name in with_bad], ReadSettings(preload="none"))
+    reader = store.reader([report.keys[name] for name in with_bad], FeaturesConfig(preload="none"))
     assert reader.present.tolist() == [True] * 6 + [False] * 4
     assert report.found + report.computed + len(report.bad) + 1 == len(with_bad)  # and one without the modality
 
 
-def test_what_failed_once_is_not_tried_again(tmp_path: Path, with_bad: Sources) -> None:
+def test_media_that_failed_once_are_not_decoded_again(tmp_path: Path, with_bad: Sources) -> None:
     run(tmp_path / "cache", with_bad)
-    _, again = run(tmp_path / "cache", with_bad, NeverRead())
+    _, again = run(tmp_path / "cache", with_bad, NeverLoaded())
     assert again.computed == 0
     assert set(again.bad) == {"silent", "empty", "missing"}
 
 
-def test_bad_media_end_the_command_where_asked_for(tmp_path: Path, with_bad: Sources) -> None:
+def test_bad_media_are_an_error_with_on_bad_media_fail(tmp_path: Path, with_bad: Sources) -> None:
     with pytest.raises(UserError) as caught:
         run(tmp_path / "cache", with_bad, on_bad_media="fail")
     assert all(name in str(caught.value) for name in ("silent", "empty", "missing"))
@@ -172,7 +172,7 @@ def test_bad_media_end_the_command_where_asked_for(tmp_path: Path, with_bad: Sou
 def test_the_batch_size_changes_no_feature(tmp_path: Path, sounds: Sources, batch_size: int) -> None:
     stores = [run(tmp_path / f"cache{size}", sounds, batch_size=size) for size in (batch_size, 16)]
     (values, mask), (other, other_mask) = (
-        store.reader([report.keys[name] for name in sounds], ReadSettings(preload="none")).gather(torch.arange(6))
+        store.reader([report.keys[name] for name in sounds], FeaturesConfig(preload="none")).gather(torch.arange(6))
         for store, report in stores
     )
     assert torch.equal(mask, other_mask)
@@ -180,7 +180,7 @@ def test_the_batch_size_changes_no_feature(tmp_path: Path, sounds: Sources, batc
 
 
 class Overflowing(LogMel):
-    """Makes values that half precision cannot hold."""
+    """Returns values that half precision cannot hold."""
 
     def features(self, source: Source) -> np.ndarray:
         return super().features(source) * np.float32(1e6)
@@ -192,7 +192,7 @@ def test_a_value_that_the_stored_type_cannot_hold_is_an_error(tmp_path: Path, so
 
 
 class Infinite(LogMel):
-    """Makes values that are no numbers of one clip."""
+    """Returns infinite values for one clip."""
 
     def features(self, source: Source) -> np.ndarray:
         values = super().features(source)
@@ -202,17 +202,17 @@ class Infinite(LogMel):
 Overflowing.__name__ = Infinite.__name__ = "LogMel"
 
 
-def test_media_of_which_nothing_can_be_made_are_bad_media(tmp_path: Path, sounds: Sources) -> None:
+def test_media_with_features_that_are_not_finite_are_bad_media(tmp_path: Path, sounds: Sources) -> None:
     _, report = run(tmp_path / "cache", sounds, Infinite())
     assert list(report.bad) == ["clip2"]
-    assert "no numbers" in report.bad["clip2"]
+    assert "not finite" in report.bad["clip2"]
     assert report.computed == 5
     with pytest.raises(UserError, match="clip2"):
         run(tmp_path / "other", sounds, Infinite(), on_bad_media="fail")
 
 
 class Replaced(LogMel):
-    """Reads a clip whose content was changed since it was named by its digest."""
+    """Reads a clip whose content changes after its digest was computed."""
 
     def features(self, source: Source) -> np.ndarray:
         if source.path is not None and source.path.stem == "clip3":
@@ -223,24 +223,24 @@ class Replaced(LogMel):
 Replaced.__name__ = "LogMel"
 
 
-def test_a_file_that_changes_while_it_is_read_leaves_nothing_wrong_behind(tmp_path: Path, sounds: Sources) -> None:
+def test_a_file_that_changes_while_it_is_read_leaves_no_wrong_features(tmp_path: Path, sounds: Sources) -> None:
     path = sounds["clip3"].path  # type: ignore[union-attr]
     assert path is not None
     content = path.read_bytes()
-    with pytest.raises(UserError, match=r"clip3\.wav to stay as it is, found it changed"):
+    with pytest.raises(UserError, match=r"clip3\.wav to stay the same, got a change"):
         run(tmp_path / "cache", sounds, Replaced(), batch_size=1)
     path.write_bytes(content)
     store, report = run(tmp_path / "cache", sounds)
     _, fresh = run(tmp_path / "fresh", sounds)
     assert report.keys == fresh.keys
-    alone = store.reader([report.keys["clip3"]], ReadSettings())
+    alone = store.reader([report.keys["clip3"]], FeaturesConfig())
     other, _ = run(tmp_path / "third", {"clip3": sounds["clip3"]})
-    expected = other.reader([report.keys["clip3"]], ReadSettings())
+    expected = other.reader([report.keys["clip3"]], FeaturesConfig())
     assert torch.equal(alone.gather(torch.tensor([0]))[0], expected.gather(torch.tensor([0]))[0])
 
 
 class Interrupted(LogMel):
-    """Stops in the middle."""
+    """Is interrupted at one clip."""
 
     def features(self, source: Source) -> np.ndarray:
         if source.path is not None and source.path.stem == "clip5":
@@ -251,7 +251,7 @@ class Interrupted(LogMel):
 Interrupted.__name__ = "LogMel"
 
 
-def test_what_was_extracted_before_an_interrupt_is_kept(
+def test_features_extracted_before_an_interrupt_are_kept(
     tmp_path: Path, sounds: Sources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("emorec.features.computation.PUBLISH_SECONDS", 0.0)
@@ -262,14 +262,14 @@ def test_what_was_extracted_before_an_interrupt_is_kept(
     assert report.found + report.computed == 6
 
 
-def test_settings_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(UserError, match="on_bad_media"):
-        ExtractionSettings(on_bad_media="ignore")
-    with pytest.raises(UserError, match="at least 1"):
-        ExtractionSettings(batch_size=0)
+def test_invalid_settings_are_refused() -> None:
+    values = {"on_bad_media": "ignore", "batch_size": 0, "workers": 0}
+    with pytest.raises(UserError) as caught:
+        validated(ExtractionConfig, values, path="extraction")
+    assert all(f"extraction.{name}" in str(caught.value) for name in values)
 
 
-def test_verifying_hashes_a_file_again_that_the_memory_of_digests_still_knows(
+def test_verify_hashes_a_file_again_although_its_digest_is_in_the_database(
     tmp_path: Path, write_sound: Callable[..., Path]
 ) -> None:
     path, database = write_sound("clip.wav", tone(0.3)), tmp_path / "digests.tsv"

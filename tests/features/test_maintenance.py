@@ -1,4 +1,4 @@
-"""Clean-ups of a cache remove what they are asked to and nothing else; compaction changes no feature."""
+"""Maintenance removes only what was selected; compaction changes no feature."""
 
 import hashlib
 import json
@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 
+from emorec.config.schema import FeaturesConfig
 from emorec.features import maintenance
 from emorec.features.extraction import CLAIM, compact_claimed
 from emorec.features.inventory import inventory
-from emorec.features.reader import FeatureReader, ReadSettings
+from emorec.features.maintenance import MANY_SHARDS, collect, compact, compact_if_many, spec_folders, spec_of, verify
+from emorec.features.reader import FeatureReader
 from emorec.features.shard import NAME_DIGITS, open_shard, write_shard
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
-from emorec.features.maintenance import MANY_SHARDS, collect, compact, compact_if_many, spec_folders, spec_of, verify
 from emorec.storage.claims import claimed, this_process
 from emorec.storage.digests import FileDigests
 from emorec.storage.leases import SUFFIX as LEASE_SUFFIX
@@ -29,7 +30,7 @@ from emorec.storage.leases import take_lease, time_at
 from tests.features.test_store import DIM, SPEC, entry, filled, key
 
 DAY = 24 * 3600.0
-FROM_DISK = ReadSettings(preload="none")
+FROM_DISK = FeaturesConfig(preload="none")
 
 
 def spec(number: int) -> FeatureSpec:
@@ -37,21 +38,21 @@ def spec(number: int) -> FeatureSpec:
 
 
 def last_used(folder: Path, age: float) -> Path:
-    """Sets the time of a folder's last use back by `age` seconds."""
+    """Sets the last use of a folder to `age` seconds ago."""
     then = time_at(folder.parent) - age
     os.utime(folder, (then, then))
     return folder
 
 
 def set_back(path: Path, age: float) -> None:
-    """Sets a file's time back, and leaves its folder's as it is."""
+    """Sets the modification time of a file to `age` seconds ago."""
     then = time_at(path.parent.parent) - age
     os.utime(path, (then, then))
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """Four specs, of 1 to 4 shards each, that were last used 40, 30, 20 and 10 days ago."""
+    """Four specs of 1 to 4 shards, last used 40, 30, 20 and 10 days ago."""
     root = tmp_path / "cache"
     for number in range(4):
         folder = filled(root, [[10 * number + shard] for shard in range(number + 1)], spec(number)).folder
@@ -80,42 +81,42 @@ def tree(root: Path) -> dict[str, bytes | None]:
 # ---------------------------------------------------------------------------------------------- verify
 
 
-def flip(path: Path, place: int) -> None:
+def flip(path: Path, offset: int) -> None:
     """Flips a bit of a file and keeps its size and time."""
     status, content = path.stat(), bytearray(path.read_bytes())
-    content[place] ^= 0x10
+    content[offset] ^= 0x10
     path.write_bytes(bytes(content))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def remember_as_sound(database: Path, path: Path) -> None:
-    """Writes into a database of digests that a file's content is still what its name says."""
+    """Writes a digest that matches the name of a file into a database."""
     status = path.stat()
     identity = (path.absolute(), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     line = "\t".join((*map(str, identity), path.stem.ljust(64, "0")))
     database.write_text(f"{zlib.crc32(line.encode()):08x}\t{line}\n")
 
 
-def test_verify_finds_flipped_bits_that_a_database_of_digests_takes_for_sound(tmp_path: Path) -> None:
+def test_verify_finds_flipped_bits_that_the_database_of_digests_does_not_show(tmp_path: Path) -> None:
     cache, database = tmp_path / "cache", tmp_path / "digests.tsv"
     store = filled(cache, [[0], [1]])
-    rotten, lost = store.shards[0].path, store.shards[0].keys[0].tobytes()
-    flip(rotten, store.shards[0].values_start)
-    remember_as_sound(database, rotten)
-    assert FeatureStore(cache, SPEC, FileDigests(database)).locate([lost]).found.all(), "the database is believed"
-    found = verify(cache)
-    assert found.checked == 2
-    assert list(found.broken) == [f"{SPEC.folder_name}/{rotten.name}"]
-    assert "digest" in found.broken[f"{SPEC.folder_name}/{rotten.name}"]
-    assert not rotten.exists()
-    assert rotten.with_name(f"{rotten.name}.bad").exists()
+    corrupted, lost = store.shards[0].path, store.shards[0].keys[0].tobytes()
+    flip(corrupted, store.shards[0].values_start)
+    remember_as_sound(database, corrupted)
+    assert FeatureStore(cache, SPEC, FileDigests(database)).locate([lost]).found.all(), "the database is read"
+    result = verify(cache)
+    assert result.checked == 2
+    assert list(result.broken) == [f"{SPEC.folder_name}/{corrupted.name}"]
+    assert "digest" in result.broken[f"{SPEC.folder_name}/{corrupted.name}"]
+    assert not corrupted.exists()
+    assert corrupted.with_name(f"{corrupted.name}.bad").exists()
     again = FeatureStore(cache, SPEC, FileDigests(database))
     assert again.locate([key(0), key(1)]).found.sum() == 1
     assert not again.locate([lost]).found.any()
     assert (verify(cache).checked, verify(cache).broken) == (1, {})
 
 
-def test_verify_finds_flipped_bits_of_a_header_that_still_reads(tmp_path: Path) -> None:
+def test_verify_finds_flipped_bits_in_a_valid_header(tmp_path: Path) -> None:
     path = write_shard(tmp_path / SPEC.folder_name, SPEC, [key(0)], [np.zeros((0, DIM), "float32")], {0: "silent"})
     flip(path, path.read_bytes().index(b"silent"))
     assert open_shard(path).reasons == {0: "cilent"}
@@ -123,7 +124,7 @@ def test_verify_finds_flipped_bits_of_a_header_that_still_reads(tmp_path: Path) 
     assert not path.exists()
 
 
-def test_verify_finds_a_payload_that_is_not_what_the_header_states(tmp_path: Path) -> None:
+def test_verify_finds_a_payload_that_differs_from_the_header(tmp_path: Path) -> None:
     path = filled(tmp_path, [[0]]).shards[0].path
     content = bytearray(path.read_bytes())
     content[-1] ^= 1  # in the last array, so that the header stays as it is
@@ -134,14 +135,14 @@ def test_verify_finds_a_payload_that_is_not_what_the_header_states(tmp_path: Pat
     assert not renamed.exists()
 
 
-def test_verify_changes_nothing_of_a_sound_cache(cache: Path) -> None:
+def test_verify_does_not_change_an_intact_cache(cache: Path) -> None:
     before = tree(cache)
-    found = verify(cache)
-    assert (found.checked, found.broken) == (10, {})
+    result = verify(cache)
+    assert (result.checked, result.broken) == (10, {})
     assert tree(cache) == before
 
 
-def test_an_absent_cache_is_sound_and_empty(tmp_path: Path) -> None:
+def test_a_missing_cache_is_empty_and_has_no_broken_shards(tmp_path: Path) -> None:
     assert verify(tmp_path / "nowhere").checked == 0
     assert collect(tmp_path / "nowhere", used=set(), act=True).removed == []
     assert inventory(tmp_path / "nowhere") == []
@@ -151,29 +152,28 @@ def test_an_absent_cache_is_sound_and_empty(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------- collect
 
 
-def test_a_dry_run_tells_what_would_go_and_removes_nothing(cache: Path) -> None:
+def test_a_dry_run_reports_what_would_be_removed_and_removes_nothing(cache: Path) -> None:
     before = tree(cache)
-    told = collect(cache, used={name(0)}, act=False)
-    assert sorted(told.removed) == sorted(name(number) for number in (1, 2, 3))
-    assert (told.kept, told.in_use) == (1, [])
-    assert told.bytes == sum(sizes(cache)[folder] for folder in told.removed)
+    dry = collect(cache, used={name(0)}, act=False)
+    assert sorted(dry.removed) == sorted(name(number) for number in (1, 2, 3))
+    assert (dry.kept, dry.in_use) == (1, [])
+    assert dry.bytes == sum(sizes(cache)[folder] for folder in dry.removed)
     assert tree(cache) == before
-    done = collect(cache, used={name(0)}, act=True)
-    assert done == told
+    assert collect(cache, used={name(0)}, act=True) == dry
     assert [folder.name for folder in cache.iterdir()] == [name(0)]
 
 
-def test_without_a_filter_nothing_goes(cache: Path) -> None:
+def test_nothing_is_removed_without_a_condition(cache: Path) -> None:
     before = tree(cache)
     assert (collect(cache, act=True).removed, collect(cache, act=True).kept) == ([], 4)
     assert tree(cache) == before
 
 
-@pytest.mark.parametrize(("days", "gone"), [(45, []), (25, [0, 1]), (5, [0, 1, 2, 3])])
-def test_what_was_last_used_longer_ago_goes(cache: Path, days: int, gone: list[int]) -> None:
-    found = collect(cache, older_than=days * DAY, act=True)
-    assert found.removed == [name(number) for number in gone]
-    assert set(sizes(cache)) == {name(number) for number in range(4) if number not in gone}
+@pytest.mark.parametrize(("days", "removed"), [(45, []), (25, [0, 1]), (5, [0, 1, 2, 3])])
+def test_specs_that_were_not_used_for_longer_are_removed(cache: Path, days: int, removed: list[int]) -> None:
+    result = collect(cache, older_than=days * DAY, act=True)
+    assert result.removed == [name(number) for number in removed]
+    assert set(sizes(cache)) == {name(number) for number in range(4) if number not in removed}
 
 
 def test_reading_features_counts_as_use(cache: Path) -> None:
@@ -181,21 +181,21 @@ def test_reading_features_counts_as_use(cache: Path) -> None:
     assert collect(cache, older_than=25 * DAY, act=True).removed == [name(1)]
 
 
-def test_a_size_takes_the_longest_unused_first_and_only_as_many_as_it_needs(cache: Path) -> None:
+def test_a_size_limit_removes_the_least_recently_used_specs_until_it_is_met(cache: Path) -> None:
     size = sizes(cache)
     total = sum(size.values())
     assert collect(cache, max_bytes=total, act=True).removed == []
     assert collect(cache, max_bytes=total - 1, act=False).removed == [name(0)]
     limit = size[name(2)] + size[name(3)]
     assert collect(cache, max_bytes=limit - 1, act=False).removed == [name(0), name(1), name(2)]
-    found = collect(cache, max_bytes=limit, act=True)
-    assert found.removed == [name(0), name(1)]
-    assert found.bytes == size[name(0)] + size[name(1)]
+    result = collect(cache, max_bytes=limit, act=True)
+    assert result.removed == [name(0), name(1)]
+    assert result.bytes == size[name(0)] + size[name(1)]
     assert set(sizes(cache)) == {name(2), name(3)}
 
 
 @pytest.mark.parametrize(
-    ("filters", "gone"),
+    ("filters", "removed"),
     [
         ({"older_than": 25 * DAY, "used": {name(0)}}, [1]),
         ({"older_than": 15 * DAY, "max_bytes": 0}, [0, 1, 2]),
@@ -205,9 +205,11 @@ def test_a_size_takes_the_longest_unused_first_and_only_as_many_as_it_needs(cach
         ({"older_than": 5 * DAY, "max_bytes": 1 << 40}, []),
     ],
 )
-def test_only_what_all_filters_ask_for_goes(cache: Path, filters: dict[str, Any], gone: list[int]) -> None:
-    assert collect(cache, **filters, act=True).removed == [name(number) for number in gone]
-    assert set(sizes(cache)) == {name(number) for number in range(4) if number not in gone}
+def test_only_specs_that_meet_all_conditions_are_removed(
+    cache: Path, filters: dict[str, Any], removed: list[int]
+) -> None:
+    assert collect(cache, **filters, act=True).removed == [name(number) for number in removed]
+    assert set(sizes(cache)) == {name(number) for number in range(4) if number not in removed}
 
 
 @contextmanager
@@ -226,18 +228,18 @@ def extracted(folder: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("hold", [leased, extracted])
 @pytest.mark.parametrize("filters", [{"used": set[str]()}, {"max_bytes": 0}, {"older_than": 5 * DAY}])
-def test_what_is_in_use_stays_whatever_is_asked_for(cache: Path, hold: Any, filters: dict[str, Any]) -> None:
+def test_features_in_use_are_kept_under_any_condition(cache: Path, hold: Any, filters: dict[str, Any]) -> None:
     with hold(cache / name(1)):
         last_used(cache / name(1), 35 * DAY)
-        found = collect(cache, **filters, act=True)
-        assert found.in_use == [name(1)]
-        assert found.removed == [name(0), name(2), name(3)]
-        assert found.kept == 1
+        result = collect(cache, **filters, act=True)
+        assert result.in_use == [name(1)]
+        assert result.removed == [name(0), name(2), name(3)]
+        assert result.kept == 1
         assert len(FeatureStore(cache, spec(1), FileDigests())) == 2
     assert collect(cache, used=set(), act=True).removed == [name(1)]
 
 
-def test_a_reader_keeps_its_features_from_being_collected(cache: Path) -> None:
+def test_features_with_an_open_reader_are_not_removed(cache: Path) -> None:
     store = FeatureStore(cache, spec(3), FileDigests())
     reader = store.reader([key(30)], FROM_DISK)
     assert collect(cache, used=set(), act=True).in_use == [name(3)]
@@ -245,12 +247,12 @@ def test_a_reader_keeps_its_features_from_being_collected(cache: Path) -> None:
     assert torch.equal(values[0][mask[0]], torch.from_numpy(entry(30)))
 
 
-def test_what_is_in_use_counts_towards_the_size_and_others_go_in_its_place(cache: Path) -> None:
+def test_features_in_use_count_towards_the_size_and_others_are_removed_instead(cache: Path) -> None:
     size = sizes(cache)
     with leased(cache / name(0)):
         last_used(cache / name(0), 40 * DAY)
-        found = collect(cache, max_bytes=sum(size.values()) - 1, act=True)
-    assert (found.in_use, found.removed) == ([name(0)], [name(1)])
+        result = collect(cache, max_bytes=sum(size.values()) - 1, act=True)
+    assert (result.in_use, result.removed) == ([name(0)], [name(1)])
 
 
 def leave_lease(folder: Path) -> Path:
@@ -260,7 +262,7 @@ def leave_lease(folder: Path) -> Path:
     return path
 
 
-def test_what_a_killed_reader_left_protects_nothing_even_after_a_dry_run(cache: Path) -> None:
+def test_the_lease_of_a_killed_reader_protects_nothing_even_after_a_dry_run(cache: Path) -> None:
     left = leave_lease(cache / name(0))
     last_used(cache / name(0), 40 * DAY)
     assert collect(cache, older_than=35 * DAY, act=False).removed == [name(0)]
@@ -268,7 +270,7 @@ def test_what_a_killed_reader_left_protects_nothing_even_after_a_dry_run(cache: 
     assert not left.exists()
 
 
-def test_a_clean_up_is_no_use_of_what_it_keeps(cache: Path) -> None:
+def test_maintenance_does_not_count_as_use(cache: Path) -> None:
     kept = cache / name(0)
     (kept / "broken.safetensors.bad").touch()
     (kept / ".orphan.tmp").touch()
@@ -280,7 +282,7 @@ def test_a_clean_up_is_no_use_of_what_it_keeps(cache: Path) -> None:
     assert kept.stat().st_mtime == pytest.approx(before, abs=1.0)
 
 
-def test_links_are_passed_over_and_nothing_outside_is_touched(cache: Path, tmp_path: Path) -> None:
+def test_links_are_skipped_and_nothing_outside_the_cache_is_touched(cache: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     theirs = last_used(filled(outside, [[0]], spec(9)).folder, 90 * DAY)
     (cache / theirs.name).symlink_to(theirs)
@@ -289,13 +291,13 @@ def test_links_are_passed_over_and_nothing_outside_is_touched(cache: Path, tmp_p
     before = tree(outside)
     assert theirs.name not in [folder.name for folder in spec_folders(cache)]
     assert verify(cache).checked == 10
-    found = collect(cache, older_than=0.0, act=True)
-    assert found.removed == [name(number) for number in range(4)]
+    result = collect(cache, older_than=0.0, act=True)
+    assert result.removed == [name(number) for number in range(4)]
     assert [path.name for path in cache.iterdir()] == [theirs.name]
     assert tree(outside) == before
 
 
-def test_whatever_else_lies_in_the_cache_is_left_alone(cache: Path) -> None:
+def test_other_content_of_the_cache_is_not_touched(cache: Path) -> None:
     foreign = {
         "README.md": "what this is",
         "digests.tsv": "",
@@ -314,7 +316,7 @@ def test_whatever_else_lies_in_the_cache_is_left_alone(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("act", [False, True])
-def test_broken_shards_and_old_leftovers_go_with_a_clean_up_that_acts(cache: Path, act: bool) -> None:
+def test_quarantined_shards_and_old_temporary_files_are_removed_unless_it_is_a_dry_run(cache: Path, act: bool) -> None:
     folder = cache / name(0)
     left = [folder / "a.safetensors.bad", folder / ".old.tmp", cache / ".old.tmp", cache / f".{name(7)}.0.tmp"]
     fresh = [folder / ".fresh.tmp", cache / ".fresh.tmp"]
@@ -327,7 +329,7 @@ def test_broken_shards_and_old_leftovers_go_with_a_clean_up_that_acts(cache: Pat
     last_used(folder, 0.0)
     assert collect(cache, act=act).removed == []
     assert [path.exists() for path in left] == [not act] * 4
-    assert all(path.exists() for path in fresh), "somebody may be writing them"
+    assert all(path.exists() for path in fresh), "another process may be writing them"
     assert len(FeatureStore(cache, spec(0), FileDigests())) == 1
 
 
@@ -335,7 +337,7 @@ def test_broken_shards_and_old_leftovers_go_with_a_clean_up_that_acts(cache: Pat
 
 
 def scattered(root: Path, count: int = 12) -> FeatureStore:
-    """A store of small shards, one key in two of them, and one entry that could not be decoded."""
+    """A store of small shards with keys that occur twice, and one source that could not be decoded."""
     store = filled(root, [[number, number + 1] for number in range(count - 1)])
     store.add([key(900), key(901)], [np.zeros((0, DIM), "float32"), entry(901)], {0: "the sound is silent"})
     store.refresh()
@@ -365,10 +367,10 @@ def test_compaction_merges_small_shards_and_changes_no_read(tmp_path: Path) -> N
     assert compact_claimed(store) == 11
     assert len(shard_names(store)) == 1
     assert not (store.folder / CLAIM).exists()
-    for found in (store, FeatureStore(tmp_path, SPEC, FileDigests())):
-        assert found.locate(ASKED).found.tolist() == FOUND
-        assert found.reasons(ASKED) == {1: "the sound is silent"}
-        assert_equal_reads(found.reader(ASKED, FROM_DISK))
+    for opened in (store, FeatureStore(tmp_path, SPEC, FileDigests())):
+        assert opened.locate(ASKED).found.tolist() == FOUND
+        assert opened.reasons(ASKED) == {1: "the sound is silent"}
+        assert_equal_reads(opened.reader(ASKED, FROM_DISK))
     assert verify(tmp_path).broken == {}
 
 
@@ -380,9 +382,9 @@ def test_compaction_keeps_one_of_equal_entries(tmp_path: Path) -> None:
     assert inventory(tmp_path)[0]["utterances"] == 14
 
 
-def test_of_equal_keys_a_read_gives_the_same_before_and_after(tmp_path: Path) -> None:
+def test_compaction_keeps_the_values_that_a_repeated_key_had(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, SPEC, FileDigests())
-    for number in range(5):  # one key with different values, as a version that was not raised leaves them
+    for number in range(5):  # one key with different values, as an encoder with an outdated version number writes them
         store.add([key(0), key(10 + number)], [entry(number), entry(10 + number)], {})
     store.refresh()
     before, _ = store.reader([key(0)], FROM_DISK).gather(torch.tensor([0]))
@@ -391,7 +393,7 @@ def test_of_equal_keys_a_read_gives_the_same_before_and_after(tmp_path: Path) ->
     assert torch.equal(before, after)
 
 
-def test_a_single_shard_and_an_empty_store_are_left_as_they_are(tmp_path: Path) -> None:
+def test_compaction_does_not_change_a_single_shard_or_an_empty_store(tmp_path: Path) -> None:
     for groups in ([], [[0, 1]]):
         store = filled(tmp_path, groups)
         before = tree(tmp_path)
@@ -399,7 +401,7 @@ def test_a_single_shard_and_an_empty_store_are_left_as_they_are(tmp_path: Path) 
         assert tree(tmp_path) == before
 
 
-def test_merging_into_a_shard_that_is_there_keeps_it(tmp_path: Path) -> None:
+def test_a_merged_shard_that_exists_already_is_kept(tmp_path: Path) -> None:
     store = filled(tmp_path, [[0, 1]])
     whole = store.shards[0].path
     store.add([key(0)], [entry(0)], {})
@@ -411,7 +413,7 @@ def test_merging_into_a_shard_that_is_there_keeps_it(tmp_path: Path) -> None:
     assert store.locate([key(0), key(1)]).found.all()
 
 
-def test_large_shards_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_shards_are_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = filled(tmp_path, [[0], [1], list(range(2, 40))])
     large = max(store.folder.glob("*.safetensors"), key=lambda path: path.stat().st_size)
     monkeypatch.setattr(maintenance, "SMALL_BYTES", large.stat().st_size)
@@ -421,7 +423,7 @@ def test_large_shards_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert store.locate([key(number) for number in range(40)]).found.all()
 
 
-def test_a_merged_shard_does_not_grow_without_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_a_merged_shard_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = filled(tmp_path, [[number] for number in range(12)])
     limit = sum(shard.values.nbytes for shard in store.shards) // 3
     monkeypatch.setattr(maintenance, "COMPACT_BYTES", limit)
@@ -431,23 +433,23 @@ def test_a_merged_shard_does_not_grow_without_bounds(tmp_path: Path, monkeypatch
     assert store.locate([key(number) for number in range(12)]).found.all()
 
 
-@pytest.mark.parametrize("rotten", [1, 2, 3])
-def test_what_rots_between_opening_and_merging_is_set_aside_and_not_merged(tmp_path: Path, rotten: int) -> None:
+@pytest.mark.parametrize("corrupted", [1, 2, 3])
+def test_shards_that_rot_after_they_were_opened_are_set_aside_and_not_merged(tmp_path: Path, corrupted: int) -> None:
     store = filled(tmp_path, [[0], [1], [2]])
     shards = sorted(store.shards, key=lambda shard: shard.path)
-    for shard in shards[:rotten]:
+    for shard in shards[:corrupted]:
         flip(shard.path, shard.values_start)
     compact(store)
-    found = store.locate([shard.keys[0].tobytes() for shard in shards]).found
-    assert found.tolist() == [number >= rotten for number in range(3)]
-    assert len(shard_names(store)) == (1 if rotten < 3 else 0)
-    assert len(list(store.folder.glob("*.bad"))) == rotten
+    located = store.locate([shard.keys[0].tobytes() for shard in shards]).found
+    assert located.tolist() == [number >= corrupted for number in range(3)]
+    assert len(shard_names(store)) == (1 if corrupted < 3 else 0)
+    assert len(list(store.folder.glob("*.bad"))) == corrupted
     assert verify(tmp_path).broken == {}
 
 
 @pytest.mark.parametrize("mmap", [True, False])
 def test_a_reader_opened_before_a_compaction_still_reads_after_it(tmp_path: Path, mmap: bool) -> None:
-    reader = scattered(tmp_path).reader(ASKED, ReadSettings(preload="none", mmap=mmap))
+    reader = scattered(tmp_path).reader(ASKED, FeaturesConfig(preload="none", mmap=mmap))
     compact(FeatureStore(tmp_path, SPEC, FileDigests()))
     assert_equal_reads(reader)
 
@@ -459,7 +461,7 @@ def test_a_store_opened_before_a_compaction_still_makes_readers_after_it(
 ) -> None:
     store = scattered(tmp_path)
     compact(FeatureStore(tmp_path, SPEC, FileDigests()))
-    assert_equal_reads(store.reader(ASKED, ReadSettings(preload=preload, mmap=mmap)))
+    assert_equal_reads(store.reader(ASKED, FeaturesConfig(preload=preload, mmap=mmap)))
 
 
 def test_a_store_opened_before_a_compaction_compacts_without_loss(tmp_path: Path) -> None:
@@ -471,7 +473,7 @@ def test_a_store_opened_before_a_compaction_compacts_without_loss(tmp_path: Path
 
 
 class CompactsAtFirst(FileDigests):
-    """Compacts the store in the moment between a listing of its shards and the opening of the first."""
+    """Compacts the store after its shards were listed and before the first is opened."""
 
     def __init__(self, root: Path) -> None:
         super().__init__()
@@ -493,9 +495,7 @@ def test_a_store_that_is_opened_while_it_is_compacted_finds_everything(tmp_path:
 
 
 @pytest.mark.parametrize(("count", "left"), [(MANY_SHARDS, MANY_SHARDS), (MANY_SHARDS + 1, 1)])
-def test_a_store_is_compacted_by_itself_only_over_a_number_of_small_shards(
-    tmp_path: Path, count: int, left: int
-) -> None:
+def test_a_store_is_compacted_automatically_only_with_many_small_shards(tmp_path: Path, count: int, left: int) -> None:
     store = filled(tmp_path, [[number] for number in range(count)])
     compact_if_many(store)
     assert len(shard_names(store)) == left
@@ -505,9 +505,9 @@ def test_a_store_is_compacted_by_itself_only_over_a_number_of_small_shards(
 # ------------------------------------------------------------------------------------------- inventory
 
 
-def test_the_inventory_counts_utterances_shards_bytes_and_what_is_broken(tmp_path: Path) -> None:
-    about = replace(spec(1), checkpoint="some/model", revision="abc")
-    store = filled(tmp_path, [[0, 1, 2], [3]], about)
+def test_the_inventory_counts_utterances_shards_bytes_and_broken_shards(tmp_path: Path) -> None:
+    described = replace(spec(1), checkpoint="some/model", revision="abc")
+    store = filled(tmp_path, [[0, 1, 2], [3]], described)
     store.add([key(9)], [np.zeros((0, DIM), "float32")], {0: "the sound is silent"})
     size = sum(path.stat().st_size for path in store.folder.iterdir())
     (store.folder / f"{'0' * 32}.safetensors").write_bytes(b"not a shard")
@@ -517,7 +517,7 @@ def test_the_inventory_counts_utterances_shards_bytes_and_what_is_broken(tmp_pat
     (tmp_path / "README.md").touch()
     assert inventory(tmp_path) == [
         {
-            "folder": about.folder_name,
+            "folder": described.folder_name,
             "encoder": "LogMel",
             "checkpoint": "some/model",
             "revision": "abc",
@@ -531,11 +531,11 @@ def test_the_inventory_counts_utterances_shards_bytes_and_what_is_broken(tmp_pat
     ]
 
 
-def test_a_folder_tells_its_spec_as_long_as_one_shard_can_be_read(tmp_path: Path) -> None:
-    about = replace(spec(1), processor={"hop": 10}, media={"sample_rate": 16_000})
-    path = write_shard(tmp_path / about.folder_name, about, [key(0)], [entry(0)], {})
+def test_the_spec_of_a_folder_is_read_from_any_valid_shard(tmp_path: Path) -> None:
+    described = replace(spec(1), processor={"hop": 10}, media={"sample_rate": 16_000})
+    path = write_shard(tmp_path / described.folder_name, described, [key(0)], [entry(0)], {})
     (path.parent / f"{'0' * 32}.safetensors").write_bytes(b"not a shard")
-    assert spec_of(path.parent) == about
+    assert spec_of(path.parent) == described
     path.unlink()
     assert spec_of(path.parent) is None
     assert spec_of(tmp_path / "nowhere") is None

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from emorec.loggers.sync import waiting
 from emorec.errors import UserError
-from emorec.runs.checkpoint_store import RunRecord
 from emorec.loggers.base import RunObserver
-from emorec.loggers.tensorboard import TensorboardTracker
 from emorec.loggers.published import confusion_picture, published_config
+from emorec.loggers.sync import waiting
+from emorec.loggers.tensorboard import TensorboardTracker
 from emorec.loggers.wandb import INTERNAL_FAILURES, WandbTracker, wandb_id
+from emorec.runs.checkpoint_store import RunRecord
 from tests.loggers.wandb_files import read, wandb_files
 from tests.loggers.wandb_server import serving
 

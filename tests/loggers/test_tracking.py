@@ -9,11 +9,11 @@ import pytest
 
 from emorec.cli import main
 from emorec.config.composition import composer, parse
-from emorec.loggers.factory import trackers
 from emorec.errors import UserError
-from emorec.training.callbacks.history import History
+from emorec.loggers.factory import trackers
 from emorec.loggers.tensorboard import TensorboardTracker
 from emorec.loggers.wandb import WandbTracker
+from emorec.training.callbacks.history import History
 from tests.loggers.wandb_files import Written, read, wandb_files
 from tests.loggers.wandb_server import serving
 

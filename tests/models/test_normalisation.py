@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from emorec.models.builder import build_model
 from emorec.config.composition import composer, parse
 from emorec.errors import UserError
+from emorec.models.builder import build_model
 from emorec.models.normalisation import CLIP, Normalisation
 from tests.datamodules.conftest import DIMS, Example, MakeExample
 

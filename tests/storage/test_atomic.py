@@ -1,4 +1,4 @@
-"""Files are whole or not there, and a group can read them whatever the umask of the process is."""
+"""Files are complete or absent, and their mode does not depend on the umask of the process."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def set_umask() -> Iterator[Callable[[int], object]]:
     os.umask(before)
 
 
-def test_what_is_written_becomes_the_file_and_nothing_else_stays(tmp_path: Path) -> None:
+def test_writing_leaves_the_file_and_nothing_else(tmp_path: Path) -> None:
     write_bytes(tmp_path / "a.bin", b"\x00\x01")
     write_text(tmp_path / "b.txt", "naïve – ü")
     write_json(tmp_path / "c.json", {"é": [1, 2]})
@@ -74,7 +74,7 @@ def test_the_old_content_survives_an_exception_while_writing(tmp_path: Path) -> 
     assert names(tmp_path) == ["kept.txt"]
 
 
-def test_the_file_is_not_there_before_the_block_ends(tmp_path: Path) -> None:
+def test_the_file_does_not_exist_before_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "whole.txt"
     with replacing(path) as temporary:
         temporary.write_text("part")
@@ -83,7 +83,7 @@ def test_the_file_is_not_there_before_the_block_ends(tmp_path: Path) -> None:
     assert path.read_text() == "part"
 
 
-def test_a_block_that_writes_nothing_is_an_error_and_the_old_file_stays(tmp_path: Path) -> None:
+def test_a_block_that_writes_nothing_is_an_error_and_keeps_the_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / "kept.txt", "old")
 
     def no_write() -> None:
@@ -111,7 +111,7 @@ def test_a_killed_writer_leaves_no_partial_file(tmp_path: Path) -> None:
         writer.send_signal(signal.SIGKILL)
 
     assert path.read_text() == "old"
-    assert len(names(tmp_path)) == 2, "the temporary file stays behind"
+    assert len(names(tmp_path)) == 2, "the temporary file remains"
     (orphan,) = remove_orphans(tmp_path, grace=-1.0)
     assert not orphan.exists()
     assert names(tmp_path) == ["kept.txt"]
@@ -119,7 +119,7 @@ def test_a_killed_writer_leaves_no_partial_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("umask", [0o077, 0o027, 0o002])
 @pytest.mark.parametrize(("folder_mode", "file_mode"), [(0o2775, 0o664), (0o750, 0o640), (0o700, 0o600)])
-def test_the_mode_of_a_file_follows_its_folder_whatever_the_umask(
+def test_the_mode_of_a_file_follows_its_folder_and_not_the_umask(
     tmp_path: Path, set_umask: Callable[[int], object], umask: int, folder_mode: int, file_mode: int
 ) -> None:
     folder = tmp_path / "shared"
@@ -131,19 +131,19 @@ def test_the_mode_of_a_file_follows_its_folder_whatever_the_umask(
 
 
 @pytest.mark.parametrize("umask", [0o077, 0o027, 0o002])
-def test_nested_folders_follow_the_mode_of_the_one_they_are_in(
+def test_nested_folders_have_the_mode_of_their_parent(
     tmp_path: Path, set_umask: Callable[[int], object], umask: int
 ) -> None:
     top = tmp_path / "shared"
     top.mkdir()
     top.chmod(0o2775)
     set_umask(umask)
-    made = make_folder(top / "a" / "b" / "c")
-    assert made == top / "a" / "b" / "c"
-    assert {oct(mode(path)) for path in (top / "a", top / "a" / "b", made)} == {oct(0o2775)}
+    nested = make_folder(top / "a" / "b" / "c")
+    assert nested == top / "a" / "b" / "c"
+    assert {oct(mode(path)) for path in (top / "a", top / "a" / "b", nested)} == {oct(0o2775)}
 
 
-def test_a_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+def test_an_existing_folder_keeps_its_mode(tmp_path: Path) -> None:
     folder = tmp_path / "own"
     folder.mkdir()
     folder.chmod(0o710)
@@ -151,20 +151,20 @@ def test_a_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
     assert oct(mode(folder)) == oct(0o710)
 
 
-def test_writing_makes_the_folders_on_the_way(tmp_path: Path) -> None:
+def test_writing_creates_missing_folders(tmp_path: Path) -> None:
     write_text(tmp_path / "a" / "b" / "c.txt", "text")
     assert (tmp_path / "a" / "b" / "c.txt").read_text() == "text"
 
 
 def aged(path: Path, seconds: float) -> Path:
-    """The file, made as old as stated."""
+    """Sets the age of a file."""
     status = path.stat()
     os.utime(path, (status.st_atime - seconds, status.st_mtime - seconds))
     return path
 
 
 def orphan_in(folder: Path, name: str) -> Path:
-    """What a killed writer of `name` leaves behind."""
+    """The temporary file that a killed writer of `name` leaves."""
     with replacing(folder / name) as temporary:
         temporary.write_text("half")
         left = temporary.name
@@ -180,7 +180,7 @@ def test_only_orphans_older_than_the_grace_are_removed(tmp_path: Path) -> None:
     assert not old.exists()
 
 
-def test_without_a_stated_grace_an_orphan_has_a_day(tmp_path: Path) -> None:
+def test_the_default_grace_is_a_day(tmp_path: Path) -> None:
     young = aged(orphan_in(tmp_path, "young.bin"), DAY - 3600.0)
     old = aged(orphan_in(tmp_path, "old.bin"), DAY + 3600.0)
     assert remove_orphans(tmp_path) == [old]

@@ -1,4 +1,4 @@
-"""One process does a piece of work at a time, and one that died holds nobody up."""
+"""One process at a time holds a claim, and a dead process does not block others."""
 
 import json
 import multiprocessing
@@ -37,11 +37,11 @@ def of_another_host() -> Holder:
 
 
 def of_a_dead_process() -> Holder:
-    return replace(this_process(), started="1")  # the pid lives, but is another process's by now
+    return replace(this_process(), started="1")  # the pid now belongs to another process
 
 
 class Clock:
-    """Stands for the module `time`: it goes on only while somebody sleeps."""
+    """A replacement of the module `time` that advances only in `sleep`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -55,11 +55,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    stands_for_time = Clock()
-    monkeypatch.setattr(
-        claims, "time", SimpleNamespace(monotonic=stands_for_time.monotonic, sleep=stands_for_time.sleep)
-    )
-    return stands_for_time
+    clock = Clock()
+    monkeypatch.setattr(claims, "time", SimpleNamespace(monotonic=clock.monotonic, sleep=clock.sleep))
+    return clock
 
 
 @pytest.fixture
@@ -82,7 +80,7 @@ def test_a_claim_is_exclusive_until_it_is_released(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_claims_of_different_work_do_not_touch_each_other(held: Claim, tmp_path: Path) -> None:
+def test_claims_of_different_work_are_independent(held: Claim, tmp_path: Path) -> None:
     other = try_claim(tmp_path / "other")
     assert other is not None
     other.release()
@@ -90,14 +88,14 @@ def test_claims_of_different_work_do_not_touch_each_other(held: Claim, tmp_path:
 
 
 def test_a_claim_file_names_host_and_process(held: Claim) -> None:
-    found = json.loads(held.path.read_text())
-    assert found["host"] == socket.gethostname()
-    assert found["pid"] == os.getpid()
+    content = json.loads(held.path.read_text())
+    assert content["host"] == socket.gethostname()
+    assert content["pid"] == os.getpid()
     assert str(read_holder(held.path)) == f"process {os.getpid()} on {socket.gethostname()}"
 
 
 @pytest.mark.parametrize("with_links", [True, False])
-def test_a_claim_file_can_be_read_by_the_group_of_its_folder_whatever_the_umask(
+def test_the_mode_of_a_claim_file_follows_its_folder_and_not_the_umask(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_links: bool
 ) -> None:
     if not with_links:
@@ -117,7 +115,7 @@ def refuse_links(*_: object, **__: object) -> None:
     raise OSError(1, "Operation not permitted")
 
 
-def test_a_claim_is_exclusive_where_hard_links_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_is_exclusive_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "link", refuse_links)
     first = try_claim(tmp_path / "work")
     assert first is not None
@@ -155,11 +153,11 @@ def test_the_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path, rea
         holder = read_holder(path)
         assert holder is not None
         assert holder.pid == process.pid
-        assert try_claim(path) is None, "its holder lives"
+        assert try_claim(path) is None, "its holder is alive"
         process.send_signal(signal.SIGKILL)
         if reaped:
             process.wait()
-        else:  # it has ended, and its parent has not asked how
+        else:  # it is a zombie until its parent waits for it
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         claim = try_claim(path)
         assert claim is not None
@@ -172,7 +170,7 @@ def test_this_process_is_not_dead() -> None:
     assert not is_dead(this_process())
 
 
-def test_a_reused_pid_with_another_start_time_counts_as_dead(tmp_path: Path) -> None:
+def test_a_process_whose_pid_has_another_start_time_is_dead(tmp_path: Path) -> None:
     holder = of_a_dead_process()
     assert holder.pid == os.getpid()
     assert is_dead(holder)
@@ -181,7 +179,7 @@ def test_a_reused_pid_with_another_start_time_counts_as_dead(tmp_path: Path) -> 
     claim.release()
 
 
-def test_a_process_from_before_the_reboot_counts_as_dead() -> None:
+def test_a_process_of_an_earlier_boot_is_dead() -> None:
     assert is_dead(replace(this_process(), boot="an earlier one"))
 
 
@@ -201,17 +199,17 @@ def test_a_claim_of_another_host_is_stale_only_after_a_time_without_a_heartbeat(
     assert watch.stale()
 
 
-def test_a_claim_whose_heart_beats_is_never_stale(tmp_path: Path, clock: Clock) -> None:
+def test_a_claim_with_a_heartbeat_is_never_stale(tmp_path: Path, clock: Clock) -> None:
     path = write_claim(tmp_path / "work", of_another_host())
     watch = Watch(path, 60.0)
     for beat in range(10):
-        os.utime(path, (beat, beat))  # the other host's clock may be far off
+        os.utime(path, (beat, beat))  # the clock of the other host may differ
         assert not watch.stale()
         clock.sleep(50.0)
         assert not watch.stale()
 
 
-def test_a_new_holder_has_the_whole_time_again(tmp_path: Path, clock: Clock) -> None:
+def test_a_new_holder_restarts_the_timeout(tmp_path: Path, clock: Clock) -> None:
     path = write_claim(tmp_path / "work", of_another_host())
     watch = Watch(path, 60.0)
     assert not watch.stale()
@@ -223,12 +221,12 @@ def test_a_new_holder_has_the_whole_time_again(tmp_path: Path, clock: Clock) -> 
     assert not watch.stale()
 
 
-def test_a_dead_claim_is_stale_at_once_and_an_absent_one_is_not(tmp_path: Path) -> None:
+def test_the_claim_of_a_dead_process_is_stale_at_once_and_a_missing_one_is_not(tmp_path: Path) -> None:
     assert Watch(write_claim(tmp_path / "work", of_a_dead_process()), 60.0).stale()
     assert not Watch(tmp_path / "nothing", 60.0).stale()
 
 
-def test_claimed_waits_for_the_release_and_tells_who_holds_the_claim(tmp_path: Path) -> None:
+def test_claimed_waits_for_the_release_and_reports_the_holder(tmp_path: Path) -> None:
     first = try_claim(tmp_path / "work")
     assert first is not None
     seen: list[Holder | None] = []
@@ -245,7 +243,7 @@ def test_claimed_waits_for_the_release_and_tells_who_holds_the_claim(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_acquire_gives_up_when_the_waiter_says_so_and_leaves_the_holder_alone(held: Claim) -> None:
+def test_acquire_gives_up_when_waiting_returns_false_and_keeps_the_claim_of_the_holder(held: Claim) -> None:
     seen: list[Holder | None] = []
 
     def waiting(holder: Holder | None) -> bool:
@@ -257,7 +255,7 @@ def test_acquire_gives_up_when_the_waiter_says_so_and_leaves_the_holder_alone(he
     assert read_holder(held.path) == held.holder
 
 
-def test_acquire_gives_a_claim_that_is_held_until_it_is_released(tmp_path: Path) -> None:
+def test_acquire_returns_a_claim_that_is_held_until_its_release(tmp_path: Path) -> None:
     claim = acquire(tmp_path / "work")
     assert claim is not None
     assert try_claim(tmp_path / "work") is None
@@ -265,7 +263,7 @@ def test_acquire_gives_a_claim_that_is_held_until_it_is_released(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_claimed_gives_the_claim_up_when_the_work_fails(tmp_path: Path) -> None:
+def test_claimed_releases_the_claim_when_the_work_fails(tmp_path: Path) -> None:
     def work() -> None:
         with claimed(tmp_path / "work"):
             raise ValueError("failed")
@@ -276,12 +274,12 @@ def test_claimed_gives_the_claim_up_when_the_work_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "{torn"])
-def test_claimed_takes_over_from_a_silent_host_only_after_the_stated_time(
+def test_claimed_takes_over_from_a_host_without_a_heartbeat_only_after_the_timeout(
     tmp_path: Path, clock: Clock, content: str | None
 ) -> None:
     path = write_claim(tmp_path / "work", of_another_host())
     if content is not None:
-        path.write_text(content)  # a holder killed while it wrote, on a disk without hard links
+        path.write_text(content)  # the holder was killed while it wrote, on a disk without hard links
     looks: list[Holder | None] = []
     with claimed(path, stale_after=60.0, poll=1.0, waiting=looks.append) as claim:
         assert clock.now > 1060.0
@@ -289,7 +287,7 @@ def test_claimed_takes_over_from_a_silent_host_only_after_the_stated_time(
         assert read_holder(path) == claim.holder
 
 
-def test_claimed_leaves_another_host_alone_while_its_heart_beats(tmp_path: Path, clock: Clock) -> None:
+def test_claimed_does_not_take_over_from_another_host_with_a_heartbeat(tmp_path: Path, clock: Clock) -> None:
     path = write_claim(tmp_path / "work", of_another_host())
 
     def waiting(holder: Holder | None) -> None:
@@ -304,21 +302,21 @@ def test_claimed_leaves_another_host_alone_while_its_heart_beats(tmp_path: Path,
         assert clock.now > 1300.0
 
 
-def test_claimed_does_not_push_out_another_waiter_who_took_the_stale_claim_first(
+def test_claimed_does_not_replace_a_waiting_process_that_took_the_stale_claim_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     path = write_claim(tmp_path / "work", of_another_host())
     others: list[Claim] = []
-    look = Watch.stale
+    is_stale = Watch.stale
 
     def another_is_faster(self: Watch) -> bool:
-        found = look(self)
-        if found and not others:
+        stale = is_stale(self)
+        if stale and not others:
             path.unlink()
             other = try_claim(path)
             assert other is not None
             others.append(other)
-        return found
+        return stale
 
     still_held: list[bool] = []
 
@@ -331,10 +329,10 @@ def test_claimed_does_not_push_out_another_waiter_who_took_the_stale_claim_first
     with claimed(path, stale_after=60.0, poll=10.0, waiting=waiting):
         pass
     others[0].release()
-    assert still_held == [True], "it waited for the faster one's release"
+    assert still_held == [True], "it waited for the release of the faster process"
 
 
-def test_a_late_taker_does_not_push_out_a_claim_made_in_the_meantime(
+def test_a_slow_takeover_does_not_replace_a_claim_made_in_the_meantime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = of_a_dead_process()
@@ -346,23 +344,23 @@ def test_a_late_taker_does_not_push_out_a_claim_made_in_the_meantime(
     def read_slowly(read: Path) -> Holder | None:
         if read != path and not third:
             third.append(None)
-            third[0] = try_claim(path)  # somebody else, while the first claim is moved aside
+            third[0] = try_claim(path)  # another process, while the first claim is moved
         return read_holder(read)
 
     monkeypatch.setattr(claims, "read_holder", read_slowly)
-    claims.remove_stale(path, dead)  # a taker who saw the dead holder before the first took over
+    claims.remove_stale(path, dead)  # a process that saw the dead holder before the first took over
     monkeypatch.undo()
     holding = [claim for claim in (first, *third) if claim is not None]
     for claim in holding[1:]:
         claim.release()
-    found = read_holder(path)
+    holder = read_holder(path)
     first.release()
     assert len(holding) == 1
-    assert found == first.holder
+    assert holder == first.holder
 
 
 def until(condition: Callable[[], bool]) -> bool:
-    """Whether the condition comes true at all."""
+    """Waits for a condition and returns whether it became true."""
     for _ in range(6000):
         if condition():
             return True
@@ -378,7 +376,7 @@ def test_a_held_claim_is_touched_while_the_work_goes_on(tmp_path: Path, monkeypa
         assert not claim.lost
 
 
-def test_a_holder_learns_that_its_claim_was_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_holder_detects_that_its_claim_was_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.005)
     with claimed(tmp_path / "work") as claim:
         assert not claim.lost
@@ -386,7 +384,7 @@ def test_a_holder_learns_that_its_claim_was_taken_over(tmp_path: Path, monkeypat
         assert until(lambda: claim.lost)
 
 
-def test_release_leaves_a_claim_that_another_took_over(tmp_path: Path) -> None:
+def test_release_does_not_remove_a_claim_that_was_taken_over(tmp_path: Path) -> None:
     claim = try_claim(tmp_path / "work")
     assert claim is not None
     other = of_another_host()
@@ -396,7 +394,7 @@ def test_release_leaves_a_claim_that_another_took_over(tmp_path: Path) -> None:
 
 
 def race(folder: Path, barrier: Any) -> None:
-    """Takes part in each round: whoever finds another one inside leaves a file that says so."""
+    """Takes part in each round and leaves a file where two processes hold the claim at once."""
     for number in range(ROUNDS):
         path = folder / f"work_{number}"
         inside = folder / f"inside_{number}"
@@ -416,9 +414,7 @@ def race(folder: Path, barrier: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
-def test_of_many_who_race_for_the_claim_of_a_dead_holder_exactly_one_holds_it_at_a_time(
-    tmp_path: Path, kind: str
-) -> None:
+def test_in_a_race_for_the_claim_of_a_dead_process_exactly_one_holds_it_at_a_time(tmp_path: Path, kind: str) -> None:
     for number in range(ROUNDS):
         write_claim(tmp_path / f"work_{number}", of_a_dead_process())
     racers: list[Any]
@@ -436,5 +432,5 @@ def test_of_many_who_race_for_the_claim_of_a_dead_holder_exactly_one_holds_it_at
     if kind == "processes":
         assert [racer.exitcode for racer in racers] == [0] * RACERS
     assert sorted(path.name for path in tmp_path.glob("both_*")) == []
-    assert len(list(tmp_path.glob("held_*"))) == ROUNDS, "somebody held it in every round"
+    assert len(list(tmp_path.glob("held_*"))) == ROUNDS, "every round has a holder"
     assert [*tmp_path.glob("work_*"), *tmp_path.glob(".*.tmp")] == []

@@ -1,4 +1,4 @@
-"""Digests of values are the same everywhere; digests of files notice every edit and outlive the process."""
+"""Digests of values do not depend on the process; digests of files detect every edit and are stored."""
 
 import hashlib
 import os
@@ -19,20 +19,20 @@ def sha256(content: bytes) -> str:
 
 
 def rewrite(path: Path, content: bytes) -> None:
-    """Writes until the clock of the filesystem has moved on, so that the change time is another one."""
+    """Writes until the clock of the filesystem has advanced, so that the change time differs."""
     before = path.stat().st_ctime_ns
     while path.stat().st_ctime_ns == before:
         path.write_bytes(content)
 
 
-def test_the_order_of_keys_does_not_count() -> None:
+def test_the_order_of_keys_does_not_matter() -> None:
     one = {"b": 1, "a": {"d": [1, 2], "c": None}}
     other = {"a": {"c": None, "d": [1, 2]}, "b": 1}
     assert canonical_json(one) == canonical_json(other) == '{"a":{"c":null,"d":[1,2]},"b":1}'
     assert digest_of(one) == digest_of(other)
 
 
-def test_the_order_of_a_list_counts() -> None:
+def test_the_order_of_a_list_matters() -> None:
     assert digest_of([1, 2]) != digest_of([2, 1])
 
 
@@ -55,13 +55,13 @@ def test_text_is_not_escaped() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_what_is_not_a_finite_number_is_refused(value: float) -> None:
+def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     with pytest.raises(ValueError, match=r"(?i)json"):
         canonical_json({"a": [value]})
 
 
 @pytest.mark.parametrize("value", [{1, 2}, Path("a"), np.float32(1.0), b"bytes"])
-def test_what_json_has_no_word_for_is_refused(value: object) -> None:
+def test_types_that_json_does_not_support_are_refused(value: object) -> None:
     with pytest.raises(TypeError):
         canonical_json({"a": value})
 
@@ -69,12 +69,12 @@ def test_what_json_has_no_word_for_is_refused(value: object) -> None:
 def test_a_digest_is_the_same_in_every_process() -> None:
     value = {name: {"x": 0.1, "y": [None, True, 1e-7]} for name in ("speaker", "text", "label", "ü")}
     code = f"from emorec.storage.digests import digest_of; print(digest_of({value!r}))"
-    found = set()
+    digests = set()
     for seed in ("0", "1", "4242"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(REPOSITORY)}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, text=True)
-        found.add(done.stdout.strip())
-    assert found == {digest_of(value)}
+        digests.add(done.stdout.strip())
+    assert digests == {digest_of(value)}
 
 
 def test_the_digest_of_a_file_is_the_sha256_of_its_content(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
         FileDigests().digest(tmp_path / "missing.wav")
 
 
-def test_an_edit_is_noticed(tmp_path: Path) -> None:
+def test_an_edit_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"one")
     digests = FileDigests()
@@ -97,7 +97,7 @@ def test_an_edit_is_noticed(tmp_path: Path) -> None:
     assert digests.digest(path) == sha256(b"another length")
 
 
-def test_an_edit_of_the_same_size_with_its_modification_time_put_back_is_noticed(tmp_path: Path) -> None:
+def test_an_edit_with_the_same_size_and_modification_time_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"one")
     status = path.stat()
@@ -111,7 +111,7 @@ def test_an_edit_of_the_same_size_with_its_modification_time_put_back_is_noticed
     assert FileDigests(tmp_path / "digests.tsv").digest(path) == sha256(b"two")
 
 
-def test_a_file_replaced_by_another_is_noticed(tmp_path: Path) -> None:
+def test_a_replaced_file_is_detected(tmp_path: Path) -> None:
     path, other = tmp_path / "a.txt", tmp_path / "b.txt"
     path.write_bytes(b"one")
     other.write_bytes(b"two")
@@ -122,7 +122,7 @@ def test_a_file_replaced_by_another_is_noticed(tmp_path: Path) -> None:
 
 
 def remembered(tmp_path: Path, lie: str) -> tuple[Path, Path]:
-    """A file, and a database whose line on it (with a right checksum) states the digest `lie`."""
+    """A file, and a database with the wrong digest `lie` for it in a line with a correct checksum."""
     path, database = tmp_path / "a.txt", tmp_path / "digests.tsv"
     path.write_bytes(b"one")
     digests = FileDigests(database)
@@ -133,17 +133,17 @@ def remembered(tmp_path: Path, lie: str) -> tuple[Path, Path]:
     return path, database
 
 
-def test_the_database_is_believed_without_reading_the_file_again(tmp_path: Path) -> None:
+def test_a_digest_is_read_from_the_database_without_hashing_the_file(tmp_path: Path) -> None:
     path, database = remembered(tmp_path, "f" * 64)
     assert FileDigests(database).digest(path) == "f" * 64
 
 
-def test_with_verify_the_file_is_hashed_whatever_the_database_says(tmp_path: Path) -> None:
+def test_verify_hashes_the_file_and_ignores_the_database(tmp_path: Path) -> None:
     path, database = remembered(tmp_path, "f" * 64)
     assert FileDigests(database, verify=True).digest(path) == sha256(b"one")
 
 
-def test_what_was_verified_is_what_later_processes_believe(tmp_path: Path) -> None:
+def test_a_verified_digest_replaces_that_in_the_database(tmp_path: Path) -> None:
     path, database = remembered(tmp_path, "f" * 64)
     verifying = FileDigests(database, verify=True)
     verifying.digest(path)
@@ -173,11 +173,11 @@ def test_a_damaged_line_of_the_database_is_skipped_and_the_others_are_kept(tmp_p
     }[damage]
     database.write_bytes(good_line + damaged + good_line)
     digests = FileDigests(database)
-    assert digests.digest(path) == sha256(b"one"), "the damaged line is not believed"
-    assert digests.digest(good_path) == "e" * 64, "the good one is"
+    assert digests.digest(path) == sha256(b"one"), "the damaged line is skipped"
+    assert digests.digest(good_path) == "e" * 64, "the valid line is read"
 
 
-def test_a_torn_last_line_costs_no_more_than_one_digest(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_loses_one_digest_only(tmp_path: Path) -> None:
     database = tmp_path / "digests.tsv"
     paths = [tmp_path / f"{number}.txt" for number in range(3)]
     for path in paths:
@@ -212,7 +212,7 @@ def test_saving_writes_each_digest_once(tmp_path: Path) -> None:
     assert len(database.read_text().splitlines()) == 1
 
 
-def test_a_database_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_written_is_not_an_error(tmp_path: Path) -> None:
     path, blocker = tmp_path / "a.txt", tmp_path / "file"
     path.write_bytes(b"one")
     blocker.write_text("no folder can be made here")
@@ -222,7 +222,7 @@ def test_a_database_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     assert blocker.read_text() == "no folder can be made here"
 
 
-def test_a_read_only_folder_is_no_error(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_not_an_error(tmp_path: Path) -> None:
     path, folder = tmp_path / "a.txt", tmp_path / "cache"
     path.write_bytes(b"one")
     folder.mkdir()
@@ -236,7 +236,7 @@ def test_a_read_only_folder_is_no_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["with\ttab.txt", "with\nline.txt", "with\x85next.txt", "ü – x.txt"])
-def test_a_file_of_any_name_is_hashed_and_harms_no_other(tmp_path: Path, name: str) -> None:
+def test_a_file_of_any_name_is_hashed_and_does_not_affect_others(tmp_path: Path, name: str) -> None:
     database, odd, plain = tmp_path / "digests.tsv", tmp_path / name, tmp_path / "plain.txt"
     odd.write_bytes(b"odd")
     plain.write_bytes(b"plain")
@@ -248,7 +248,7 @@ def test_a_file_of_any_name_is_hashed_and_harms_no_other(tmp_path: Path, name: s
     assert (again.digest(odd), again.digest(plain)) == (sha256(b"odd"), sha256(b"plain"))
 
 
-def test_a_file_whose_name_is_not_utf8_is_hashed_and_harms_no_other(tmp_path: Path) -> None:
+def test_a_file_whose_name_is_not_utf8_is_hashed(tmp_path: Path) -> None:
     database, odd = tmp_path / "digests.tsv", tmp_path / os.fsdecode(b"caf\xe9.wav")
     odd.write_bytes(b"odd")
     digests = FileDigests(database)
@@ -264,7 +264,7 @@ def folder_with(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def test_the_digest_of_a_folder_sees_content_and_names_but_not_where_it_is(tmp_path: Path) -> None:
+def test_the_digest_of_a_folder_depends_on_content_and_names_but_not_on_its_path(tmp_path: Path) -> None:
     files = {"config.json": b"{}", "model.safetensors": b"weights"}
     digests = FileDigests()
 

@@ -1,4 +1,4 @@
-"""A lease is live while its process holds it, and whatever a dead process left is cleared away."""
+"""A lease is live while its process holds it; the leases of dead processes are removed."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from emorec.storage.leases import STALE_SECONDS, SUFFIX, in_use, is_live, take_l
 
 
 def plant(path: Path, holder: Holder, *, age: float = 0.0) -> Path:
-    """Writes the file of a claim or lease that was last touched `age` seconds ago."""
+    """Writes the file of a claim or lease with its last heartbeat `age` seconds ago."""
     path.write_text(json.dumps(asdict(holder)))
     then = time_at(path.parent) - age
     os.utime(path, (then, then))
@@ -20,14 +20,14 @@ def plant(path: Path, holder: Holder, *, age: float = 0.0) -> Path:
 
 
 def dead() -> Holder:
-    return replace(this_process(), started="1")  # the pid lives, but is another process's by now
+    return replace(this_process(), started="1")  # the pid now belongs to another process
 
 
 def elsewhere() -> Holder:
     return replace(this_process(), host="elsewhere", boot="another", pid=1, started="1")
 
 
-def test_a_lease_is_live_while_it_is_held_and_gone_after_its_release(tmp_path: Path) -> None:
+def test_a_lease_is_live_until_its_release(tmp_path: Path) -> None:
     lease = take_lease(tmp_path)
     assert lease is not None
     assert is_live(lease.path, time_at(tmp_path))
@@ -38,7 +38,7 @@ def test_a_lease_is_live_while_it_is_held_and_gone_after_its_release(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_many_hold_a_lease_at_once_and_the_last_one_counts(tmp_path: Path) -> None:
+def test_a_folder_is_in_use_until_the_last_of_several_leases_is_released(tmp_path: Path) -> None:
     leases = [take_lease(tmp_path) for _ in range(3)]
     assert len(list(tmp_path.glob(f"*{SUFFIX}"))) == 3
     for lease in leases:
@@ -51,7 +51,7 @@ def test_many_hold_a_lease_at_once_and_the_last_one_counts(tmp_path: Path) -> No
 def test_the_lease_of_a_dead_process_is_not_live_and_is_removed(tmp_path: Path) -> None:
     left = plant(tmp_path / f"left{SUFFIX}", dead())
     assert not is_live(left, time_at(tmp_path))
-    assert left.exists(), "looking removes nothing"
+    assert left.exists(), "is_live removes nothing"
     assert not in_use(tmp_path)
     assert not left.exists()
 
@@ -66,7 +66,7 @@ def test_the_lease_of_a_dead_process_does_not_hide_a_live_one(tmp_path: Path) ->
         assert lease.path.exists()
 
 
-def test_a_claim_counts_as_use_and_a_dead_one_is_left_to_its_next_taker(tmp_path: Path) -> None:
+def test_a_claim_counts_as_use_and_a_stale_one_is_not_removed(tmp_path: Path) -> None:
     left = plant(tmp_path / "work.claim", dead())
     assert not in_use(tmp_path)
     assert left.exists()
@@ -76,13 +76,13 @@ def test_a_claim_counts_as_use_and_a_dead_one_is_left_to_its_next_taker(tmp_path
         assert in_use(tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_gives_no_lease(tmp_path: Path) -> None:
+def test_there_is_no_lease_on_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert take_lease(tmp_path / "file" / "features") is None
 
 
 @pytest.mark.parametrize(("age", "live"), [(0.0, True), (STALE_SECONDS - 60, True), (STALE_SECONDS + 60, False)])
-def test_a_lease_of_another_host_goes_stale_after_a_time_without_a_heartbeat(
+def test_a_lease_of_another_host_is_stale_after_a_time_without_a_heartbeat(
     tmp_path: Path, age: float, live: bool
 ) -> None:
     lease = plant(tmp_path / f"theirs{SUFFIX}", elsewhere(), age=age)
@@ -91,7 +91,7 @@ def test_a_lease_of_another_host_goes_stale_after_a_time_without_a_heartbeat(
     assert lease.exists() is live
 
 
-def test_the_time_of_a_folder_is_that_of_its_files_and_leaves_nothing(tmp_path: Path) -> None:
+def test_the_time_of_a_folder_is_that_of_its_files_and_leaves_no_file(tmp_path: Path) -> None:
     before = time_at(tmp_path)
     (tmp_path / "file").touch()
     assert before <= (tmp_path / "file").stat().st_mtime <= time_at(tmp_path)

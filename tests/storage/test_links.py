@@ -1,4 +1,4 @@
-"""Links are relative, are never absent while they are replaced, and are copies where links are refused."""
+"""Links are relative, are replaced atomically, and are copies on filesystems without links."""
 
 import threading
 from pathlib import Path
@@ -18,7 +18,7 @@ def test_a_link_is_relative(tmp_path: Path) -> None:
     assert link.read_bytes() == b"a"
 
 
-def test_a_moved_tree_still_resolves(tmp_path: Path) -> None:
+def test_a_link_works_in_a_moved_tree(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "weights").mkdir(parents=True)
     (tree / "weights" / "a.bin").write_bytes(b"a")
@@ -27,16 +27,14 @@ def test_a_moved_tree_still_resolves(tmp_path: Path) -> None:
     assert (tmp_path / "moved" / "runs" / "model.bin").read_bytes() == b"a"
 
 
-def test_a_target_given_relative_to_the_working_directory_resolves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_target_can_be_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.bin").write_bytes(b"a")
     link_relative(Path("a.bin"), tmp_path / "runs" / "model.bin")
     assert (tmp_path / "runs" / "model.bin").read_bytes() == b"a"
 
 
-def test_a_link_is_replaced_without_ever_being_absent(tmp_path: Path) -> None:
+def test_a_link_is_never_absent_while_it_is_replaced(tmp_path: Path) -> None:
     targets = [tmp_path / "a.bin", tmp_path / "b.bin"]
     for target in targets:
         target.write_bytes(target.name.encode())
@@ -68,7 +66,7 @@ def test_a_link_is_replaced_without_ever_being_absent(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "b.bin", "latest"]
 
 
-def test_a_file_in_the_place_of_the_link_is_replaced(tmp_path: Path) -> None:
+def test_a_file_at_the_path_of_the_link_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"a")
     (tmp_path / "link").write_bytes(b"old")
     assert link_relative(tmp_path / "a.bin", tmp_path / "link")
@@ -76,13 +74,13 @@ def test_a_file_in_the_place_of_the_link_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "link").read_bytes() == b"a"
 
 
-def test_where_links_are_refused_a_copy_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_is_made_on_a_filesystem_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(1, "Operation not permitted")
 
     target, link = tmp_path / "a.bin", tmp_path / "deep" / "link"
     target.write_bytes(b"a")
-    link_relative(tmp_path / "another", link)  # a link from before, which the copy replaces
+    link_relative(tmp_path / "another", link)  # an older link, which the copy replaces
     monkeypatch.setattr(Path, "symlink_to", refuse)
     assert not link_relative(target, link)
     assert not link.is_symlink()
@@ -90,7 +88,7 @@ def test_where_links_are_refused_a_copy_is_made(tmp_path: Path, monkeypatch: pyt
     assert [path.name for path in link.parent.iterdir()] == ["link"]
 
 
-def test_a_link_that_cannot_take_its_place_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_link_that_cannot_be_placed_leaves_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"a")
     (tmp_path / "deep" / "folder").mkdir(parents=True)
     with pytest.raises(OSError, match="folder"):

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from emorec.batch import Batch, ModelOutput
 from emorec.cli import main
-from emorec.features.reader import FeatureReader, ReadSettings
+from emorec.config.schema import FeaturesConfig
+from emorec.features.reader import FeatureReader
 from emorec.models.emotion_model import EmotionModel
 from tests.stand_in_device import NAME, stand_in_device
 
@@ -148,7 +149,7 @@ def test_features_held_on_the_device_train_as_those_in_memory(
     train: Train, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        ReadSettings, "device", property(lambda settings: NAME if settings.preload == "device" else None)
+        FeaturesConfig, "device", property(lambda settings: NAME if settings.preload == "device" else None)
     )
     gather, devices = FeatureReader.gather, set()
 

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from emorec.cli import main
-from emorec.training.distributed import _free_port
 from emorec.datamodules.utterances import BatchLoader
+from emorec.training.distributed import _free_port
 from tests.conftest import REPOSITORY, emorec_process
 from tests.datamodules.conftest import MakeExample, make_example
 

@@ -16,7 +16,14 @@ from torch.utils.data import DataLoader
 
 from emorec.progress import Progress
 from emorec.training.callbacks.history import History
-from emorec.training.callbacks.save_states import GENERATIONS, AtomicCheckpointIO, RunTakenOverError, SaveStates, newest_state, states
+from emorec.training.callbacks.save_states import (
+    GENERATIONS,
+    AtomicCheckpointIO,
+    RunTakenOverError,
+    SaveStates,
+    newest_state,
+    states,
+)
 
 
 def save(folder: Path, step: int, **content: Any) -> Path:

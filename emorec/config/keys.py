@@ -1,0 +1,72 @@
+"""Which keys of a config identify a run, and walks over the leaves of a config."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# What may differ between two starts of the same run. Each is a path of keys.
+OPERATIONAL_KEYS = (
+    ("paths",),
+    ("extraction",),
+    ("features",),
+    ("progress",),
+    ("logger",),
+    ("metric",),
+    ("launcher",),
+    ("sweep",),
+    ("checkpoint",),
+    ("tags",),
+    ("notes",),
+    ("test",),
+    ("on_running",),
+    ("rerun",),
+)
+OPERATIONAL = frozenset(keys[0] for keys in OPERATIONAL_KEYS)
+LOCATIONS = ("root", "table")  # of a dataset, or of each of several: where a corpus lies does not count
+LOCAL_KEYS = ("model", "revision", "path")  # of an encoder that reads a local folder or file
+GROUPED_KEYS = (("seed",), ("dataset", "fold"))  # differ between the runs of a group
+
+
+def is_location(key: str) -> bool:
+    """Whether a dotted key says where a corpus lies."""
+    return key.startswith("dataset.") and key.rpartition(".")[2] in LOCATIONS
+
+
+def without_locations(node: Any) -> Any:
+    """A dataset's node, or one with several of them, less the keys that say where a corpus lies."""
+    if not isinstance(node, Mapping):
+        return node
+    return {key: without_locations(value) for key, value in node.items() if key not in LOCATIONS}
+
+
+def leaves(node: Any, path: tuple[str, ...] = (), *, into_lists: bool = False) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(path of keys, value) of each value of nested mappings; an empty mapping is a value.
+
+    Args:
+        node: plain data.
+        path: of the node.
+        into_lists: whether each item of a list counts by itself, under the list's path.
+    """
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from leaves(value, (*path, str(key)), into_lists=into_lists)
+    elif into_lists and isinstance(node, list | tuple):
+        for item in node:
+            yield from leaves(item, path, into_lists=True)
+    else:
+        yield path, node
+
+
+def flat(node: Mapping[str, Any]) -> dict[str, Any]:
+    """{dotted key: value} of nested mappings."""
+    return {".".join(path): value for path, value in leaves(node)}
+
+
+def nested(values: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """Nested mappings from {path of keys: value}."""
+    result: dict[str, Any] = {}
+    for path, value in values.items():
+        node = result
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = value
+    return result

@@ -1,0 +1,320 @@
+"""The configs of emorec's commands as frozen dataclasses: each annotation is a check. `conf/` explains the keys."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+
+from emorec.annotations import Count, NonNegative, Pattern, Positive, PositiveCount, Share
+from emorec.config.instantiation import Component
+from emorec.storage.claims import STALE_SECONDS
+
+MODALITIES = ("text", "audio", "video")
+Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
+SweepName = Annotated[
+    str, Pattern(r"\w[\w.+-]*", "letters, digits, '_', '.', '-' or '+', beginning with none of the marks")
+]
+StudyName = Annotated[
+    str, Pattern(r"(?!(?i:null|none|true|false)$)[A-Za-z][\w-]*", "a name of letters, digits, '_' and '-'")
+]
+LabelMap = dict[str, list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathsConfig:
+    """Folders."""
+
+    root: Path
+    data: Path
+    cache: Path
+    checkpoints: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionConfig:
+    """How features are computed; nothing here changes them.
+
+    Attributes:
+        batch_size: utterances in one forward pass.
+        workers: threads that decode media.
+        on_bad_media: "skip" leaves an utterance's modality out with a warning, "fail" ends with a list of them.
+        device: where encoders run; `None` for the GPU if there is one.
+        stale_after: seconds without a heartbeat after which another host's work is taken over.
+        verify: hash every file again, instead of trusting its size, times and inode.
+        progress: whether bars are drawn.
+    """
+
+    batch_size: PositiveCount = 16
+    workers: PositiveCount = 2
+    on_bad_media: Literal["skip", "fail"] = "skip"
+    device: str | None = None
+    stale_after: Positive = STALE_SECONDS
+    verify: bool = False
+    progress: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesConfig:
+    """How stored features are read; nothing here changes them.
+
+    Attributes:
+        preload: "ram" loads them once, "device" loads them onto the GPU if there is one and gathers there, "none"
+            leaves them on disk, "auto" is "ram" up to `resident_bytes` and "none" above.
+        mmap: false reads with ordinary calls instead of mapping the files, for network disks that map badly.
+        resident_bytes: see `preload`.
+    """
+
+    preload: Literal["auto", "none", "ram", "device"] = "auto"
+    mmap: bool = True
+    resident_bytes: Count = 1_000_000_000
+
+    def holds(self, size: int) -> bool:
+        """Whether features of this size in bytes are loaded."""
+        return self.preload in ("ram", "device") or (self.preload == "auto" and size <= self.resident_bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodersConfig:
+    """One encoder for each modality that is used."""
+
+    text: Component | None = None
+    audio: Component | None = None
+    video: Component | None = None
+
+    def used(self) -> dict[str, Component]:
+        """{modality: its encoder}."""
+        return {name: getattr(self, name) for name in MODALITIES if getattr(self, name) is not None}
+
+    def problems(self) -> Iterator[str]:
+        if not self.used():
+            yield "expected an encoder for at least one modality, got none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What joins features, fusion and head."""
+
+    hidden: PositiveCount
+    dropout: Share
+    normalisation: Literal["none", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How Lightning trains."""
+
+    max_epochs: PositiveCount
+    patience: PositiveCount | None
+    precision: Literal[32, "32", "bf16-mixed", "16-mixed"]
+    gradient_clip: Positive | None
+    accelerator: Literal["auto", "cpu", "gpu"]
+    devices: PositiveCount
+    num_nodes: PositiveCount
+    strategy: Literal["auto", "ddp", "fsdp"]
+
+    @property
+    def world_size(self) -> int:
+        """How many ranks there are."""
+        return self.devices * self.num_nodes
+
+    def problems(self) -> Iterator[str]:
+        if self.strategy == "fsdp" and self.precision == "16-mixed":
+            yield "precision: expected 32 or bf16-mixed with trainer.strategy=fsdp, got '16-mixed'"
+        if self.strategy == "fsdp" and self.world_size == 1:
+            yield "devices: expected several ranks (devices × num_nodes) for trainer.strategy=fsdp, got 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When states are saved: at most one in so many seconds."""
+
+    every_seconds: NonNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """The multirun that a run belongs to."""
+
+    name: SweepName
+
+
+@dataclass(frozen=True, kw_only=True)
+class BasicLauncherConfig:
+    """A multirun in one process."""
+
+    name: Literal["basic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalLauncherConfig:
+    """A multirun in processes of this machine."""
+
+    name: Literal["local"]
+    slots: PositiveCount | None = None
+    timeout: NonNegative | None = None
+    grace: NonNegative = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmLauncherConfig:
+    """A multirun as arrays of Slurm jobs."""
+
+    name: Literal["slurm"]
+    cluster: Literal["slurm", "local"] = "slurm"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    gpus: Count = 1
+    cpus_per_task: PositiveCount = 4
+    mem_gb: NonNegative | None = None
+    time_minutes: PositiveCount = 1440
+    array_parallelism: PositiveCount = 256
+    setup: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+    grace: NonNegative = 30.0
+
+
+LauncherConfig = BasicLauncherConfig | LocalLauncherConfig | SlurmLauncherConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandConfig:
+    """What the configs of all commands hold."""
+
+    paths: PathsConfig
+    extraction: ExtractionConfig
+    features: FeaturesConfig
+    progress: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig(CommandConfig):
+    """The config of a command that reads a corpus."""
+
+    dataset: Component
+    labels: LabelMap | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractConfig(CorpusConfig):
+    """`emorec extract`."""
+
+    encoder: EncodersConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(ExtractConfig):
+    """`emorec train`."""
+
+    fusion: Component
+    context: None  # each utterance by itself
+    loss: Component
+    optimizer: Component
+    scheduler: Component | None
+    model: ModelConfig
+    trainer: TrainerConfig
+    batch_size: PositiveCount
+    batch_size_per: Literal["step", "device"]
+    seed: Seed
+    metric: dict[str, Component | None] = field(default_factory=dict)
+    logger: dict[str, Component | None] = field(default_factory=dict)
+    launcher: LauncherConfig
+    checkpoint: CheckpointConfig
+    sweep: SweepConfig
+    test: bool
+    tags: list[str]
+    notes: str | None
+    on_running: Literal["wait", "skip"]
+    rerun: bool
+
+    def problems(self) -> Iterator[str]:
+        ranks, precision = self.trainer.world_size, str(self.trainer.precision)
+        if self.batch_size_per == "step" and self.batch_size % ranks:
+            yield f"batch_size: expected a multiple of the {ranks} ranks (batch_size_per=step), got {self.batch_size}"
+        if self.optimizer.arguments.get("fused") and precision != "32" and self.trainer.gradient_clip is not None:
+            yield (
+                "optimizer.fused: expected false, or trainer.gradient_clip=null, with a mixed precision "
+                f"(trainer.precision={precision}), got true"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """A search for the best config.
+
+    Attributes:
+        name: of the study, and of the experiment that it writes.
+        trials: how many, over all workers.
+        seed: of the sampler.
+        startup: trials that are drawn at random before the sampler learns from them.
+        pruner: what ends a trial early.
+        warmup: epochs that each trial gets.
+        timeout: seconds after which a worker starts no further trial.
+    """
+
+    name: StudyName
+    trials: PositiveCount
+    seed: Seed
+    startup: Count
+    pruner: Literal["none", "median", "asha"]
+    warmup: Count
+    timeout: Positive | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig(TrainConfig):
+    """`emorec tune`."""
+
+    study: StudyConfig
+    search: dict[str, Any]
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.test:
+            yield "test: expected false, since tuning leaves the test split alone, got true"
+        if self.trainer.devices != 1:
+            yield f"trainer.devices: expected 1, since pruning looks at one process, got {self.trainer.devices}"
+        if self.launcher.name != "basic":
+            yield (
+                "launcher: expected basic, since each start of the command is one worker that trains its own trials, "
+                f"got {self.launcher.name!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(CommandConfig):
+    """`emorec evaluate`."""
+
+    dataset: Component | None = None
+    labels: LabelMap | None
+    metric: dict[str, Component | None] = field(default_factory=dict)
+    run: str
+    split: Literal["train", "val", "test", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(CommandConfig):
+    """`emorec report`, and the commands that look after stores."""
+
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(CorpusConfig):
+    """`emorec data`."""
+
+    parts: Literal["all"] | list[str]
+    to: Path | None
+    sources: Mapping[str, str]
+
+
+SCHEMAS: dict[str, type[CommandConfig]] = {
+    "train": TrainConfig,
+    "tune": TuneConfig,
+    "extract": ExtractConfig,
+    "evaluate": EvaluateConfig,
+    "report": ReportConfig,
+    "data": DataConfig,
+}

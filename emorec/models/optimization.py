@@ -1,0 +1,81 @@
+"""Optimizers and learning-rate schedules of a config, made for a model's parameters."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from emorec.config.instantiation import Component
+from emorec.config.schema import TrainConfig
+from emorec.datasets.utterance import Task
+
+# Names under which schedules of torch and of emorec take the number of steps of the whole training.
+STEP_COUNTS = ("total_steps", "T_max")
+
+
+@dataclass(frozen=True)
+class OptimizerFactory:
+    """Makes the optimizer of a config.
+
+    Attributes:
+        component: the optimizer's node.
+        precision: of the trainer.
+    """
+
+    component: Component
+    precision: str
+
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """The optimizer of some parameters."""
+        trained = list(parameters)
+        # torch's default on a CPU is a Python loop over the parameters, three times as slow for a small head;
+        # Lightning refuses to clip the gradients of a fused optimizer under autocast
+        on_cpu = all(parameter.device.type == "cpu" for parameter in trained)
+        fuses = on_cpu and self.precision == "32" and self.component.lacks("fused")
+        return self.component.make(Optimizer, params=trained, **({"fused": True} if fuses else {}))
+
+
+@dataclass(frozen=True)
+class SchedulerFactory:
+    """Makes the learning-rate schedule of a config.
+
+    A schedule that takes the number of all steps counts steps; any other counts epochs, as torch's documentation does.
+
+    Attributes:
+        component: the schedule's node.
+        monitor: the metric that `ReduceLROnPlateau` watches, such as "val/uar".
+        direction: of the monitor, "max" or "min".
+    """
+
+    component: Component
+    monitor: str
+    direction: str
+
+    def __call__(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
+        """What Lightning takes as `lr_scheduler`."""
+        component = self.component
+        derived: dict[str, Any] = dict.fromkeys(component.lacks(*STEP_COUNTS), total_steps)
+        interval = "step" if derived or set(STEP_COUNTS) & set(component.arguments) else "epoch"
+        if component.lacks("max_lr"):
+            derived["max_lr"] = [group["lr"] for group in optimizer.param_groups]
+        if issubclass(component.target, ReduceLROnPlateau) and component.lacks("mode"):
+            derived["mode"] = self.direction
+        schedule = component.make(LRScheduler, optimizer=optimizer, **derived)
+        return {"scheduler": schedule, "interval": interval, "monitor": self.monitor}
+
+
+def optimization(config: TrainConfig, task: Task) -> tuple[OptimizerFactory, SchedulerFactory | None]:
+    """The factories of a config; what their constructors lack is reported before anything is computed.
+
+    Raises:
+        UserError: an argument is missing.
+    """
+    optimizer = OptimizerFactory(config.optimizer, str(config.trainer.precision))
+    config.optimizer.check_complete("params")
+    if config.scheduler is None:
+        return optimizer, None
+    config.scheduler.check_complete("optimizer", "max_lr", "mode", *STEP_COUNTS)
+    return optimizer, SchedulerFactory(config.scheduler, f"val/{task.monitor}", task.direction)

@@ -1,0 +1,84 @@
+"""Keeps the weights of the best epoch on disk."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+from torch import Tensor
+
+from emorec.models.lightning_overhead import EpochCallback
+from emorec.storage.atomic import replacing
+from emorec.storage.digests import hash_file
+from emorec.storage.folders import list_folder
+from emorec.training.states import DIGEST_DIGITS
+
+PATTERN = "best-*.safetensors"
+
+
+class BestWeights(EpochCallback):
+    """Writes the weights of the best epoch by the monitor; of equal epochs the first counts.
+
+    A saved state names the file that it belongs with. Files that no kept state names are removed.
+
+    Args:
+        folder: of the resume states.
+        monitor: such as "val/uar".
+        direction: "max" or "min".
+
+    Attributes:
+        epoch: the best epoch; `None` before there is a finite score.
+        score: its monitor.
+    """
+
+    def __init__(self, *, folder: Path, monitor: str, direction: str) -> None:
+        self.folder, self.monitor, self.sign = folder, monitor, 1 if direction == "max" else -1
+        self.epoch: int | None = None
+        self.score: float | None = None
+        self._file: str | None = None
+        self._in_states: list[str] = []  # files that the kept states name, newest last
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        score = float(trainer.callback_metrics[self.monitor])
+        if not math.isfinite(score) or (self.score is not None and self.sign * score <= self.sign * self.score):
+            return
+        self.epoch, self.score = trainer.current_epoch, score
+        weights = trainer.strategy.lightning_module_state_dict()  # whole, also where ranks hold parts of it
+        if trainer.is_global_zero:
+            self._write(weights)
+
+    def _write(self, weights: dict[str, Tensor]) -> None:
+        from safetensors.torch import save_file
+
+        draft = self.folder / "best.safetensors"
+        with replacing(draft) as temporary:
+            save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)
+            digest = hash_file(temporary)[:DIGEST_DIGITS]
+        self._file = f"best-{self.epoch}-{digest}.safetensors"
+        draft.rename(self.folder / self._file)
+        self._prune()
+
+    def _prune(self) -> None:
+        for path in list_folder(self.folder, PATTERN):
+            if path.name not in (self._file, *self._in_states):
+                path.unlink(missing_ok=True)
+
+    def load(self) -> dict[str, Tensor]:
+        """The weights of the best epoch."""
+        from safetensors.torch import load_file
+
+        assert self._file is not None
+        return load_file(self.folder / self._file)
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._file is not None:
+            self._in_states = [*self._in_states[-1:], self._file]  # there are two generations of states
+        return {"epoch": self.epoch, "score": self.score, "file": self._file, "in_states": self._in_states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epoch, self.score = state_dict["epoch"], state_dict["score"]
+        if "weights" in state_dict:
+            if self.epoch is not None:
+                self._write(state_dict["weights"])
+            return
+        self._file, self._in_states = state_dict["file"], list(state_dict["in_states"])

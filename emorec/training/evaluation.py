@@ -1,0 +1,183 @@
+"""Applies trained models: to validation and test after training, and to other data later."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from emorec.batch import Batch
+from emorec.config.composition import Composed
+from emorec.config.keys import LOCATIONS, OPERATIONAL
+from emorec.config.schema import EvaluateConfig, TrainConfig, TrainerConfig
+from emorec.config.validation import validated
+from emorec.datamodules.leakage import check_not_trained_on
+from emorec.datamodules.preparer import DataPreparer
+from emorec.datamodules.utterances import UtteranceDataModule
+from emorec.errors import UserError
+from emorec.features.devices import exact_float32, own_device
+from emorec.models.builder import build_model, feature_widths, make_parts
+from emorec.models.emotion_model import EmotionModel, Predictions
+from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
+from emorec.runs.results import write_results
+from emorec.storage.digests import digest_of
+from emorec.training.run_context import RunContext, now
+
+log = logging.getLogger(__name__)
+
+WHOLE = "all"  # splits of another corpus
+LINE_METRICS = {"classification": ("weighted_f1", "uar", "accuracy"), "regression": ("ccc", "mae", "pearson")}
+
+
+def predict(model: EmotionModel, batches: Iterable[Batch], settings: TrainerConfig) -> Predictions:
+    """Applies a model on the device and in the precision of the config; Lightning leaves it on the CPU."""
+    device = "cpu" if settings.accelerator == "cpu" else own_device()
+    with exact_float32():
+        return model.to(device).predict(batches, precision=str(settings.precision))
+
+
+def predict_test(
+    context: RunContext, model: EmotionModel, module: UtteranceDataModule, record: RunRecord
+) -> Predictions:
+    """Reads the test split, and notes it in the run's record."""
+    record.test_reads.append({"time": now(), "why": f"best epoch {record.best_epoch}"})
+    context.store.write(record)  # before the read, so that a kill does not lose it
+    return predict(model, module.loader("test"), context.config.trainer)
+
+
+def read_test_later(context: RunContext, record: RunRecord) -> dict[str, Any]:
+    """Reads test with the stored weights of a run that was trained with `test=false`; returns the metrics."""
+    module = context.data.module(context.config)
+    model = build_model(context.parts, context.config.model, module, fit_normalisation=False)
+    load_weights(model, context.store.load(record), record.run_id)
+    predictions = {"val": predict(model, module.loader("val"), context.config.trainer)}
+    predictions["test"] = predict_test(context, model, module, record)
+    return write_results(context.folder, predictions, module.task)
+
+
+def load_weights(model: EmotionModel, components: dict[str, dict[str, Any]], run_id: str) -> None:
+    """Gives a model the stored weights of a run.
+
+    Raises:
+        UserError: they are not the weights of such a model.
+    """
+    try:
+        model.load_components(components)
+    except RuntimeError as error:
+        raise UserError(f"expected the weights of run {run_id} to fit its model: {error}") from error
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation.
+
+    Attributes:
+        folder: with `metrics.json` and `predictions.parquet`.
+        metrics: the content of `metrics.json`.
+        line: sums it up.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+    line: str
+
+
+def evaluate_run(composed: Composed[EvaluateConfig]) -> Evaluation:
+    """Applies a finished run to a split of its corpus, or to another corpus.
+
+    Raises:
+        UserError: the run is not finished, or the data does not fit it.
+    """
+    asked = composed.config
+    store = CheckpointStore(asked.paths.checkpoints)
+    record = store.find(asked.run)
+    if record.status != "finished":
+        raise UserError(f"expected a finished run, got {record.run_id}, which is {record.status}")
+    folder, split = store.folder(record.run_id), asked.split
+    config = _config_of(folder, composed, record)
+    components = store.load(record)
+
+    preparer = DataPreparer.of(config)
+    corpus, encoders = preparer.components(config)
+    data = preparer.prepare(config, corpus, encoders, whole=split == WHOLE, widths=feature_widths(components))
+    _check_labels(list(data.task.labels), record, data.manifest.dataset)
+    loaded_split = "test" if split == WHOLE else split
+    module = data.module(config)
+    model = build_model(make_parts(config, data.task), config.model, module, fit_normalisation=False)
+    load_weights(model, components, record.run_id)
+    if loaded_split == "test":
+        check_not_trained_on(data, loaded_split, folder)
+        record.test_reads.append({"time": now(), "why": f"evaluate dataset={data.manifest.dataset}"})
+        store.write(record)
+    predictions = predict(model, module.loader(loaded_split), config.trainer)
+
+    sources = {modality: item.sources for modality, item in data.features.items()}
+    dataset = dict(config.dataset.node)
+    name = digest_of({"dataset": data.manifest.digest, "split": split, "sources": sources, "config": dataset})
+    target = folder / "evaluations" / name[:12]
+    metrics = write_results(target, {split: predictions}, data.task)
+    values = [f"{split}/{key}={metrics[f'{split}/{key}']:.4f}" for key in LINE_METRICS[data.task.kind]]
+    total = f" of {len(data.manifest.utterances)}" if split == WHOLE else ""
+    counts = [f"dataset={data.manifest.dataset}", f"utterances={len(predictions.id)}{total}"]
+    return Evaluation(target, metrics, "  ".join([f"run {record.run_id}", *counts, *values, str(target)]))
+
+
+def _check_labels(labels: list[str], record: RunRecord, dataset: str) -> None:
+    if labels != record.task["labels"]:
+        what = "classes" if record.task["kind"] == "classification" else "the task"
+        raise UserError(f"expected {what} {record.task['labels']}, got {labels} of dataset={dataset}")
+
+
+def _config_of(folder: Path, composed: Composed[EvaluateConfig], record: RunRecord) -> TrainConfig:
+    """The stored config of a run, with the operational keys, the corpus and the labels of the command."""
+    stored = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    assert isinstance(stored, dict)
+    values: dict[str, Any] = {str(key): value for key, value in stored.items()}
+    values |= {key: composed.values[key] for key in OPERATIONAL if key in composed.values}
+    values["logger"] = {}
+    values["dataset"] = _dataset(values["dataset"], composed)
+    values["labels"] = _labels(values, composed, record)
+    return validated(TrainConfig, values, heading=str(folder / "config.yaml"))
+
+
+def _labels(values: dict[str, Any], composed: Composed[EvaluateConfig], record: RunRecord) -> Any:
+    """The label map to read the corpus with: the run's. Without one, each of the run's classes is mapped to itself, so
+    that another corpus may lack some of them or number them differently."""
+    classes, asked = record.task["labels"], composed.config
+    if asked.labels is not None:
+        if list(asked.labels) != classes:
+            raise UserError(f"expected labels that make the run's classes, {classes}, got {list(asked.labels)}")
+        return asked.labels
+    if values.get("labels") is not None or record.task.get("kind") == "regression" or asked.dataset is None:
+        return values.get("labels")
+    return {label: [label] for label in classes}
+
+
+def _dataset(own: dict[str, Any], composed: Composed[EvaluateConfig]) -> dict[str, Any]:
+    """The corpus to evaluate on: the run's own, at its present location and with the run's fold; or another."""
+    asked = composed.values.get("dataset")
+    if asked is None or asked["_target_"] != own["_target_"]:
+        return own if asked is None else dict(asked)
+    others = [
+        word
+        for word in composed.overrides
+        if word.startswith("dataset.") and word.split("=")[0].rpartition(".")[2] not in LOCATIONS
+    ]
+    if others:
+        keys = " or ".join(f"dataset.{key}" for key in LOCATIONS)
+        raise UserError(f"expected only {keys}, since a run is tested on its own fold, got {others}")
+    return _relocated(own, asked)
+
+
+def _relocated(own: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """The run's own corpus at the locations that are asked for."""
+
+    def value(key: str) -> Any:
+        mine, other = own[key], asked.get(key)
+        if key in LOCATIONS:
+            return other
+        return _relocated(mine, other) if isinstance(mine, dict) and isinstance(other, dict) else mine
+
+    return {key: value(key) for key in own}
