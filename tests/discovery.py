@@ -4,7 +4,8 @@ from functools import cache
 from typing import Any
 
 from emorec.config.composition import composer, parse
-from emorec.config.instantiation import config_folder
+from emorec.config.schema import TrainConfig
+from emorec.config.locations import config_folder
 
 
 def names(group: str, *, without: tuple[str, ...] = ("none",)) -> list[str]:
@@ -22,8 +23,8 @@ def node(group: str, name: str, **changes: Any) -> dict[str, Any]:
 @cache
 def _composed(group: str, name: str) -> dict[str, Any]:
     line = parse("train", [f"{group}={name}"])
-    with composer(line) as open_composer:
-        found: Any = open_composer.compose(line.overrides).config
+    with composer(line, TrainConfig) as open_composer:
+        found: Any = open_composer.compose(line.overrides).values
     for part in group.split("/"):
         found = found[part]
     assert isinstance(found, dict)

@@ -43,7 +43,7 @@ _PRIMITIVES: dict[Any, Any] = {
     float: int | float,
     Path: str | Path,
 }
-_PLAIN = (str, int, float, list, tuple, Mapping)
+_PLAIN = (str, int, float, list, tuple, Mapping, NoneType)
 _MISMATCH = ""
 
 
@@ -93,6 +93,8 @@ def check(value: Any, annotation: Any, path: str, problems: list[str]) -> Any:
 
 def _check_one(value: Any, annotation: Any, path: str, problems: list[str]) -> Any:
     """`check` for an annotation that is no union; adds `_MISMATCH` where the value as a whole does not fit."""
+    if annotation is Any:
+        return value
     origin, arguments = get_origin(annotation), get_args(annotation)
     kind = origin or annotation
     if origin is Annotated:
@@ -104,7 +106,7 @@ def _check_one(value: Any, annotation: Any, path: str, problems: list[str]) -> A
         return _check_items(value, kind, arguments, path, problems)
     if isinstance(value, Mapping):
         return _check_mapping(value, kind, arguments, path, problems)
-    if not _is_a(value, annotation):
+    if kind in (*_SEQUENCES, *_MAPPINGS) or not _is_a(value, annotation):
         problems.append(_MISMATCH)
     return Path(value) if annotation is Path and isinstance(value, str) else value
 
@@ -143,8 +145,8 @@ def _is_a(value: Any, annotation: Any) -> bool:
     if annotation in _PRIMITIVES:
         is_number = annotation in (int, float)
         return isinstance(value, _PRIMITIVES[annotation]) and not (is_number and not _is_number(value))
-    # a class of ours or of another package: made by the caller, so that plain data do not fit it
-    return not isinstance(annotation, type) or annotation is object or not isinstance(value, _PLAIN)
+    # a class of ours or of another package: made by the caller, so that plain data does not fit it
+    return annotation is object or not isinstance(annotation, type) or not isinstance(value, _PLAIN)
 
 
 def _is_number(value: Any) -> bool:

@@ -62,9 +62,6 @@ class MfccChroma(FrameEncoder):
         if rate > fastest:
             raise UserError(f"expected {self.where}.media.sample_rate of at most {fastest}, got {rate}")
         self._hop = in_samples(self.hop, rate, f"{self.where}.hop")
-        self._mfcc: Any = None
-        self._spectrogram: Any = None
-        self._chroma: Tensor | None = None
 
     @property
     def frame_dim(self) -> int:
@@ -83,7 +80,6 @@ class MfccChroma(FrameEncoder):
 
     def frames(self, source: Source) -> NDArray[np.float32]:
         waveform = torch.from_numpy(read_audio(source, self.media))
-        assert self._chroma is not None
         with torch.inference_mode():
             cepstrum = self._mfcc(waveform).T  # (T, coefficients)
             difference = torch.diff(cepstrum, dim=0, prepend=cepstrum[:1])

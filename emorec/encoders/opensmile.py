@@ -37,15 +37,14 @@ class OpenSmile(UtteranceEncoder):
 
     def __post_init__(self, training: Training) -> None:
         super().__post_init__(training)
-        self._set_name, self._dim = FEATURE_SETS[self.feature_set]
         self._local = threading.local()  # an openSMILE engine serves one thread
 
     @property
     def dim(self) -> int:
-        return self._dim
+        return FEATURE_SETS[self.feature_set][1]
 
     def settings(self) -> dict[str, Any]:
-        processor = {"feature_set": self._set_name, "level": "functionals"}
+        processor = {"feature_set": FEATURE_SETS[self.feature_set][0], "level": "functionals"}
         return {"pooling": "functionals", "processor": processor}
 
     def load(self) -> None:
@@ -62,7 +61,7 @@ class OpenSmile(UtteranceEncoder):
 
         if not hasattr(self._local, "engine"):
             self._local.engine = opensmile.Smile(
-                feature_set=getattr(opensmile.FeatureSet, self._set_name),
+                feature_set=getattr(opensmile.FeatureSet, FEATURE_SETS[self.feature_set][0]),
                 feature_level=opensmile.FeatureLevel.Functionals,
             )
         waveform = read_audio(source, self.media)

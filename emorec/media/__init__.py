@@ -1,1 +1,1 @@
-"""From a file or a transcript to an array: sound, picture, text. Decoders are imported when they are needed."""
+"""Reads files and transcripts: sound, video and text as arrays. Decoders are imported when they are needed."""

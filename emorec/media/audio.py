@@ -44,10 +44,6 @@ class AudioSettings(MediaSettings):
     pre_emphasis: Annotated[float, Ge(0), Le(1)] | None = None
     augmentation: AudioAugmentation | None = None
 
-    @property
-    def variation(self) -> AudioAugmentation | None:
-        return self.augmentation
-
 
 def read_audio(source: Source, settings: AudioSettings, *, reader: Reader | None = None) -> Waveform:
     """The sound of a source, or of the view that it names: mono, float32, (samples,), at the settings' rate.

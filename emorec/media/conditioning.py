@@ -1,4 +1,4 @@
-"""Conditioning of a waveform: silence at its ends, dynamics, loudness, spectral tilt. Pure functions of arrays."""
+"""Conditions waveforms: trims silence, compresses the dynamics, sets the loudness, raises high frequencies."""
 
 import math
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from annotated_types import Ge, Le
 
 from emorec.media.signal import Waveform, lfilter
 
-TRIM_WINDOW = 0.025  # seconds of a frame whose energy is measured
+TRIM_WINDOW = 0.025  # seconds of a frame of which the energy is measured
 TRIM_HOP = 0.010  # seconds between such frames
-LEVEL_HOP = 0.001  # seconds between the levels that a compressor measures
-QUIETEST = 1e-6  # amplitude below which a level is not measured: -120 dB
+LEVEL_HOP = 0.001  # seconds between the levels that the compressor measures
+QUIETEST = 1e-6  # lower amplitudes are raised to it before they become decibels: -120 dB
 # ITU-R BS.1770-4
 LOUDNESS_BLOCK = 0.4  # seconds
 LOUDNESS_HOP = 0.1  # seconds: blocks overlap by 75 %
@@ -24,34 +24,34 @@ Filter = tuple[tuple[float, float, float], tuple[float, float, float]]  # numera
 
 
 def trim_silence(waveform: Waveform, sample_rate: int, below: float) -> Waveform:
-    """Cuts both ends off a waveform (samples,), up to the first and from the last frame that is loud enough.
+    """Cuts off what lies before the first and after the last loud frame of a waveform.
 
-    Endpoints by short-time energy, after Rabiner and Sambur (1975), Bell System Technical Journal 54(2); the threshold
-    is relative to the loudest frame, so that something is always left.
+    Endpoints are detected by short-time energy, after Rabiner and Sambur (1975), Bell System Technical Journal 54(2).
+    The threshold is relative to the loudest frame, so at least one frame is always kept.
 
     Args:
         waveform: (samples,).
         sample_rate: Hz.
-        below: dB below the loudest frame; a frame that is quieter is silence.
+        below: dB below the loudest frame; quieter frames are silence.
     """
     window, hop = max(1, round(TRIM_WINDOW * sample_rate)), max(1, round(TRIM_HOP * sample_rate))
     starts = np.arange(0, len(waveform), hop)
     ends = np.minimum(starts + window, len(waveform))
     energy = np.concatenate([[0.0], np.cumsum(np.square(waveform, dtype=np.float64))])
-    frames = energy[ends] - energy[starts]  # one at the end, which has fewer samples, is no louder for it
+    frames = energy[ends] - energy[starts]  # sums, so that a shorter frame at the end is not louder than others
     loud = np.flatnonzero(frames >= frames.max() * 10 ** (-below / 10))
     return waveform[starts[loud[0]] : ends[loud[-1]]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compression:
-    """Settings of a compressor.
+    """Settings of a compressor of the dynamics.
 
     Attributes:
-        threshold: dB of full scale; what is louder is compressed.
-        ratio: how many dB more at the input make one dB more at the output, above the threshold.
-        attack: seconds until the gain has followed a louder sound by two thirds.
-        release: seconds until it has followed a quieter one.
+        threshold: dB of full scale; louder sound is compressed.
+        ratio: dB at the input, above the threshold, that become one dB at the output.
+        attack: time constant of the gain when the sound becomes louder, seconds.
+        release: time constant of the gain when the sound becomes quieter, seconds.
     """
 
     threshold: Annotated[float, Ge(-100), Le(0)]
@@ -61,11 +61,11 @@ class Compression:
 
 
 def compress(waveform: Waveform, sample_rate: int, settings: Compression) -> Waveform:
-    """Makes what is loud in a waveform (samples,) less loud; what is below the threshold stays as it is.
+    """Reduces the level of a waveform where it is above the threshold.
 
-    A feed-forward compressor with a hard knee, whose level is smoothed by the smooth decoupled peak detector of
-    Giannoulis, Massberg and Reiss (2012), J. Audio Eng. Soc. 60(6), "Digital dynamic range compressor design". Levels
-    are peaks of milliseconds, between which the gain is interpolated. No make-up gain is added.
+    A feed-forward compressor with a hard knee and the smooth decoupled peak detector of Giannoulis, Massberg and Reiss
+    (2012), J. Audio Eng. Soc. 60(6), "Digital dynamic range compressor design". Levels are the peaks of milliseconds;
+    the gain is interpolated between them. There is no make-up gain.
 
     Args:
         waveform: (samples,), full scale ±1.
@@ -76,24 +76,25 @@ def compress(waveform: Waveform, sample_rate: int, settings: Compression) -> Wav
     starts = np.arange(0, len(waveform), hop)
     peaks = np.maximum.reduceat(np.abs(waveform.astype(np.float64)), starts)
     levels = 20 * np.log10(np.maximum(peaks, QUIETEST))
-    wanted = np.maximum(levels - settings.threshold, 0.0) * (1 - 1 / settings.ratio)  # dB that it should be quieter
+    wanted = np.maximum(levels - settings.threshold, 0.0) * (1 - 1 / settings.ratio)  # reductions, dB
     rise, fall = (
         math.exp(-hop / (seconds * sample_rate)) if seconds else 0.0 for seconds in (settings.attack, settings.release)
     )
     reductions, held, reduction = np.empty(len(wanted)), 0.0, 0.0
-    for place, target in enumerate(wanted.tolist()):
+    for index, target in enumerate(wanted.tolist()):
         held = max(target, fall * held + (1 - fall) * target)
         reduction = rise * reduction + (1 - rise) * held
-        reductions[place] = reduction
+        reductions[index] = reduction
     gain = 10 ** (-np.interp(np.arange(len(waveform)), starts + (hop - 1) / 2, reductions) / 20)
     compressed: Waveform = (waveform * gain).astype(np.float32)
     return compressed
 
 
 def k_weighting(sample_rate: int) -> tuple[Filter, Filter]:
-    """The two filters of ITU-R BS.1770-4 at any rate: a high shelf for the head, then a high pass.
+    """The two filters of ITU-R BS.1770-4 at any rate: a high shelf that models the head, then a high pass.
 
-    The standard gives coefficients for 48 kHz; these are the analogue filters behind them, by the bilinear transform.
+    The standard gives coefficients for 48 kHz. For other rates the analogue filters behind them are discretised by the
+    bilinear transform.
     """
     gain, quality, omega = 3.999843853973347, 0.7071752369554196, math.tan(math.pi * 1681.974450955533 / sample_rate)
     high = 10 ** (gain / 20)
@@ -114,8 +115,8 @@ def k_weighting(sample_rate: int) -> tuple[Filter, Filter]:
 def loudness(waveform: Waveform, sample_rate: int) -> float:
     """Gated loudness of a waveform (samples,) in LUFS, by ITU-R BS.1770-4 for one channel.
 
-    Two deviations where the standard states nothing: sound shorter than one block of 0.4 s is one block, without
-    gates; sound of which no block reaches the absolute gate of -70 LUFS is measured without gates too.
+    The standard does not define the loudness of sound shorter than one block of 0.4 s, or without a block above the
+    absolute gate of -70 LUFS. Both are measured here without gates, the former as one block.
 
     Args:
         waveform: (samples,), full scale ±1.
@@ -146,9 +147,9 @@ def _power(lufs: float) -> float:
 
 
 def with_loudness(waveform: Waveform, sample_rate: int, target: float) -> Waveform:
-    """A waveform (samples,) at a loudness of `target` LUFS; peaks may exceed full scale, nothing is clipped."""
+    """A waveform (samples,) at a loudness of `target` LUFS; peaks may exceed full scale and are not clipped."""
     measured = loudness(waveform, sample_rate)
-    if not math.isfinite(measured):  # nothing that could be heard
+    if not math.isfinite(measured):  # silence
         return waveform
     return waveform * np.float32(10 ** ((target - measured) / 20))
 
@@ -156,7 +157,8 @@ def with_loudness(waveform: Waveform, sample_rate: int, target: float) -> Wavefo
 def pre_emphasise(waveform: Waveform, coefficient: float) -> Waveform:
     """y[t] = x[t] - coefficient · x[t - 1] of a waveform (samples,), with y[0] = x[0].
 
-    Raises high frequencies by up to 6 dB an octave (Rabiner and Schafer 1978, Digital Processing of Speech Signals).
+    This raises high frequencies by up to 6 dB per octave (Rabiner and Schafer 1978, Digital Processing of Speech
+    Signals).
     """
     emphasised = waveform.copy()
     emphasised[1:] -= np.float32(coefficient) * waveform[:-1]

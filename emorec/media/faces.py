@@ -1,12 +1,12 @@
-"""Where the face is: one square for the whole clip, around the largest face of its frames.
+"""Finds the face of a clip: one square for all frames, around the largest face.
 
-Two detectors: OpenCV's frontal-face cascade (Viola and Jones 2001, CVPR; the extra `faces`), and any ONNX model that
-keeps this contract (the extra `onnx`):
+The detector is either OpenCV's frontal-face cascade (Viola and Jones 2001, CVPR; needs the extra `faces`), or an ONNX
+model (needs the extra `onnx`) with
 
-- one input (1, 3, H, W), float32, RGB from 0 to 1. The frame is resized to H × W, whatever its aspect; where the model
-  leaves H and W open, it comes as it is.
-- two outputs, `boxes` (N, 4) with x1, y1, x2, y2 from 0 to 1 of the frame's width and height, and `scores` (N,);
-  outputs of other names are taken in that order. Boxes with a score below 0.5 do not count.
+- one input (1, 3, H, W), float32, RGB from 0 to 1. Frames are resized to H × W without keeping their aspect; if the
+  model leaves H and W open, they keep their size.
+- two outputs: `boxes` (N, 4) with x1, y1, x2, y2 from 0 to 1 of the frame's width and height, and `scores` (N,).
+  Outputs with other names are used in that order. Boxes with a score below 0.5 are ignored.
 """
 
 import threading
@@ -25,7 +25,7 @@ from emorec.storage.digests import hash_file
 
 NO_FACES, HAAR = "none", "haar"
 CASCADE = "haarcascade_frontalface_alt2.xml"
-SMALLEST_FACE = 0.08  # of the frame's shorter side; what is smaller is nobody who speaks
+SMALLEST_FACE = 0.08  # share of the frame's shorter side; smaller faces are in the background
 LEAST_SCORE = 0.5
 
 Boxes = NDArray[np.float64]  # (N, 4): x1, y1, x2, y2, pixels
@@ -54,7 +54,7 @@ class FaceMisses:
 
 
 def face_identity(faces: str, where: str) -> dict[str, str]:
-    """What identifies a detector: for a model the sha256 of its file, whose path does not count.
+    """What identifies a detector: the name of the cascade, or the sha256 of the model's file; its path does not count.
 
     Raises:
         UserError: the file is missing or cannot be read.
@@ -63,7 +63,7 @@ def face_identity(faces: str, where: str) -> dict[str, str]:
 
 
 def _model_state(path: str, where: str) -> tuple[str, int, int]:
-    """Path, size and time of a model: while they stay the same, so does its content."""
+    """Path, size and modification time of a model; while they do not change, neither does its content."""
     path = str(Path(path).expanduser())
     try:
         status = Path(path).stat()
@@ -80,31 +80,31 @@ def _model_digest(path: str, size: int, time: int) -> str:
 def find_face(frames: Frames, faces: str, margin: float, where: str) -> tuple[int, int, int] | None:
     """The square around the face of a clip: top, left and side, pixels; `None` where no frame shows one.
 
-    In each frame the largest face counts; the square is at the median of their middles, as large as the median of their
-    sizes. So it holds still, frames without a face do not move it, and a few wrong ones hardly do.
+    The largest face of each frame counts. The square's centre and size are the medians of theirs, so it does not move
+    during the clip, and frames without a face or with a wrong detection hardly change it.
 
     Args:
         frames: (N, H, W, 3), at their full size.
-        faces: "haar" or the path of a model.
+        faces: "haar", or the path of a model.
         margin: share of the box that is added on each side.
-        where: the setting's place in the config, for errors.
+        where: key of the setting in the config, for errors.
 
     Raises:
-        UserError: the detector is not installed, missing, or does not keep its contract.
+        UserError: the detector is not installed or missing, or the model has other inputs or outputs.
     """
     detect = _haar(where) if faces == HAAR else _onnx(*_model_state(faces, where), where)
-    found = []
+    faces_found = []  # (x, y, size) of the frames that show one
     for frame in frames:
         boxes = detect(frame)
         widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
         if len(boxes):
             largest = int(np.argmax(widths * heights))
             middle = (boxes[largest, :2] + boxes[largest, 2:]) / 2  # x, y
-            found.append((*middle, max(widths[largest], heights[largest])))
-    if not found:
+            faces_found.append((*middle, max(widths[largest], heights[largest])))
+    if not faces_found:
         return None
     height, width = frames.shape[1:3]
-    x, y, size = np.median(np.array(found), axis=0)
+    x, y, size = np.median(np.array(faces_found), axis=0)
     side = max(1, min(round(size * (1 + 2 * margin)), height, width))
     top, left = (round(min(max(at - side / 2, 0), limit - side)) for at, limit in ((y, height), (x, width)))
     return top, left, side
@@ -112,7 +112,7 @@ def find_face(frames: Frames, faces: str, margin: float, where: str) -> tuple[in
 
 def _haar(where: str) -> Detector:
     if not hasattr(_local, "cascade"):
-        with _lock:  # OpenCV is not whole while another thread imports it
+        with _lock:  # while another thread imports OpenCV, it is not complete
             _local.cascade = _loaded_cascade(where)
     cascade = _local.cascade
 
@@ -121,8 +121,8 @@ def _haar(where: str) -> Detector:
 
         smallest = max(24, round(SMALLEST_FACE * min(frame.shape[:2])))  # the cascade was trained on 20 pixels
         grey = cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY)
-        found = cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=4, minSize=(smallest, smallest))
-        boxes = np.array(sorted(map(tuple, found)), np.float64).reshape(-1, 4)  # x, y, width, height
+        detections = cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=4, minSize=(smallest, smallest))
+        boxes = np.array(sorted(map(tuple, detections)), np.float64).reshape(-1, 4)  # x, y, width, height
         return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
     return detect
@@ -134,19 +134,19 @@ def _loaded_cascade(where: str) -> Any:
         import cv2
     except ImportError as error:
         raise UserError(
-            f"expected the package opencv-python-headless 4 for {where}=haar, found none; {advice}"
+            f"expected the package opencv-python-headless 4 for {where}=haar, got none; {advice}"
         ) from error
     folder = getattr(getattr(cv2, "data", None), "haarcascades", "")
     if not hasattr(cv2, "CascadeClassifier") or not Path(folder, CASCADE).is_file():
         raise UserError(
             f"expected opencv-python-headless 4, with its cascades, for {where}=haar, "
-            f"found OpenCV {cv2.__version__} without {CASCADE}; {advice}"
+            f"got OpenCV {cv2.__version__} without {CASCADE}; {advice}"
         )
     return cv2.CascadeClassifier(str(Path(folder, CASCADE)))
 
 
 def _onnx(path: str, size: int, time: int, where: str) -> Detector:
-    with _lock:  # a session serves all threads, once it is there
+    with _lock:  # all threads share one session
         session = _session(path, size, time, where)
     given, names = session.get_inputs()[0], [output.name for output in session.get_outputs()]
     outputs = ["boxes", "scores"] if {"boxes", "scores"} <= set(names) else names[:2]
@@ -174,7 +174,7 @@ def _onnx(path: str, size: int, time: int, where: str) -> Detector:
 
 
 def _onnx_errors() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises: its errors have no base class of their own."""
+    """The errors of onnxruntime; they have no common base class."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
@@ -187,11 +187,11 @@ def _session(path: str, size: int, time: int, where: str) -> Any:
         import onnxruntime
     except ImportError as error:
         raise UserError(
-            f"expected the package onnxruntime for {where}={path}, found none; "
+            f"expected the package onnxruntime for {where}={path}, got none; "
             "install emorec with its extra: pip install 'emorec[onnx]'"
         ) from error
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # media are read in several threads
+    options.intra_op_num_threads = 1  # several threads read media at once
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except _onnx_errors() as error:

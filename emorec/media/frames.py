@@ -1,6 +1,6 @@
-"""Decoders of pictures: decord, and PyAV where decord has no wheel or fails on a file.
+"""Decoders of video: decord, and PyAV where decord has no wheel or fails on a file.
 
-Both number the frames in the order in which they are shown, and scale and turn them alike: they give the same pixels.
+Both give the same pixels: they number frames in display order, and scale and rotate them in the same way.
 """
 
 import itertools
@@ -15,26 +15,26 @@ from numpy.typing import NDArray
 from emorec.media.resizing import Frames, resized
 from emorec.media.source import MediaError, Reader, reason_of
 
-SMALLEST = 64  # pixels; decord does not reliably resize to less
-LATE_FRAMES = 2  # how many of the last frames a decoder may keep for itself
-SHARE_OF_STATED = 0.9  # a header may state somewhat more frames than there are
+SMALLEST = 64  # pixels; decord does not reliably scale to fewer
+LATE_FRAMES = 2  # number of frames at the end that a decoder may not return
+SHARE_OF_STATED = 0.9  # a header may state some more frames than there are
 
 Size = tuple[int, int]  # height, width
 
 
 class DecodingError(Exception):
-    """One of the decoders cannot decode a file."""
+    """A decoder cannot decode a file; another one may be able to."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """What a file's header states of its picture.
+    """What the header of a file states about its video track.
 
     Attributes:
-        size: height and width as they are stored, before the picture is turned.
-        frames: how many there are; 0 where the header does not state it.
-        seconds: how long the file is; 0 where the header does not state it.
-        deep: whether a colour has more than 8 bits: decoders then round otherwise.
+        size: stored height and width, before rotation.
+        frames: number of frames; 0 if the header does not state it.
+        seconds: length of the file; 0 if the header does not state it.
+        deep: whether colours have more than 8 bits; the decoders round them differently.
     """
 
     size: Size
@@ -44,18 +44,22 @@ class Picture:
 
 
 class FrameReader(Protocol):
-    """A video that was opened.
+    """An open video.
 
     Attributes:
-        size: height and width of a frame as it is shown.
-        starts: (N,) when each frame is shown, seconds since the first.
+        size: height and width of a frame as shown, after rotation.
+        starts: (N,) time of each frame, seconds since the first.
     """
 
     size: Size
     starts: NDArray[np.float64]
 
-    def read(self, places: NDArray[np.int64], size: Size | None = None) -> Frames:
-        """Frames (len(places), *size, 3) of ascending numbers; `None` for the size that they have.
+    def read(self, indices: NDArray[np.int64], size: Size | None = None) -> Frames:
+        """Frames (len(indices), *size, 3).
+
+        Args:
+            indices: in ascending order.
+            size: height and width; `None` for the frames' own.
 
         Raises:
             DecodingError: a frame cannot be decoded.
@@ -63,10 +67,10 @@ class FrameReader(Protocol):
 
 
 def picture_of(path: Path) -> Picture:
-    """What the header states.
+    """Reads the header of a file.
 
     Raises:
-        MediaError: the file is no video.
+        MediaError: the file is not a video.
     """
     import av
 
@@ -90,12 +94,12 @@ def picture_of(path: Path) -> Picture:
 
 
 def _scales_itself(shown: Size, stored: Size, wanted: Size) -> bool:
-    """Whether the decoder scales while it decodes: not where the picture is turned by a quarter, not to few pixels."""
+    """Whether the decoder scales while it decodes: neither frames rotated by 90° nor to few pixels."""
     return shown == stored and min(wanted) >= SMALLEST
 
 
 class DecordFrames:
-    """A video that decord opened."""
+    """A video opened by decord."""
 
     def __init__(self, path: Path, picture: Picture) -> None:
         try:
@@ -108,52 +112,49 @@ class DecordFrames:
         self._errors = (decord.DECORDError, RuntimeError, IndexError)
         try:
             self._reader: Any = decord.VideoReader(str(path), num_threads=1)
-            height, width = self._reader[0].shape[:2]  # as it is shown: decord turns clips of a phone held upright
+            height, width = self._reader[0].shape[:2]  # as shown: decord rotates clips as their header says
             starts = self._reader.get_frame_timestamp(range(len(self._reader)))[:, 0].astype(np.float64)
         except self._errors as error:
             raise DecodingError(reason_of(error)) from error
         self.size: Size = (height, width)
         self.starts: NDArray[np.float64] = starts
         if starts[0] < 0 or not (np.diff(starts) >= 0).all():
-            # of containers without times, and of clips cut without encoding them again: decord then shows other frames
+            # in containers without times, and in clips cut without re-encoding; decord then returns other frames
             raise DecodingError("the times of the frames are not in order")
 
-    def read(self, places: NDArray[np.int64], size: Size | None = None) -> Frames:
+    def read(self, indices: NDArray[np.int64], size: Size | None = None) -> Frames:
         import decord
 
         scaling = size is not None and _scales_itself(self.size, self._picture.size, size)
-        reader, self._reader = (
-            self._reader,
-            None,
-        )  # it would go on decoding, in a thread of its own, as long as it is kept
+        reader, self._reader = self._reader, None  # a reader that is kept goes on decoding in a thread of its own
         try:
             if scaling and size is not None:
                 del reader
                 reader = decord.VideoReader(str(self._path), width=size[1], height=size[0], num_threads=1)
             elif reader is None:
                 reader = decord.VideoReader(str(self._path), num_threads=1)
-            frames: Frames = reader.get_batch(places).asnumpy()
+            frames: Frames = reader.get_batch(indices).asnumpy()
         except self._errors as error:
             raise DecodingError(reason_of(error)) from error
         return frames if scaling or size is None else resized(frames, size)
 
 
 class AvFrames:
-    """A video that PyAV opened."""
+    """A video opened by PyAV."""
 
     def __init__(self, path: Path, picture: Picture) -> None:
         self._path, self._picture = path, picture
-        self.starts: NDArray[np.float64] = self._index()
+        self.starts: NDArray[np.float64] = self._times()
         if len(self.starts) == 0:
             raise DecodingError("it has no frame")
         first = next(self._decoded(), None)
         if first is None:
             raise DecodingError("no frame can be decoded")
-        self._turns = round(first.rotation / 90) % 4  # quarters, against the clock
+        self._turns = round(first.rotation / 90) % 4  # quarters, counterclockwise
         self.size: Size = (first.height, first.width) if self._turns % 2 == 0 else (first.width, first.height)
 
-    def _index(self) -> NDArray[np.float64]:
-        """When each frame is shown, from the packets' headers alone."""
+    def _times(self) -> NDArray[np.float64]:
+        """Time of each frame, seconds, from the packets' headers."""
         import av
 
         times, corrupt, packets = [], False, 0
@@ -173,7 +174,7 @@ class AvFrames:
         if packets < SHARE_OF_STATED * self._picture.frames:
             raise DecodingError(f"it is truncated: expected {self._picture.frames} frames, got {packets}")
         seconds = (np.sort(np.array(times, np.float64)) - min(times, default=0)) * scale
-        return seconds.astype(np.float32).astype(np.float64)  # as precise as decord states them
+        return seconds.astype(np.float32).astype(np.float64)  # the precision of decord
 
     def _decoded(self) -> Iterator[Any]:
         import av
@@ -186,28 +187,27 @@ class AvFrames:
         except av.FFmpegError as error:
             raise DecodingError(reason_of(error)) from error
 
-    def read(self, places: NDArray[np.int64], size: Size | None = None) -> Frames:
+    def read(self, indices: NDArray[np.int64], size: Size | None = None) -> Frames:
         if size is not None and not _scales_itself(self.size, self._picture.size, size):
-            return resized(self.read(places), size)
-        wanted, last = set(places.tolist()), int(places.max())
-        found: dict[int, Frames] = {}
-        convert, latest, number = _Converter(size, upside_down=self._turns == 2), None, -1
-        for number, frame in enumerate(self._decoded()):
-            latest = frame
-            if number in wanted:
-                found[number] = convert(frame)
-            if number >= last:
+            return resized(self.read(indices), size)
+        wanted, last = set(indices.tolist()), int(indices.max())
+        pixels: dict[int, Frames] = {}
+        convert, frame, index = _Converter(size, upside_down=self._turns == 2), None, -1
+        for index, frame in enumerate(self._decoded()):
+            if index in wanted:
+                pixels[index] = convert(frame)
+            if index >= last:
                 break
-        if latest is None or number + LATE_FRAMES < last:
-            raise DecodingError(f"expected {len(self.starts)} frames, got {number + 1}")
-        for missing in wanted - found.keys():
-            found[missing] = convert(latest)
-        frames = np.stack([found[place] for place in places.tolist()])  # (N, H, W, 3)
+        if frame is None or index + LATE_FRAMES < last:
+            raise DecodingError(f"expected {len(self.starts)} frames, got {index + 1}")
+        for missing in wanted - pixels.keys():
+            pixels[missing] = convert(frame)
+        frames = np.stack([pixels[index] for index in indices.tolist()])  # (N, H, W, 3)
         return np.ascontiguousarray(np.rot90(frames, self._turns, axes=(1, 2))) if self._turns % 2 else frames
 
 
 class _Converter:
-    """Frames as RGB of one size, by FFmpeg's filters as decord sets them up."""
+    """Converts frames to RGB of one size, with the FFmpeg filters that decord uses."""
 
     def __init__(self, size: Size | None, *, upside_down: bool) -> None:
         self._size, self._upside_down = size, upside_down

@@ -1,4 +1,4 @@
-"""Pictures of another size."""
+"""Resizes frames."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ Frames = NDArray[np.uint8]
 
 
 def resized(frames: Frames, size: tuple[int, int]) -> Frames:
-    """Frames (N, H, W, 3) at (N, *size, 3): bilinear, and smoothed where they shrink."""
+    """Resizes frames (N, H, W, 3) to (N, *size, 3), bilinearly and with antialiasing."""
     import torch
     from torch.nn.functional import interpolate
 

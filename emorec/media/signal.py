@@ -1,14 +1,14 @@
 """Resampling, recursive filters and spectrograms.
 
-torchaudio computes them where it can be imported. Its last release needs a torch of the same version, so beside any
-other torch the functions of this module compute them instead, from the same definitions and to within 1e-4.
+torchaudio computes them where it can be imported. Its last release, 2.11, does not load beside every later torch. There
+the functions of this module compute the same definitions; results differ by at most 1e-4.
 """
 
 import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @cache
 def uses_torchaudio() -> bool:
-    """Whether torchaudio can be imported; it raises errors of several kinds beside a torch of another version."""
+    """Whether torchaudio can be imported: beside a torch that was built for another CUDA version it raises an error."""
     try:
         import torchaudio  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
@@ -42,9 +42,7 @@ def uses_torchaudio() -> bool:
 def resampler(rate: int, wanted: int) -> Transform:
     """A function that resamples tensors (samples,) from `rate` to `wanted` Hz, by a sinc with a Hann window."""
     if uses_torchaudio():
-        import torchaudio
-
-        return torchaudio.transforms.Resample(rate, wanted, lowpass_filter_width=LOBES, rolloff=ROLLOFF)  # type: ignore[no-any-return]
+        return _by_torchaudio("Resample", rate, wanted, lowpass_filter_width=LOBES, rolloff=ROLLOFF)
     divisor = math.gcd(rate, wanted)
     return partial(_resample, down=rate // divisor, up=wanted // divisor)
 
@@ -90,20 +88,15 @@ def spectrogram(*, points: int, window: int, hop: int) -> Transform:
     import torch
 
     if uses_torchaudio():
-        import torchaudio
-
-        return torchaudio.transforms.Spectrogram(points, window, hop, pad_mode="constant")  # type: ignore[no-any-return]
+        return _by_torchaudio("Spectrogram", points, window, hop, pad_mode="constant")
     return partial(_spectrogram, points=points, window=torch.hann_window(window), hop=hop)
 
 
 def mel_spectrogram(sample_rate: int, *, points: int, window: int, hop: int, bands: int) -> Transform:
     """A function from sound (samples,) to the powers of its mel bands (bands, T); arguments as of `spectrogram`."""
     if uses_torchaudio():
-        import torchaudio
-
-        return torchaudio.transforms.MelSpectrogram(  # type: ignore[no-any-return]
-            sample_rate, points, window, hop, n_mels=bands, pad_mode="constant"
-        )
+        frames = {"n_fft": points, "win_length": window, "hop_length": hop, "n_mels": bands}
+        return _by_torchaudio("MelSpectrogram", sample_rate, **frames, pad_mode="constant")
     filters = mel_filters(sample_rate, points=points, bands=bands)
     return partial(_mel_spectrogram, power=spectrogram(points=points, window=window, hop=hop), filters=filters)
 
@@ -116,15 +109,20 @@ def mfcc(sample_rate: int, *, coefficients: int, points: int, window: int, hop: 
     import torch
 
     if uses_torchaudio():
-        import torchaudio
-
         frames = {"n_fft": points, "win_length": window, "hop_length": hop, "n_mels": bands, "pad_mode": "constant"}
-        return torchaudio.transforms.MFCC(sample_rate, coefficients, melkwargs=frames)  # type: ignore[no-any-return]
+        return _by_torchaudio("MFCC", sample_rate, coefficients, melkwargs=frames)
     mel = mel_spectrogram(sample_rate, points=points, window=window, hop=hop, bands=bands)
     angles = math.pi / bands * (torch.arange(bands) + 0.5) * torch.arange(coefficients)[:, None]
     cosines = angles.cos() * math.sqrt(2 / bands)  # (coefficients, bands)
     cosines[0] /= math.sqrt(2)
     return partial(_mfcc, mel=mel, cosines=cosines)
+
+
+def _by_torchaudio(name: str, *arguments: Any, **options: Any) -> Transform:
+    import torchaudio
+
+    transform: Transform = getattr(torchaudio.transforms, name)(*arguments, **options)
+    return transform
 
 
 def mel_filters(sample_rate: int, *, points: int, bands: int) -> "Tensor":
@@ -142,8 +140,11 @@ def mel_filters(sample_rate: int, *, points: int, bands: int) -> "Tensor":
 
 @lru_cache(maxsize=64)
 def _sinc_filter(down: int, up: int) -> NDArray[np.float64]:
-    """The resampling filter at `up` times the input's rate; its middle lies at a multiple of `down`."""
-    cutoff = min(down, up) * ROLLOFF  # relative to a rate of down · up
+    """The filter that resamples from a rate of `down` to one of `up`, in samples of `down` · `up`.
+
+    It is symmetric, and its middle is at a multiple of `down`, so that an output sample falls on it.
+    """
+    cutoff = min(down, up) * ROLLOFF
     middle = math.ceil(LOBES * up / cutoff) * down
     crossings = np.arange(-middle, middle + 1) * cutoff / (down * up)
     window = np.where(np.abs(crossings) < LOBES, np.cos(np.pi * crossings / LOBES / 2) ** 2, 0.0)

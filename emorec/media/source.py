@@ -79,11 +79,6 @@ class MediaSettings:
     where: ClassVar[str] = "encoder.media"
     augmentation: Augmentation | None = None
 
-    @property
-    def variation(self) -> Augmentation | None:
-        """The augmentation."""
-        return self.augmentation
-
     def identity(self, *, augmented: bool = False) -> dict[str, Any]:
         """What identifies the features of a source, or of an augmented view of it.
 

@@ -9,11 +9,11 @@ def read_text(source: Source) -> str:
     """The transcript without white space around it.
 
     Raises:
-        MediaError: there is nothing in it, or nothing but punctuation.
+        MediaError: it is empty, or has no letters or digits.
     """
     text = (source.text or "").strip()
     if not text:
         raise MediaError("the text is empty")
-    if all(unicodedata.category(character)[0] in "PZC" for character in text):  # letters, digits and emojis speak
+    if all(unicodedata.category(character)[0] in "PZC" for character in text):  # emojis count as words
         raise MediaError(f"the text has no words: {text[:20]!r}")
     return text

@@ -1,6 +1,6 @@
 """Puts a model together from a config."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,11 +70,7 @@ def _loss(config: TrainConfig, task: Task) -> Loss:
 
 
 def make_metrics(config: Any, task: Task) -> dict[str, Metric]:
-    """{name: metric} of a config's `metric`, those for the task's kind, with the task's own.
-
-    Raises:
-        UserError: the task's monitor is none of them.
-    """
+    """{name: metric} of a config's `metric`, those for the task's kind, with the task's own."""
     metrics: dict[str, Metric] = {}
     for name, component in config.metric.items():
         if component is not None and metric_kind(component.target) == task.kind:
@@ -84,9 +80,13 @@ def make_metrics(config: Any, task: Task) -> dict[str, Metric]:
         metrics[f"accuracy_{len(thresholds) + 1}"] = BinnedAccuracy(thresholds)
         if len(thresholds) == 1:
             metrics["weighted_f1"] = BinnedWeightedF1(thresholds)
-    if task.monitor not in (known := {"loss", *metrics}):
-        raise UserError(f"expected the monitor of task {task.name!r} in {sorted(known)}, got {task.monitor!r}")
     return metrics
+
+
+def check_monitor(parts: ModelParts, task: Task) -> None:
+    """Raises a `UserError` where the metric that chooses the best epoch is not computed."""
+    if task.monitor not in (known := {"loss", *parts.metrics}):
+        raise UserError(f"metric: expected the monitor of task {task.name!r}, {task.monitor!r}, got {sorted(known)}")
 
 
 def metric_kind(target: type) -> str:
@@ -96,44 +96,30 @@ def metric_kind(target: type) -> str:
 
 
 def build_model(
-    parts: ModelParts, settings: ModelConfig, module: UtteranceDataModule, *, fit_normalisation: bool
+    parts: ModelParts, settings: ModelConfig, task: Task, *, widths: Mapping[str, int], layers: Mapping[str, int]
 ) -> EmotionModel:
-    """The model for the dimensions of its data.
+    """A model for features of some widths, not fitted to any data.
 
     Args:
         parts: used as they are; a second model of the same parts would share them.
         settings: of the config.
-        module: the data.
-        fit_normalisation: whether statistics are taken from the training split; false where weights will be loaded.
+        task: what is predicted.
+        widths: {modality: width of its features, of all layers side by side}.
+        layers: {modality: number of layers}.
     """
-    task, table = module.task, module.tables["train"]
-    normalisations: dict[str, nn.Module] = {}
-    layer_sums: dict[str, nn.Module] = {}
-    projections: dict[str, nn.Module] = {}
-    for modality, dim in module.feature_dims.items():
-        normalisation = Normalisation(kind=settings.normalisation, dim=dim)
-        if fit_normalisation and settings.normalisation != "none":
-            normalisation.fit(*table.feature_statistics(modality))
-        normalisations[modality] = normalisation
-        layers = module.layers[modality]
-        if layers > 1:
-            layer_sums[modality] = LayerSum(layers)
-        projections[modality] = Projection(dim=dim // layers, hidden=settings.hidden, dropout=settings.dropout)
-    classes = task.kind == "classification"
-    if classes:
-        parts.loss.fit(table.class_counts())
+    hidden, dropout = settings.hidden, settings.dropout
     return EmotionModel(
         task=task,
-        normalisations=normalisations,
-        layer_sums=layer_sums,
-        projections=projections,
+        normalisations={
+            modality: Normalisation(kind=settings.normalisation, dim=width) for modality, width in widths.items()
+        },
+        layer_sums={modality: LayerSum(layers[modality]) for modality in widths if layers[modality] > 1},
+        projections={
+            modality: Projection(dim=width // layers[modality], hidden=hidden, dropout=dropout)
+            for modality, width in widths.items()
+        },
         fusion=parts.fusion,
-        head=Head(
-            hidden=settings.hidden,
-            outputs=len(task.labels),
-            dropout=settings.dropout,
-            start=None if classes else float(table.target.nanmean()),
-        ),
+        head=Head(hidden=hidden, outputs=len(task.labels), dropout=dropout),
         loss=parts.loss,
         metrics=parts.metrics,
         make_optimizer=parts.optimizer,
@@ -141,12 +127,38 @@ def build_model(
     )
 
 
+def model_for(parts: ModelParts, settings: ModelConfig, module: UtteranceDataModule) -> EmotionModel:
+    """The model for the features of a data module; its loss has the class counts of the training split."""
+    model = build_model(parts, settings, module.task, widths=module.feature_dims, layers=module.layers)
+    if module.task.kind == "classification":
+        parts.loss.fit(module.tables["train"].class_counts())
+    return model
+
+
+def fit_statistics(model: EmotionModel, module: UtteranceDataModule) -> None:
+    """Fits what is not learned by gradients to the training split: normalisation, and where regression starts."""
+    table = module.tables["train"]
+    for modality, normalisation in model.normalisation.items():
+        assert isinstance(normalisation, Normalisation)
+        if normalisation.kind != "none":
+            normalisation.fit(*table.feature_statistics(modality))
+    if module.task.kind == "regression":
+        assert isinstance(model.head, Head)
+        model.head.start_at(float(table.target.nanmean()))
+
+
+def layer_counts(components: Mapping[str, Mapping[str, Tensor]], modalities: Iterable[str]) -> dict[str, int]:
+    """{modality: number of layers} that a model with these weights reads."""
+    counts = {name.partition(".")[0]: len(scores) for name, scores in components.get("layer_sum", {}).items()}
+    return {modality: counts.get(modality, 1) for modality in modalities}
+
+
 def feature_widths(components: Mapping[str, Mapping[str, Tensor]]) -> dict[str, int]:
     """{modality: width of the features} that a model with these weights reads, of all layers side by side."""
-    widths = {}
-    layers = {name.partition(".")[0]: len(scores) for name, scores in components.get("layer_sum", {}).items()}
-    for name, weights in components["projection"].items():
-        if weights.dim() == 2:  # (H, D)
-            modality = name.partition(".")[0]
-            widths[modality] = int(weights.shape[1]) * layers.get(modality, 1)
-    return widths
+    widths = {
+        name.partition(".")[0]: int(weights.shape[1])
+        for name, weights in components["projection"].items()
+        if weights.dim() == 2  # (H, D)
+    }
+    layers = layer_counts(components, widths)
+    return {modality: width * layers[modality] for modality, width in widths.items()}

@@ -10,17 +10,17 @@ class Head(nn.Module):
 
     Args:
         hidden: H of the fused vector.
-        outputs: C, the number of classes (or 1 for regression).
+        outputs: C, the number of classes, or 1 for regression.
         dropout: before the layer.
-        start: where its outputs lie at first, such as the targets' mean; `None` for torch's own start.
     """
 
-    def __init__(self, *, hidden: int, outputs: int, dropout: float, start: float | None = None) -> None:
+    def __init__(self, *, hidden: int, outputs: int, dropout: float) -> None:
         super().__init__()
-        layer = nn.Linear(hidden, outputs)
-        if start is not None:
-            nn.init.constant_(layer.bias, start)
-        self.layers = nn.Sequential(nn.Dropout(dropout), layer)
+        self.layers = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden, outputs))
+
+    def start_at(self, value: float) -> None:
+        """Sets the bias, so that training starts near a value such as the targets' mean."""
+        nn.init.constant_(cast(nn.Linear, self.layers[1]).bias, value)
 
     def forward(self, fused: Tensor) -> Tensor:
         return cast(Tensor, self.layers(fused))  # (B, H) -> (B, C)

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from emorec.config.keys import GROUPED_KEYS, OPERATIONAL_KEYS, flat, is_location
 from emorec.errors import UserError
-from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
+from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config
 
 SUMMARY_METRICS = {
     "classification": ("weighted_f1", "macro_f1", "uar", "accuracy"),
@@ -87,14 +85,13 @@ def finished_runs(store: CheckpointStore) -> list[Run]:
         folder = store.folder(record.run_id)
         if record.status == "finished":
             try:
-                config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+                config = stored_config(folder)
                 metrics = json.loads((folder / "metrics.json").read_text())
             except FileNotFoundError:
                 if folder.is_dir():
                     raise
                 continue  # the run was removed in the meantime
-            assert isinstance(config, dict)
-            runs.append(Run(record, folder, flat({str(key): value for key, value in config.items()}), metrics))
+            runs.append(Run(record, folder, flat(config), metrics))
     return runs
 
 

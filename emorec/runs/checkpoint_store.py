@@ -242,3 +242,12 @@ def _wait_for_collection(blob: Path) -> None:
         if time.monotonic() > end:
             mark.unlink(missing_ok=True)
         time.sleep(0.001)
+
+
+def stored_config(folder: Path) -> dict[str, Any]:
+    """The config of a run's directory as plain data."""
+    from omegaconf import OmegaConf
+
+    stored = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    assert isinstance(stored, dict)
+    return {str(key): value for key, value in stored.items()}

@@ -85,6 +85,13 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return metrics
 
 
+def scalar_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that are numbers."""
+    return {
+        key: float(value) for key, value in metrics.items() if isinstance(value, int | float) and key.count("/") == 1
+    }
+
+
 def line_metrics(folder: Path) -> dict[str, float]:
     """The metrics of a run that a line or a table of runs shows."""
     metrics = read_metrics(folder)

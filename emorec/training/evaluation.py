@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from emorec.batch import Batch
 from emorec.config.composition import Composed
 from emorec.config.keys import LOCATIONS, OPERATIONAL
@@ -18,9 +16,9 @@ from emorec.datamodules.preparer import DataPreparer
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.errors import UserError
 from emorec.features.devices import exact_float32, own_device
-from emorec.models.builder import build_model, feature_widths, make_parts
+from emorec.models.builder import feature_widths, make_parts, model_for
 from emorec.models.emotion_model import EmotionModel, Predictions
-from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
+from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config
 from emorec.runs.results import write_results
 from emorec.storage.digests import digest_of
 from emorec.training.run_context import RunContext, now
@@ -50,7 +48,7 @@ def predict_test(
 def read_test_later(context: RunContext, record: RunRecord) -> dict[str, Any]:
     """Reads test with the stored weights of a run that was trained with `test=false`; returns the metrics."""
     module = context.data.module(context.config)
-    model = build_model(context.parts, context.config.model, module, fit_normalisation=False)
+    model = model_for(context.parts, context.config.model, module)
     load_weights(model, context.store.load(record), record.run_id)
     predictions = {"val": predict(model, module.loader("val"), context.config.trainer)}
     predictions["test"] = predict_test(context, model, module, record)
@@ -105,7 +103,7 @@ def evaluate_run(composed: Composed[EvaluateConfig]) -> Evaluation:
     _check_labels(list(data.task.labels), record, data.manifest.dataset)
     loaded_split = "test" if split == WHOLE else split
     module = data.module(config)
-    model = build_model(make_parts(config, data.task), config.model, module, fit_normalisation=False)
+    model = model_for(make_parts(config, data.task), config.model, module)
     load_weights(model, components, record.run_id)
     if loaded_split == "test":
         check_not_trained_on(data, loaded_split, folder)
@@ -132,9 +130,7 @@ def _check_labels(labels: list[str], record: RunRecord, dataset: str) -> None:
 
 def _config_of(folder: Path, composed: Composed[EvaluateConfig], record: RunRecord) -> TrainConfig:
     """The stored config of a run, with the operational keys, the corpus and the labels of the command."""
-    stored = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    assert isinstance(stored, dict)
-    values: dict[str, Any] = {str(key): value for key, value in stored.items()}
+    values = stored_config(folder)
     values |= {key: composed.values[key] for key in OPERATIONAL if key in composed.values}
     values["logger"] = {}
     values["dataset"] = _dataset(values["dataset"], composed)

@@ -19,7 +19,7 @@ from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.errors import UserError
 from emorec.features.devices import exact_float32
 from emorec.loggers.base import RunLogger
-from emorec.models.builder import build_model
+from emorec.models.builder import fit_statistics, model_for
 from emorec.models.emotion_model import EmotionModel
 from emorec.progress import Progress
 from emorec.runs.checkpoint_store import RunRecord
@@ -61,7 +61,8 @@ def fit(
     _seed(config.seed)
     with _timed(record, "setup"):
         module = context.data.module(config)
-        model = build_model(context.parts, config.model, module, fit_normalisation=True)
+        model = model_for(context.parts, config.model, module)
+        fit_statistics(model, module)
     counts = ", ".join(f"{split} {len(items)}" for split, items in context.data.splits.items())
     log.info("run %s: %s utterances; %d parameters", record.run_id, counts, model.trained_parameters)
 

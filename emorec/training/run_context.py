@@ -13,7 +13,7 @@ from emorec.datamodules.split_checks import check_classes, check_sizes
 from emorec.encoders.checkpoint import LOCAL
 from emorec.loggers.base import RunLogger
 from emorec.loggers.factory import make_loggers
-from emorec.models.builder import ModelParts, make_parts
+from emorec.models.builder import ModelParts, check_monitor, make_parts
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
 from emorec.runs.identity import RunIdentity, identify
 from emorec.runs.provenance import provenance
@@ -110,6 +110,7 @@ def prepare_run(composed: Composed[TrainConfig], preparer: DataPreparer, *, load
     loggers = make_loggers(config.logger)
     task = corpus.chosen_task(preparer.manifest(config, corpus))
     parts = make_parts(config, task)
+    check_monitor(parts, task)
     data = preparer.prepare(config, corpus, encoders)
     check_classes(task, data.splits)
     check_sizes(data.splits, config.trainer.world_size)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from emorec.config.composition import composer, parse
-from emorec.datamodules.preparer import Workbench
+from emorec.config.schema import TrainConfig
+from emorec.datamodules.preparer import DataPreparer
 from emorec.metrics.classification import confusion_matrix, summary_scores
 from emorec.training.lifecycle import train
 from tests.benchmarks.figure import Figure, emorec, rounds_of
@@ -52,12 +53,12 @@ def raw_epoch(network: nn.Module, optimizer: torch.optim.Optimizer, train_split:
     return time.perf_counter() - started
 
 
-def splits(workbench: Workbench, overrides: list[str]) -> tuple[Split, Split]:
+def splits(preparer: DataPreparer, overrides: list[str]) -> tuple[Split, Split]:
     """Training and validation as tensors in memory."""
     line = parse("train", [*overrides, *FLAGS])
-    with composer(line) as open_composer:
+    with composer(line, TrainConfig) as open_composer:
         config = open_composer.compose(line.overrides).config
-    module = workbench.data(config).module(config)
+    module = preparer.prepare(config, *preparer.components(config)).module(config)
     tensors = []
     for name in ("train", "val"):
         table = module.tables[name]
@@ -68,15 +69,15 @@ def splits(workbench: Workbench, overrides: list[str]) -> tuple[Split, Split]:
 
 def cached_epoch(root: Path, *, rounds: int, epochs: int) -> Figure:
     """Epochs 2 to n on 9989 × 768 cached features, batch 64."""
-    workbench = Workbench(root / "cache")
-    train_split, val_split = splits(workbench, HEAD)
+    preparer = DataPreparer(root / "cache")
+    train_split, val_split = splits(preparer, HEAD)
     number = iter(range(1_000_000))
 
     def ours() -> float:
         words = [*HEAD, f"seed={next(number)}", f"trainer.max_epochs={epochs}", "test=false", *FLAGS]
         line = parse("train", words)
-        with composer(line) as open_composer:
-            folder = train(open_composer.compose(line.overrides), workbench).folder
+        with composer(line, TrainConfig) as open_composer:
+            folder = train(open_composer.compose(line.overrides), preparer).folder
         rows = list(csv.DictReader((folder / "history.csv").open()))
         return statistics.median(float(row["seconds"]) for row in rows[1:])
 
@@ -107,7 +108,7 @@ def _raw_loops(count: int, train_split: Split, val_split: Split) -> float:
 
 def sweep32(root: Path) -> Figure:
     """A multirun of 32 runs of 10 epochs in a process of its own against 32 raw loops of the same steps."""
-    train_split, val_split = splits(Workbench(root / "cache"), HEAD)
+    train_split, val_split = splits(DataPreparer(root / "cache"), HEAD)
     words = [*HEAD, "trainer.max_epochs=10", "test=false"]
     environment = {**os.environ, "EMOREC_ROOT": str(root)}
     peer = _raw_loops(16, train_split, val_split)  # half before and half after, for the machine's speed drifts

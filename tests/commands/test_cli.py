@@ -114,7 +114,7 @@ def test_a_stop_while_a_class_is_made_is_a_stop(
 
     monkeypatch.setattr("emorec.commands.train.main", train)
     assert main(["train"]) == code
-    assert capsys.readouterr().err.strip().endswith("the same command goes on from here")
+    assert capsys.readouterr().err.strip().endswith("the same command resumes")
 
 
 @pytest.mark.parametrize("command", ["data", "cache", "runs"])

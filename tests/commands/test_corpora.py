@@ -10,7 +10,8 @@ import torch
 
 from emorec.cli import main
 from emorec.config.composition import composer, parse
-from emorec.datamodules.preparer import Workbench
+from emorec.config.schema import TrainConfig
+from emorec.datamodules.preparer import DataPreparer
 from tests.discovery import names
 
 SMALL = ["trainer.max_epochs=2", "model.hidden=8", "progress=false"]
@@ -156,9 +157,10 @@ def test_a_moved_combination_of_corpora_is_the_same_run(data: Path, root: Path, 
 def test_training_samples_among_cached_views_and_evaluation_does_not(data: Path, root: Path) -> None:
     words = [*SMALL, *words_of("custom", data), "encoder.audio.views=2", "encoder/text=none", "encoder/video=none"]
     line = parse("train", words)
-    with composer(line) as open_composer:
+    with composer(line, TrainConfig) as open_composer:
         config = open_composer.compose(line.overrides).config
-    module = Workbench(root / "cache").data(config).module(config)
+    preparer = DataPreparer(root / "cache")
+    module = preparer.prepare(config, *preparer.components(config)).module(config)
     loader, clean = module.train_dataloader(), module.tables["train"].batch
     seen: dict[str, set[bytes]] = {}
     for epoch in range(12):
@@ -183,12 +185,12 @@ def test_one_modality_may_have_other_views_than_another(root: Path, train_overri
 def test_the_choice_of_views_follows_from_seed_and_epoch(data: Path, root: Path) -> None:
     words = [*SMALL, *words_of("custom", data), "encoder.audio.views=2", "encoder/text=none", "encoder/video=none"]
     line = parse("train", words)
-    with composer(line) as open_composer:
+    with composer(line, TrainConfig) as open_composer:
         config = open_composer.compose(line.overrides).config
-    bench = Workbench(root / "cache")
+    preparer = DataPreparer(root / "cache")
 
     def epoch(number: int) -> dict[str, bytes]:
-        loader = bench.data(config).module(config).train_dataloader()
+        loader = preparer.prepare(config, *preparer.components(config)).module(config).train_dataloader()
         loader.sampler.set_epoch(number)
         return {
             name: row.numpy().tobytes()

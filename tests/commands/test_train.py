@@ -115,7 +115,7 @@ def test_a_run_made_by_other_code_is_announced(
     path = trained[0] / "run.json"
     path.write_text(json.dumps({**record(trained[0]), "provenance": {"source": "another"}}))
     assert train(*train_overrides) == 0
-    assert "made by other code" in caplog.text
+    assert "made by another version" in caplog.text
 
 
 def test_rerun_trains_a_finished_run_anew_and_keeps_its_log(

@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 
 from emorec.config import instantiation
 from emorec.config.composition import Composed, composer, parse
-from emorec.config.instantiation import config_folder, instantiate, plain, root_folder
+from emorec.config.instantiation import instantiate
+from emorec.config.locations import config_folder, root_folder
 from emorec.errors import UserError
 
 CONFIGS = config_folder()

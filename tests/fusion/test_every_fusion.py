@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from emorec.batch import MODALITIES, ConfigurationError, FusionOutput
+from emorec.batch import MODALITIES, FusionOutput
+from emorec.errors import UserError
 from emorec.config.instantiation import instantiate
 from emorec.fusion.fusion import Fusion
 from tests.discovery import names, node
@@ -244,5 +245,5 @@ def test_half_precision_is_finite_with_missing_modalities(name: str, pooling: st
 
 
 def test_an_unknown_pooling_is_refused(name: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"expected fusion\.pooling in .*attention.*, got 'median'"):
+    with pytest.raises(UserError, match=r"expected fusion\.pooling in .*attention.*, got 'median'"):
         make(name, "median", ("audio",), seed=0)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from emorec.batch import MODALITIES, ConfigurationError
+from emorec.batch import MODALITIES
+from emorec.errors import UserError
 from emorec.fusion.concat import Concat
 from emorec.fusion.gated import Gated
 from emorec.fusion.pooling import AttentionPooling, masked_mean
@@ -68,5 +69,5 @@ def test_self_attention_never_looks_at_the_token_of_a_missing_modality() -> None
 
 
 def test_self_attention_wants_heads_that_divide_the_hidden_size() -> None:
-    with pytest.raises(ConfigurationError, match=r"expected fusion\.heads to divide the hidden size 16, got 3"):
+    with pytest.raises(UserError, match=r"expected fusion\.heads to divide the hidden size 16, got 3"):
         SelfAttention(dims=DIMS, hidden=HIDDEN, heads=3)

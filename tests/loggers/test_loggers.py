@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from emorec.errors import UserError
-from emorec.loggers.base import RunObserver
+from emorec.loggers.base import RunLogger
 from emorec.loggers.published import confusion_picture, published_config
 from emorec.loggers.sync import waiting
-from emorec.loggers.tensorboard import TensorboardTracker
-from emorec.loggers.wandb import INTERNAL_FAILURES, WandbTracker, wandb_id
+from emorec.loggers.tensorboard import TensorboardLogger
+from emorec.loggers.wandb import INTERNAL_FAILURES, WandbLogger, wandb_id
 from emorec.runs.checkpoint_store import RunRecord
 from tests.loggers.wandb_files import read, wandb_files
 from tests.loggers.wandb_server import serving
@@ -57,7 +57,7 @@ def row(epoch: int) -> dict[str, float]:
 
 
 def track(
-    tracker: RunObserver, folder: Path, *, epochs: range = range(3), status: str = "finished", **fields: Any
+    tracker: RunLogger, folder: Path, *, epochs: range = range(3), status: str = "finished", **fields: Any
 ) -> None:
     """Tells a tracker of a whole run."""
     folder.mkdir(exist_ok=True)
@@ -90,8 +90,8 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path / "work")
 
 
-def offline(**settings: Any) -> WandbTracker:
-    return WandbTracker(mode="offline", system_metrics=False, **settings)
+def offline(**settings: Any) -> WandbLogger:
+    return WandbLogger(mode="offline", system_metrics=False, **settings)
 
 
 # --------------------------------------------------------------------------------------------- what is published
@@ -196,20 +196,20 @@ def test_two_trackers_one_after_the_other_share_nothing(tmp_path: Path) -> None:
 
 def test_disabled_does_nothing_and_loads_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # makes an import fail
-    track(WandbTracker(mode="disabled"), folder)
+    track(WandbLogger(mode="disabled"), folder)
     assert list(folder.iterdir()) == []
 
 
 def test_a_tracker_that_never_started_closes(folder: Path) -> None:
     offline().closed("failed")
-    TensorboardTracker().closed("failed")
+    TensorboardLogger().closed("failed")
     assert not folder.exists()
 
 
 @pytest.mark.parametrize("settings", [{"mode": "dryrun"}, {"timeout": 0}, {"timeout": "soon"}])
 def test_settings_are_checked(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"logger\.wandb\.{next(iter(settings))}"):
-        WandbTracker(**settings)
+        WandbLogger(**settings)
 
 
 def test_the_group_may_read_what_wandb_wrote_whatever_the_umask(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_the_group_may_read_what_wandb_wrote_whatever_the_umask(tmp_path: Path) 
     before = os.umask(0o077)
     try:
         track(offline(), folder)
-        track(TensorboardTracker(), folder)
+        track(TensorboardLogger(), folder)
     finally:
         os.umask(before)
     for path in (*(folder / "wandb").rglob("*"), *(folder / "tensorboard").rglob("*")):
@@ -239,7 +239,7 @@ def test_the_failures_of_wandb_are_where_we_look_for_them() -> None:
 def test_without_a_key_a_run_is_kept_offline_and_this_is_said_once(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    track(WandbTracker(), folder)
+    track(WandbLogger(), folder)
     (warning,) = [item.getMessage() for item in caplog.records if item.levelno == logging.WARNING]
     assert "found no API key" in warning
     assert f"emorec runs sync {RUN}" in warning
@@ -252,7 +252,7 @@ def test_a_server_out_of_reach_is_given_up_in_time_and_the_run_is_kept_offline(
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     started = time.monotonic()
-    track(WandbTracker(timeout=2), folder)
+    track(WandbLogger(timeout=2), folder)
     assert time.monotonic() - started < 20
     assert caplog.text.count("W&B fails") == 1
     found = read(wandb_files(folder)[-1])
@@ -284,7 +284,7 @@ def _service() -> int:
 def test_a_service_of_wandb_that_dies_costs_no_training(
     folder: Path, when: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Killing(WandbTracker):
+    class Killing(WandbLogger):
         def __getattribute__(self, name: str) -> Any:
             if name == when and not killed:
                 killed.append(_service())
@@ -323,7 +323,7 @@ def test_online_a_run_is_uploaded_with_a_key_of_the_environment_or_of_netrc(
             monkeypatch.setenv("WANDB_API_KEY", KEY)
         else:
             netrc(server.address.removeprefix("http://"))
-        track(WandbTracker(entity="laboratory", timeout=20), folder)
+        track(WandbLogger(entity="laboratory", timeout=20), folder)
     run = server.runs[RUN]
     assert (run["groupName"], run["jobType"], run["tags"]) == ("the_sweep", "train", ["first", "second"])
     assert (run["project"], run["entity"], run["notes"]) == ("emorec", "laboratory", "a note")
@@ -342,9 +342,9 @@ def test_online_a_resumed_run_goes_on_and_no_epoch_is_there_twice(
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.address)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        track(WandbTracker(timeout=20), folder, epochs=range(3), status="interrupted")
+        track(WandbLogger(timeout=20), folder, epochs=range(3), status="interrupted")
         assert server.exit_codes == {RUN: 130}
-        track(WandbTracker(timeout=20), folder, epochs=range(2, 5), attempts=2)
+        track(WandbLogger(timeout=20), folder, epochs=range(2, 5), attempts=2)
     assert list(server.runs) == [RUN]
     assert [line["epoch"] for line in server.lines[RUN] if "val/uar" in line] == [0, 1, 2, 3, 4]
     assert server.exit_codes == {RUN: 0}
@@ -353,7 +353,7 @@ def test_online_a_resumed_run_goes_on_and_no_epoch_is_there_twice(
 def test_an_online_run_counts_as_unsent_until_it_has_ended_well(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    class Looking(WandbTracker):
+    class Looking(WandbLogger):
         def epoch(self, row: Any) -> None:
             super().epoch(row)
             seen.append(waiting(folder))
@@ -374,7 +374,7 @@ def test_an_online_run_counts_as_unsent_until_it_has_ended_well(folder: Path, mo
 def test_a_server_that_fails_on_the_way_costs_no_training_and_what_is_unsent_is_marked(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Breaking(WandbTracker):
+    class Breaking(WandbLogger):
         def epoch(self, row: Any) -> None:
             server.broken = True
             super().epoch(row)
@@ -401,7 +401,7 @@ def events(folder: Path) -> Any:
 
 
 def test_tensorboard_keeps_scalars_by_epoch_and_the_confusion_matrix(folder: Path) -> None:
-    track(TensorboardTracker(), folder)
+    track(TensorboardLogger(), folder)
     found = events(folder)
     assert [(event.step, event.value) for event in found.Scalars("val/uar")] == [(0, 0.0), (1, 0.25), (2, 0.5)]
     assert [(event.step, event.value) for event in found.Scalars("test/uar")] == [(2, 0.625)]
@@ -410,12 +410,12 @@ def test_tensorboard_keeps_scalars_by_epoch_and_the_confusion_matrix(folder: Pat
 
 
 def test_tensorboard_shows_each_epoch_of_a_resumed_run_once(folder: Path) -> None:
-    track(TensorboardTracker(), folder, epochs=range(4), status="interrupted")
-    track(TensorboardTracker(), folder, epochs=range(2, 5))
+    track(TensorboardLogger(), folder, epochs=range(4), status="interrupted")
+    track(TensorboardLogger(), folder, epochs=range(2, 5))
     assert [event.step for event in events(folder).Scalars("val/uar")] == [0, 1, 2, 3, 4]
 
 
 def test_without_tensorboard_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     with pytest.raises(UserError, match=r"emorec\[tensorboard\]"):
-        TensorboardTracker()
+        TensorboardLogger()

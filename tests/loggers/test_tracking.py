@@ -10,9 +10,9 @@ import pytest
 from emorec.cli import main
 from emorec.config.composition import composer, parse
 from emorec.errors import UserError
-from emorec.loggers.factory import trackers
-from emorec.loggers.tensorboard import TensorboardTracker
-from emorec.loggers.wandb import WandbTracker
+from emorec.loggers.factory import make_loggers
+from emorec.loggers.tensorboard import TensorboardLogger
+from emorec.loggers.wandb import WandbLogger
 from emorec.training.callbacks.history import History
 from tests.loggers.wandb_files import Written, read, wandb_files
 from tests.loggers.wandb_server import serving
@@ -58,11 +58,11 @@ def chosen(*words: str) -> list[Any]:
     [
         ("logger=csv", []),
         ("logger=none", []),
-        ("logger=wandb", [WandbTracker]),
-        ("logger=tensorboard", [TensorboardTracker]),
-        ("logger=wandb_tensorboard", [WandbTracker, TensorboardTracker]),
-        ("logger=[wandb,tensorboard]", [WandbTracker, TensorboardTracker]),
-        ("logger=[csv,tensorboard]", [TensorboardTracker]),
+        ("logger=wandb", [WandbLogger]),
+        ("logger=tensorboard", [TensorboardLogger]),
+        ("logger=wandb_tensorboard", [WandbLogger, TensorboardLogger]),
+        ("logger=[wandb,tensorboard]", [WandbLogger, TensorboardLogger]),
+        ("logger=[csv,tensorboard]", [TensorboardLogger]),
     ],
 )
 def test_a_choice_of_loggers_gives_their_trackers(word: str, kinds: list[type]) -> None:
@@ -80,7 +80,7 @@ def test_an_entry_that_is_no_tracker_is_refused() -> None:
         trackers({"logger": {"wandb": "online"}})
     with pytest.raises(
         UserError,
-        match=r"logger\.mine to be of a class derived from RunObserver, got emorec\.media\.audio\.AudioSettings",
+        match=r"logger\.mine to be of a class derived from RunLogger, got emorec\.media\.audio\.AudioSettings",
     ):
         trackers({"logger": {"mine": {"_target_": "emorec.media.audio.AudioSettings"}}})
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from emorec.batch import IGNORED, Batch, ConfigurationError, FusionOutput, ModelOutput
+from emorec.batch import IGNORED, Batch, FusionOutput, ModelOutput
+from emorec.errors import UserError
 from emorec.config.instantiation import instantiate, target_of
 from emorec.losses.loss import Loss
 from tests.discovery import names, node
@@ -192,5 +193,5 @@ def test_class_weights_are_no_part_of_the_stored_weights(loss: Loss) -> None:
 def test_unknown_class_weights_are_refused(name: str) -> None:
     if "class_weights" not in node("loss", name):
         pytest.skip("has no class weights")
-    with pytest.raises(ConfigurationError, match=r"expected loss\.class_weights in .*inverse.*, got 'root'"):
+    with pytest.raises(UserError, match=r"expected loss\.class_weights in .*inverse.*, got 'root'"):
         make(name, class_weights="root")

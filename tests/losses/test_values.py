@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from emorec.batch import IGNORED, ConfigurationError
+from emorec.batch import IGNORED
+from emorec.errors import UserError
 from emorec.losses.class_weights import weigh_classes
 from emorec.losses.cross_entropy import CrossEntropy
 from emorec.losses.focal import focal_loss
@@ -102,5 +103,5 @@ def test_no_class_weights_is_none() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"expected loss\.class_weights in .*, got 'sqrt'"):
+    with pytest.raises(UserError, match=r"expected loss\.class_weights in .*, got 'sqrt'"):
         weigh_classes(COUNTS, "sqrt")

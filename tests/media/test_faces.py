@@ -314,5 +314,5 @@ def test_a_missing_package_is_named_with_its_extra(
 def test_an_opencv_without_cascades_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("emorec.media.faces._local", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(__version__="5.0.0"))
-    with pytest.raises(UserError, match=r"found OpenCV 5\.0\.0 without haarcascade"):
+    with pytest.raises(UserError, match=r"got OpenCV 5\.0\.0 without haarcascade"):
         find_face(squares([None]), "haar", 0.0, WHERE)

@@ -6,7 +6,7 @@ import torch
 from sklearn import metrics as reference
 from torchmetrics import MetricCollection
 
-from emorec.batch import ConfigurationError
+from emorec.errors import UserError
 from emorec.metrics.regression import (
     BinnedAccuracy,
     BinnedWeightedF1,
@@ -140,5 +140,5 @@ def test_binned_metrics_that_agree_on_the_first_batch_stay_apart() -> None:
 
 
 def test_thresholds_that_do_not_ascend_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"expected metric\.thresholds to ascend, got \[0\.1, 0\.0\]"):
+    with pytest.raises(UserError, match=r"expected metric\.thresholds to ascend, got \[0\.1, 0\.0\]"):
         BinnedAccuracy((0.1, 0.0))

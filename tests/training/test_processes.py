@@ -154,7 +154,7 @@ def test_a_signal_while_a_command_starts_asks_for_a_later_start(root: Path, smal
     process.send_signal(signal.SIGUSR1)
     code, _, err = finish(process)
     assert code == 75, err
-    assert err.strip().endswith("the same command goes on from here")
+    assert err.strip().endswith("the same command resumes")
     assert "Traceback" not in err
     assert not list(root.glob("checkpoints/*/run.json"))
 

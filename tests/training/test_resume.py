@@ -16,14 +16,8 @@ from torch.utils.data import DataLoader
 
 from emorec.progress import Progress
 from emorec.training.callbacks.history import History
-from emorec.training.callbacks.save_states import (
-    GENERATIONS,
-    AtomicCheckpointIO,
-    RunTakenOverError,
-    SaveStates,
-    newest_state,
-    states,
-)
+from emorec.training.callbacks.save_states import GENERATIONS, RunTakenOverError, SaveStates
+from emorec.training.states import AtomicCheckpointIO, newest_state, states
 
 
 def save(folder: Path, step: int, **content: Any) -> Path:

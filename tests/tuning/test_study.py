@@ -14,13 +14,14 @@ from emorec.errors import UserError
 from emorec.storage.atomic import write_json
 from emorec.storage.claims import this_process
 from emorec.tuning.search_space import Entry
-from emorec.tuning.study import Study, StudySettings
+from emorec.config.schema import StudyConfig
+from emorec.tuning.study import Study
 
 ENTRIES = [
     Entry("rate", {"distribution": "log_uniform", "low": 1e-5, "high": 1.0}),
     Entry("width", {"distribution": "choice", "values": [1, 2, 4]}),
 ]
-SETTINGS = StudySettings(name="name", trials=4, seed=0, startup=2, pruner="none", warmup=0, timeout=None)
+SETTINGS = StudyConfig(name="name", trials=4, seed=0, startup=2, pruner="none", warmup=0, timeout=None)
 DEFINITION = {"search": {"rate": {"low": 1}}, "config": {"model.hidden": 16, "seed": 0}}
 Open = Callable[..., Study]
 
@@ -243,7 +244,7 @@ def test_pruners_leave_a_trial_its_first_epochs(open_study: Open, pruner: str, p
 
 
 def test_all_that_is_wrong_with_the_settings_is_told() -> None:
-    wrong = StudySettings(name="a/b", trials=0, seed=-1, startup=True, pruner="best", warmup=1.5, timeout=0)  # type: ignore[arg-type]
+    wrong = StudyConfig(name="a/b", trials=0, seed=-1, startup=True, pruner="best", warmup=1.5, timeout=0)  # type: ignore[arg-type]
     assert len(wrong.problems()) == 7
     assert replace(SETTINGS, name="null").problems() != []
     assert SETTINGS.problems() == []

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 
 from emorec.cli import main
 from emorec.config.composition import composer, parse
-from emorec.runs.identity import OPERATIONAL_KEYS
+from emorec.config.keys import OPERATIONAL_KEYS
+from emorec.config.schema import TrainConfig
 from tests.conftest import emorec_process
 
 TIMEOUT = 120  # seconds after which a process is taken to hang
@@ -110,8 +111,8 @@ def test_the_experiment_composes_to_the_best_config_and_trains_as_the_same_run(
     command = shlex.split(found["command"])
     assert command == ["emorec", "train", "--config-dir", str(study_folder(root)), "experiment=trial_study"]
     line = parse("train", command[2:])
-    with composer(line) as open_composer:
-        config = open_composer.compose(line.overrides).config
+    with composer(line, TrainConfig) as open_composer:
+        config = open_composer.compose(line.overrides).values
     stored = OmegaConf.to_container(OmegaConf.load(root / "checkpoints" / best / "config.yaml"))
     assert without_operational(config) == without_operational(stored)
     before = runs(root)

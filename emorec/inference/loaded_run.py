@@ -1,0 +1,128 @@
+"""The Python API of runs: `load_run` and `runs`."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emorec.config.keys import flat
+from emorec.config.locations import root_folder
+from emorec.config.schema import TrainConfig
+from emorec.config.validation import validated
+from emorec.datasets.utterance import Task
+from emorec.errors import UserError
+from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config
+from emorec.runs.results import read_metrics, scalar_metrics
+
+if TYPE_CHECKING:
+    import pandas
+
+    from emorec.models.emotion_model import EmotionModel
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished run.
+
+    Attributes:
+        record: `run.json`: the task, the data, timings, provenance.
+        folder: the run's directory.
+    """
+
+    record: RunRecord
+    folder: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The config as nested dicts."""
+        return stored_config(self.folder)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """`metrics.json`, such as {"test/uar": 0.71, …}."""
+        return read_metrics(self.folder)
+
+    @property
+    def history(self) -> "pandas.DataFrame":
+        """A row for each epoch."""
+        import pandas
+
+        return pandas.read_csv(self.folder / "history.csv")
+
+    @property
+    def predictions(self) -> "pandas.DataFrame":
+        """A row for each utterance of val and test: id, split, target, predicted, and a probability for each class."""
+        import pandas
+
+        return pandas.read_parquet(self.folder / "predictions.parquet")
+
+    @cached_property
+    def model(self) -> "EmotionModel":
+        """The trained model in `eval()` on the CPU; its `forward` takes a `Batch` and returns logits.
+
+        Raises:
+            UserError: a weight file is missing or damaged.
+        """
+        from emorec.models.builder import build_model, feature_widths, layer_counts, make_parts
+
+        config = validated(TrainConfig, {**self.config, "logger": {}, "metric": {}}, heading=str(self.folder / "config.yaml"))
+        task = Task(**{**self.record.task, "labels": tuple(self.record.task["labels"])})
+        components = CheckpointStore(self.folder.parent).load(self.record)
+        widths = feature_widths(components)
+        layers = layer_counts(components, widths)
+        model = build_model(make_parts(config, task), config.model, task, widths=widths, layers=layers)
+        model.load_components(components)
+        return model.eval()
+
+
+def load_run(run: str | Path, *, checkpoints: str | Path | None = None) -> LoadedRun:
+    """A finished run.
+
+    Args:
+        run: its id, the first digits of its id, or its directory.
+        checkpoints: the store; by default `checkpoints/` below `EMOREC_ROOT`, the checkout or the working directory.
+
+    Raises:
+        UserError: there is no such run, or it is not finished.
+
+    Example:
+        >>> run = load_run("3a2afb35c1c5")
+        >>> run.metrics["test/uar"], run.predictions.head()
+    """
+    folder = Path(run).expanduser()
+    if (folder / "run.json").is_file():
+        store = CheckpointStore(folder.absolute().parent)
+        record = store.read(folder.absolute().name)
+        assert record is not None
+    else:
+        store = _store(checkpoints)
+        record = store.find(str(run))
+    if record.status != "finished":
+        raise UserError(f"expected a finished run, got {record.run_id}, which is {record.status}")
+    return LoadedRun(record, store.folder(record.run_id))
+
+
+def runs(*, checkpoints: str | Path | None = None) -> "pandas.DataFrame":
+    """All runs of a store, one row each, oldest first.
+
+    The columns are `run_id`, `group_id`, `status`, `seed`, `fold`, `started`, `epochs` and `best_epoch`; what was
+    composed (`dataset`, `encoder/text`, `fusion`, …); each value of the config under its dotted key; and the metrics
+    under theirs (`val/uar`, `test/uar`, …).
+
+    Args:
+        checkpoints: the store; see `load_run`.
+    """
+    import pandas
+
+    store = _store(checkpoints)
+    names = ("run_id", "group_id", "status", "seed", "fold", "started", "epochs", "best_epoch")
+    rows = []
+    for record in store.records():
+        folder = store.folder(record.run_id)
+        own = {name: getattr(record, name) for name in names}
+        rows.append({**flat(stored_config(folder)), **own, **record.choices, **scalar_metrics(read_metrics(folder))})
+    return pandas.DataFrame(rows, columns=list(dict.fromkeys([*names, *(key for row in rows for key in row)])))
+
+
+def _store(checkpoints: str | Path | None) -> CheckpointStore:
+    return CheckpointStore(root_folder() / "checkpoints" if checkpoints is None else Path(checkpoints).expanduser())
