@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["LoadedRun", "__version__", "load_run", "runs"]
 STARTED = time.monotonic()  # about when this process started
-_API = ("LoadedRun", "load_run", "runs")
+_API = ("LoadedRun", "load_run")  # `runs` is the package of that name, which can be called
 
 
 def __getattr__(name: str) -> Any:

@@ -164,7 +164,7 @@ def instantiate(node: Mapping[str, Any], *, where: str, kind: type[T], **derived
     """
     problems: list[str] = []
     component = Component.from_node(node, where, problems)
-    raise_problems(where, problems)
+    raise_problems("the config", problems)
     assert component is not None
     return component.make(kind, **derived)
 

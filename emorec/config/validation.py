@@ -117,7 +117,7 @@ def _check_mapping(value: Mapping[str, Any], kind: Any, arguments: Any, path: st
         return {str(key): check(inner, item, join(path, str(key)), problems) for key, inner in value.items()}
     if hasattr(kind, "from_node"):
         return kind.from_node(value, path, problems)
-    if "_target_" in value:  # a node that is made with its component
+    if "_target_" in value and isinstance(kind, type) and kind not in _PRIMITIVES:  # is made with its component
         return value
     if dataclasses.is_dataclass(kind) and _is_named(kind, value):
         cls: Any = kind

@@ -1,7 +1,7 @@
-"""Decodes sound files, and the sound tracks of videos, to mono at the rate they were recorded with.
+"""Decodes sound files and the sound tracks of videos to mono, at their own rate.
 
-Sound files are read by libsndfile; what it does not know, and sound tracks, by decord, and by PyAV where decord is not
-installed or fails. Both mix channels by FFmpeg's rules, and agree to the last bits of a float.
+libsndfile reads sound files. decord reads sound tracks and formats that libsndfile does not know; PyAV reads them where
+decord is not installed or fails. Both mix channels by FFmpeg's rules, and agree up to rounding.
 """
 
 import os
@@ -15,15 +15,14 @@ from emorec.media.signal import Waveform
 from emorec.media.source import MediaError, Reader, reason_of
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".flv", ".webm", ".m4v"})
-PACKETS_SECONDS = 0.25  # a container may state some packets more than there are
-SHARE_OF_TRACK = 0.99  # of a sound track's stated length that has to be there
-SHARE_OF_FILE = 0.8  # of a file's stated length, where the track's is not stated
-UNKNOWN_LENGTH = 0x7FFFF000  # streams are written with the largest number, signed or not, for "unknown"
-OTHERWISE_BY_DECORD = frozenset({"opus"})  # it keeps the samples before the start that the format says to skip
-BLOCK = 1 << 22  # samples of all channels read at once: a header may state more than memory holds
-# Mono from 5.1 (front left, right, centre, low frequencies, surround left, right) after ITU-R BS.775: speech is in
-# the centre and keeps its level, and the low-frequency channel is not mixed in. FFmpeg, which mixes the sound tracks of
-# videos, does the same.
+PACKETS_SECONDS = 0.25  # a container may state a few more packets than there are
+SHARE_OF_TRACK = 0.99  # share of a sound track's stated length that must be there
+SHARE_OF_FILE = 0.8  # share of the file's stated length that must be there, where the track's is not stated
+UNKNOWN_LENGTH = 0x7FFFF000  # headers of streams state about the largest number, signed or not, for "unknown"
+NOT_BY_DECORD = frozenset({"opus"})  # decord keeps the samples at the start that the format says to skip
+BLOCK = 1 << 22  # samples of all channels that are read at once; a header may state more than memory holds
+# Mono from 5.1 (front left, right, centre, low frequencies, surround left, right) after ITU-R BS.775, as FFmpeg mixes
+# the sound tracks of videos: speech, in the centre, keeps its level, and low frequencies are left out.
 SURROUND_WEIGHTS = np.array([2**-0.5, 2**-0.5, 1.0, 0.0, 0.5, 0.5], dtype=np.float32)
 
 
@@ -32,7 +31,7 @@ def decode_sound(
 ) -> tuple[Waveform, int]:
     """The sound of a file from `start` to `end`: mono (samples,), and its rate in Hz.
 
-    What a file is follows from its content; its name decides only which decoder is asked first.
+    The format is detected from the content; the name only decides which decoder tries first.
 
     Args:
         path: the file.
@@ -46,9 +45,9 @@ def decode_sound(
     """
     _refuse_truncated(path, head)
     if _is_sound_file(head) or path.suffix.lower() not in VIDEO_SUFFIXES:
-        found = _decode_sound_file(path, start, end)
-        if found is not None:
-            return found
+        decoded = _decode_sound_file(path, start, end)
+        if decoded is not None:
+            return decoded
     waveform, rate = _decode_sound_track(path, reader)
     return waveform[_sample(start, rate, 0) : _sample(end, rate, len(waveform))], rate
 
@@ -62,7 +61,7 @@ def _is_sound_file(head: bytes) -> bool:
 
 
 def _refuse_truncated(path: Path, head: bytes) -> None:
-    """libsndfile reads a WAV or AIFF file that ends early without a word; its headers tell where its samples end."""
+    """Compares the length of a WAV or AIFF file with its header, as libsndfile does not report truncated ones."""
     if head[:4] == b"RIFF" and head[8:] == b"WAVE":
         order, name = "<", b"data"
     elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
@@ -75,22 +74,22 @@ def _refuse_truncated(path: Path, head: bytes) -> None:
 
 
 def _chunk_end(path: Path, order: str, name: bytes) -> int:
-    """Where a chunk of a RIFF or IFF file ends by its header, 0 for none."""
+    """Offset at which a chunk of a RIFF or IFF file ends by its header; 0 if there is none."""
     with path.open("rb") as stream:
-        place = 12
+        offset = 12
         while True:
-            stream.seek(place)
+            stream.seek(offset)
             header = stream.read(8)
             if len(header) < 8:
                 return 0
             length = int(struct.unpack(f"{order}I", header[4:])[0])
             if header[:4] == name:
-                return place + 8 + length
-            place += 8 + length + length % 2
+                return offset + 8 + length
+            offset += 8 + length + length % 2
 
 
 def _decode_sound_file(path: Path, start: float | None, end: float | None) -> tuple[Waveform, int] | None:
-    """As `decode_sound`; `None` if libsndfile does not know the format."""
+    """As `decode_sound`, by libsndfile; `None` if it does not know the format."""
     import soundfile
 
     try:
@@ -113,7 +112,7 @@ def _decode_sound_file(path: Path, start: float | None, end: float | None) -> tu
 
 
 def _read_blocks(sound: "soundfile.SoundFile", wanted: int) -> NDArray[np.float32]:  # type: ignore[name-defined] # noqa: F821
-    """Up to `wanted` samples (samples, channels): as many as there are, whatever the header states."""
+    """Reads up to `wanted` samples (samples, channels); there may be fewer than the header states."""
     blocks: list[NDArray[np.float32]] = []
     missing, longest = wanted, max(1, BLOCK // sound.channels)
     while missing > 0 or not blocks:
@@ -134,8 +133,10 @@ def _mono(samples: NDArray[np.float32]) -> Waveform:
 
 def _decode_sound_track(path: Path, reader: Reader | None) -> tuple[Waveform, int]:
     rate, stated, share, codec = _track(path)
-    waveform = None if reader == "av" or codec in OTHERWISE_BY_DECORD else _by_decord(path, rate)
-    if waveform is None and (reader != "decord" or codec in OTHERWISE_BY_DECORD):
+    if codec in NOT_BY_DECORD:
+        reader = "av"
+    waveform = None if reader == "av" else _by_decord(path, rate)
+    if waveform is None and reader != "decord":
         waveform = _by_av(path, rate)
     if waveform is None:
         raise MediaError("the sound track is not decodable by decord")
@@ -145,8 +146,7 @@ def _decode_sound_track(path: Path, reader: Reader | None) -> tuple[Waveform, in
 
 
 def _track(path: Path) -> tuple[int, float, float, str]:
-    """Of the first sound track the rate in Hz, the seconds that headers state, which share of them has to be there, and
-    the codec."""
+    """Rate in Hz, stated length in seconds, share of it that must be there, and codec of the first sound track."""
     import av
 
     try:
@@ -157,7 +157,7 @@ def _track(path: Path) -> tuple[int, float, float, str]:
             rate, codec = int(track.rate or 0), str(track.codec_context.name)
             if track.duration and track.time_base:
                 stated, share = float(track.duration * track.time_base), SHARE_OF_TRACK
-            else:  # of all tracks: the picture may go on for longer
+            else:  # of the file, whose video track may be longer
                 stated, share = (container.duration or 0) / av.time_base, SHARE_OF_FILE
     except (av.FFmpegError, IndexError) as error:
         raise MediaError(f"the sound track is not decodable: {reason_of(error)}") from error
@@ -167,13 +167,13 @@ def _track(path: Path) -> tuple[int, float, float, str]:
 
 
 def _by_decord(path: Path, rate: int) -> Waveform | None:
-    """The sound track, mono; `None` if decord is not installed, or fails."""
+    """The sound track, mono; `None` if decord is not installed or fails."""
     try:
         import decord
     except (ImportError, OSError):
         return None
     try:
-        # More than one channel comes back uninitialised from decord; mixed down while decoding, it does not.
+        # decord returns uninitialised memory for more than one channel, unless it mixes them while it decodes.
         samples = decord.AudioReader(str(path), sample_rate=rate, mono=True)[:].asnumpy()
     except (decord.DECORDError, IndexError):
         return None

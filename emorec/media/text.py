@@ -9,7 +9,7 @@ def read_text(source: Source) -> str:
     """The transcript without white space around it.
 
     Raises:
-        MediaError: it is empty, or has no letters or digits.
+        MediaError: it is empty, or has only punctuation.
     """
     text = (source.text or "").strip()
     if not text:

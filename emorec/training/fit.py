@@ -111,7 +111,7 @@ def _callbacks(
     config, task, folder = context.config, context.data.task, context.folder
     monitor, resume = f"val/{task.monitor}", folder / "resume"
     history = History(path=folder / "history.csv", monitor=monitor, progress=progress, loggers=loggers)
-    best = BestWeights(folder=resume, monitor=monitor, direction=task.direction)
+    best = BestWeights(folder=resume, monitor=monitor, direction=task.direction, owned=owned)
     saver = SaveStates(
         folder=resume,
         every_seconds=config.checkpoint.every_seconds,

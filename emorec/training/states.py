@@ -69,10 +69,10 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        raise UserError(
-            f"expected a state of tensors and primitives in {path}, got something else: {first_line(error)}"
-        ) from error
+    except UnpicklingError as error:  # its text advises to load the file all the same
+        raise UserError(f"expected a state of tensors and primitives in {path}, got other objects") from error
+    except (RuntimeError, EOFError, KeyError) as error:
+        raise UserError(f"expected a state in {path}, got a file that torch cannot read: {first_line(error)}") from error
     return _with_best_weights(state)
 
 

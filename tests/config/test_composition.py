@@ -1,4 +1,4 @@
-"""A command line becomes a config, wherever its flags stand, and what is wrong with it is said in words."""
+"""A command line becomes a config, wherever its flags stand; errors name the key and what was expected."""
 
 from pathlib import Path
 
@@ -6,13 +6,14 @@ import pytest
 import yaml
 
 from emorec.config.composition import CommandLine, Composed, compose_once, composer, parse
+from emorec.config.schema import SCHEMAS, CommandConfig, ExtractConfig, TrainConfig
 from emorec.errors import UserError
 from emorec.sweeps.expansion import expand
 
 
-def compose(*words: str, command: str = "train") -> Composed:
+def compose(*words: str, command: str = "train") -> Composed[CommandConfig]:
     line = parse(command, words)
-    with composer(line) as open_composer:
+    with composer(line, SCHEMAS.get(command, TrainConfig)) as open_composer:
         return open_composer.compose(line.overrides)
 
 
@@ -33,12 +34,12 @@ def test_flags_stand_before_between_or_after_overrides(words: tuple[str, ...]) -
     assert line.config_name == "train"
 
 
-def test_without_flags_there_is_one_run() -> None:
+def test_a_line_without_flags_is_one_run() -> None:
     assert parse("train", ["seed=0"]) == CommandLine("train", overrides=["seed=0"])
 
 
 @pytest.mark.parametrize("words", [("--cfg", "job"), ("--cfg=job",), ("-c", "job"), ("-c=job",)])
-def test_the_value_of_a_flag_goes_with_it(words: tuple[str, ...]) -> None:
+def test_the_value_of_a_flag_is_kept_with_the_flag(words: tuple[str, ...]) -> None:
     line = parse("train", ["seed=0", *words, "--resolve", "fusion=gated"])
     assert line.flags == [words[0].partition("=")[0], "job", "--resolve"]
     assert line.overrides == ["seed=0", "fusion=gated"]
@@ -54,7 +55,7 @@ def test_the_value_of_a_flag_goes_with_it(words: tuple[str, ...]) -> None:
         (["-i", "config"], ["-i", "config"], []),
     ],
 )
-def test_info_takes_a_value_only_where_one_of_its_own_follows(
+def test_info_takes_a_value_only_where_one_of_its_choices_follows(
     words: list[str], flags: list[str], overrides: list[str]
 ) -> None:
     line = parse("train", words)
@@ -97,9 +98,9 @@ def test_a_flag_is_not_taken_for_the_value_of_another(flag: str) -> None:
 
 def test_overrides_change_the_config_and_are_kept() -> None:
     composed = compose("seed=7", "fusion=gated", "encoder/audio=none")
-    assert composed.config["seed"] == 7
-    assert composed.config["fusion"]["_target_"] == "emorec.fusion.gated.Gated"
-    assert composed.config["encoder"]["audio"] is None
+    assert composed.values["seed"] == 7
+    assert composed.values["fusion"]["_target_"] == "emorec.fusion.gated.Gated"
+    assert composed.values["encoder"]["audio"] is None
     assert composed.choices["fusion"] == "gated"
     assert composed.choices["encoder/audio"] == "none"
     assert composed.overrides == ["seed=7", "fusion=gated", "encoder/audio=none"]
@@ -115,27 +116,27 @@ def test_a_config_is_plain_and_holds_nothing_of_hydra() -> None:
             return {list, *(kind for item in value for kind in kinds(item))}
         return {type(value)}
 
-    assert kinds(composed.config) <= {dict, list, str, int, float, bool, type(None)}
-    assert "hydra" not in composed.config
+    assert kinds(composed.values) <= {dict, list, str, int, float, bool, type(None)}
+    assert "hydra" not in composed.values
     assert not any(group.startswith("hydra") for group in composed.choices)
-    assert composed.config["fusion"]["dropout"] == composed.config["model"]["dropout"], "interpolations are resolved"
+    assert composed.values["fusion"]["dropout"] == composed.values["model"]["dropout"], "interpolations are resolved"
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_an_experiment_is_composed_at_the_top_and_what_is_said_beside_it_wins(order: int) -> None:
+def test_an_experiment_is_composed_at_the_top_and_other_overrides_win(order: int) -> None:
     composed = compose(*["experiment=demo_text", "encoder/audio=log_mel"][::order])
     assert composed.choices["experiment"] == "demo_text"
-    assert "experiment" not in composed.config
-    assert composed.config["encoder"]["video"] is None
-    assert composed.config["encoder"]["audio"]["_target_"] == "emorec.encoders.log_mel.LogMel"
+    assert "experiment" not in composed.values
+    assert composed.values["encoder"]["video"] is None
+    assert composed.values["encoder"]["audio"]["_target_"] == "emorec.encoders.log_mel.LogMel"
     assert composed.choices["encoder/video"] == "none"
 
 
 def test_an_experiments_values_can_be_overridden() -> None:
-    assert compose("experiment=smoke").config["trainer"]["max_epochs"] == 5
-    assert compose("experiment=smoke").config["dataset"]["limit"] == 96
+    assert compose("experiment=smoke").values["trainer"]["max_epochs"] == 5
+    assert compose("experiment=smoke").values["dataset"]["limit"] == 96
     composed = compose("experiment=smoke", "trainer.max_epochs=2")
-    assert composed.config["trainer"]["max_epochs"] == 2
+    assert composed.values["trainer"]["max_epochs"] == 2
     assert composed.overrides == ["experiment=smoke", "trainer.max_epochs=2"]
 
 
@@ -144,7 +145,7 @@ def test_without_an_experiment_there_is_none_among_the_choices() -> None:
 
 
 @pytest.mark.parametrize("first_line", ["", "# @package _global_\n"])
-def test_an_experiment_of_a_labs_own_folder_is_composed_whatever_its_first_line(
+def test_an_experiment_in_the_users_folder_is_composed_whatever_its_first_line(
     tmp_path: Path, first_line: str
 ) -> None:
     (tmp_path / "experiment").mkdir()
@@ -152,18 +153,18 @@ def test_an_experiment_of_a_labs_own_folder_is_composed_whatever_its_first_line(
         f"{first_line}defaults:\n  - override /fusion: gated\nseed: 11\ntrainer:\n  max_epochs: 2\n"
     )
     composed = compose("experiment=ours", "--config-dir", str(tmp_path))
-    assert composed.config["seed"] == 11
-    assert composed.config["trainer"]["max_epochs"] == 2
-    assert composed.config["trainer"]["patience"] == compose().config["trainer"]["patience"]
+    assert composed.values["seed"] == 11
+    assert composed.values["trainer"]["max_epochs"] == 2
+    assert composed.values["trainer"]["patience"] == compose().values["trainer"]["patience"]
     assert composed.choices["fusion"] == "gated"
     assert composed.choices["experiment"] == "ours"
 
 
-def test_a_component_of_a_labs_own_folder_is_a_choice(tmp_path: Path) -> None:
+def test_a_component_in_the_users_folder_is_a_choice(tmp_path: Path) -> None:
     (tmp_path / "fusion").mkdir()
     (tmp_path / "fusion" / "ours.yaml").write_text("_target_: laboratory.fusion.Ours\n")
     composed = compose("--config-dir", str(tmp_path), "fusion=ours")
-    assert composed.config["fusion"] == {"_target_": "laboratory.fusion.Ours"}
+    assert composed.values["fusion"] == {"_target_": "laboratory.fusion.Ours"}
 
 
 @pytest.mark.parametrize(
@@ -175,20 +176,29 @@ def test_a_component_of_a_labs_own_folder_is_a_choice(tmp_path: Path) -> None:
         ("dataset=nothing", ("demo", "meld", "ravdess")),
     ],
 )
-def test_an_unknown_choice_lists_what_there_is(word: str, available: tuple[str, ...]) -> None:
+def test_an_unknown_choice_lists_the_known_ones(word: str, available: tuple[str, ...]) -> None:
     with pytest.raises(UserError) as caught:
         compose(word)
-    assert word.replace("=", "/") in str(caught.value)
+    group, _, choice = word.partition("=")
+    assert f"{group}: expected a choice in [" in str(caught.value)
+    assert f"got {choice!r}" in str(caught.value)
     for name in available:
         assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("word", ["sed=1", "dataset.limits=3", "trainer.epochs=3", "model.hiden=3"])
-def test_an_unknown_key_is_an_error_that_names_it(word: str) -> None:
-    key = word.partition("=")[0]
-    with pytest.raises(UserError, match=rf"{key}'") as caught:
+@pytest.mark.parametrize(
+    ("word", "nearest"),
+    [
+        ("sed=1", "seed"),
+        ("dataset.limits=3", "dataset.limit"),
+        ("trainer.epochs=3", "trainer.max_epochs"),
+        ("model.hiden=3", "model.hidden"),
+    ],
+)
+def test_an_unknown_key_is_an_error_that_names_it_and_the_nearest_one(word: str, nearest: str) -> None:
+    with pytest.raises(UserError) as caught:
         compose(word)
-    assert key.rpartition(".")[2] in str(caught.value)
+    assert str(caught.value) == f"{word.partition('=')[0]}: unknown key; did you mean {nearest}?"
 
 
 @pytest.mark.parametrize("word", ["seed", "a=b=c", "seed=[1", "seed={a:1"])
@@ -208,28 +218,28 @@ def test_a_config_of_an_unknown_name_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("word", ["encoder/video=null", "context=null", "fusion=3"])
-def test_a_group_whose_choice_is_no_name_is_an_error_that_says_so(word: str) -> None:
+def test_a_choice_that_is_no_name_is_an_error_that_names_the_group(word: str) -> None:
     with pytest.raises(UserError, match=word.partition("=")[0]):
         compose(word)
 
 
 def test_a_command_that_runs_once_refuses_a_multirun() -> None:
-    with pytest.raises(UserError, match="expected no -m, for emorec extract runs once"):
-        compose_once("extract", ["-m", "dataset=demo,meld"])
+    with pytest.raises(UserError, match="expected no -m, since emorec extract runs once"):
+        compose_once("extract", ExtractConfig, ["-m", "dataset=demo,meld"])
 
 
 def test_a_command_that_runs_once_composes_its_config() -> None:
-    composed = compose_once("extract", ["dataset=meld"])
+    composed = compose_once("extract", ExtractConfig, ["dataset=meld"])
     assert composed is not None
     assert composed.choices["dataset"] == "meld"
 
 
-def test_hydra_prints_the_config_and_nothing_runs(
+def test_hydra_prints_the_config_without_running_anything(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["emorec"])  # both are changed, and put back by this
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    assert compose_once("train", ["seed=7", "--cfg", "job", "experiment=smoke"]) is None
+    assert compose_once("train", TrainConfig, ["seed=7", "--cfg", "job", "experiment=smoke"]) is None
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["seed"] == 7
     assert printed["dataset"]["limit"] == 96
@@ -270,15 +280,15 @@ def test_nothing_to_expand_is_one_job() -> None:
 
 def test_each_expanded_job_composes() -> None:
     line = parse("train", ["-m", "experiment=demo_text,demo_audio", "seed=range(0,2)"])
-    with composer(line) as open_composer:
+    with composer(line, TrainConfig) as open_composer:
         composed = [open_composer.compose(job) for job in expand(line.overrides)]
-    assert [(item.choices["experiment"], item.config["seed"]) for item in composed] == [
+    assert [(item.choices["experiment"], item.values["seed"]) for item in composed] == [
         ("demo_text", 0),
         ("demo_text", 1),
         ("demo_audio", 0),
         ("demo_audio", 1),
     ]
-    assert len({item.config["sweep"]["name"] for item in composed}) == 1, "all jobs of a sweep share its folder"
+    assert len({item.values["sweep"]["name"] for item in composed}) == 1, "all jobs of a sweep share its folder"
 
 
 @pytest.mark.parametrize("override", ["seed=interval(0,1)", "seed=range(0", "seed"])
@@ -288,7 +298,7 @@ def test_what_cannot_be_expanded_is_an_error(override: str) -> None:
 
 
 def test_glob_expands_to_the_choices_of_a_group() -> None:
-    with composer(parse("train", ["-m"])):
+    with composer(parse("train", ["-m"]), TrainConfig):
         jobs = expand(["fusion=glob(*)", "encoder/video=glob(*)"])
     assert ["fusion=concat", "encoder/video=none"] in jobs
     assert ["fusion=self_attention", "encoder/video=frame_statistics"] in jobs

@@ -135,9 +135,9 @@ def test_every_command_refuses_before_anything_is_written(
     if command not in COMMANDS:
         pytest.skip(f"there is no {command}")
     assert main([command, "check", word] if command == "data" else [command, word]) == 2
-    said = capsys.readouterr().err
-    assert word.partition("=")[0].lstrip("+") in said
-    assert word.partition("=")[2] not in said
+    message = capsys.readouterr().err
+    assert word.partition("=")[0].lstrip("+") in message
+    assert word.partition("=")[2] not in message
     assert list(root.iterdir()) == []
 
 
@@ -150,14 +150,14 @@ def test_a_config_of_a_lab_with_a_credential_is_refused(
     (folder / "indirect.yaml").write_text("indirect:\n  header: Bearer ${oc.env:LABORATORY_TOKEN}\n")
     words = ["train", "--config-dir", str(folder.parent)]
     assert main([*words, "logger=ours"]) == 2
-    said = capsys.readouterr().err
-    assert "logger.ours.api_key" in said
-    assert "not-of-any" not in said
+    message = capsys.readouterr().err
+    assert "logger.ours.api_key" in message
+    assert "not-of-any" not in message
     monkeypatch.setenv("LABORATORY_TOKEN", "also-of-no-known-form")
     assert main([*words, "logger=indirect"]) == 2
-    said = capsys.readouterr().err
-    assert "logger.indirect.header looks like the value of LABORATORY_TOKEN" in said
-    assert "also-of-no" not in said
+    message = capsys.readouterr().err
+    assert "logger.indirect.header looks like the value of LABORATORY_TOKEN" in message
+    assert "also-of-no" not in message
     assert list(root.iterdir()) == []
 
 
@@ -169,10 +169,11 @@ def test_a_name_without_a_value_in_a_config_is_none() -> None:
 
 def test_our_own_configs_have_no_place_for_a_key() -> None:
     from emorec.config.composition import composer, parse
+    from emorec.config.schema import TrainConfig
 
     for word in ("logger=[wandb,tensorboard]", "encoder/text=minilm", "encoder/audio=wavlm_base_plus"):
-        with composer(parse("train", [word])) as open_composer:
-            check_config(open_composer.compose([word]).config)
+        with composer(parse("train", [word]), TrainConfig) as open_composer:
+            check_config(open_composer.compose([word]).values)
 
 
 # ------------------------------------------------------------------------------------------------ canaries

@@ -1,4 +1,4 @@
-"""What every fusion owes its users, checked for each YAML of `conf/fusion`."""
+"""What holds for every fusion, checked for each YAML of `conf/fusion`."""
 
 import itertools
 
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from emorec.batch import MODALITIES, FusionOutput
-from emorec.errors import UserError
 from emorec.config.instantiation import instantiate
+from emorec.errors import UserError
 from emorec.fusion.fusion import Fusion
 from tests.discovery import names, node
 
@@ -46,9 +46,8 @@ def make(name: str, pooling: str, modalities: tuple[str, ...], seed: int, dropou
     settings = node("fusion", name, pooling=pooling)
     if "dropout" in settings:
         settings["dropout"] = dropout
-    fusion = instantiate(settings, where="fusion", dims=dict.fromkeys(modalities, HIDDEN), hidden=HIDDEN)
-    assert isinstance(fusion, Fusion)
-    return fusion.double()
+    dims = dict.fromkeys(modalities, HIDDEN)
+    return instantiate(settings, where="fusion", kind=Fusion, dims=dims, hidden=HIDDEN).double()
 
 
 def inputs(modalities: tuple[str, ...], extra_frames: int = 0) -> Inputs:
@@ -93,7 +92,8 @@ def test_the_output_has_one_vector_an_utterance(fusion: Fusion, modalities: tupl
 
 def test_modalities_of_different_widths_are_fused(name: str, pooling: str) -> None:
     dims = {"text": 6, "audio": 10, "video": 3}
-    fusion = instantiate(node("fusion", name, pooling=pooling), where="fusion", dims=dims, hidden=HIDDEN).eval()
+    settings = node("fusion", name, pooling=pooling)
+    fusion = instantiate(settings, where="fusion", kind=Fusion, dims=dims, hidden=HIDDEN).eval()
     features = {modality: torch.randn(2, 4, dim) for modality, dim in dims.items()}
     mask = {modality: torch.ones(2, 4, dtype=torch.bool) for modality in dims}
     present = {modality: torch.ones(2, dtype=torch.bool) for modality in dims}
@@ -105,7 +105,7 @@ def test_different_utterances_get_different_vectors(fusion: Fusion, modalities: 
     assert torch.pdist(fused).min() > 1e-6
 
 
-def test_every_modality_has_a_say(name: str, pooling: str) -> None:
+def test_every_modality_changes_the_output(name: str, pooling: str) -> None:
     fusion = make(name, pooling, MODALITIES, seed=0).eval()
     batch = inputs(MODALITIES)
     expected = fusion(*batch).fused
@@ -179,7 +179,7 @@ def test_missing_modalities_leave_gradients_finite(name: str, pooling: str) -> N
 
 
 def test_gradients_reach_every_parameter_when_all_are_present(name: str, pooling: str) -> None:
-    modalities = ("text", "audio", "second_audio")  # sequences all, for an only frame needs no weight
+    modalities = ("text", "audio", "second_audio")  # all are sequences, since a single frame needs no weight
     fusion = make(name, pooling, modalities, seed=0, dropout=0.0).train()
     generator = torch.Generator().manual_seed(3)
     shape = (ROWS, 6, HIDDEN)
@@ -245,5 +245,5 @@ def test_half_precision_is_finite_with_missing_modalities(name: str, pooling: st
 
 
 def test_an_unknown_pooling_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=r"expected fusion\.pooling in .*attention.*, got 'median'"):
+    with pytest.raises(UserError, match=r"fusion\.pooling: expected 'mean', 'attention' or .*, got 'median'"):
         make(name, "median", ("audio",), seed=0)

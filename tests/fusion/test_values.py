@@ -45,7 +45,7 @@ def test_concat_is_one_layer_on_the_vectors_side_by_side() -> None:
     torch.testing.assert_close(output.fused, expected)
 
 
-def test_gated_takes_an_only_modality_whole() -> None:
+def test_gated_takes_the_only_modality_whole() -> None:
     fusion = Gated(dims=DIMS, hidden=HIDDEN).eval().double()
     features, mask, present = inputs(MODALITIES)
     for modality in ("text", "video"):
@@ -68,6 +68,6 @@ def test_self_attention_never_looks_at_the_token_of_a_missing_modality() -> None
     assert not torch.allclose(fusion(features, mask, present).fused, before)
 
 
-def test_self_attention_wants_heads_that_divide_the_hidden_size() -> None:
-    with pytest.raises(UserError, match=r"expected fusion\.heads to divide the hidden size 16, got 3"):
+def test_self_attention_needs_heads_that_divide_the_hidden_size() -> None:
+    with pytest.raises(UserError, match=r"fusion\.heads: expected a divisor of model\.hidden=16, got 3"):
         SelfAttention(dims=DIMS, hidden=HIDDEN, heads=3)

@@ -1,4 +1,4 @@
-"""What every loss of classification owes its users, checked for each YAML of `conf/loss`."""
+"""What holds for every loss of classification, checked for each YAML of `conf/loss`."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from emorec.batch import IGNORED, Batch, FusionOutput, ModelOutput
-from emorec.errors import UserError
 from emorec.config.instantiation import instantiate, target_of
+from emorec.errors import UserError
 from emorec.losses.loss import Loss
 from tests.discovery import names, node
 
@@ -43,9 +43,9 @@ def loss(name: str, kind: str) -> Loss:
 def make(name: str, **changes: Any) -> Loss:
     torch.manual_seed(0)
     known = {key: value for key, value in changes.items() if key in node("loss", name)}
-    made = instantiate(node("loss", name, **known), where="loss", task=TASK, class_counts=COUNTS)
-    assert isinstance(made, Loss)
-    return made
+    loss = instantiate(node("loss", name, **known), where="loss", kind=Loss, task=TASK)
+    loss.fit(COUNTS)
+    return loss
 
 
 def example(targets: list[int], logits: Tensor | None = None) -> tuple[ModelOutput, Batch]:
@@ -72,9 +72,9 @@ def example(targets: list[int], logits: Tensor | None = None) -> tuple[ModelOutp
 
 
 def gradient(output: ModelOutput) -> Tensor:
-    found = output.logits[TASK].grad
-    assert found is not None
-    return found
+    value = output.logits[TASK].grad
+    assert value is not None
+    return value
 
 
 def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -193,5 +193,5 @@ def test_class_weights_are_no_part_of_the_stored_weights(loss: Loss) -> None:
 def test_unknown_class_weights_are_refused(name: str) -> None:
     if "class_weights" not in node("loss", name):
         pytest.skip("has no class weights")
-    with pytest.raises(UserError, match=r"expected loss\.class_weights in .*inverse.*, got 'root'"):
+    with pytest.raises(UserError, match=r"loss\.class_weights: expected 'none', 'inverse' or 'effective_number', got 'root'"):
         make(name, class_weights="root")

@@ -1,4 +1,4 @@
-"""What every loss of regression owes its users, checked for each YAML of `conf/loss`; and their values."""
+"""What holds for every loss of regression, checked for each YAML of `conf/loss`; and their values."""
 
 import pytest
 import torch
@@ -16,9 +16,7 @@ NAN = float("nan")
 
 @pytest.fixture(params=REGRESSION)
 def loss(request: pytest.FixtureRequest) -> Loss:
-    made = instantiate(node("loss", request.param), where="loss", task="valence")
-    assert isinstance(made, Loss)
-    return made
+    return instantiate(node("loss", request.param), where="loss", kind=Loss, task="valence")
 
 
 def example(predicted: list[float], target: list[float]) -> tuple[ModelOutput, Batch]:
@@ -41,9 +39,9 @@ def example(predicted: list[float], target: list[float]) -> tuple[ModelOutput, B
 def gradient(loss: Loss, predicted: list[float], target: list[float]) -> Tensor:
     output, batch = example(predicted, target)
     loss.total(loss(output, batch)).backward()
-    found = output.logits["valence"].grad
-    assert found is not None
-    return found[:, 0]
+    slope = output.logits["valence"].grad
+    assert slope is not None
+    return slope[:, 0]
 
 
 def test_there_are_losses_of_regression() -> None:
@@ -83,5 +81,5 @@ def test_the_values_are_those_of_the_definitions() -> None:
         "ccc": 1 - float(concordance(torch.tensor(target), torch.tensor(predicted))),
     }
     for name, value in expected.items():
-        made = instantiate(node("loss", name), where="loss", task="valence")
-        assert float(made(*example(predicted, target))[name].detach()) == pytest.approx(value, rel=1e-5)
+        loss = instantiate(node("loss", name), where="loss", kind=Loss, task="valence")
+        assert float(loss(*example(predicted, target))[name].detach()) == pytest.approx(value, rel=1e-5)

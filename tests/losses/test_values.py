@@ -1,6 +1,7 @@
 """Losses and class weights against values computed by hand and by torch."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,24 +9,32 @@ from torch.nn.functional import cross_entropy
 
 from emorec.batch import IGNORED
 from emorec.errors import UserError
-from emorec.losses.class_weights import weigh_classes
+from emorec.config.instantiation import instantiate
+from emorec.losses.class_weights import Weighting, weigh_classes
 from emorec.losses.cross_entropy import CrossEntropy
 from emorec.losses.focal import focal_loss
+from emorec.losses.loss import Loss
 from tests.losses.test_every_loss import CLASSES, COUNTS, TASK, example
 
 TARGETS = [0, 1, 3, 0, 1]
 
 
+def fitted(**settings: Any) -> CrossEntropy:
+    loss = CrossEntropy(task=TASK, **settings)
+    loss.fit(COUNTS)
+    return loss
+
+
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 def test_cross_entropy_equals_torch(label_smoothing: float) -> None:
-    loss = CrossEntropy(task=TASK, class_counts=COUNTS, label_smoothing=label_smoothing)
+    loss = fitted(label_smoothing=label_smoothing)
     output, batch = example(TARGETS)
     expected = cross_entropy(output.logits[TASK], torch.tensor(TARGETS), label_smoothing=label_smoothing)
     torch.testing.assert_close(loss(output, batch)["cross_entropy"], expected)
 
 
 def test_weighted_cross_entropy_is_a_mean_over_weights() -> None:
-    loss = CrossEntropy(task=TASK, class_counts=COUNTS, class_weights="inverse")
+    loss = fitted(class_weights="inverse")
     output, batch = example(TARGETS)
     weight = weigh_classes(COUNTS, "inverse")
     assert weight is not None
@@ -48,7 +57,7 @@ def test_focal_loss_equals_the_formula_by_hand() -> None:
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
 
-def test_focal_loss_plays_easy_utterances_down() -> None:
+def test_focal_loss_reduces_the_share_of_easy_utterances() -> None:
     easy, hard = torch.tensor([[4.0, 0.0]]), torch.tensor([[-1.0, 0.0]])
     target = torch.tensor([0])
     shares = [float(focal_loss(logits, target, 2.0) / focal_loss(logits, target, 0.0)) for logits in (easy, hard)]
@@ -84,7 +93,7 @@ def test_effective_numbers_approach_inverse_frequency_for_beta_near_one() -> Non
 
 
 @pytest.mark.parametrize("kind", ["inverse", "effective_number"])
-def test_weights_have_mean_one_over_the_classes_that_occur(kind: str) -> None:
+def test_weights_have_mean_one_over_the_classes_that_occur(kind: Weighting) -> None:
     weights = weigh_classes(COUNTS, kind)
     assert weights is not None
     assert weights.dtype == torch.float32
@@ -94,7 +103,7 @@ def test_weights_have_mean_one_over_the_classes_that_occur(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["inverse", "effective_number"])
-def test_equal_counts_weigh_one_each(kind: str) -> None:
+def test_equal_counts_weigh_one_each(kind: Weighting) -> None:
     torch.testing.assert_close(weigh_classes(torch.tensor([7, 7, 7]), kind), torch.ones(3))
 
 
@@ -102,6 +111,25 @@ def test_no_class_weights_is_none() -> None:
     assert weigh_classes(COUNTS, "none") is None
 
 
-def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(UserError, match=r"expected loss\.class_weights in .*, got 'sqrt'"):
-        weigh_classes(COUNTS, "sqrt")
+def test_without_class_weights_fitting_keeps_no_weights() -> None:
+    assert fitted().class_weight is None
+
+
+CROSS_ENTROPY = "emorec.losses.cross_entropy.CrossEntropy"
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "message"),
+    [
+        (CROSS_ENTROPY, {"class_weights": "sqrt"}, r"class_weights: expected 'none', .*, got 'sqrt'"),
+        (CROSS_ENTROPY, {"label_smoothing": 2}, r"label_smoothing: expected a number .*below 1, got 2"),
+        (CROSS_ENTROPY, {"label_smoothing": -0.1}, r"label_smoothing: expected a number of at least 0 .*, got -0\.1"),
+        (CROSS_ENTROPY, {"weights": {"cross_entropy": "x"}}, r"weights\.cross_entropy: expected a number, got 'x'"),
+        ("emorec.losses.focal.Focal", {"gamma": -1}, r"gamma: expected a number of at least 0, got -1"),
+        ("emorec.losses.focal.Focal", {"gamma": float("nan")}, r"gamma: expected a number of at least 0, got nan"),
+        ("emorec.losses.regression.Huber", {"delta": 0}, r"delta: expected a number above 0, got 0"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(target: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=rf"^the config: loss\.{message}"):
+        instantiate({"_target_": target, **settings}, where="loss", kind=Loss, task=TASK)  # type: ignore[type-abstract]

@@ -7,6 +7,7 @@ import torch
 
 from emorec.batch import Batch
 from emorec.config.instantiation import instantiate
+from emorec.fusion.fusion import Fusion
 from emorec.losses.loss import Loss
 from emorec.models.emotion_model import EmotionModel
 from tests.discovery import names, node
@@ -42,7 +43,8 @@ def test_training_on_another_device_equals_that_on_the_cpu(
         settings = node("fusion", name, pooling=pooling)
         if "dropout" in settings:
             settings["dropout"] = 0.0
-        fusion = instantiate(settings, where="fusion", dims=dict.fromkeys(DIMS, HIDDEN), hidden=HIDDEN)
+        dims = dict.fromkeys(DIMS, HIDDEN)
+        fusion = instantiate(settings, where="fusion", kind=Fusion, dims=dims, hidden=HIDDEN)
         return make_model(fusion=fusion, dropout=0.0)
 
     here, expected = trained(make(), "cpu")
@@ -60,8 +62,8 @@ def test_training_on_another_device_equals_that_on_the_cpu(
 def test_each_loss_is_computed_on_another_device(name: str) -> None:
     def value(device: str) -> float:
         torch.manual_seed(0)
-        loss = instantiate(node("loss", name), where="loss", task=TASK, class_counts=torch.tensor([9, 9, 9]))
-        assert isinstance(loss, Loss)
+        loss = instantiate(node("loss", name), where="loss", kind=Loss, task=TASK)
+        loss.fit(torch.tensor([9, 9, 9]))
         model = make_model(dropout=0.0)
         model.loss = loss
         return trained(model, device)[1][-1]

@@ -1,4 +1,4 @@
-"""The model: it learns, keeps order and mode, and takes back the weights it gave."""
+"""The model learns, keeps order and mode, and loads the weights that it gave."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -7,14 +7,17 @@ from typing import Any
 import lightning.pytorch as lightning
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+from torchmetrics import Metric
 
-from emorec.batch import IGNORED, Batch, FusionOutput
+from emorec.batch import IGNORED, Batch, FusionOutput, ModelOutput
 from emorec.datasets.utterance import Task
 from emorec.fusion.concat import Concat
 from emorec.losses.cross_entropy import CrossEntropy
-from emorec.models.emotion_model import EmotionModel, Predictions
+from emorec.metrics.classification import Accuracy, MacroF1, UnweightedAverageRecall, WeightedF1
+from emorec.models.emotion_model import EmotionModel
 from emorec.models.heads import Head
 from emorec.models.normalisation import Normalisation
 from emorec.models.projection import Projection
@@ -32,6 +35,11 @@ def optimizer_of(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return AdamW(list(parameters), lr=0.02)
 
 
+def make_metrics(classes: int = CLASSES) -> dict[str, Metric]:
+    kinds = {"weighted_f1": WeightedF1, "macro_f1": MacroF1, "uar": UnweightedAverageRecall, "accuracy": Accuracy}
+    return {name: kind(classes) for name, kind in kinds.items()}
+
+
 def make_model(seed: int = 0, *, fusion: nn.Module | None = None, dropout: float = 0.3, **options: Any) -> EmotionModel:
     torch.manual_seed(seed)
     normalisations: dict[str, nn.Module] = {}
@@ -39,8 +47,9 @@ def make_model(seed: int = 0, *, fusion: nn.Module | None = None, dropout: float
         normalisation = Normalisation(kind="train", dim=dim)
         normalisation.fit(torch.randn(dim), torch.rand(dim) + 0.5)
         normalisations[modality] = normalisation
-    settings = {"make_optimizer": optimizer_of, "weights": None, **options}
-    loss = CrossEntropy(task=TASK, class_counts=torch.tensor([5, 5, 5]), weights=settings.pop("weights"))
+    settings = {"make_optimizer": optimizer_of, "weights": None, "metrics": make_metrics(), **options}
+    loss = CrossEntropy(task=TASK, weights=settings.pop("weights"))
+    loss.fit(torch.tensor([5, 5, 5]))
     return EmotionModel(
         task=EMOTION,
         normalisations=normalisations,
@@ -102,24 +111,24 @@ def test_training_lowers_the_loss() -> None:
     before = model.predict(BATCHES)
     fit(model, BATCHES, epochs=15)
     after = model.predict(BATCHES)
-    assert after.loss < 0.5 * before.loss
-    assert after.scores()["accuracy"] > 0.9
+    assert after.scores["loss"] < 0.5 * before.scores["loss"]
+    assert after.scores["accuracy"] > 0.9
 
 
 def test_training_logs_the_losses_and_the_metrics_of_validation() -> None:
     model = make_model()
     metrics = fit(model, BATCHES, epochs=1).callback_metrics
     assert {"train/loss", "val/loss", "val/weighted_f1", "val/macro_f1", "val/uar", "val/accuracy"} <= metrics.keys()
-    expected = model.predict(BATCHES).scores()
+    expected = model.predict(BATCHES).scores
     assert {name: float(metrics[f"val/{name}"]) for name in expected} == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_frozen_parameter_never_reaches_the_optimiser() -> None:
+def test_a_frozen_parameter_is_not_given_to_the_optimizer() -> None:
     model = make_model()
     frozen = list(model.projection["audio"].parameters())
     for parameter in frozen:
         parameter.requires_grad_(False)
-    given = [item for group in model.configure_optimizers().param_groups for item in group["params"]]
+    parameters = [item for group in model.configure_optimizers().param_groups for item in group["params"]]
     assert not {id(item) for item in frozen} & {id(item) for item in given}
     wanted = {id(item) for item in model.parameters() if item.requires_grad}
     assert {id(item) for item in given} == wanted
@@ -140,9 +149,9 @@ def test_training_changes_every_trained_weight_and_no_statistic() -> None:
 def test_the_schedule_knows_all_steps_of_the_training() -> None:
     made: list[int] = []
 
-    def schedule(optimizer: Optimizer, total_steps: int) -> WarmupCosine:
+    def schedule(optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
         made.append(total_steps)
-        return WarmupCosine(optimizer, total_steps=total_steps, warmup=0.5)
+        return {"scheduler": WarmupCosine(optimizer, total_steps=total_steps, warmup=0.5), "interval": "step"}
 
     trainer = fit(make_model(make_scheduler=schedule), BATCHES, epochs=4)
     assert made == [4 * len(BATCHES)]
@@ -162,7 +171,8 @@ def test_the_fusions_own_loss_is_added_once_with_its_weight(weights: dict[str, f
     fusion = WithLoss(dims=dict.fromkeys(DIMS, HIDDEN), hidden=HIDDEN)
     model = make_model(seed=1, fusion=fusion, weights=weights)
     model.load_state_dict(plain.state_dict())
-    assert model.predict(BATCHES).loss - plain.predict(BATCHES).loss == pytest.approx(added, abs=1e-4)
+    difference = model.predict(BATCHES).scores["loss"] - plain.predict(BATCHES).scores["loss"]
+    assert difference == pytest.approx(added, abs=1e-4)
 
 
 # Prediction
@@ -174,8 +184,8 @@ def test_predictions_keep_the_order_of_the_batches() -> None:
     assert predictions.id == tuple(f"u{number}" for number in range(29))
     assert predictions.target.tolist() == [number % CLASSES for number in range(29)]
     backwards = model.predict(BATCHES[::-1])
-    place = {name: row for row, name in enumerate(backwards.id)}
-    torch.testing.assert_close(backwards.logits[[place[name] for name in predictions.id]], predictions.logits)
+    rows = [backwards.id.index(name) for name in predictions.id]
+    torch.testing.assert_close(backwards.logits[rows], predictions.logits)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -214,7 +224,7 @@ def test_the_size_of_the_batches_does_not_change_predictions() -> None:
     ]
     together, apart = model.predict([whole]), model.predict(halves)
     torch.testing.assert_close(apart.logits, together.logits)
-    assert apart.loss == pytest.approx(together.loss, rel=1e-5)
+    assert apart.scores == pytest.approx(together.scores, rel=1e-5)
 
 
 def test_half_precision_predictions_are_near_and_float32() -> None:
@@ -226,25 +236,63 @@ def test_half_precision_predictions_are_near_and_float32() -> None:
 
 
 def test_scores_are_of_the_predicted_classes() -> None:
-    logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0], [0.0, 5.0]])
-    scores = Predictions(EMOTION, ("a", "b", "c", "d"), logits, torch.tensor([0, 1, 1, 1]), 0.25).scores()
-    assert scores["loss"] == 0.25
+    model = make_model()
+    predictions = model.predict(BATCHES)
+    predicted = predictions.logits.argmax(1).numpy()
+    target = predictions.target.numpy()
+    loss = torch.nn.functional.cross_entropy(predictions.logits, predictions.target)
+    assert predictions.scores == pytest.approx(
+        {
+            "loss": float(loss),
+            "accuracy": accuracy_score(target, predicted),
+            "uar": balanced_accuracy_score(target, predicted),
+            "macro_f1": f1_score(target, predicted, average="macro"),
+            "weighted_f1": f1_score(target, predicted, average="weighted"),
+        },
+        rel=1e-5,
+    )
+
+
+def test_scores_of_four_utterances_by_hand() -> None:
+    logits = torch.tensor([[2.0, 1.0, -9.0], [0.0, 1.0, -9.0], [3.0, 0.0, -9.0], [0.0, 5.0, -9.0]])
+
+    class Fixed(EmotionModel):
+        def forward(self, batch: Batch) -> ModelOutput:
+            fused = torch.zeros(4, HIDDEN)
+            return ModelOutput(logits={TASK: logits}, fusion=FusionOutput(fused=fused, vectors={}))
+
+    batch = replace(make_batch(4), targets={TASK: torch.tensor([0, 1, 1, 1])})
+    model = make_model()
+    model.__class__ = Fixed
+    scores = model.predict([batch]).scores
+    assert scores["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, batch.targets[TASK])))
     assert scores["accuracy"] == pytest.approx(0.75)
     assert scores["uar"] == pytest.approx((1.0 + 2 / 3) / 2)
+
+
+def test_metrics_of_one_prediction_do_not_count_in_the_next() -> None:
+    model = make_model()
+    alone = model.predict(BATCHES[:1]).scores
+    model.predict(BATCHES)
+    assert model.predict(BATCHES[:1]).scores == alone
+
+
+def test_without_metrics_the_loss_is_the_only_score() -> None:
+    assert make_model(metrics={}).predict(BATCHES).scores.keys() == {"loss"}
 
 
 def test_an_utterance_without_a_target_does_not_count_in_the_scores() -> None:
     model = make_model()
     batch = BATCHES[0]
-    untold = batch.targets[TASK].clone()
-    untold[9:] = IGNORED
-    partly = replace(batch, targets={TASK: untold}, target_mask={TASK: untold != IGNORED})
+    target = batch.targets[TASK].clone()
+    target[9:] = IGNORED
+    partly = replace(batch, targets={TASK: target}, target_mask={TASK: target != IGNORED})
     known = model.predict([batch])
-    expected = Predictions(EMOTION, known.id[:9], known.logits[:9], known.target[:9], known.loss).scores()
-    found = model.predict([partly]).scores()
-    assert {name: found[name] for name in ("accuracy", "uar")} == pytest.approx(
-        {name: expected[name] for name in ("accuracy", "uar")}
-    )
+    predicted, expected = known.logits[:9].argmax(1).numpy(), known.target[:9].numpy()
+    scores = model.predict([partly]).scores
+    assert scores["accuracy"] == pytest.approx(accuracy_score(expected, predicted))
+    assert scores["uar"] == pytest.approx(balanced_accuracy_score(expected, predicted))
+    assert scores["weighted_f1"] == pytest.approx(f1_score(expected, predicted, average="weighted"))
 
 
 # Weights

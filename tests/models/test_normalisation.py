@@ -1,23 +1,30 @@
-"""Standardisation by the training split, and by nothing else."""
+"""Features are standardised by statistics of the training split alone."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
 from emorec.config.composition import composer, parse
+from emorec.config.schema import TrainConfig
 from emorec.errors import UserError
-from emorec.models.builder import build_model
+from emorec.models.builder import build_model, make_parts
+from emorec.models.emotion_model import EmotionModel
 from emorec.models.normalisation import CLIP, Normalisation
 from tests.datamodules.conftest import DIMS, Example, MakeExample
 
 
 @pytest.fixture(scope="module")
-def config() -> dict[str, Any]:
+def config() -> TrainConfig:
     line = parse("train", ["model.hidden=8"])
-    with composer(line) as open_composer:
+    with composer(line, TrainConfig) as open_composer:
         return open_composer.compose(line.overrides).config
+
+
+def fitted_model(config: TrainConfig, example: Example) -> EmotionModel:
+    parts = make_parts(config, example.module.task)
+    return build_model(parts, config.model, example.module, fit_normalisation=True)
 
 
 def train_frames(example: Example, modality: str) -> np.ndarray:
@@ -25,7 +32,7 @@ def train_frames(example: Example, modality: str) -> np.ndarray:
     return np.concatenate(rows).astype(np.float64)
 
 
-def fitted(kind: str = "train", mean: float = 3.0, deviation: float = 2.0) -> Normalisation:
+def fitted(kind: Literal["none", "train"] = "train", mean: float = 3.0, deviation: float = 2.0) -> Normalisation:
     normalisation = Normalisation(kind=kind, dim=2)
     normalisation.fit(torch.full((2,), mean), torch.full((2,), deviation))
     return normalisation
@@ -33,10 +40,10 @@ def fitted(kind: str = "train", mean: float = 3.0, deviation: float = 2.0) -> No
 
 @pytest.mark.parametrize("modality", DIMS)
 def test_a_built_model_holds_numpys_statistics_of_the_training_frames(
-    make_example: MakeExample, config: dict[str, Any], modality: str
+    make_example: MakeExample, config: TrainConfig, modality: str
 ) -> None:
     example = make_example()
-    model = build_model(config, example.module, fit_normalisation=True)
+    model = fitted_model(config, example)
     frames = train_frames(example, modality)
     normalisation: Any = model.normalisation[modality]
     np.testing.assert_allclose(normalisation.mean.numpy(), frames.mean(0), rtol=1e-5)
@@ -45,10 +52,10 @@ def test_a_built_model_holds_numpys_statistics_of_the_training_frames(
 
 @pytest.mark.parametrize("modality", DIMS)
 def test_normalised_training_frames_have_mean_zero_and_deviation_one(
-    make_example: MakeExample, config: dict[str, Any], modality: str
+    make_example: MakeExample, config: TrainConfig, modality: str
 ) -> None:
     example = make_example(offset=40.0)
-    model = build_model(config, example.module, fit_normalisation=True)
+    model = fitted_model(config, example)
     batches = list(example.module.loader("train"))
     frames = torch.cat(
         [model.normalisation[modality](batch.features[modality])[batch.mask[modality]] for batch in batches]
@@ -57,19 +64,17 @@ def test_normalised_training_frames_have_mean_zero_and_deviation_one(
     torch.testing.assert_close(frames.std(0, correction=0), torch.ones(DIMS[modality]), atol=1e-4, rtol=0)
 
 
-def test_other_splits_do_not_change_the_statistics(make_example: MakeExample, config: dict[str, Any]) -> None:
+def test_other_splits_do_not_change_the_statistics(make_example: MakeExample, config: TrainConfig) -> None:
     small, large = make_example(sizes=(10, 3, 4)), make_example(sizes=(10, 30, 40))
-    found = [
-        build_model(config, item.module, fit_normalisation=True).normalisation.state_dict() for item in (small, large)
-    ]
-    for key, value in found[0].items():
-        torch.testing.assert_close(value, found[1][key])
+    first, second = (fitted_model(config, item).normalisation.state_dict() for item in (small, large))
+    for key, value in first.items():
+        torch.testing.assert_close(value, second[key])
 
 
 @pytest.mark.parametrize("constant", [0.0, 7.5, -1e6, 0.1])
-def test_a_constant_column_is_only_centred(make_example: MakeExample, config: dict[str, Any], constant: float) -> None:
+def test_a_constant_column_is_only_centred(make_example: MakeExample, config: TrainConfig, constant: float) -> None:
     example = make_example(constant=constant)
-    normalisation: Any = build_model(config, example.module, fit_normalisation=True).normalisation["audio"]
+    normalisation: Any = fitted_model(config, example).normalisation["audio"]
     assert float(normalisation.scale[0]) == 1.0
     row = torch.zeros(1, DIMS["audio"])
     row[:, 0] = constant

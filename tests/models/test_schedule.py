@@ -1,11 +1,13 @@
-"""Warm-up and cosine against the values one computes by hand."""
+"""Warm-up and decay against values computed by hand."""
 
 from itertools import pairwise
 
 import pytest
 import torch
 from torch.optim import SGD
+from torch.optim.lr_scheduler import LRScheduler
 
+from emorec.config.instantiation import instantiate
 from emorec.errors import UserError
 from emorec.models.schedule import WarmupCosine
 
@@ -83,5 +85,8 @@ def test_a_saved_schedule_goes_on_where_it_was() -> None:
 
 @pytest.mark.parametrize("settings", [{"warmup": -0.1}, {"warmup": 1.0}, {"floor": -0.1}, {"floor": 1.5}])
 def test_shares_outside_their_range_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=r"expected scheduler\.warmup in \[0, 1\) and scheduler\.floor in \[0, 1\]"):
-        schedule(**settings)
+    node = {"_target_": "emorec.models.schedule.WarmupCosine", **settings}
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE)
+    (key,) = settings
+    with pytest.raises(UserError, match=rf"scheduler\.{key}: expected a number of at least 0 and .* 1, got {settings[key]}"):
+        instantiate(node, where="scheduler", kind=LRScheduler, optimizer=optimizer, total_steps=20)

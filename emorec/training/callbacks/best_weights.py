@@ -1,10 +1,12 @@
 """Keeps the weights of the best epoch on disk."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from emorec.models.lightning_overhead import EpochCallback
@@ -25,14 +27,16 @@ class BestWeights(EpochCallback):
         folder: of the resume states.
         monitor: such as "val/uar".
         direction: "max" or "min".
+        owned: false once another process has taken the run over; then its files are left alone.
 
     Attributes:
         epoch: the best epoch; `None` before there is a finite score.
         score: its monitor.
     """
 
-    def __init__(self, *, folder: Path, monitor: str, direction: str) -> None:
+    def __init__(self, *, folder: Path, monitor: str, direction: str, owned: Callable[[], bool]) -> None:
         self.folder, self.monitor, self.sign = folder, monitor, 1 if direction == "max" else -1
+        self.owned = owned
         self.epoch: int | None = None
         self.score: float | None = None
         self._file: str | None = None
@@ -44,9 +48,10 @@ class BestWeights(EpochCallback):
             return
         self.epoch, self.score = trainer.current_epoch, score
         weights = trainer.strategy.lightning_module_state_dict()  # whole, also where ranks hold parts of it
-        if trainer.is_global_zero:
+        if self.owned():
             self._write(weights)
 
+    @rank_zero_only
     def _write(self, weights: dict[str, Tensor]) -> None:
         from safetensors.torch import save_file
 
