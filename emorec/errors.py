@@ -53,19 +53,6 @@ def make_all(heading: str, makers: Mapping[str, Callable[[], T]]) -> dict[str, T
     return results
 
 
-def check_all(heading: str, checks: Iterable[Callable[[], object]]) -> None:
-    """Makes all checks, and raises one `UserError` that lists what they raised; a single one is raised as it is."""
-    found = []
-    for check in checks:
-        try:
-            check()
-        except UserError as error:
-            found.append(error)
-    if len(found) == 1:
-        raise found[0]
-    raise_problems(heading, map(str, found))
-
-
 def choose(choices: Mapping[str, T], name: str, what: str) -> T:
     """The choice called `name`.
 

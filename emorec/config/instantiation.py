@@ -41,7 +41,7 @@ class Component:
 
     Attributes:
         target: the class.
-        arguments: of its constructor; nodes inside them are made with it.
+        arguments: of its constructor; nodes inside them are components, which are made with it.
         where: the node's key.
         node: as it stands in the config.
     """
@@ -66,8 +66,10 @@ class Component:
         except UserError as error:
             problems.append(str(error))
             return None
-        given = {key: value for key, value in node.items() if key != "_target_"}
-        arguments = check_arguments(target, given, path, inner, BOUNDS)
+        given = {
+            key: _with_components(value, join(path, key), inner) for key, value in node.items() if key != "_target_"
+        }
+        arguments = {} if inner else check_arguments(target, given, path, inner, BOUNDS)
         problems += inner
         return None if inner else cls(target, arguments, path, node)
 
@@ -83,7 +85,7 @@ class Component:
         """
         if not issubclass(self.target, kind):
             raise UserError(f"{self.where}: expected a class derived from {kind.__name__}, got {self.target.__name__}")
-        arguments = {key: _made(value, join(self.where, key)) for key, value in self.arguments.items()}
+        arguments = {key: _made(value) for key, value in self.arguments.items()}
         try:
             inspect.signature(self.target).bind(**arguments, **derived)
         except TypeError as error:
@@ -169,11 +171,23 @@ def instantiate(node: Mapping[str, Any], *, where: str, kind: type[T], **derived
     return component.make(kind, **derived)
 
 
-def _made(value: Any, where: str) -> Any:
+def _with_components(value: Any, path: str, problems: list[str]) -> Any:
+    """Plain data with a component for each node in it."""
     if isinstance(value, Mapping):
         if "_target_" in value:
-            return instantiate(value, where=where, kind=object)
-        return {key: _made(item, join(where, str(key))) for key, item in value.items()}
+            return Component.from_node(value, path, problems)
+        return {str(key): _with_components(item, join(path, str(key)), problems) for key, item in value.items()}
     if isinstance(value, list):
-        return [_made(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return [_with_components(item, f"{path}[{index}]", problems) for index, item in enumerate(value)]
+    return value
+
+
+def _made(value: Any) -> Any:
+    """Arguments with the objects of the components in them."""
+    if isinstance(value, Component):
+        return value.make(object)
+    if isinstance(value, Mapping):
+        return {key: _made(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_made(item) for item in value)
     return value

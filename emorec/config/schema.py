@@ -87,10 +87,6 @@ class EncodersConfig:
         """{modality: its encoder}."""
         return {name: getattr(self, name) for name in MODALITIES if getattr(self, name) is not None}
 
-    def problems(self) -> Iterator[str]:
-        if not self.used():
-            yield "expected an encoder for at least one modality, got none"
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -153,6 +149,7 @@ class LocalLauncherConfig:
 
     name: Literal["local"]
     slots: PositiveCount | None = None
+    start: Literal["auto", "fork", "spawn"] = "auto"
     timeout: NonNegative | None = None
     grace: NonNegative = 30.0
 
@@ -203,6 +200,10 @@ class ExtractConfig(CorpusConfig):
 
     encoder: EncodersConfig
 
+    def problems(self) -> Iterator[str]:
+        if not self.encoder.used():
+            yield "encoder: expected an encoder for at least one modality, got none"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(ExtractConfig):
@@ -230,6 +231,7 @@ class TrainConfig(ExtractConfig):
     rerun: bool
 
     def problems(self) -> Iterator[str]:
+        yield from super().problems()
         ranks, precision = self.trainer.world_size, str(self.trainer.precision)
         if self.batch_size_per == "step" and self.batch_size % ranks:
             yield f"batch_size: expected a multiple of the {ranks} ranks (batch_size_per=step), got {self.batch_size}"

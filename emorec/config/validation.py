@@ -29,6 +29,7 @@ NAMES = {
     str: "a text",
     Path: "a path",
     NoneType: "null",
+    None: "null",
 }
 BOUNDS: dict[Any, tuple[str, str, Callable[[Any, Any], bool]]] = {
     Ge: ("of at least", "ge", lambda value, bound: value >= bound),
@@ -87,6 +88,9 @@ def check(value: Any, annotation: Any, path: str, problems: list[str]) -> Any:
         if not lines:
             return result
         details = details or [line for line in lines if line != _MISMATCH]
+    names = [name for alternative in _alternatives(annotation) for name in _names(alternative)]
+    if names and isinstance(value, Mapping) and value.get("name") not in names:
+        details = [f"{join(path, 'name')}: expected {_either(list(map(repr, names)))}, got {value.get('name')!r}"]
     problems += details or [f"{path}: expected {describe(annotation)}, got {value!r}"]
     return value
 
@@ -105,24 +109,23 @@ def _check_one(value: Any, annotation: Any, path: str, problems: list[str]) -> A
     if kind in _SEQUENCES and isinstance(value, list | tuple):
         return _check_items(value, kind, arguments, path, problems)
     if isinstance(value, Mapping):
-        return _check_mapping(value, kind, arguments, path, problems)
+        return _check_mapping(value, annotation, path, problems)
     if kind in (*_SEQUENCES, *_MAPPINGS) or not _is_a(value, annotation):
         problems.append(_MISMATCH)
     return Path(value) if annotation is Path and isinstance(value, str) else value
 
 
-def _check_mapping(value: Mapping[str, Any], kind: Any, arguments: Any, path: str, problems: list[str]) -> Any:
+def _check_mapping(value: Mapping[str, Any], annotation: Any, path: str, problems: list[str]) -> Any:
+    kind, arguments = get_origin(annotation) or annotation, get_args(annotation)
     if kind in _MAPPINGS:
         item = arguments[1] if arguments else Any
         return {str(key): check(inner, item, join(path, str(key)), problems) for key, inner in value.items()}
     if hasattr(kind, "from_node"):
         return kind.from_node(value, path, problems)
-    if "_target_" in value and isinstance(kind, type) and kind not in _PRIMITIVES:  # is made with its component
-        return value
-    if dataclasses.is_dataclass(kind) and _is_named(kind, value):
+    if dataclasses.is_dataclass(kind) and (not _names(kind) or value.get("name") in _names(kind)):
         cls: Any = kind
         return build(cls, value, path, problems)
-    if not _is_a(value, kind):
+    if kind is Literal or not _is_a(value, kind):
         problems.append(_MISMATCH)
     return value
 
@@ -150,14 +153,15 @@ def _is_a(value: Any, annotation: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a number is finite, and no truth value."""
-    return not isinstance(value, bool) and math.isfinite(value)
+    """Whether a number is finite and fits 64 bits, and is no truth value."""
+    return not isinstance(value, bool) and (abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value))
 
 
-def _is_named(cls: Any, value: Mapping[str, Any]) -> bool:
-    """Whether a mapping is meant for a dataclass: of a union of dataclasses each has its own literal `name`."""
-    name = _annotations(cls).get("name")
-    return get_origin(name) is not Literal or value.get("name") in get_args(name)
+def _names(annotation: Any) -> tuple[Any, ...]:
+    """The values of a dataclass's literal field `name`, by which the dataclasses of a union are told apart."""
+    cls: Any = annotation
+    name = _annotations(cls).get("name") if dataclasses.is_dataclass(annotation) else None
+    return get_args(name) if get_origin(name) is Literal else ()
 
 
 def _within(value: Any, metadata: Iterable[Any]) -> bool:

@@ -5,8 +5,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from annotated_types import Ge
+
+from emorec.annotations import Count
 from emorec.datasets.manifest import Corpus, Manifest, Problem
 from emorec.datasets.split_builders import BUILDERS, add_validation, why_speakers_overlap
 from emorec.datasets.splits import ListedFolds, Protocol
@@ -44,7 +47,7 @@ class Custom(Corpus):
             "group_k_fold" and "leave_one_speaker_out" build splits; "auto" is the first of "given", "group_k_fold" and
             "stratified" that the table allows.
         fold: the fold of built splits.
-        folds: number of folds to build.
+        folds: number of folds to build; at least three, for train, val and test.
         split_seed: seed of built splits.
         label_order: the labels in the order of their numbers; `None` for all labels, sorted.
         monitor: the metric that selects the best epoch; `None` for uar, or ccc for targets.
@@ -54,9 +57,9 @@ class Custom(Corpus):
     name: ClassVar[str] = "custom"
 
     table: str | None = None
-    folds: int = 5
-    split_seed: int = 0
-    label_order: Sequence[str] | None = None
+    folds: Annotated[int, Ge(3)] = 5
+    split_seed: Count = 0
+    label_order: Sequence[str | int | float] | None = None
     monitor: str | None = None
 
     def scan(self) -> Manifest:
@@ -159,25 +162,23 @@ class Custom(Corpus):
         """The configured order of the labels, if any.
 
         Raises:
-            UserError: it is not a list of different labels.
+            UserError: it is empty or repeats a label.
         """
         order = self.label_order
         if order is None:
             return None
-        labels = tuple(map(str, order)) if isinstance(order, list | tuple) else ()
+        labels = tuple(map(str, order))
         if not labels or len(set(labels)) < len(labels):
             raise UserError(f"expected dataset.label_order to be a list of different labels, got {order!r}")
         return labels
 
     def _rule(self, utterances: Sequence[Utterance]) -> tuple[Protocol, str]:
         """The configured protocol and a note on it."""
-        if not isinstance(self.folds, int) or self.folds < 3:
-            raise UserError(f"expected dataset.folds of at least 3 (train, val and test), got {self.folds!r}")
         given = any(item.split is not None for item in utterances)
         speakers = {item.speaker for item in utterances}
         name = self.protocol
         if name == "auto":
-            grouped = None not in speakers and len(speakers) >= max(3, self.folds)
+            grouped = None not in speakers and len(speakers) >= self.folds
             name = "given" if given else "group_k_fold" if grouped else "stratified"
         if name == "given":
             if not given:

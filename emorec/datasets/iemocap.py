@@ -8,13 +8,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from emorec.datasets.iemocap_annotations import DIMENSIONS, Turn, read_evaluation, read_transcripts
 from emorec.datasets.manifest import Corpus, Manifest, Problem, count_problems, media_notes
 from emorec.datasets.splits import HeldOutSpeakers, SpeakerFolds
 from emorec.datasets.utterance import VOTES, Target, Task, Utterance
-from emorec.errors import UserError
 
 SESSIONS = tuple(f"Session{number}" for number in range(1, 6))
 RELEASE = "IEMOCAP_full_release"
@@ -68,13 +67,8 @@ class Iemocap(Corpus):
 
     name: ClassVar[str] = "iemocap"
 
-    classes: int = 4
+    classes: Literal[4, 6] = 4
     improvised_only: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.classes not in CLASSES:
-            raise UserError(f"expected dataset.classes in {sorted(CLASSES)}, got {self.classes!r} (dataset=iemocap)")
 
     def scan(self) -> Manifest:
         self.require_folder("Ask for the corpus on the page of IEMOCAP at USC.")

@@ -27,9 +27,6 @@ def relabel(manifest: Manifest, task_name: str, labels: LabelMap) -> Manifest:
     number_of: dict[str, int] = {}
     problems = []
     for number, (label, names) in enumerate(labels.items()):
-        if not isinstance(names, list | tuple):
-            problems.append(f"expected {label!r} to be a list of labels such as [{names}], got {names!r}")
-            continue
         for name in names:
             if number_of.setdefault(name, number) != number:
                 problems.append(f"{name!r} is mapped to both {list(labels)[number_of[name]]!r} and {label!r}")

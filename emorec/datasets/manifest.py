@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
+from emorec.annotations import Count, PositiveCount
 from emorec.datasets.splits import Protocol, assign_splits
 from emorec.datasets.utterance import SPLITS, VOTES, Target, Task, Utterance
 from emorec.errors import UserError, choose, raise_problems
@@ -114,8 +115,8 @@ class Corpus(ABC):
     root: str
     task: str
     protocol: str
-    fold: int | None = None
-    limit: int | None = None
+    fold: Count | None = None
+    limit: PositiveCount | None = None
     folder: Path = field(init=False)
 
     def __post_init__(self) -> None:

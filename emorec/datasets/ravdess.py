@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from emorec.datasets.manifest import Corpus, Manifest, Problem, count_problems, media_notes
 from emorec.datasets.splits import SpeakerFolds
 from emorec.datasets.utterance import Task, Utterance
-from emorec.errors import UserError
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")  # codes 01 to 08
 SEVEN_EMOTIONS = tuple(name for name in EMOTIONS if name != "calm")  # calm counts as neutral
@@ -77,17 +76,8 @@ class Ravdess(Corpus):
     name: ClassVar[str] = "ravdess"
     archives: ClassVar[Mapping[str, str]] = ARCHIVES
 
-    channel: str = "speech"
-    classes: int = 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.channel not in CHANNELS:
-            raise UserError(
-                f"expected dataset.channel in {sorted(CHANNELS)}, got {self.channel!r} (dataset={self.name})"
-            )
-        if self.classes not in LABELS:
-            raise UserError(f"expected dataset.classes in {sorted(LABELS)}, got {self.classes!r} (dataset={self.name})")
+    channel: Literal["speech", "song", "both"] = "speech"
+    classes: Literal[8, 7] = 8
 
     def scan(self) -> Manifest:
         self.require_folder(

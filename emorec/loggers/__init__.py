@@ -1,1 +1,1 @@
-"""Where a run is shown while it trains."""
+"""Loggers: where the metrics of a run go while it trains."""

@@ -12,32 +12,32 @@ class StopRun(Exception):  # noqa: N818
 
 
 class RunLogger:
-    """Logs a run somewhere; this class does nothing. Only the process that leads a run has loggers."""
+    """Base class of loggers; its methods do nothing. In a distributed run only rank 0 has loggers."""
 
     def started(self, record: RunRecord, config: Mapping[str, Any], folder: Path) -> None:
-        """Training begins or resumes; or a finished run reads test.
+        """Training starts or resumes, or test is read of a run that is finished.
 
         Args:
-            record: the run; `record.restarts` counts how often it began from scratch.
+            record: the run; `record.restarts` counts how often it started from scratch again.
             config: resolved, plain data.
             folder: the run's directory.
         """
 
     def resumed(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Training goes on after epochs of an earlier start.
+        """Training resumes after the epochs of an earlier start.
 
         Args:
             rows: what `epoch` was called with for each of them.
         """
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        """An epoch has ended.
+        """An epoch has ended. After a resume, epochs that follow the loaded state are passed again.
 
         Args:
-            row: `epoch`, `step`, `lr`, `seconds`, `train/loss` and the metrics of validation.
+            row: `epoch`, `step`, `lr`, `seconds`, `train/loss` and the validation metrics.
 
         Raises:
-            StopRun: the run is to end here.
+            StopRun: the run ends here.
         """
 
     def finished(self, record: RunRecord, metrics: Mapping[str, Any]) -> None:
@@ -49,7 +49,7 @@ class RunLogger:
         """
 
     def closed(self, status: str) -> None:
-        """The run has ended.
+        """The run has ended. Also called where `started` was not.
 
         Args:
             status: "finished", "failed", "interrupted" or "stopped".

@@ -1,4 +1,4 @@
-"""Shows a run in TensorBoard: `tensorboard --logdir checkpoints`."""
+"""Logs a run to TensorBoard: `tensorboard --logdir checkpoints` shows it."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -7,14 +7,15 @@ from typing import Any
 
 from emorec.errors import UserError
 from emorec.loggers.base import RunLogger
-from emorec.loggers.published import confusion_picture, scalars, share, splits
+from emorec.loggers.published import confusion_images, share
 from emorec.runs.checkpoint_store import RunRecord
+from emorec.runs.results import scalar_metrics
 
 FOLDER = "tensorboard"  # in the run's directory
 
 
 class TensorboardLogger(RunLogger):
-    """Writes each epoch's metrics, and at the end those of test and the confusion matrices, as TensorBoard's events.
+    """Writes each epoch's metrics, and at the end the test metrics and the confusion matrices.
 
     Raises:
         UserError: TensorBoard is not installed.
@@ -32,21 +33,20 @@ class TensorboardLogger(RunLogger):
         self._folder = folder / FOLDER
 
     def epoch(self, row: Mapping[str, float]) -> None:
-        number = int(row["epoch"])
-        writer = self._open(purge_step=number)  # what an earlier start wrote of this and later epochs counts no more
+        epoch = int(row["epoch"])
+        writer = self._open(purge_step=epoch)  # hides what an earlier start wrote of this epoch and of later ones
         for name, value in row.items():
             if name != "epoch":
-                writer.add_scalar(name, value, number)
+                writer.add_scalar(name, value, epoch)
         writer.flush()
 
     def finished(self, record: RunRecord, metrics: Mapping[str, Any]) -> None:
         writer, best = self._open(), record.best_epoch
-        for name, value in scalars(metrics).items():
+        for name, value in scalar_metrics(metrics).items():
             if name.startswith("test/"):
                 writer.add_scalar(name, value, best)
-        for split in splits(metrics):
-            picture = confusion_picture(metrics[f"{split}/confusion"], metrics["labels"])
-            writer.add_image(f"{split}/confusion", picture, best, dataformats="HWC")
+        for name, image in confusion_images(metrics).items():
+            writer.add_image(name, image, best, dataformats="HWC")
 
     def closed(self, status: str) -> None:
         if self._writer is not None and self._folder is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
@@ -17,6 +17,10 @@ from emorec.models.lightning_overhead import FastModule
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeScheduler = Callable[[Optimizer, int], dict[str, Any]]
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -135,10 +139,11 @@ class EmotionModel(FastModule):
     def _score(self, results: list[BatchResult], *, across_ranks: bool) -> dict[str, float]:
         """`loss` and all metrics of some batches; with several ranks the metrics' states are reduced over them."""
         sizes = torch.tensor([len(result.target) for result in results])
-        loss = MeanMetric(sync_on_compute=across_ranks).to(results[0].loss.device)
+        are_distributed = distributed.is_initialized if across_ranks else _never
+        loss = MeanMetric(distributed_available_fn=are_distributed).to(results[0].loss.device)
         loss.update(torch.stack([result.loss for result in results]), sizes.to(results[0].loss.device))
         for metric in self.metrics.values(copy_state=False):
-            metric.sync_on_compute = across_ranks
+            metric.distributed_available_fn = are_distributed
         self.metrics.reset()
         if self.metrics:
             logits, target = (torch.cat([getattr(result, name) for result in results]) for name in ("logits", "target"))

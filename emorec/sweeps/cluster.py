@@ -36,7 +36,7 @@ class ClusterJob:
     """What runs on a node, once for each of a job's tasks: starts `emorec train` there and waits for it.
 
     Attributes:
-        command: program and arguments.
+        words: of `emorec`.
         report: where the job writes what became of it.
         state: where this object does: the file is there once the job runs, with an exit code once it has ended.
         log: for the output of the first task; the others have a file each beside it.
@@ -44,7 +44,7 @@ class ClusterJob:
         grace: seconds that the job has to save, once it is to end.
     """
 
-    command: tuple[str, ...]
+    words: tuple[str, ...]
     report: Path
     state: Path
     log: Path
@@ -58,7 +58,7 @@ class ClusterJob:
         place = JobEnvironment()
         rank = place.global_rank
         self._process = process = JobProcess(
-            self.command,
+            self.words,
             report=self.report if rank == 0 else None,
             log=self.log if rank == 0 else self.log.with_suffix(f".rank{rank}{self.log.suffix}"),
             environment=self.environment,
@@ -196,7 +196,7 @@ class ClusterLauncher(Launcher):
 
     def _on_node(self, task: Task) -> ClusterJob:
         own = {name: value for name, value in os.environ.items() if name.startswith("EMOREC_")}
-        return ClusterJob(task.command, task.report, _state_path(task), task.log, own, self.grace)
+        return ClusterJob(task.words, task.report, _state_path(task), task.log, own, self.grace)
 
     def _find_gone(self) -> None:
         """Settles jobs that have left the cluster without a word: killed for memory, by a failing node, by hand."""

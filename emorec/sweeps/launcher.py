@@ -19,7 +19,7 @@ class Task:
 
     Attributes:
         record: kept up to date while it runs.
-        command: program and arguments.
+        words: of `emorec`, in a process of its own.
         folder: of the sweep.
         devices: how many devices the run trains on, on each machine.
         nodes: how many machines.
@@ -27,7 +27,7 @@ class Task:
     """
 
     record: JobRecord
-    command: tuple[str, ...]
+    words: tuple[str, ...]
     folder: Path
     devices: int = 1
     nodes: int = 1

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from emorec.config.composition import CommandLine
 from emorec.config.schema import LocalLauncherConfig, SlurmLauncherConfig, TrainConfig
+from emorec.machine import usable_cores
 from emorec.sweeps.launcher import Launcher, Task
-from emorec.sweeps.local import LocalLauncher, usable_cores, usable_gpus
+from emorec.sweeps.local import LocalLauncher, usable_gpus
 from emorec.sweeps.plan import PlannedJob, refuse
-from emorec.training.distributed import train_command
+from emorec.training.processes import forks, train_words
 
 
 def make_launcher(
@@ -33,7 +34,12 @@ def make_launcher(
     gpus, cores = usable_gpus(torch.cuda.device_count()), usable_cores()
     slots = len(gpus) if gpus and any(map(_on_gpu, configs)) else max(1, cores // 2)
     return LocalLauncher(
-        slots=settings.slots or slots, gpus=gpus, cores=cores, timeout=settings.timeout, grace=settings.grace
+        slots=settings.slots or slots,
+        gpus=gpus,
+        cores=cores,
+        timeout=settings.timeout,
+        grace=settings.grace,
+        forked=forks(settings.start),
     )
 
 
@@ -53,7 +59,7 @@ def make_tasks(
         config = job.composed.config
         task = Task(
             record=job.record,
-            command=tuple(train_command(job.record.overrides, flags=flags, sweep=sweep)),
+            words=tuple(train_words(job.record.overrides, flags=flags, sweep=sweep)),
             folder=folder,
             devices=config.trainer.devices,
             nodes=config.trainer.num_nodes,

@@ -14,11 +14,6 @@ THREADS_VARIABLE = "OMP_NUM_THREADS"
 GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def usable_gpus(count: int, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them.
 
@@ -50,13 +45,21 @@ class LocalLauncher(Launcher):
         cores: shared evenly by the slots.
         timeout: seconds after which a job is ended.
         grace: seconds that a job has to save, once it is to end, before it is killed.
+        forked: whether jobs are forked from the warm parent.
     """
 
     def __init__(
-        self, *, slots: int, gpus: Sequence[str] = (), cores: int = 1, timeout: float | None = None, grace: float = 30.0
+        self,
+        *,
+        slots: int,
+        gpus: Sequence[str] = (),
+        cores: int = 1,
+        timeout: float | None = None,
+        grace: float = 30.0,
+        forked: bool = False,
     ) -> None:
         super().__init__()
-        self.slots, self.timeout, self.grace = slots, timeout, grace
+        self.slots, self.timeout, self.grace, self.forked = slots, timeout, grace, forked
         self._machine_has_gpus = bool(gpus)
         self._free = list(gpus)
         self._threads = str(max(1, cores // slots))
@@ -116,7 +119,12 @@ class LocalLauncher(Launcher):
             environment[GPUS_VARIABLE] = ",".join(gpus)
         try:
             process = JobProcess(
-                task.command, report=task.report, log=task.log, environment=environment, grace=self.grace
+                task.words,
+                report=task.report,
+                log=task.log,
+                environment=environment,
+                grace=self.grace,
+                forked=self.forked,
             )
         except OSError as error:  # no more processes, or a full disk: the others go on
             self._ended(task, "failed", f"could not be started: {error}")

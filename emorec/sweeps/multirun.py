@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from emorec.config.composition import CommandLine, Composer
-from emorec.config.schema import BasicLauncherConfig, LauncherConfig, TrainConfig
+from emorec.config.schema import BasicLauncherConfig, LauncherConfig, LocalLauncherConfig, TrainConfig
 from emorec.errors import Preempted, UserError
 from emorec.markdown import markdown_table
 from emorec.runs.logs import log_to
@@ -21,6 +21,7 @@ from emorec.sweeps.plan import PlannedJob, Preparers, jobs_to_start, plan
 from emorec.sweeps.record import FAILED, JobRecord, SweepRecord, moment
 from emorec.sweeps.stop import Stop
 from emorec.training.lifecycle import train
+from emorec.training.processes import forks, start_warm_parent
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +124,8 @@ def _run_in_processes(
     settings = configs[0].launcher
     assert not isinstance(settings, BasicLauncherConfig)
     launcher = make_launcher(settings, configs, sweep.folder)
+    if isinstance(settings, LocalLauncherConfig) and forks(settings.start):
+        start_warm_parent()  # it imports while this process prepares the jobs
     with Stop() as stop:
         try:
             chosen = jobs_to_start(planned, preparers, sweep.folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from emorec.storage.atomic import follow_folder_mode, make_folder
 from emorec.sweeps.report import GRACE_VARIABLE, JOB_VARIABLE, PARENT_VARIABLE
+from emorec.training.processes import ForkedProcess, fresh_command
 
 POLL_SECONDS = 0.1
 
@@ -18,7 +19,7 @@ class JobProcess:
     """A running job.
 
     Args:
-        command: program and arguments.
+        words: of `emorec`.
         report: where the job writes what became of it; an earlier report there is removed. `None`: nowhere.
         log: its output is appended there.
         environment: added to this process's.
@@ -27,12 +28,13 @@ class JobProcess:
 
     def __init__(
         self,
-        command: Sequence[str],
+        words: Sequence[str],
         *,
         report: Path | None,
         log: Path,
         environment: Mapping[str, str],
         grace: float,
+        forked: bool = False,
     ) -> None:
         self.grace = grace
         self._code: int | None = None
@@ -45,14 +47,21 @@ class JobProcess:
             variables[JOB_VARIABLE] = str(report)
         with log.open("ab") as output:
             follow_folder_mode(log)
-            self._process = subprocess.Popen(
-                list(command),
-                env={**os.environ, **environment, **variables},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            everything = {**os.environ, **environment, **variables}
+            self._process: ForkedProcess | subprocess.Popen[bytes]
+            if forked:
+                self._process = ForkedProcess(
+                    words, environment=everything, stdout=output, stderr=output, new_session=True
+                )
+            else:
+                self._process = subprocess.Popen(
+                    fresh_command(words),
+                    env=everything,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
 
     def poll(self) -> int | None:
         """Its exit code once it has ended, and then nothing of its group is left; kills it when its grace is over."""
@@ -88,7 +97,7 @@ class JobProcess:
         return code
 
     def _has_ended(self) -> bool:
-        if not hasattr(os, "waitid"):
+        if isinstance(self._process, ForkedProcess) or not hasattr(os, "waitid"):
             return self._process.poll() is not None
         # Not reaped: the group's number stays its own until whatever is left of the group has been killed.
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

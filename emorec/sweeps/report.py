@@ -1,13 +1,12 @@
-"""What a job's process tells the sweep that started it: in a file, so that nothing it prints is ever parsed.
+"""What a job's process reports to the sweep that started it: in a file, so that nothing it prints is ever parsed.
 
-The sweep hands over the file's path and its own process id by the environment; a process without them is in no sweep.
+The sweep passes the file's path and its own process id by the environment; a process without them is in no sweep.
 """
 
 import json
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,18 +15,18 @@ from pathlib import Path
 
 from emorec.errors import Preempted
 from emorec.storage.atomic import write_json
+from emorec.training.processes import when_parent_ends
 
 JOB_VARIABLE = "EMOREC_JOB"  # path of the report
 PARENT_VARIABLE = "EMOREC_JOB_PARENT"  # process id of who waits for it
 GRACE_VARIABLE = "EMOREC_JOB_GRACE"  # seconds to save after the parent's death
-PARENT_SECONDS = 0.5  # between two looks for the parent
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class JobReport:
-    """What became of a job, in its own words.
+    """The outcome of a job.
 
     Attributes:
         status: "finished", "skipped", "interrupted" or "failed".
@@ -56,13 +55,13 @@ def read_report(path: Path) -> JobReport | None:
 
 @contextmanager
 def reporting() -> Iterator[JobReport]:
-    """Inside a sweep's job, writes the yielded report when the block ends, however it ends, and ends the job soon
-    after the sweep has died. Processes that the job starts are no jobs: the environment is cleared."""
+    """In a job of a sweep, writes the yielded report when the block ends, however it ends, and ends the job soon after
+    the sweep has died. Processes that the job starts are no jobs: the variables are removed."""
     path = os.environ.pop(JOB_VARIABLE, None)
     parent = os.environ.pop(PARENT_VARIABLE, None)
     grace = float(os.environ.pop(GRACE_VARIABLE, "30"))
     if parent is not None:
-        follow(int(parent), grace)
+        end_with_parent(int(parent), grace)
     report = JobReport()
     try:
         yield report
@@ -84,12 +83,10 @@ def _write(path: Path, report: JobReport) -> None:
         log.warning("the report of this job could not be written: %s", error)
 
 
-def follow(parent: int, grace: float) -> None:
-    """Ends this process's group soon after its parent is gone: SIGTERM first, and SIGKILL `grace` seconds later."""
+def end_with_parent(parent: int, grace: float) -> None:
+    """Ends this process's group soon after its parent has ended: SIGTERM first, and SIGKILL `grace` seconds later."""
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_SECONDS)
+    def end() -> None:
         log.warning("the sweep that started this job has died: saving and ending")
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(OSError):
@@ -97,4 +94,4 @@ def follow(parent: int, grace: float) -> None:
             time.sleep(grace)
 
     if os.getpgrp() == os.getpid():  # else the group is not ours to end
-        threading.Thread(target=watch, name="parent", daemon=True).start()
+        when_parent_ends(end, parent)

@@ -11,28 +11,29 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any, NoReturn
 
 from emorec.config.composition import Composed
 from emorec.config.schema import TrainConfig, TrainerConfig
 from emorec.errors import Preempted, UserError
 from emorec.features.devices import release_memory
+from emorec.training.processes import ForkedProcess, forks, fresh_command, train_words, when_parent_ends
 
 log = logging.getLogger(__name__)
 
+Rank = ForkedProcess | subprocess.Popen[bytes]
 VARIABLE = "EMOREC_RANK"  # holds an `Assignment` in the ranks that emorec starts
 GRACE_SECONDS = 20.0  # between the request to end and the kill
 POLL_SECONDS = 0.1
 PORTS = (20_000, 32_000)
 ACKNOWLEDGE_SECONDS = 60.0  # for all ranks to read that there is nothing to train
-PARENT_SECONDS = 0.5  # between two looks at the parent process
 
 
 @dataclass(frozen=True)
@@ -57,18 +58,6 @@ class Assignment:
         return Assignment(**json.loads(text))
 
 
-def train_command(overrides: Sequence[str], *, flags: Sequence[str], sweep: str) -> list[str]:
-    """The command of one run in a process of its own.
-
-    Args:
-        overrides: of the run.
-        flags: of the command, without `-m`.
-        sweep: the sweep that the run belongs to.
-    """
-    quoted = sweep.replace("\\", "\\\\").replace("'", "\\'")
-    return [sys.executable, "-m", "emorec", "train", *flags, *overrides, f"sweep.name='{quoted}'"]
-
-
 def own_assignment() -> Assignment | None:
     """The assignment of a rank that emorec has started; `None` in any other process."""
     text = os.environ.get(VARIABLE)
@@ -76,14 +65,8 @@ def own_assignment() -> Assignment | None:
 
 
 def exit_with_parent(parent: int) -> None:
-    """Ends this process as soon as its parent is gone: the next start of the run trains it again."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_SECONDS)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
+    """Ends this process as soon as its parent has ended: the next start of the run trains it again."""
+    when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGKILL), parent)
 
 
 def exit_now() -> NoReturn:
@@ -192,9 +175,7 @@ def launch_ranks(composed: Composed[TrainConfig], assignment: Assignment) -> int
         _end(ranks, signal.SIGTERM, grace=0.0)
 
 
-def _start(
-    composed: Composed[TrainConfig], assignment: Assignment, number: int, count: int, port: int
-) -> subprocess.Popen[bytes]:
+def _start(composed: Composed[TrainConfig], assignment: Assignment, number: int, count: int, port: int) -> Rank:
     flags = [] if composed.config_dir is None else ["--config-dir", composed.config_dir]
     environment = {
         **os.environ,
@@ -206,8 +187,11 @@ def _start(
         "RANK": str(number),
         "LOCAL_RANK": str(number),
     }
-    command = train_command(composed.overrides, flags=flags, sweep=composed.config.sweep.name)
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    words = train_words(composed.overrides, flags=flags, sweep=composed.config.sweep.name)
+    if not forks():
+        return subprocess.Popen(fresh_command(words), env=environment, stdout=subprocess.DEVNULL)
+    with Path(os.devnull).open("wb") as nowhere:
+        return ForkedProcess(words, environment=environment, stdout=nowhere, stderr=2)
 
 
 def _free_port() -> int:
@@ -219,7 +203,7 @@ def _free_port() -> int:
             return port
 
 
-def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+def _wait(ranks: Sequence[Rank]) -> int:
     while True:
         codes = [rank.poll() for rank in ranks]
         failed = [code for code in codes if code]
@@ -231,7 +215,7 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
         time.sleep(POLL_SECONDS)
 
 
-def _end(ranks: Sequence[subprocess.Popen[bytes]], number: signal.Signals, grace: float = GRACE_SECONDS) -> None:
+def _end(ranks: Sequence[Rank], number: signal.Signals, grace: float = GRACE_SECONDS) -> None:
     """Asks all ranks that still run to end, and after a while kills them."""
     running = [rank for rank in ranks if rank.poll() is None]
     for rank in running:

@@ -29,6 +29,7 @@ from emorec.training.distributed import (
 )
 from emorec.training.fit import fit
 from emorec.training.preemption import Preemption
+from emorec.training.processes import forks, is_parent_alive, start_warm_parent
 from emorec.training.run_context import RunContext, now, prepare_run
 from emorec.training.trainer import check_devices
 
@@ -76,6 +77,8 @@ def train(composed: Composed[TrainConfig], preparer: DataPreparer, loggers: Sequ
         rank = external_rank(settings)
         with quiet(assignment is not None or bool(rank)):  # rank 0, or the parent, says it
             launches = assignment is None and rank is None and settings.world_size > 1
+            if launches and forks():
+                start_warm_parent()  # of the ranks; it imports while this process prepares the run
             context = prepare_run(composed, preparer, load_features=not launches)
         if assignment is None and rank:
             assignment = receive_assignment(context.identity.run_id)
@@ -110,7 +113,7 @@ def _work_as_rank(
         return Outcome(run_id, "skipped" if record is None else record.status, context.folder, "")
 
     def owned() -> bool:  # an error here may come from a rank that noticed first that the parent is gone
-        return assignment.parent is None or os.getppid() == assignment.parent
+        return assignment.parent is None or is_parent_alive(assignment.parent)
 
     if os.environ["RANK"] == "0":
         with log_to(context.folder / "log.txt"):

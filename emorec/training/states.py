@@ -65,14 +65,16 @@ def read_state(path: Path) -> dict[str, Any]:
     """The content of a state, on the CPU.
 
     Raises:
-        UserError: it holds something else than tensors and primitives.
+        UserError: it cannot be read, or holds something else than tensors and primitives.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except UnpicklingError as error:  # its text advises to load the file all the same
-        raise UserError(f"expected a state of tensors and primitives in {path}, got other objects") from error
-    except (RuntimeError, EOFError, KeyError) as error:
-        raise UserError(f"expected a state in {path}, got a file that torch cannot read: {first_line(error)}") from error
+    except (UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        # torch's text for objects is long and advises to load them all the same
+        what = "other objects" if isinstance(error, UnpicklingError) else first_line(error)
+        raise UserError(
+            f"expected a state of tensors and primitives, got {what} ({path}; rerun=true starts the run again)"
+        ) from error
     return _with_best_weights(state)
 
 

@@ -71,7 +71,7 @@ def test_a_fixture_is_not_written_over_files(tmp_path: Path, root: Path, capsys:
     assert [path.name for path in tmp_path.iterdir() if path.name != "root"] == ["mine.txt"]
 
 
-def test_regression_is_trained_told_and_reported(data: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_regression_is_trained_and_reported(data: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*SMALL, "dataset=ch_sims", "dataset.task=sentiment"]
     assert main(["train", *words]) == 2
     assert "expected a loss for regression" in capsys.readouterr().err
@@ -117,7 +117,7 @@ def test_a_corpus_with_other_labels_needs_a_label_map(
     assert main(["evaluate", f"run={run}", "dataset=meld", "labels=four_emotions"]) == 2
     assert "expected labels that make the run's classes" in capsys.readouterr().err
     assert main(["evaluate", f"run={run}", "dataset=ravdess", "split=all"]) == 2
-    assert "expected utterances that the run was neither trained nor chosen on" in capsys.readouterr().err
+    assert "expected utterances that the run was neither trained nor selected on" in capsys.readouterr().err
 
 
 def test_a_run_does_without_a_modality_that_another_corpus_lacks(
@@ -209,13 +209,13 @@ def test_a_run_with_views_is_another_run_and_finishes(data: Path, root: Path) ->
     assert len(list((root / "checkpoints").glob("*/run.json"))) == 2
 
 
-def test_what_a_run_was_trained_on_is_refused_under_another_name_and_place(
+def test_utterances_that_a_run_was_trained_on_are_refused_under_other_names_and_paths(
     data: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *SMALL, "dataset=ravdess_crema_d", "labels=four_emotions", "encoder/text=none"]) == 0
     run = only_run(root).name
     assert main(["evaluate", f"run={run}", "dataset=ravdess", "split=all"]) == 2
-    assert "neither trained nor chosen on" in capsys.readouterr().err
+    assert "neither trained nor selected on" in capsys.readouterr().err
     rows = ["id,audio,video,label"]
     for number, path in enumerate(sorted((data / "crema_d" / "AudioWAV").glob("*_HAP_*.wav"))):
         video = data / "crema_d" / "VideoFlash" / f"{path.stem}.flv"
@@ -223,7 +223,7 @@ def test_what_a_run_was_trained_on_is_refused_under_another_name_and_place(
     (tmp_path / "renamed.csv").write_text("\n".join(rows))
     words = ["evaluate", f"run={run}", "dataset=custom", f"dataset.table={tmp_path / 'renamed.csv'}", "split=all"]
     assert main([*words, "dataset.protocol=stratified"]) == 2
-    assert "neither trained nor chosen on" in capsys.readouterr().err
+    assert "neither trained nor selected on" in capsys.readouterr().err
 
 
 def test_a_folder_given_by_a_relative_path_is_read(
@@ -240,7 +240,9 @@ def test_a_folder_given_by_a_relative_path_is_read(
     assert read_json(only_run(root) / "run.json")["data"]["left_out"] == 0
 
 
-def test_what_a_table_leaves_open_is_told(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_check_reports_what_a_table_leaves_open(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [f"u{n},Hello {n}.,{'ab'[n % 2]},s{n},{('train', 'val', 'test', '')[n % 4]}" for n in range(24)]
     table = tmp_path / "corpus.csv"
     table.write_text("\n".join(["id,text,label,speeker,split", *rows]))
@@ -252,7 +254,7 @@ def test_what_a_table_leaves_open_is_told(root: Path, tmp_path: Path, capsys: py
     assert "expected at least two classes among the utterances of train, found 1" in printed
 
 
-def test_segments_that_end_beyond_their_file_and_ids_that_recur_are_told(
+def test_the_check_reports_segments_that_end_beyond_their_file_and_repeated_ids(
     data: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clips = sorted((data / "ravdess").glob("**/01-*.mp4"))[:6]
@@ -269,7 +271,7 @@ def test_segments_that_end_beyond_their_file_and_ids_that_recur_are_told(
     assert [problem["fatal"] for problem in problems if problem["where"] == "u1"] == [True]
 
 
-def test_recordings_of_test_that_are_trained_on_are_told_of(
+def test_training_warns_of_recordings_of_test_that_are_in_train(
     data: Path, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clips = sorted((data / "crema_d" / "AudioWAV").glob("*.wav"))[:18]
@@ -280,7 +282,7 @@ def test_recordings_of_test_that_are_trained_on_are_told_of(
     assert "4 of 10 utterances of test have the sound or picture of one" in caplog.text
 
 
-def test_of_texts_name_and_words_tell_whether_they_were_trained_on(
+def test_texts_that_a_run_was_trained_on_are_recognised_by_id_and_reported_by_their_words(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     def table(name: str, start: str, words: str) -> str:
@@ -292,30 +294,42 @@ def test_of_texts_name_and_words_tell_whether_they_were_trained_on(
     assert main(["train", *SMALL, *text, table("one.csv", "u", "Sentence")]) == 0
     asked = ["evaluate", f"run={only_run(root).name}", "dataset=custom", "split=all"]
     assert main([*asked, table("same.csv", "u", "Sentence")]) == 2
-    assert "neither trained nor chosen on" in capsys.readouterr().err
+    assert "neither trained nor selected on" in capsys.readouterr().err
     assert main([*asked, table("other.csv", "u", "Another")]) == 0
     caplog.clear()
     assert main([*asked, table("renamed.csv", "v", "Sentence")]) == 0
-    assert "texts are among those that the run was trained or chosen on" in caplog.text
+    assert "texts are among those that the run was trained or selected on" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
-        (["encoder.text.dim=0"], "encoder.text.dim to be a whole number of at least 1, got 0"),
-        (["encoder.text.longest=0"], "encoder.text.longest to be a whole number of at least 1, got 0"),
-        (["encoder.audio.bands=0", "encoder.audio.hop=0"], "encoder.audio: 2 problem(s)"),
-        (["encoder.audio.views=1.5"], "encoder.audio.views to be a whole number"),
-        (["encoder.video.grid=0"], "encoder.video.grid to be a whole number of at least 1"),
-        (["+encoder.audio.media.trim=-4", "+encoder.audio.media.loudness=99"], "encoder.audio.media: 2 problem(s)"),
-        (["dataset.limit=2.5"], "dataset.limit to be null or a whole number from 1, got 2.5"),
-        (["dataset.folds=abc"], "dataset.folds of at least 3"),
+        (["encoder.text.dim=0"], "encoder.text.dim: expected a whole number of at least 1, got 0"),
+        (["encoder.text.longest=0"], "encoder.text.longest: expected a whole number of at least 1, got 0"),
+        (["encoder.audio.bands=0", "encoder.audio.hop=0"], "the config: 2 problem(s)"),
+        (["encoder.audio.views=1.5"], "encoder.audio.views: expected a whole number of at least 0, got 1.5"),
+        (["encoder.video.grid=0"], "encoder.video.grid: expected a whole number of at least 1"),
+        (["+encoder.audio.media.trim=-4", "+encoder.audio.media.loudness=99"], "the config: 2 problem(s)"),
+        (["dataset.limit=2.5"], "dataset.limit: expected a whole number of at least 1 or null, got 2.5"),
+        (["dataset.limit=0"], "dataset.limit: expected a whole number of at least 1 or null, got 0"),
+        (["dataset.limit=true"], "dataset.limit: expected a whole number of at least 1 or null, got True"),
+        (["dataset.fold='0'"], "dataset.fold: expected a whole number of at least 0 or null, got '0'"),
+        (["dataset.fold=5"], "expected dataset.fold from 0 to 4, got 5"),
+        (["dataset.folds=abc"], "dataset.folds: expected a whole number of at least 3, got 'abc'"),
+        (["dataset.folds=2"], "dataset.folds: expected a whole number of at least 3, got 2"),
+        (["dataset.split_seed=-1"], "dataset.split_seed: expected a whole number of at least 0, got -1"),
+        (["dataset.label_order=happy"], "dataset.label_order: expected a list or null, got 'happy'"),
+        (["dataset.label_order=[sad,sad]"], "expected dataset.label_order to be a list of different labels"),
+        (["dataset=iemocap", "dataset.classes=5"], "dataset.classes: expected 4 or 6, got 5"),
+        (["dataset=ravdess", "dataset.classes=6"], "dataset.classes: expected 8 or 7, got 6"),
+        (["dataset=ravdess", "dataset.channel=singing"], "dataset.channel: expected 'speech', 'song' or 'both'"),
         (["dataset.monitor=foo"], "expected the monitor of task 'emotion' in"),
-        (["+labels={a: happy, b: [sad]}"], "expected 'a' to be a list of labels such as [happy], got 'happy'"),
+        (["+labels={a: happy, b: [sad]}"], "labels.a: expected a list, got 'happy'"),
     ],
 )
-def test_values_that_cannot_be_end_in_a_line(
-    data: Path, root: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_values_end_with_a_message(
+    data: Path, root: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", *SMALL, *words_of("custom", data), *words]) == 2
-    assert told in capsys.readouterr().err
+    corpus = [] if words[0].startswith("dataset=") else words_of("custom", data)
+    assert main(["train", *SMALL, *corpus, *words]) == 2
+    assert message in capsys.readouterr().err

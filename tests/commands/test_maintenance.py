@@ -85,7 +85,7 @@ def grow_old(path: Path, age: float) -> None:
     os.utime(path, (then, then))
 
 
-def rot(path: Path) -> None:
+def damage(path: Path) -> None:
     """Flips a bit of a file and keeps its size and time."""
     status, content = path.stat(), bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -112,10 +112,12 @@ def log_mel_shard(lab: Path) -> Path:
     return shard
 
 
-def test_a_broken_shard_is_set_aside_with_one_and_computed_anew(lab: Path, small_demo: Path, capsys: Printed) -> None:
+def test_a_broken_shard_is_quarantined_with_exit_code_1_and_computed_again(
+    lab: Path, small_demo: Path, capsys: Printed
+) -> None:
     shard = log_mel_shard(lab)
     content = shard.read_bytes()
-    rot(shard)
+    damage(shard)
     assert list(asked(capsys, "cache", "verify", code=1)["broken"]) == [f"{shard.parent.name}/{shard.name}"]
     assert not shard.exists()
     assert main(["cache", "verify"]) == 0
@@ -123,13 +125,13 @@ def test_a_broken_shard_is_set_aside_with_one_and_computed_anew(lab: Path, small
     assert shard.read_bytes() == content
 
 
-def test_a_broken_shard_is_named_to_readers_too(lab: Path, capsys: Printed) -> None:
+def test_a_broken_shard_is_named_in_the_table_too(lab: Path, capsys: Printed) -> None:
     shard = log_mel_shard(lab)
-    rot(shard)
+    damage(shard)
     assert main(["cache", "verify"]) == 1
     printed = capsys.readouterr().out
     assert f"{shard.parent.name}/{shard.name}: " in printed
-    assert "set aside" in printed
+    assert "quarantined" in printed
     assert "1 broken" in printed
 
 
@@ -231,7 +233,7 @@ def test_rotten_weights_and_links_to_nowhere_are_verified_with_one(lab: Path, ca
     run = the_run(lab)
     record = json.loads((run / "run.json").read_text())
     rotten, gone = (f"{record['weights'][name]}.safetensors" for name in ("head", "fusion"))
-    rot(lab / "checkpoints" / "weights" / rotten)
+    damage(lab / "checkpoints" / "weights" / rotten)
     (lab / "checkpoints" / "weights" / gone).unlink()
     names = {f"weights/{rotten}", f"{run.name}/model/fusion.safetensors"}
     assert asked(capsys, "runs", "verify", code=1).keys() == names
@@ -299,16 +301,16 @@ def test_an_exported_run_needs_no_store(
         assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
 
 
-def test_an_export_over_a_folder_or_of_rotten_weights_is_refused(lab: Path, tmp_path: Path, capsys: Printed) -> None:
+def test_an_export_over_a_folder_or_of_damaged_weights_is_refused(lab: Path, tmp_path: Path, capsys: Printed) -> None:
     run, target = the_run(lab), tmp_path / "export"
     target.mkdir()
     assert main(["runs", "export", run.name, str(target)]) == 2
     assert str(target) in capsys.readouterr().err
     assert list(target.iterdir()) == []
     target.rmdir()
-    rot((run / "model" / "head.safetensors").resolve())
+    damage((run / "model" / "head.safetensors").resolve())
     assert main(["runs", "export", run.name, str(target)]) == 2
-    assert "rotted" in capsys.readouterr().err
+    assert "the file is damaged" in capsys.readouterr().err
     assert not target.exists()
 
 

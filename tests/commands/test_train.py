@@ -79,7 +79,7 @@ def test_hydra_leaves_nothing_behind(trained: tuple[Path, str], root: Path) -> N
     assert not (Path.cwd() / "outputs").exists()
 
 
-def test_the_same_command_again_only_tells_the_result(
+def test_the_same_command_again_only_prints_the_result(
     trained: tuple[Path, str], train_overrides: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, line = trained
@@ -166,36 +166,36 @@ def test_one_failing_job_of_a_multirun_does_not_take_the_others_with_it(
 ) -> None:
     assert main(["train", *train_overrides, "seed=0,-1,1", "-m"]) == 1
     assert "2 of 3 jobs have a result" in capsys.readouterr().out
-    assert "seed to be a whole number" in caplog.text
+    assert "job 2 is invalid: the config: seed: expected a whole number" in caplog.text
     (sweep,) = (root / "checkpoints" / "sweeps").glob("*/sweep.json")
     assert [job["status"] for job in json.loads(sweep.read_text())["jobs"]] == ["finished", "invalid", "finished"]
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("words", "message"),
     [
         ("sweep.name=../outside", "sweep.name"),
         ("sweep.name=''", "sweep.name"),
         ("sweep.name=null", "sweep.name"),
-        ("tags=5", "tags to be a list"),
-        ("tags=abc", "tags to be a list"),
-        ("notes=[1,2]", "notes to be null or a text"),
-        ("checkpoint.every_seconds=abc", "checkpoint.every_seconds to be a number"),
-        ("features.preload=bogus", "features.preload"),
-        ("+optimizer.fused=true trainer.precision=bf16-mixed", "no fused optimizer with a mixed precision"),
-        ("+extraction.bogus=1", "extraction: "),
-        ("optimizer.lr=abc", "optimizer: "),
-        ("optimizer.lr=-1", "Invalid learning rate"),
-        ("loss=focal loss.gamma=x", "expected loss.gamma to be a number from 0, got 'x'"),
+        ("tags=5", "tags: expected a list, got 5"),
+        ("tags=abc", "tags: expected a list, got 'abc'"),
+        ("notes=[1,2]", "notes: expected a text or null, got [1, 2]"),
+        ("checkpoint.every_seconds=abc", "checkpoint.every_seconds: expected a number of at least 0, got 'abc'"),
+        ("features.preload=bogus", "features.preload: expected 'auto', 'none', 'ram' or 'device', got 'bogus'"),
+        ("+optimizer.fused=true trainer.precision=bf16-mixed", "optimizer.fused: expected false"),
+        ("+extraction.bogus=1", "extraction.bogus: unknown key"),
+        ("optimizer.lr=abc", "optimizer.lr: expected a number above 0, got 'abc'"),
+        ("optimizer.lr=-1", "optimizer.lr: expected a number above 0, got -1"),
+        ("loss=focal loss.gamma=x", "loss.gamma: expected a number of at least 0, got 'x'"),
         ("loss=ccc", "expected a loss for classification"),
         ("encoder.video.views=-1", "encoder.video.views"),
     ],
 )
-def test_settings_that_cannot_be_are_told_before_anything_is_written(
-    root: Path, train_overrides: list[str], word: str, told: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_settings_are_reported_before_anything_is_written(
+    root: Path, train_overrides: list[str], words: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", *train_overrides, *word.split()]) == 2
-    assert told in capsys.readouterr().err
+    assert main(["train", *train_overrides, *words.split()]) == 2
+    assert message in capsys.readouterr().err
     assert not list(root.glob("**/run.json"))
     assert not list(root.glob("cache/*/*.safetensors"))
 

@@ -145,9 +145,7 @@ def test_without_an_experiment_there_is_none_among_the_choices() -> None:
 
 
 @pytest.mark.parametrize("first_line", ["", "# @package _global_\n"])
-def test_an_experiment_in_the_users_folder_is_composed_whatever_its_first_line(
-    tmp_path: Path, first_line: str
-) -> None:
+def test_an_experiment_in_the_users_folder_is_composed_whatever_its_first_line(tmp_path: Path, first_line: str) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "ours.yaml").write_text(
         f"{first_line}defaults:\n  - override /fusion: gated\nseed: 11\ntrainer:\n  max_epochs: 2\n"

@@ -24,7 +24,7 @@ from emorec.loggers import published, sync, wandb
 from emorec.reporting.aggregate import finished_runs
 from emorec.runs import maintenance as run_maintenance
 from emorec.runs.checkpoint_store import CLAIM, CheckpointStore
-from emorec.storage import folders, leases
+from emorec.storage import leases
 from emorec.storage.claims import try_claim
 from emorec.storage.digests import FileDigests
 from emorec.training import states as states_module
@@ -358,15 +358,15 @@ def test_links_that_vanish_are_tidied(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_run_that_was_removed_has_no_uploads(checkpoints: CheckpointStore, vanish_before: Vanish) -> None:
     claim = try_claim(checkpoints.folder(FIRST) / CLAIM)
     assert claim is not None
-    vanish_before(leases, "time_at", checkpoints.folder(FIRST))
+    vanish_before(sync, "time_at", checkpoints.folder(FIRST))
     with claim:
-        assert list(sync._uploads(record(FIRST), checkpoints, act=False, timeout=1.0)) == []
+        assert list(sync.uploads(checkpoints, [FIRST], act=False, timeout=1.0)) == []
 
 
 def test_a_folder_of_uploads_that_vanishes_is_skipped(tmp_path: Path, vanish_after: Vanish) -> None:
     folder = tmp_path / wandb.FOLDER / "run-1"
     folder.mkdir(parents=True)
-    vanish_after(folders, "list_folder", folder)
+    vanish_after(sync, "list_folder", folder)
     assert sync.waiting(tmp_path) == []
 
 

@@ -1,23 +1,24 @@
-"""Trackers show a run elsewhere, keep all their files in its directory, and never cost it its training."""
+"""Loggers keep all their files in the run's directory, and their failures never end the training."""
 
 import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from emorec.config.instantiation import Component
 from emorec.errors import UserError
 from emorec.loggers.base import RunLogger
-from emorec.loggers.published import confusion_picture, published_config
+from emorec.loggers.published import confusion_images, published_config, tracking_name
 from emorec.loggers.sync import waiting
 from emorec.loggers.tensorboard import TensorboardLogger
-from emorec.loggers.wandb import INTERNAL_FAILURES, WandbLogger, wandb_id
+from emorec.loggers.wandb import INTERNAL_FAILURES, WandbLogger
 from emorec.runs.checkpoint_store import RunRecord
 from tests.loggers.wandb_files import read, wandb_files
 from tests.loggers.wandb_server import serving
@@ -56,21 +57,29 @@ def row(epoch: int) -> dict[str, float]:
     return {"epoch": epoch, "step": 10 * epoch + 10, "lr": 0.1, "seconds": 1.0, "train/loss": 1.0, "val/uar": epoch / 4}
 
 
-def track(
-    tracker: RunLogger, folder: Path, *, epochs: range = range(3), status: str = "finished", **fields: Any
+def log_run(
+    logger: RunLogger,
+    folder: Path,
+    *,
+    resumed: Sequence[int] = (),
+    epochs: range = range(3),
+    status: str = "finished",
+    **fields: Any,
 ) -> None:
-    """Tells a tracker of a whole run."""
+    """Passes a whole run to a logger."""
     folder.mkdir(exist_ok=True)
-    told = record(**fields)
+    run = record(**fields)
     try:
-        tracker.started(told, CONFIG, folder)
+        logger.started(run, CONFIG, folder)
+        if resumed:
+            logger.resumed([row(epoch) for epoch in resumed])
         for epoch in epochs:
-            tracker.epoch(row(epoch))
+            logger.epoch(row(epoch))
         if status == "finished":
-            told.best_epoch, told.epochs, told.timings = 2, 3, {"training": 4.0}
-            tracker.finished(told, METRICS)
+            run.best_epoch, run.epochs, run.timings = 2, 3, {"training": 4.0}
+            logger.finished(run, METRICS)
     finally:
-        tracker.closed(status)
+        logger.closed(status)
 
 
 @pytest.fixture
@@ -97,7 +106,7 @@ def offline(**settings: Any) -> WandbLogger:
 # --------------------------------------------------------------------------------------------- what is published
 
 
-def test_the_published_config_holds_what_defines_the_result_and_no_place() -> None:
+def test_the_published_config_holds_what_defines_the_result_and_no_folders() -> None:
     assert published_config(CONFIG) == {
         "dataset": {"_target_": "emorec.datasets.demo.Demo", "fold": None},
         "encoder": {"text": {"model": "minilm", "revision": "main"}},
@@ -106,20 +115,23 @@ def test_the_published_config_holds_what_defines_the_result_and_no_place() -> No
     }
 
 
-def test_a_confusion_matrix_is_drawn_in_colour_row_by_row() -> None:
-    picture = confusion_picture([[4, 0], [1, 1]], ["calm", "glad"]).astype(int)
-    assert picture.shape[2] == 3
-    high, wide = picture.shape[0] // 3, picture.shape[1]
-    blue = picture[:high, :, 2] - picture[:high, :, 0]  # of the row of "calm": all were told rightly
-    assert blue[:, : wide * 6 // 10].max() > 50
-    assert confusion_picture([[0, 0], [0, 0]], ["calm", "glad"]).shape == picture.shape
+def test_the_rows_of_a_confusion_matrix_are_coloured_by_their_shares() -> None:
+    counts = {"labels": ["calm", "glad"], "test/confusion": [[4, 0], [1, 1]]}
+    ((name, image),) = confusion_images(counts).items()
+    assert (name, image.shape[2]) == ("test/confusion", 3)
+    blue = image[:, :, 2].astype(int) - image[:, :, 0]
+    half = image.shape[0] // 3  # in the row of "calm", where all were right
+    left, right = blue[half // 2, : image.shape[1] // 2].max(), blue[half // 2, image.shape[1] // 2 : -60].min()
+    assert left > 50 > right
+    empty = confusion_images({**counts, "test/confusion": [[0, 0], [0, 0]]})["test/confusion"]
+    assert empty.shape == image.shape
 
 
 # --------------------------------------------------------------------------------------------- W&B, offline
 
 
 def test_wandb_keeps_identity_config_epochs_results_and_exit_code(folder: Path) -> None:
-    track(offline(), folder)
+    log_run(offline(), folder)
     (path,) = wandb_files(folder)
     found = read(path)
     run = found.run
@@ -141,7 +153,7 @@ def test_wandb_writes_to_the_runs_directory_alone_and_leaves_the_process_as_it_w
 ) -> None:
     monkeypatch.setenv("WANDB_CACHE_DIR", "mine")
     environment, leave, hook = dict(os.environ), sys.exit, sys.excepthook
-    track(offline(), folder)
+    log_run(offline(), folder)
     assert dict(os.environ) == environment
     assert (sys.exit, sys.excepthook) == (leave, hook)
     for name in ("home", "work"):
@@ -149,10 +161,10 @@ def test_wandb_writes_to_the_runs_directory_alone_and_leaves_the_process_as_it_w
     assert not any(path.is_symlink() for path in folder.rglob("*"))
 
 
-def test_wandb_is_not_told_of_machine_command_and_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_gets_no_host_name_command_line_or_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["emorec", "train", "notes=canary_of_the_command_line"])
     monkeypatch.setenv("SOME_VARIABLE", "canary_of_the_environment")
-    track(offline(), folder)
+    log_run(offline(), folder)
     (path,) = wandb_files(folder)
     found = read(path)
     assert not {"host", "git", "program"} & set(found.run)
@@ -167,27 +179,27 @@ def test_wandb_is_not_told_of_machine_command_and_code(folder: Path, monkeypatch
 
 
 @pytest.mark.parametrize(("status", "code"), [("failed", 1), ("interrupted", 130), ("stopped", 0), ("finished", 0)])
-def test_the_exit_code_tells_what_became_of_a_run(folder: Path, status: str, code: int) -> None:
-    track(offline(), folder, status=status)
+def test_the_exit_code_is_the_status_of_the_run(folder: Path, status: str, code: int) -> None:
+    log_run(offline(), folder, status=status)
     found = read(wandb_files(folder)[0])
     assert (found.exit_code, found.summary["status"]) == (code, status)
 
 
-def test_a_run_begun_anew_has_an_id_of_its_own_and_a_resumed_one_has_not(folder: Path) -> None:
-    assert wandb_id(record(attempts=3)) == RUN
-    assert wandb_id(record(attempts=3, restarts=2)) == f"{RUN}-r2"
-    track(offline(), folder, epochs=range(2), status="interrupted")
+def test_a_run_that_starts_again_gets_a_new_id_and_a_resumed_run_keeps_its_id(folder: Path) -> None:
+    assert tracking_name(record(attempts=3)) == RUN
+    assert tracking_name(record(attempts=3, restarts=2)) == f"{RUN}-r2"
+    log_run(offline(), folder, epochs=range(2), status="interrupted")
     time.sleep(1.1)  # a folder of W&B is named by the second
-    track(offline(), folder, epochs=range(1, 3), attempts=2)
+    log_run(offline(), folder, epochs=range(1, 3), attempts=2)
     first, second = (read(path) for path in wandb_files(folder))
     assert (first.run["run_id"], second.run["run_id"]) == (RUN, RUN)
     assert [item["_step"] for item in second.history.values()] == [1, 2]
     assert second.run["resume"] is True
 
 
-def test_two_trackers_one_after_the_other_share_nothing(tmp_path: Path) -> None:
+def test_two_loggers_one_after_the_other_share_nothing(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        track(offline(), tmp_path / name)
+        log_run(offline(), tmp_path / name)
     for name in ("a", "b"):
         (path,) = wandb_files(tmp_path / name)
         assert str(tmp_path / ("b" if name == "a" else "a")).encode() not in path.read_bytes()
@@ -196,20 +208,22 @@ def test_two_trackers_one_after_the_other_share_nothing(tmp_path: Path) -> None:
 
 def test_disabled_does_nothing_and_loads_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # makes an import fail
-    track(WandbLogger(mode="disabled"), folder)
+    log_run(WandbLogger(mode="disabled"), folder)
     assert list(folder.iterdir()) == []
 
 
-def test_a_tracker_that_never_started_closes(folder: Path) -> None:
+def test_a_logger_that_never_started_can_be_closed(folder: Path) -> None:
     offline().closed("failed")
     TensorboardLogger().closed("failed")
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("settings", [{"mode": "dryrun"}, {"timeout": 0}, {"timeout": "soon"}])
+@pytest.mark.parametrize("settings", [{"mode": "dryrun"}, {"timeout": 0}, {"timeout": "soon"}, {"project": None}])
 def test_settings_are_checked(settings: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=rf"logger\.wandb\.{next(iter(settings))}"):
-        WandbLogger(**settings)
+    problems: list[str] = []
+    node = {"_target_": "emorec.loggers.wandb.WandbLogger", **settings}
+    assert Component.from_node(node, "logger.wandb", problems) is None
+    assert problems[0].startswith(f"logger.wandb.{next(iter(settings))}: expected")
 
 
 def test_the_group_may_read_what_wandb_wrote_whatever_the_umask(tmp_path: Path) -> None:
@@ -218,8 +232,8 @@ def test_the_group_may_read_what_wandb_wrote_whatever_the_umask(tmp_path: Path) 
     folder.chmod(0o2775)
     before = os.umask(0o077)
     try:
-        track(offline(), folder)
-        track(TensorboardLogger(), folder)
+        log_run(offline(), folder)
+        log_run(TensorboardLogger(), folder)
     finally:
         os.umask(before)
     for path in (*(folder / "wandb").rglob("*"), *(folder / "tensorboard").rglob("*")):
@@ -229,30 +243,28 @@ def test_the_group_may_read_what_wandb_wrote_whatever_the_umask(tmp_path: Path) 
 # --------------------------------------------------------------------------------------------- W&B that fails
 
 
-def test_the_failures_of_wandb_are_where_we_look_for_them() -> None:
+def test_the_private_errors_of_wandb_exist() -> None:
     import importlib
 
     for module, name in INTERNAL_FAILURES:
         assert issubclass(getattr(importlib.import_module(module), name), Exception)
 
 
-def test_without_a_key_a_run_is_kept_offline_and_this_is_said_once(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    track(WandbLogger(), folder)
+def test_without_a_key_a_run_is_kept_offline_with_one_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log_run(WandbLogger(), folder)
     (warning,) = [item.getMessage() for item in caplog.records if item.levelno == logging.WARNING]
     assert "found no API key" in warning
     assert f"emorec runs sync {RUN}" in warning
     assert len(read(wandb_files(folder)[0]).history) == 3
 
 
-def test_a_server_out_of_reach_is_given_up_in_time_and_the_run_is_kept_offline(
+def test_a_server_that_cannot_be_reached_is_given_up_in_time_and_the_run_is_kept_offline(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     started = time.monotonic()
-    track(WandbLogger(timeout=2), folder)
+    log_run(WandbLogger(timeout=2), folder)
     assert time.monotonic() - started < 20
     assert caplog.text.count("W&B fails") == 1
     found = read(wandb_files(folder)[-1])
@@ -260,8 +272,8 @@ def test_a_server_out_of_reach_is_given_up_in_time_and_the_run_is_kept_offline(
     assert KEY.encode() not in b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_tag_that_wandb_refuses_costs_no_training(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    track(offline(), folder, tags=["x" * 100])
+def test_a_tag_that_wandb_refuses_does_not_end_the_training(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log_run(offline(), folder, tags=["x" * 100])
     assert caplog.text.count("W&B fails") == 1
     assert "the training goes on without it" in caplog.text
 
@@ -281,7 +293,7 @@ def _service() -> int:
 @pytest.mark.faults
 @pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="finds the service of W&B in /proc")
 @pytest.mark.parametrize("when", ["epoch", "finished", "closed"])
-def test_a_service_of_wandb_that_dies_costs_no_training(
+def test_a_service_of_wandb_that_dies_does_not_end_the_training(
     folder: Path, when: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Killing(WandbLogger):
@@ -293,10 +305,10 @@ def test_a_service_of_wandb_that_dies_costs_no_training(
             return super().__getattribute__(name)
 
     killed: list[int] = []
-    track(Killing(mode="offline", system_metrics=False), folder)
+    log_run(Killing(mode="offline", system_metrics=False), folder)
     assert killed
     assert caplog.text.count("W&B fails") == 1
-    track(offline(), folder.with_name("another"))
+    log_run(offline(), folder.with_name("another"))
     assert read(wandb_files(folder.with_name("another"))[0]).exit_code == 0
 
 
@@ -323,7 +335,7 @@ def test_online_a_run_is_uploaded_with_a_key_of_the_environment_or_of_netrc(
             monkeypatch.setenv("WANDB_API_KEY", KEY)
         else:
             netrc(server.address.removeprefix("http://"))
-        track(WandbLogger(entity="laboratory", timeout=20), folder)
+        log_run(WandbLogger(entity="laboratory", timeout=20), folder)
     run = server.runs[RUN]
     assert (run["groupName"], run["jobType"], run["tags"]) == ("the_sweep", "train", ["first", "second"])
     assert (run["project"], run["entity"], run["notes"]) == ("emorec", "laboratory", "a note")
@@ -336,42 +348,44 @@ def test_online_a_run_is_uploaded_with_a_key_of_the_environment_or_of_netrc(
     assert {path.split("/")[1] for path, _ in server.requests} <= {"graphql", "files", "file"}
 
 
-def test_online_a_resumed_run_goes_on_and_no_epoch_is_there_twice(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_online_a_resumed_run_continues_without_duplicate_epochs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.address)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        track(WandbLogger(timeout=20), folder, epochs=range(3), status="interrupted")
+        log_run(WandbLogger(timeout=20), folder, epochs=range(3), status="interrupted")
         assert server.exit_codes == {RUN: 130}
-        track(WandbLogger(timeout=20), folder, epochs=range(2, 5), attempts=2)
+        log_run(WandbLogger(timeout=20), folder, epochs=range(2, 5), attempts=2)
     assert list(server.runs) == [RUN]
     assert [line["epoch"] for line in server.lines[RUN] if "val/uar" in line] == [0, 1, 2, 3, 4]
     assert server.exit_codes == {RUN: 0}
 
 
-def test_an_online_run_counts_as_unsent_until_it_has_ended_well(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_online_run_counts_as_unsent_until_it_has_ended_without_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
 
-    class Looking(WandbLogger):
+    class Recording(WandbLogger):
         def epoch(self, row: Any) -> None:
             super().epoch(row)
             seen.append(waiting(folder))
 
     marks = [folder / "wandb" / f"run-{number}-{RUN}" / "unsent" for number in range(2)]
-    for mark, reason in zip(marks, ("", "the server was down"), strict=True):  # of starts that were killed, and failed
+    for mark, reason in zip(
+        marks, ("", "the server was down"), strict=True
+    ):  # of a start that was killed and of one that failed
         mark.parent.mkdir(parents=True)
         mark.write_text(reason)
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.address)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        track(Looking(timeout=20), folder)
+        log_run(Recording(timeout=20), folder)
     assert len(seen[0]) == 3
     assert waiting(folder) == [marks[1].parent]
     assert [mark.exists() for mark in marks] == [False, True]
 
 
-def test_a_server_that_fails_on_the_way_costs_no_training_and_what_is_unsent_is_marked(
+def test_a_server_that_fails_during_training_does_not_end_it_and_the_run_is_marked_as_unsent(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Breaking(WandbLogger):
@@ -383,7 +397,7 @@ def test_a_server_that_fails_on_the_way_costs_no_training_and_what_is_unsent_is_
         monkeypatch.setenv("WANDB_BASE_URL", server.address)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         started = time.monotonic()
-        track(Breaking(timeout=3), folder, status="failed")
+        log_run(Breaking(timeout=3), folder, status="failed")
     assert time.monotonic() - started < 30
     assert caplog.text.count("W&B fails") == 1
     assert list((folder / "wandb").glob("run-*/unsent"))
@@ -401,7 +415,7 @@ def events(folder: Path) -> Any:
 
 
 def test_tensorboard_keeps_scalars_by_epoch_and_the_confusion_matrix(folder: Path) -> None:
-    track(TensorboardLogger(), folder)
+    log_run(TensorboardLogger(), folder)
     found = events(folder)
     assert [(event.step, event.value) for event in found.Scalars("val/uar")] == [(0, 0.0), (1, 0.25), (2, 0.5)]
     assert [(event.step, event.value) for event in found.Scalars("test/uar")] == [(2, 0.625)]
@@ -410,8 +424,8 @@ def test_tensorboard_keeps_scalars_by_epoch_and_the_confusion_matrix(folder: Pat
 
 
 def test_tensorboard_shows_each_epoch_of_a_resumed_run_once(folder: Path) -> None:
-    track(TensorboardLogger(), folder, epochs=range(4), status="interrupted")
-    track(TensorboardLogger(), folder, epochs=range(2, 5))
+    log_run(TensorboardLogger(), folder, epochs=range(4), status="interrupted")
+    log_run(TensorboardLogger(), folder, epochs=range(2, 5))
     assert [event.step for event in events(folder).Scalars("val/uar")] == [0, 1, 2, 3, 4]
 
 

@@ -1,4 +1,4 @@
-"""Trainings that are tracked: which trackers a config gives, what W&B calls a run, how offline runs are uploaded."""
+"""Trainings with loggers: which loggers a config gives, how W&B names a run, how offline runs are uploaded."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from emorec.cli import main
 from emorec.config.composition import composer, parse
 from emorec.errors import UserError
 from emorec.loggers.factory import make_loggers
+from emorec.loggers.lightning import LightningLogger
 from emorec.loggers.tensorboard import TensorboardLogger
 from emorec.loggers.wandb import WandbLogger
 from emorec.training.callbacks.history import History
@@ -47,7 +48,7 @@ def written(run: Path) -> list[Written]:
 
 def chosen(*words: str) -> list[Any]:
     with composer(parse("train", words)) as open_composer:
-        return trackers(open_composer.compose(list(words)).config)
+        return make_loggers(open_composer.compose(list(words)).config.logger)
 
 
 # ------------------------------------------------------------------------------------------------ choices
@@ -56,38 +57,38 @@ def chosen(*words: str) -> list[Any]:
 @pytest.mark.parametrize(
     ("word", "kinds"),
     [
-        ("logger=csv", []),
+        ("logger=csv", [LightningLogger]),
         ("logger=none", []),
         ("logger=wandb", [WandbLogger]),
         ("logger=tensorboard", [TensorboardLogger]),
         ("logger=wandb_tensorboard", [WandbLogger, TensorboardLogger]),
         ("logger=[wandb,tensorboard]", [WandbLogger, TensorboardLogger]),
-        ("logger=[csv,tensorboard]", [TensorboardLogger]),
+        ("logger=[csv,tensorboard]", [LightningLogger, TensorboardLogger]),
     ],
 )
-def test_a_choice_of_loggers_gives_their_trackers(word: str, kinds: list[type]) -> None:
-    assert [type(tracker) for tracker in chosen(word)] == kinds
+def test_each_choice_of_loggers_gives_its_classes(word: str, kinds: list[type]) -> None:
+    assert [type(logger) for logger in chosen(word)] == kinds
 
 
 def test_settings_come_from_the_config_or_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "of_the_environment")
-    (tracker,) = chosen("logger=wandb", "logger.wandb.entity=laboratory", "logger.wandb.mode=offline")
-    assert (tracker.project, tracker.entity, tracker.mode) == ("of_the_environment", "laboratory", "offline")
+    (logger,) = chosen("logger=wandb", "logger.wandb.entity=laboratory", "logger.wandb.mode=offline")
+    assert (logger.project, logger.entity, logger.mode) == ("of_the_environment", "laboratory", "offline")
 
 
-def test_an_entry_that_is_no_tracker_is_refused() -> None:
-    with pytest.raises(UserError, match=r"logger\.wandb to be a node"):
-        trackers({"logger": {"wandb": "online"}})
-    with pytest.raises(
-        UserError,
-        match=r"logger\.mine to be of a class derived from RunLogger, got emorec\.media\.audio\.AudioSettings",
-    ):
-        trackers({"logger": {"mine": {"_target_": "emorec.media.audio.AudioSettings"}}})
+def test_an_entry_that_is_not_a_logger_is_refused() -> None:
+    with pytest.raises(UserError, match=r"logger\.wandb: expected a mapping or null, got 'online'"):
+        chosen("+logger.wandb=online")
+    with pytest.raises(UserError, match=r"logger\.mine: expected a class derived from RunLogger, got AudioSettings"):
+        chosen("+logger.mine._target_=emorec.media.audio.AudioSettings")
 
 
-def test_a_wrong_mode_ends_with_a_word_on_it(root: Path, train_overrides: list[str], capsys: Any) -> None:
+def test_a_wrong_mode_is_reported_before_anything_is_written(
+    root: Path, train_overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert train(*train_overrides, "logger=wandb", "logger.wandb.mode=sometimes") == 2
-    assert "expected logger.wandb.mode in ('online', 'offline', 'disabled')" in capsys.readouterr().err
+    message = "logger.wandb.mode: expected 'online', 'offline' or 'disabled', got 'sometimes'"
+    assert message in capsys.readouterr().err
     assert list(root.iterdir()) == []
 
 
@@ -101,7 +102,7 @@ def test_the_logger_is_no_part_of_the_identity(root: Path, train_overrides: list
 # ------------------------------------------------------------------------------------------------ W&B
 
 
-def test_a_training_is_in_wandb_as_it_is_in_its_directory(root: Path, train_overrides: list[str]) -> None:
+def test_wandb_has_the_metrics_of_the_runs_directory(root: Path, train_overrides: list[str]) -> None:
     words = ["logger=[wandb,tensorboard]", *OFFLINE[1:], "sweep.name=evening", "tags=[x,y]", "notes=a note"]
     assert train(*train_overrides, *words) == 0
     (run,) = runs(root)
@@ -121,7 +122,7 @@ def test_a_training_is_in_wandb_as_it_is_in_its_directory(root: Path, train_over
     assert not (Path.cwd() / "wandb").exists()
 
 
-def test_a_multirun_in_one_process_gives_a_run_each_in_one_group(root: Path, train_overrides: list[str]) -> None:
+def test_a_multirun_in_one_process_logs_each_run_in_one_group(root: Path, train_overrides: list[str]) -> None:
     assert train("-m", *train_overrides, *OFFLINE, "seed=0,1,2", "sweep.name=seeds") == 0
     found = {run.name: written(run) for run in runs(root)}
     assert len(found) == 3
@@ -131,7 +132,7 @@ def test_a_multirun_in_one_process_gives_a_run_each_in_one_group(root: Path, tra
     assert sorted(only.run["config"]["update"]["seed"] for (only,) in found.values()) == [0, 1, 2]
 
 
-def test_a_failed_run_ends_so_and_starts_again_under_another_id(
+def test_a_failed_run_ends_as_failed_and_starts_again_under_another_id(
     root: Path, train_overrides: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = History.on_train_epoch_end
@@ -154,7 +155,7 @@ def test_a_failed_run_ends_so_and_starts_again_under_another_id(
     assert (record(run)["attempts"], record(run)["restarts"]) == (2, 1)
 
 
-def test_an_interrupted_run_goes_on_under_its_id(
+def test_an_interrupted_run_resumes_under_its_id(
     root: Path, train_overrides: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = History.on_train_epoch_end
@@ -180,14 +181,14 @@ def test_an_interrupted_run_goes_on_under_its_id(
     assert (record(run)["attempts"], record(run)["restarts"]) == (2, 0)
 
 
-def test_a_run_that_is_trained_anew_has_another_id(root: Path, train_overrides: list[str]) -> None:
+def test_a_run_that_is_trained_again_has_another_id(root: Path, train_overrides: list[str]) -> None:
     assert train(*train_overrides, *OFFLINE) == 0
     assert train(*train_overrides, *OFFLINE, "rerun=true") == 0
     (run,) = runs(root)
     assert [found.run["run_id"] for found in written(run)] == [run.name, f"{run.name}-r1"]
 
 
-def test_a_test_that_is_read_later_is_in_the_same_tracked_run(root: Path, train_overrides: list[str]) -> None:
+def test_a_test_that_is_read_later_is_logged_to_the_same_run(root: Path, train_overrides: list[str]) -> None:
     words = [*train_overrides, "logger=[wandb,tensorboard]", *OFFLINE[1:]]
     assert train(*words, "test=false") == 0
     assert train(*words) == 0
@@ -224,16 +225,16 @@ def test_sync_uploads_what_was_kept_offline_once(
 ) -> None:
     assert train("-m", *train_overrides, *OFFLINE, "seed=0,1", "sweep.name=seeds") == 0
     first, second = (run.name for run in runs(root))
-    code, told = sync("--all", "--dry-run", capsys=capsys)
-    assert (code, [item["status"] for item in told]) == (0, ["waiting", "waiting"])
+    code, uploads = sync("--all", "--dry-run", capsys=capsys)
+    assert (code, [item["status"] for item in uploads]) == (0, ["waiting", "waiting"])
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.address)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        code, told = sync(first[:6], capsys=capsys)
-        assert (code, [(item["run_id"], item["status"]) for item in told]) == (0, [(first, "uploaded")])
+        code, uploads = sync(first[:6], capsys=capsys)
+        assert (code, [(item["run_id"], item["status"]) for item in uploads]) == (0, [(first, "uploaded")])
         assert list(server.runs) == [first]
-        code, told = sync("--all", capsys=capsys)
-        assert (code, [(item["run_id"], item["status"]) for item in told]) == (0, [(second, "uploaded")])
+        code, uploads = sync("--all", capsys=capsys)
+        assert (code, [(item["run_id"], item["status"]) for item in uploads]) == (0, [(second, "uploaded")])
         assert sync("--all", capsys=capsys) == (0, [])
     assert server.exit_codes == {first: 0, second: 0}
     assert {run["groupName"] for run in server.runs.values()} == {"seeds"}
@@ -247,14 +248,14 @@ def test_sync_tells_why_an_upload_failed(
     root: Path, train_overrides: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(*train_overrides, *OFFLINE) == 0
-    code, (told,) = sync("--all", capsys=capsys)
-    assert (code, told["status"]) == (1, "failed")
-    assert "No API key" in told["error"]
+    code, (upload,) = sync("--all", capsys=capsys)
+    assert (code, upload["status"]) == (1, "failed")
+    assert "No API key" in upload["error"]
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    code, (told,) = sync("--all", "--timeout", "3s", capsys=capsys)
-    assert (code, told["status"]) == (1, "failed")
-    assert "within 3 seconds" in told["error"]
+    code, (upload,) = sync("--all", "--timeout", "3s", capsys=capsys)
+    assert (code, upload["status"]) == (1, "failed")
+    assert "within 3 seconds" in upload["error"]
     assert main(["runs", "sync", "--all", "--dry-run"]) == 0
     assert "waiting" in capsys.readouterr().out
 

@@ -193,5 +193,7 @@ def test_class_weights_are_no_part_of_the_stored_weights(loss: Loss) -> None:
 def test_unknown_class_weights_are_refused(name: str) -> None:
     if "class_weights" not in node("loss", name):
         pytest.skip("has no class weights")
-    with pytest.raises(UserError, match=r"loss\.class_weights: expected 'none', 'inverse' or 'effective_number', got 'root'"):
+    with pytest.raises(
+        UserError, match=r"loss\.class_weights: expected 'none', 'inverse' or 'effective_number', got 'root'"
+    ):
         make(name, class_weights="root")

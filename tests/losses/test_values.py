@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from emorec.batch import IGNORED
-from emorec.errors import UserError
 from emorec.config.instantiation import instantiate
+from emorec.errors import UserError
 from emorec.losses.class_weights import Weighting, weigh_classes
 from emorec.losses.cross_entropy import CrossEntropy
 from emorec.losses.focal import focal_loss

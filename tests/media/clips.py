@@ -1,4 +1,4 @@
-"""Writes the odd clips that real corpora hold: of any codec and container, turned, cut, with times of their own."""
+"""Writes unusual clips like those of real corpora: of any codec and container, rotated, cut, with irregular times."""
 
 import struct
 from collections.abc import Sequence
@@ -85,19 +85,19 @@ def write_clip(
 
 def boxes_of(content: bytes | bytearray, name: bytes) -> list[int]:
     """Where the boxes of a name are in an mp4."""
-    places, place = [], content.find(name)
-    while place >= 0:
-        places.append(place)
-        place = content.find(name, place + 1)
-    return places
+    offsets, offset = [], content.find(name)
+    while offset >= 0:
+        offsets.append(offset)
+        offset = content.find(name, offset + 1)
+    return offsets
 
 
 def turned(path: Path, quarters: int) -> Path:
     """Makes an mp4 be shown turned with the clock, as a phone does: its pixels stay as they are."""
     content = bytearray(path.read_bytes())
     a, b, c, d = (number * UNITY for number in TURNS[quarters])
-    place = boxes_of(content, b"tkhd")[0] + 44
-    content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    offset = boxes_of(content, b"tkhd")[0] + 44
+    content[offset : offset + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
     return path
 
@@ -105,10 +105,10 @@ def turned(path: Path, quarters: int) -> Path:
 def without_first(path: Path, frames: int) -> Path:
     """Makes an mp4 start later, by its edit list, as a cut without new encoding does: the frames stay in the file."""
     content = bytearray(path.read_bytes())
-    (place,), (table,) = boxes_of(content, b"elst"), boxes_of(content, b"stts")
+    (offset,), (table,) = boxes_of(content, b"elst"), boxes_of(content, b"stts")
     (_, delta) = struct.unpack(">II", content[table + 12 : table + 20])
-    (start,) = struct.unpack(">i", content[place + 16 : place + 20])
-    content[place + 16 : place + 20] = struct.pack(">i", start + frames * delta)
+    (start,) = struct.unpack(">i", content[offset + 16 : offset + 20])
+    content[offset + 16 : offset + 20] = struct.pack(">i", start + frames * delta)
     path.write_bytes(content)
     return path
 
@@ -129,22 +129,22 @@ def claiming(path: Path, seconds: int, *, by: str) -> Path:
     """Makes an mp4 of 2 seconds state another length, by more samples ("count") or by longer ones ("duration")."""
     content = bytearray(path.read_bytes())
 
-    def put(place: int, number: int) -> None:
-        content[place : place + 4] = struct.pack(">I", number)
+    def put(offset: int, number: int) -> None:
+        content[offset : offset + 4] = struct.pack(">I", number)
 
-    def get(place: int) -> int:
-        return int(struct.unpack(">I", content[place : place + 4])[0])
+    def get(offset: int) -> int:
+        return int(struct.unpack(">I", content[offset : offset + 4])[0])
 
     movie_scale = get(boxes_of(content, b"mvhd")[0] + 16)
     put(boxes_of(content, b"mvhd")[0] + 20, seconds * movie_scale)
-    for place in boxes_of(content, b"tkhd"):
-        put(place + 24, seconds * movie_scale)
-    for place in boxes_of(content, b"elst"):
-        put(place + 12, seconds * movie_scale)
-    for place in boxes_of(content, b"mdhd"):
-        put(place + 20, seconds * get(place + 16))
-    for place in boxes_of(content, b"stts"):
-        at = place + (12 if by == "count" else 16)
+    for offset in boxes_of(content, b"tkhd"):
+        put(offset + 24, seconds * movie_scale)
+    for offset in boxes_of(content, b"elst"):
+        put(offset + 12, seconds * movie_scale)
+    for offset in boxes_of(content, b"mdhd"):
+        put(offset + 20, seconds * get(offset + 16))
+    for offset in boxes_of(content, b"stts"):
+        at = offset + (12 if by == "count" else 16)
         put(at, get(at) * seconds // 2)
     path.write_bytes(content)
     return path

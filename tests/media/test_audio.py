@@ -1,4 +1,4 @@
-"""Sound of any rate and channel count comes back mono at the rate asked for; what cannot be used says why."""
+"""Sound of any rate and channel count is read as mono at the requested rate; unusable sound is reported."""
 
 import math
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def test_at_the_same_rate_the_samples_are_untouched(write_sound: Write) -> None:
     np.testing.assert_array_equal(read(write_sound("a.wav", samples, subtype="FLOAT")), samples)
 
 
-def test_what_lies_above_the_new_rate_does_not_come_back_as_another_pitch(write_sound: Write) -> None:
+def test_resampling_does_not_alias(write_sound: Write) -> None:
     sound = read(write_sound("a.wav", tone(1.0, rate=48_000, pitch=10_000.0), 48_000))
     assert level_of(sound) < 0.01
 
@@ -172,7 +172,7 @@ def test_a_segment_of_a_sound_track_is_cut_out(tmp_path: Path) -> None:
     assert pitch_of(read(path, start=0.6, end=0.9)) == pytest.approx(880.0, abs=4.0)
 
 
-def test_a_video_without_sound_says_so(tmp_path: Path) -> None:
+def test_a_video_without_sound_is_reported(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", picture(), 12, None, 16_000)
     with pytest.raises(MediaError, match="no sound track"):
         read(tmp_path / "a.mp4")
@@ -185,18 +185,18 @@ def truncated(path: Path, share: float = 0.6) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp4"])
-def test_an_empty_file_says_so(tmp_path: Path, suffix: str) -> None:
+def test_an_empty_file_is_reported(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a{suffix}").write_bytes(b"")
     with pytest.raises(MediaError, match="the file is empty"):
         read(tmp_path / f"a{suffix}")
 
 
-def test_a_file_without_samples_says_so(write_sound: Write) -> None:
+def test_a_file_without_samples_is_reported(write_sound: Write) -> None:
     with pytest.raises(MediaError, match="no samples"):
         read(write_sound("a.wav", tone(0.0)))
 
 
-def test_a_truncated_wav_says_so_although_its_beginning_could_be_read(write_sound: Write) -> None:
+def test_a_truncated_wav_is_reported_although_its_beginning_can_be_read(write_sound: Write) -> None:
     path = truncated(write_sound("a.wav", tone(1.0)))
     assert len(soundfile.read(path)[0]) > 9_000
     with pytest.raises(MediaError, match="truncated"):
@@ -277,7 +277,7 @@ def test_text_with_the_name_of_a_sound_is_refused(tmp_path: Path, suffix: str) -
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp4"])
-def test_a_missing_file_is_an_os_error_and_no_fault_of_the_content(tmp_path: Path, suffix: str) -> None:
+def test_a_missing_file_is_an_os_error_and_not_a_media_error(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(OSError, match="No such file") as caught:
         read(tmp_path / f"missing{suffix}")
     assert not isinstance(caught.value, MediaError)

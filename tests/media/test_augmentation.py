@@ -99,9 +99,9 @@ def test_the_gain_of_each_view_is_one_number_of_the_interval(speech: Path) -> No
     clean = read(speech, 0, None)
     gains = []
     for view in range(1, 91):
-        found = read(speech, view, {"gain": [-6, 3]})
+        result = read(speech, view, {"gain": [-6, 3]})
         loud = np.abs(clean) > 0.05
-        ratio = found[loud] / clean[loud]
+        ratio = result[loud] / clean[loud]
         assert ratio.std() < 1e-5
         gains.append(20 * np.log10(ratio.mean()))
     assert -6 <= min(gains) < -4.5
@@ -110,11 +110,11 @@ def test_the_gain_of_each_view_is_one_number_of_the_interval(speech: Path) -> No
 
 @pytest.mark.parametrize("factor", [80, 90, 97, 110, 125])
 def test_speed_changes_duration_and_pitch_by_its_factor(factor: int) -> None:
-    found = at_speed(tone(2.0, pitch=400.0), factor)
-    assert len(found) == pytest.approx(32_000 * 100 / factor, abs=1)
-    spectrum = np.abs(np.fft.rfft(found * np.hanning(len(found))))
-    assert np.argmax(spectrum) * 16_000 / len(found) == pytest.approx(400.0 * factor / 100, abs=1.0)
-    assert found[4000:-4000].std() == pytest.approx(0.3 / np.sqrt(2), rel=0.01)
+    result = at_speed(tone(2.0, pitch=400.0), factor)
+    assert len(result) == pytest.approx(32_000 * 100 / factor, abs=1)
+    spectrum = np.abs(np.fft.rfft(result * np.hanning(len(result))))
+    assert np.argmax(spectrum) * 16_000 / len(result) == pytest.approx(400.0 * factor / 100, abs=1.0)
+    assert result[4000:-4000].std() == pytest.approx(0.3 / np.sqrt(2), rel=0.01)
 
 
 def test_a_speed_of_one_leaves_the_sound_as_it_is() -> None:
@@ -127,7 +127,7 @@ def test_the_lengths_of_views_spread_over_the_interval(speech: Path) -> None:
     assert 1.07 < max(lengths) <= 1 / 0.9 + 1e-3
 
 
-def test_no_sound_is_sped_up_below_the_shortest_that_is_read(write_sound: Write) -> None:
+def test_no_sound_is_sped_up_below_the_minimum_length(write_sound: Write) -> None:
     path = write_sound("a.wav", tone(0.055))
     for view in range(1, 20):
         assert len(read(path, view, {"speed": [1.5, 2.0]})) == 880
@@ -157,7 +157,7 @@ def test_views_of_different_sounds_vary_differently(write_sound: Write) -> None:
     assert len({round(gain, 4) for gain in gains}) == 5
 
 
-def test_another_place_and_time_change_nothing(speech: Path, clip: Path, tmp_path: Path) -> None:
+def test_views_do_not_depend_on_path_and_modification_time(speech: Path, clip: Path, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     for look, path, modality in ((read, speech, "audio"), (see, clip, "video")):
@@ -187,7 +187,7 @@ def test_other_processes_make_the_same_views(speech: Path, clip: Path) -> None:
         "    frames = read_video(Source(modality='video', path=Path(clip), view=view), settings)\n"
         "    print(hashlib.sha256(sound.tobytes() + frames.tobytes()).hexdigest())\n"
     )
-    found = set()
+    result = set()
     for seed in ("0", "1", "random"):
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}
         process = subprocess.run(
@@ -200,8 +200,8 @@ def test_other_processes_make_the_same_views(speech: Path, clip: Path) -> None:
         )
         assert process.returncode == 0, process.stderr
         assert len(set(process.stdout.split())) == 2
-        found.add(process.stdout)
-    assert len(found) == 1
+        result.add(process.stdout)
+    assert len(result) == 1
 
 
 def test_the_global_random_state_neither_decides_nor_changes(speech: Path) -> None:
@@ -233,10 +233,10 @@ def test_a_view_is_the_same_whichever_decoder_reads_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(by_decord, by_av, atol=1e-4)
 
 
-def test_loudness_does_not_take_the_gain_of_a_view_back(speech: Path) -> None:
+def test_loudness_does_not_undo_the_gain_of_a_view(speech: Path) -> None:
     clean = read(speech, 0, None, loudness=-23)
-    found = read(speech, 1, {"gain": [5, 6]}, loudness=-23)
-    assert 5 <= 20 * np.log10(found.std() / clean.std()) <= 6
+    result = read(speech, 1, {"gain": [5, 6]}, loudness=-23)
+    assert 5 <= 20 * np.log10(result.std() / clean.std()) <= 6
 
 
 def log_mel(**augmentation: Any) -> LogMel:
@@ -248,10 +248,10 @@ def log_mel(**augmentation: Any) -> LogMel:
 def masked(path: Path, view: int, **augmentation: Any) -> NDArray[np.bool_]:
     """(T, bands): where a view's spectrogram is not that of the source."""
     encoder = log_mel(**augmentation)
-    clean, found = (encoder.features(Source(modality="audio", path=path, view=number)) for number in (0, view))
+    clean, result = (encoder.features(Source(modality="audio", path=path, view=number)) for number in (0, view))
     mean = np.broadcast_to(clean.mean(axis=0), clean.shape)
-    different = clean != found
-    np.testing.assert_array_equal(found[different], mean[different])
+    different = clean != result
+    np.testing.assert_array_equal(result[different], mean[different])
     return np.asarray(different)
 
 
@@ -260,9 +260,9 @@ def test_a_time_mask_covers_neighbouring_frames_up_to_its_length(speech: Path) -
     for view in range(1, 31):
         frames = masked(speech, view, time_masks=1, time_mask_seconds=0.12)
         assert (frames.all(axis=1) | ~frames.any(axis=1)).all()
-        places = np.flatnonzero(frames.any(axis=1))
-        widths.append(len(places))
-        assert len(places) == 0 or np.ptp(places) == len(places) - 1
+        indices = np.flatnonzero(frames.any(axis=1))
+        widths.append(len(indices))
+        assert len(indices) == 0 or np.ptp(indices) == len(indices) - 1
     assert max(widths) <= 12
     assert len(set(widths)) > 5
 
@@ -303,8 +303,8 @@ def gradient() -> Frames:
 
 
 def test_a_flip_exchanges_left_and_right_of_every_frame() -> None:
-    found = VideoAugmentation(flip=1.0).vary(gradient(), generator())
-    np.testing.assert_array_equal(found, gradient()[:, :, ::-1])
+    result = VideoAugmentation(flip=1.0).vary(gradient(), generator())
+    np.testing.assert_array_equal(result, gradient()[:, :, ::-1])
 
 
 def test_about_half_of_the_views_are_flipped(clip: Path) -> None:
@@ -321,29 +321,29 @@ def test_dropped_frames_show_the_frame_before(clip: Path) -> None:
     assert clean == list(range(20))
     for numbers in shown:
         assert numbers[0] == 0
-        assert all(now in (before, place) for place, (before, now) in enumerate(pairwise(numbers), start=1))
-    dropped = sum(number != place for numbers in shown for place, number in enumerate(numbers)) / (19 * 10)
+        assert all(now in (before, index) for index, (before, now) in enumerate(pairwise(numbers), start=1))
+    dropped = sum(number != index for numbers in shown for index, number in enumerate(numbers)) / (19 * 10)
     assert 0.4 <= dropped <= 0.6
 
 
 def test_all_frames_but_the_first_may_be_dropped() -> None:
     frames = numbered(5)
-    found = VideoAugmentation(drop_frames=1.0).vary(frames, generator())
-    np.testing.assert_array_equal(found, np.stack([frames[0]] * 5))
+    result = VideoAugmentation(drop_frames=1.0).vary(frames, generator())
+    np.testing.assert_array_equal(result, np.stack([frames[0]] * 5))
 
 
 def test_a_crop_keeps_its_share_and_the_size(clip: Path) -> None:
     """The gradient's range tells how much of the width is left."""
     for seed in range(20):
-        found = VideoAugmentation(crop=0.5).vary(gradient(), np.random.default_rng(seed))
-        assert found.shape == gradient().shape
-        left = float(np.ptp(found[0, 32, :, 1].astype(int))) / np.ptp(gradient()[0, 32, :, 1].astype(int))
+        result = VideoAugmentation(crop=0.5).vary(gradient(), np.random.default_rng(seed))
+        assert result.shape == gradient().shape
+        left = float(np.ptp(result[0, 32, :, 1].astype(int))) / np.ptp(gradient()[0, 32, :, 1].astype(int))
         assert 0.5**0.5 - 0.05 <= left <= 1.0
-        assert (found == found[0]).all(), "the same part of every frame"
+        assert (result == result[0]).all(), "the same part of every frame"
     assert see(clip, 1, {"crop": 0.3}).shape == (8, 64, 64, 3)
 
 
-def test_brightness_contrast_and_saturation_change_what_they_are_named_for() -> None:
+def test_brightness_contrast_and_saturation_have_their_usual_effect() -> None:
     frames = gradient()
     grey = (frames.astype(np.float32) @ LUMINANCE).astype(np.float64)
     darker = with_colors(frames, 0.8, 1.0, 1.0).astype(np.float64)
@@ -358,9 +358,9 @@ def test_brightness_contrast_and_saturation_change_what_they_are_named_for() -> 
 
 
 def test_colors_change_in_all_frames_alike() -> None:
-    found = VideoAugmentation(color_jitter=0.4).vary(gradient(), generator())
-    assert (found == found[0]).all()
-    assert (found != gradient()).any()
+    result = VideoAugmentation(color_jitter=0.4).vary(gradient(), generator())
+    assert (result == result[0]).all()
+    assert (result != gradient()).any()
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_sound_shorter_than_a_block_is_measured_as_one() -> None:
     assert math.isfinite(loudness(tone(0.05), 16_000))
 
 
-def test_sound_below_the_absolute_gate_is_measured_all_the_same() -> None:
+def test_sound_below_the_absolute_gate_is_still_measured() -> None:
     assert loudness(tone(2.0, rate=48_000, pitch=997.0, level=1e-4), 48_000) == pytest.approx(-83.01, abs=0.01)
 
 
@@ -154,13 +154,13 @@ def test_a_larger_threshold_keeps_more() -> None:
 
 
 @pytest.mark.parametrize("samples", [1, 2, 100, 399, 401])
-def test_something_is_left_of_any_sound(samples: int) -> None:
+def test_trimming_never_removes_all_sound(samples: int) -> None:
     click = np.zeros(samples, np.float32)
     click[samples // 2] = 0.5
     assert np.abs(trim_silence(click, 16_000, 20.0)).max() == 0.5
 
 
-def test_sound_that_is_too_short_once_trimmed_says_so(write_sound: Write) -> None:
+def test_sound_that_is_too_short_once_trimmed_is_reported(write_sound: Write) -> None:
     click = np.zeros(16_000, np.float32)
     click[8_000:8_100] = 0.5
     path = write_sound("a.wav", click)
@@ -171,9 +171,9 @@ def test_sound_that_is_too_short_once_trimmed_says_so(write_sound: Write) -> Non
 @pytest.mark.parametrize(("threshold", "ratio"), [(-20.0, 4.0), (-30.0, 2.0), (-20.0, 100.0)])
 def test_a_steady_tone_is_compressed_by_the_ratio(threshold: float, ratio: float) -> None:
     sound = tone(1.0, pitch=1000.0, level=10 ** (-6 / 20))
-    found = compress(sound, 16_000, Compression(threshold=threshold, ratio=ratio))
+    result = compress(sound, 16_000, Compression(threshold=threshold, ratio=ratio))
     expected = threshold + (-6 - threshold) / ratio
-    assert 20 * math.log10(np.abs(found[8_000:]).max()) == pytest.approx(expected, abs=0.2)
+    assert 20 * math.log10(np.abs(result[8_000:]).max()) == pytest.approx(expected, abs=0.2)
 
 
 def test_what_is_below_the_threshold_stays_as_it_is() -> None:
@@ -197,18 +197,18 @@ def test_a_compressor_follows_louder_sound_with_its_attack_and_quieter_sound_wit
 
 def test_compression_narrows_the_dynamics_of_speech() -> None:
     sound = syllables(4.0, 16_000)
-    found = compress(sound, 16_000, Compression(threshold=-40, ratio=4))
+    result = compress(sound, 16_000, Compression(threshold=-40, ratio=4))
     levels, compressed = (  # of stretches of 0.2 s, root mean square
-        np.log10(np.sqrt(np.mean(item.reshape(-1, 3_200) ** 2, axis=1)).clip(0.01)) for item in (sound, found)
+        np.log10(np.sqrt(np.mean(item.reshape(-1, 3_200) ** 2, axis=1)).clip(0.01)) for item in (sound, result)
     )
     assert np.ptp(compressed) < 0.6 * np.ptp(levels)
 
 
 def test_pre_emphasis_is_its_definition() -> None:
     sound = syllables(0.5, 16_000)
-    found = pre_emphasise(sound, 0.97)
-    assert found[0] == sound[0]
-    np.testing.assert_allclose(found[1:], sound[1:] - 0.97 * sound[:-1].astype(np.float64), atol=1e-6)
+    result = pre_emphasise(sound, 0.97)
+    assert result[0] == sound[0]
+    np.testing.assert_allclose(result[1:], sound[1:] - 0.97 * sound[:-1].astype(np.float64), atol=1e-6)
     np.testing.assert_array_equal(pre_emphasise(sound, 0.0), sound)
 
 
@@ -222,11 +222,11 @@ def test_steps_follow_each_other_as_documented(write_sound: Write) -> None:
     """Trim, compression, loudness, pre-emphasis."""
     sound = np.concatenate([np.zeros(8_000, np.float32), syllables(1.0, 16_000), np.zeros(8_000, np.float32)])
     path = write_sound("a.wav", sound, subtype="FLOAT")
-    found = read(path, trim=40, compression={"threshold": -30, "ratio": 3}, loudness=-23, pre_emphasis=0.9)
+    result = read(path, trim=40, compression={"threshold": -30, "ratio": 3}, loudness=-23, pre_emphasis=0.9)
     expected = trim_silence(sound, 16_000, 40)
     expected = compress(expected, 16_000, Compression(threshold=-30, ratio=3))
     expected = pre_emphasise(with_loudness(expected, 16_000, -23), 0.9)
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The picture is cut around the face: by OpenCV's cascade, or by any ONNX model that keeps the contract."""
+"""The picture is cut around the face, by OpenCV's cascade or by an ONNX model of the documented form."""
 
 import builtins
 import copy
@@ -34,12 +34,12 @@ def scene(left: int, top: int, side: int = 96) -> Frames:
     return frames
 
 
-def squares(places: list[tuple[int, int, int] | None], height: int = 120, width: int = 200) -> Frames:
+def squares(boxes: list[tuple[int, int, int] | None], height: int = 120, width: int = 200) -> Frames:
     """Black frames, each with a green square at (left, top, side), or without."""
-    frames = np.zeros((len(places), height, width, 3), dtype=np.uint8)
-    for frame, place in zip(frames, places, strict=True):
-        if place is not None:
-            left, top, side = place
+    frames = np.zeros((len(boxes), height, width, 3), dtype=np.uint8)
+    for frame, box in zip(frames, boxes, strict=True):
+        if box is not None:
+            left, top, side = box
             frame[top : top + side, left : left + side] = GREEN
     return frames
 
@@ -70,13 +70,13 @@ def save_detector(path: Path, height: int | str = "H", width: int | str = "W", *
         node("Unsqueeze", ["any", "zero"], [names[1]]),
         node("Shape", ["pixels"], ["shape"]),
     ]
-    for axis, place in (("x", "three"), ("y", "two")):
+    for axis, position in (("x", "three"), ("y", "two")):
         nodes += [
             node("ReduceMax", ["mask", f"{axis}_over"], [f"{axis}_any"], keepdims=0),
             node("ArgMax", [f"{axis}_any"], [f"{axis}_first"], axis=0, keepdims=1),
             node("ArgMax", [f"{axis}_any"], [f"{axis}_last"], axis=0, keepdims=1, select_last_index=1),
             node("Add", [f"{axis}_last", "one"], [f"{axis}_end"]),
-            node("Gather", ["shape", place], [f"{axis}_length"]),
+            node("Gather", ["shape", position], [f"{axis}_length"]),
             *(
                 node("Cast", [f"{axis}_{name}"], [f"{axis}_{name}_f"], to=TensorProto.FLOAT)
                 for name in ("first", "end")
@@ -130,9 +130,9 @@ def read(path: Path, faces: str | None, *, missed: FaceMisses | None = None, **o
 
 @pytest.mark.parametrize(("left", "top", "side"), [(20, 30, 96), (200, 120, 96), (100, 20, 192)])
 def test_the_cascade_finds_a_face_where_it_is(left: int, top: int, side: int) -> None:
-    found = find_face(scene(left, top, side), "haar", 0.0, WHERE)
-    assert found is not None
-    row, column, size = found
+    result = find_face(scene(left, top, side), "haar", 0.0, WHERE)
+    assert result is not None
+    row, column, size = result
     assert column + size / 2 == pytest.approx(left + side / 2, abs=0.08 * side)
     assert row + size / 2 == pytest.approx(top + side / 2, abs=0.08 * side)
     assert 0.7 * side < size < 1.1 * side
@@ -142,9 +142,9 @@ def test_the_largest_face_counts() -> None:
     frames = scene(10, 10, 72)
     larger = scene(150, 60, 144)
     frames[:, 60:204, 150:294] = larger[:, 60:204, 150:294]
-    found = find_face(frames, "haar", 0.0, WHERE)
-    assert found is not None
-    assert found[1] > 140
+    result = find_face(frames, "haar", 0.0, WHERE)
+    assert result is not None
+    assert result[1] > 140
 
 
 def test_a_face_at_the_border_is_what_the_picture_shows(tmp_path: Path) -> None:
@@ -183,19 +183,19 @@ def test_clips_of_many_threads_are_all_counted_and_an_encoder_can_be_copied_with
     assert missed.take() == 4000
 
 
-@pytest.mark.parametrize("place", [(10, 20, 40), (150, 70, 50), (0, 0, 30), (170, 90, 30)])
-def test_an_onnx_model_finds_what_it_was_made_for(place: tuple[int, int, int], detector: str) -> None:
-    left, top, side = place
-    assert find_face(squares([place] * 3), detector, 0.0, WHERE) == (top, left, side)
+@pytest.mark.parametrize("box", [(10, 20, 40), (150, 70, 50), (0, 0, 30), (170, 90, 30)])
+def test_an_onnx_model_is_used_as_detector(box: tuple[int, int, int], detector: str) -> None:
+    left, top, side = box
+    assert find_face(squares([box] * 3), detector, 0.0, WHERE) == (top, left, side)
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 100), (240, 400), (128, 128)])
 def test_a_model_of_a_fixed_input_size_gets_that_size(tmp_path: Path, height: int, width: int) -> None:
     pytest.importorskip("onnxruntime")
     path = str(save_detector(tmp_path / "fixed.onnx", height, width))
-    found = find_face(squares([(40, 30, 50)] * 2), path, 0.0, WHERE)
-    assert found is not None
-    np.testing.assert_allclose(found, (30, 40, 50), atol=2)
+    result = find_face(squares([(40, 30, 50)] * 2), path, 0.0, WHERE)
+    assert result is not None
+    np.testing.assert_allclose(result, (30, 40, 50), atol=2)
 
 
 def test_outputs_of_other_names_are_taken_in_order(tmp_path: Path) -> None:
@@ -214,25 +214,25 @@ def test_the_square_stays_inside_the_picture(detector: str) -> None:
 
 
 def test_the_square_is_the_median_of_the_frames_and_ignores_those_without_a_face(detector: str) -> None:
-    places = [(40, 30, 40), None, (50, 30, 40), (60, 40, 40), None, None]
-    assert find_face(squares(places), detector, 0.0, WHERE) == (30, 50, 40)
+    boxes = [(40, 30, 40), None, (50, 30, 40), (60, 40, 40), None, None]
+    assert find_face(squares(boxes), detector, 0.0, WHERE) == (30, 50, 40)
     outlier = [(40, 30, 40), (40, 30, 40), (150, 80, 20), (40, 30, 40)]
     assert find_face(squares(outlier), detector, 0.0, WHERE) == (30, 40, 40)
 
 
-def test_the_picture_holds_still_over_the_clip(tmp_path: Path, detector: str) -> None:
+def test_the_cut_does_not_move_during_the_clip(tmp_path: Path, detector: str) -> None:
     frames = squares([(60, 40, 40)] * 8)
     frames[:, 10:30, 60:100] = (200, 20, 20)
     frames[3, 40:80, 60:100] = 0  # one frame shows no face
-    found = read(write_clip(tmp_path / "a.mp4", frames), detector, margin=0.4, frames=8).astype(int)
+    result = read(write_clip(tmp_path / "a.mp4", frames), detector, margin=0.4, frames=8).astype(int)
     others = [number for number in range(8) if number != 3]
-    assert np.abs(found[others] - found[0]).mean() < 3
-    assert np.abs(found[3, :12] - found[0, :12]).mean() < 6
+    assert np.abs(result[others] - result[0]).mean() < 3
+    assert np.abs(result[3, :12] - result[0, :12]).mean() < 6
 
 
 def test_the_cut_shows_the_face(tmp_path: Path, detector: str) -> None:
-    found = read(write_clip(tmp_path / "a.mp4", squares([(140, 10, 50)] * 4)), detector)
-    red, green, blue = found.reshape(-1, 3).mean(axis=0)
+    result = read(write_clip(tmp_path / "a.mp4", squares([(140, 10, 50)] * 4)), detector)
+    red, green, blue = result.reshape(-1, 3).mean(axis=0)
     assert green > 190
     assert max(red, blue) < 60
 

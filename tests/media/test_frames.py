@@ -1,4 +1,4 @@
-"""decord and PyAV give the same frames, of ordinary clips and of the odd ones that real corpora hold."""
+"""decord and PyAV give the same frames, for ordinary clips and for the unusual ones of real corpora."""
 
 import builtins
 import time
@@ -84,10 +84,10 @@ def test_the_times_of_a_variable_frame_rate_decide_which_frames_a_segment_holds(
 def test_a_turned_clip_is_shown_upright(tmp_path: Path, reader: Any, quarters: int) -> None:
     """Turned as the header says: the left half, which tells the number, goes up, right or down with the clock."""
     straight = read(write_clip(tmp_path / "a.mp4", numbered(height=96, width=96)), reader, size=96).astype(int)
-    found = read(turned(tmp_path / "a.mp4", quarters), reader, size=96).astype(int)
+    result = read(turned(tmp_path / "a.mp4", quarters), reader, size=96).astype(int)
     expected = np.rot90(straight, -quarters, axes=(1, 2))
-    assert np.abs(found - expected).mean() < 1
-    assert np.abs(found - straight).mean() > 20
+    assert np.abs(result - expected).mean() < 1
+    assert np.abs(result - straight).mean() > 20
 
 
 def test_frames_that_an_edit_list_cuts_off_are_not_shown(tmp_path: Path) -> None:
@@ -201,10 +201,10 @@ def test_a_mp4_named_avi_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(path.rename(tmp_path / "b.avi")), expected)
 
 
-def test_frames_that_the_decoder_keeps_for_itself_are_replaced_by_the_last_one_it_gives(tmp_path: Path) -> None:
+def test_missing_frames_at_the_end_are_replaced_by_the_last_one(tmp_path: Path) -> None:
     path = CLIPS["h264"](tmp_path)
     frames = AvFrames(path, picture_of(path))
-    found = frames.read(np.array([22, 23, 24, 25]))
-    assert numbers_of(found) == [22, 23, 23, 23]
+    result = frames.read(np.array([22, 23, 24, 25]))
+    assert numbers_of(result) == [22, 23, 23, 23]
     with pytest.raises(DecodingError, match="expected 24 frames, got 24"):
         frames.read(np.array([26]))

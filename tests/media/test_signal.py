@@ -1,4 +1,4 @@
-"""emorec's own signal functions give what torchaudio gives, or where torchaudio cannot be imported what is known."""
+"""emorec's own signal functions agree with torchaudio, and both agree with the definitions."""
 
 import builtins
 import pickle

@@ -1,4 +1,4 @@
-"""Sound of any container, codec, rate and number of channels, by either reader; what cannot be sound is refused."""
+"""Sound of any container, codec, rate and number of channels is read alike by both readers; other files are refused."""
 
 import builtins
 import struct
@@ -77,7 +77,7 @@ def test_both_readers_give_the_same_sound(name: str, with_picture: bool, tmp_pat
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_a_clip_without_a_sound_track_says_so(tmp_path: Path, reader: Any) -> None:
+def test_a_clip_without_a_sound_track_is_reported(tmp_path: Path, reader: Any) -> None:
     with pytest.raises(MediaError, match="no sound track"):
         read(write_clip(tmp_path / "a.mp4", numbered()), reader)
 

@@ -125,9 +125,9 @@ def test_a_side_of_a_side_by_side_video_shows_nothing_of_the_other(
 ) -> None:
     frames = plain(RED, height, width, count=4)
     frames[:, :, width // 2 :] = BLUE
-    found = read(write(tmp_path / "a.mp4", frames), crop=crop, size=80)
-    assert found.shape == (4, 80, 80, 3)
-    inner = found[:, :, 3:-3]  # at the border of the halves the codec mixes colours
+    result = read(write(tmp_path / "a.mp4", frames), crop=crop, size=80)
+    assert result.shape == (4, 80, 80, 3)
+    inner = result[:, :, 3:-3]  # at the border of the halves the codec mixes colours
     assert is_near(colour_of(inner[:, :, :8]), colour)
     assert is_near(colour_of(inner[:, :, -8:]), colour)
 
@@ -139,12 +139,12 @@ def test_a_picture_that_is_not_square_is_cut_from_the_middle_and_keeps_its_aspec
     frames[:, 32:96, 96:160] = GREEN
     if not wide:
         frames = np.ascontiguousarray(frames.transpose(0, 2, 1, 3))
-    found = read(write(tmp_path / "a.mp4", frames), size=128)[0].astype(int)
-    green = found[:, :, 1] > found[:, :, 0]
+    result = read(write(tmp_path / "a.mp4", frames), size=128)[0].astype(int)
+    green = result[:, :, 1] > result[:, :, 0]
     rows, columns = np.flatnonzero(green.any(axis=1)), np.flatnonzero(green.any(axis=0))
-    for places in (rows, columns):
-        assert abs(places[0] - 32) <= 2
-        assert abs(places[-1] - 95) <= 2
+    for indices in (rows, columns):
+        assert abs(indices[0] - 32) <= 2
+        assert abs(indices[-1] - 95) <= 2
 
 
 def test_a_clip_of_a_phone_held_upright_is_turned_and_keeps_its_aspect(tmp_path: Path) -> None:
@@ -158,11 +158,11 @@ def test_a_clip_of_a_phone_held_upright_is_turned_and_keeps_its_aspect(tmp_path:
     a_quarter_turn = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 96 << 16, 0, 1 << 30)
     content[matrix : matrix + 36] = a_quarter_turn
     path.write_bytes(content)
-    found = read(path, size=96)[0].astype(int)
-    green = found[:, :, 1] > found[:, :, 0]
-    for places in (np.flatnonzero(green.any(axis=1)), np.flatnonzero(green.any(axis=0))):
-        assert abs(places[0] - 24) <= 2
-        assert abs(places[-1] - 71) <= 2
+    result = read(path, size=96)[0].astype(int)
+    green = result[:, :, 1] > result[:, :, 0]
+    for indices in (np.flatnonzero(green.any(axis=1)), np.flatnonzero(green.any(axis=0))):
+        assert abs(indices[0] - 24) <= 2
+        assert abs(indices[-1] - 71) <= 2
 
 
 def test_the_picture_of_a_video_with_sound_is_read(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_truncated_video_whose_index_comes_first_is_refused(tmp_path: Path, sh
         read(truncated(tmp_path / "a.mp4", share))
 
 
-def test_an_empty_file_says_so(tmp_path: Path) -> None:
+def test_an_empty_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"")
     with pytest.raises(MediaError, match="the file is empty"):
         read(tmp_path / "a.mp4")
@@ -212,7 +212,7 @@ def test_text_with_the_name_of_a_video_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "a.mp4")
 
 
-def test_a_file_without_a_picture_says_so(tmp_path: Path) -> None:
+def test_a_file_without_a_picture_is_reported(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         track = container.add_stream("aac", rate=16_000, layout="mono")
         sound = av.AudioFrame.from_ndarray(tone(1.0)[None], format="fltp", layout="mono")
@@ -223,7 +223,7 @@ def test_a_file_without_a_picture_says_so(tmp_path: Path) -> None:
         read(tmp_path / "a.mp4")
 
 
-def test_a_missing_file_is_an_os_error_and_no_fault_of_the_content(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_os_error_and_not_a_media_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file") as caught:
         read(tmp_path / "missing.mp4")
     assert not isinstance(caught.value, MediaError)

@@ -128,10 +128,10 @@ def test_a_frozen_parameter_is_not_given_to_the_optimizer() -> None:
     frozen = list(model.projection["audio"].parameters())
     for parameter in frozen:
         parameter.requires_grad_(False)
-    parameters = [item for group in model.configure_optimizers().param_groups for item in group["params"]]
+    given = [item for group in model.configure_optimizers().param_groups for item in group["params"]]
     assert not {id(item) for item in frozen} & {id(item) for item in given}
-    wanted = {id(item) for item in model.parameters() if item.requires_grad}
-    assert {id(item) for item in given} == wanted
+    trained = {id(item) for item in model.parameters() if item.requires_grad}
+    assert {id(item) for item in given} == trained
     before = [parameter.clone() for parameter in frozen]
     fit(model, BATCHES, epochs=2)
     assert all(torch.equal(now, then) for now, then in zip(frozen, before, strict=True))

@@ -9,7 +9,7 @@ import torch
 from emorec.config.composition import composer, parse
 from emorec.config.schema import TrainConfig
 from emorec.errors import UserError
-from emorec.models.builder import build_model, make_parts
+from emorec.models.builder import fit_statistics, make_parts, model_for
 from emorec.models.emotion_model import EmotionModel
 from emorec.models.normalisation import CLIP, Normalisation
 from tests.datamodules.conftest import DIMS, Example, MakeExample
@@ -24,7 +24,9 @@ def config() -> TrainConfig:
 
 def fitted_model(config: TrainConfig, example: Example) -> EmotionModel:
     parts = make_parts(config, example.module.task)
-    return build_model(parts, config.model, example.module, fit_normalisation=True)
+    model = model_for(parts, config.model, example.module)
+    fit_statistics(model, example.module)
+    return model
 
 
 def train_frames(example: Example, modality: str) -> np.ndarray:

@@ -88,5 +88,7 @@ def test_shares_outside_their_range_are_refused(settings: dict[str, float]) -> N
     node = {"_target_": "emorec.models.schedule.WarmupCosine", **settings}
     optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=RATE)
     (key,) = settings
-    with pytest.raises(UserError, match=rf"scheduler\.{key}: expected a number of at least 0 and .* 1, got {settings[key]}"):
+    with pytest.raises(
+        UserError, match=rf"scheduler\.{key}: expected a number of at least 0 and .* 1, got {settings[key]}"
+    ):
         instantiate(node, where="scheduler", kind=LRScheduler, optimizer=optimizer, total_steps=20)

@@ -55,13 +55,13 @@ def test_a_moved_store_still_resolves(store: CheckpointStore, tmp_path: Path) ->
     assert CheckpointStore(tmp_path / "moved").load(kept).keys() == WEIGHTS.keys()
 
 
-def test_rotten_weights_are_refused(store: CheckpointStore) -> None:
+def test_damaged_weights_are_refused(store: CheckpointStore) -> None:
     kept = record(weights=store.publish("aaaaaaaaaaaa", WEIGHTS))
     blob = store.root / "weights" / f"{kept.weights['head']}.safetensors"
     content = bytearray(blob.read_bytes())
     content[-1] ^= 1
     blob.write_bytes(bytes(content))
-    with pytest.raises(UserError, match="rotted"):
+    with pytest.raises(UserError, match="the file is damaged"):
         store.load(kept)
 
 

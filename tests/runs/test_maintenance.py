@@ -46,7 +46,7 @@ def link(store: CheckpointStore, run_id: str, component: str) -> Path:
     return store.folder(run_id) / "model" / f"{component}.safetensors"
 
 
-def rot(path: Path) -> None:
+def flip_a_bit(path: Path) -> None:
     """Flips a bit of a file and keeps its size and time."""
     status, content = path.stat(), bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -86,11 +86,11 @@ def test_an_empty_store_is_sound(tmp_path: Path) -> None:
     assert collect_weights(empty, act=True).removed == []
 
 
-def test_weights_that_have_rotted_are_named(store: CheckpointStore) -> None:
-    rotten = blob(store, FIRST, "head")
-    rot(rotten)
-    assert verify(store) == {f"weights/{rotten.name}": "the content does not match its digest"}
-    assert rotten.exists(), "weights cannot be made anew"
+def test_damaged_weights_are_named(store: CheckpointStore) -> None:
+    damaged = blob(store, FIRST, "head")
+    flip_a_bit(damaged)
+    assert verify(store) == {f"weights/{damaged.name}": "the content does not match its digest"}
+    assert damaged.exists(), "weights cannot be made anew"
 
 
 def test_links_that_lead_nowhere_are_named_for_each_run(store: CheckpointStore) -> None:
@@ -112,12 +112,12 @@ def test_a_link_to_other_weights_is_named(store: CheckpointStore) -> None:
     assert read(store, FIRST).weights["head"] in verify(store)[name]
 
 
-def test_a_copy_in_place_of_a_link_is_as_good_until_it_rots(store: CheckpointStore) -> None:
+def test_a_copy_in_place_of_a_link_is_as_good_until_it_is_damaged(store: CheckpointStore) -> None:
     path, source = link(store, FIRST, "head"), blob(store, FIRST, "head")
     path.unlink()
     shutil.copyfile(source, path)
     assert verify(store) == {}
-    rot(path)
+    flip_a_bit(path)
     assert verify(store) == {f"{FIRST}/model/head.safetensors": "the content does not match its digest"}
 
 
@@ -272,13 +272,15 @@ def test_an_export_refuses_a_target_that_is_there(
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize(("damage", "told"), [(rot, "rotted"), (Path.unlink, r"head\.safetensors")])
-def test_rotten_or_missing_weights_are_not_exported(
-    store: CheckpointStore, tmp_path: Path, damage: Callable[[Path], None], told: str
+@pytest.mark.parametrize(
+    ("damage", "message"), [(flip_a_bit, "the file is damaged"), (Path.unlink, r"head\.safetensors")]
+)
+def test_damaged_or_missing_weights_are_not_exported(
+    store: CheckpointStore, tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     damage(blob(store, FIRST, "head"))
     before = tree(tmp_path)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         export_run(store, read(store, FIRST), tmp_path / "export")
     assert tree(tmp_path) == before
 

@@ -1,0 +1,216 @@
+"""Processes that train: started afresh, or forked from a warm parent.
+
+The warm parent is Python's fork server: a process that has imported what a run needs and nothing more. It has one
+thread, and no device, store or logger is open in it, so that forking it is safe. A process forked from it starts in
+milliseconds where a fresh interpreter imports for seconds. The server ends with the process that started it; processes
+that are forked from it use the same server for their own.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import forkserver, reduction
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from emorec.machine import usable_cores
+
+Start = Literal["auto", "fork", "spawn"]
+PRELOADED = ("emorec.commands.train", "emorec.sweeps.report", "emorec.training.lifecycle")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+WATCH_SECONDS = 0.5  # between two looks at a parent process
+
+
+def train_words(overrides: Sequence[str], *, flags: Sequence[str], sweep: str) -> list[str]:
+    """The words of `emorec` that train one run in a process of its own.
+
+    Args:
+        overrides: of the run.
+        flags: of the command, without `-m`.
+        sweep: the sweep that the run belongs to.
+    """
+    quoted = sweep.replace("\\", "\\\\").replace("'", "\\'")
+    return ["train", *flags, *overrides, f"sweep.name='{quoted}'"]
+
+
+def fresh_command(words: Sequence[str]) -> list[str]:
+    """The command of a fresh process; nothing is imported from its working directory (`-P`)."""
+    return [sys.executable, "-P", "-m", "emorec", *words]
+
+
+def forks(start: Start = "auto") -> bool:
+    """Whether processes are forked: by default on Linux where there is no GPU, for a device does not survive a fork."""
+    if start != "auto":
+        return start == "fork"
+    if not sys.platform.startswith("linux"):
+        return False
+    import torch
+
+    return torch.cuda.device_count() == 0
+
+
+def thread_limit() -> int:
+    """How many threads this process may compute with: as its environment says, else one for each usable core."""
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(limit)) if limit.isdigit() else usable_cores()
+
+
+def start_warm_parent() -> None:
+    """Starts the fork server without waiting for its imports."""
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)  # its libraries must not start threads
+    try:
+        multiprocessing.set_forkserver_preload(list(PRELOADED))
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+class _Descriptor:
+    """An open file that is passed to a forked process."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> Any:
+        return _receive, (reduction.DupFd(self.number),)
+
+
+def _receive(duplicate: Any) -> _Descriptor:
+    return _Descriptor(duplicate.detach())
+
+
+class ForkedProcess:
+    """`emorec <words>` in a process forked from the warm parent; offers what is needed of `subprocess.Popen`.
+
+    Args:
+        words: of the command line.
+        environment: the whole environment.
+        stdout: open file.
+        stderr: open file.
+        new_session: whether it is the leader of a process group of its own.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        stdout: IO[bytes] | int,
+        stderr: IO[bytes] | int,
+        new_session: bool = False,
+    ) -> None:
+        start_warm_parent()
+        streams = [_Descriptor(item if isinstance(item, int) else item.fileno()) for item in (stdout, stderr)]
+        with _without_main():
+            self._process = multiprocessing.get_context("forkserver").Process(
+                target=_work,
+                args=(
+                    list(words),
+                    dict(environment),
+                    str(Path.cwd()),
+                    streams,
+                    new_session,
+                ),
+            )
+            self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; `None` while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, when it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: it runs longer than `timeout` seconds.
+        """
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            assert timeout is not None
+            raise subprocess.TimeoutExpired("emorec", timeout)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal to the process, if it still runs."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kills the process."""
+        self.send_signal(signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """The child need not run the script that is `__main__` here."""
+    main = sys.modules["__main__"]
+    hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    for name in hidden:
+        delattr(main, name)
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        for name, value in hidden.items():
+            setattr(main, name, value)
+
+
+def _work(
+    words: list[str], environment: dict[str, str], folder: str, streams: list[_Descriptor], new_session: bool
+) -> None:
+    """What a forked process does: becomes like a fresh one, and runs the command."""
+    import torch
+
+    import emorec
+    from emorec.cli import main
+    from emorec.training.preemption import ignore_signals
+
+    if new_session:
+        os.setsid()
+    for target, stream in enumerate(streams, start=1):
+        os.dup2(stream.number, target)
+        os.close(stream.number)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(thread_limit())  # what the variables said to the warm parent's libraries is past
+    sys.argv = ["emorec", *words]
+    emorec.STARTED = time.monotonic()
+    code = main(words)
+    ignore_signals()
+    sys.exit(code)
+
+
+def is_parent_alive(parent: int) -> bool:
+    """Whether the process that started this one still runs.
+
+    Args:
+        parent: its process id, where it has started this process afresh.
+    """
+    starter = multiprocessing.parent_process()  # of a forked process
+    return os.getppid() == parent if starter is None else starter.is_alive()
+
+
+def when_parent_ends(action: Callable[[], None], parent: int) -> None:
+    """Calls an action in a thread once the process that started this one has ended; see `is_parent_alive`."""
+
+    def watch() -> None:
+        while is_parent_alive(parent):
+            time.sleep(WATCH_SECONDS)
+        action()
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
