@@ -29,11 +29,16 @@ def main(words: Sequence[str]) -> int:
     require_optuna()
     start_logging()
     from emorec.tuning.trials import prepare_search, run_trial, write_best
+    from emorec.tuning.workers import follow_parent, run_workers
+
+    follow_parent()
 
     with composer(line, TuneConfig) as open_composer:
         search = prepare_search(open_composer)
         try:
             with search.study:
+                if search.study.settings.workers > 1:
+                    run_workers(line, search.study.settings.workers)
                 while (trial := search.study.ask(search.entries)) is not None:
                     run_trial(search, trial)
                 experiment = write_best(search)

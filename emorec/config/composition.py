@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from hydra import compose, initialize_config_dir, main
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -20,7 +20,7 @@ from emorec.config.keys import flat
 from emorec.config.locations import config_folder, register_resolvers
 from emorec.config.schema import CommandConfig
 from emorec.config.validation import suggestion, validated
-from emorec.errors import UserError, raise_problems
+from emorec.errors import UserError, first_line, raise_problems
 
 C = TypeVar("C", bound=CommandConfig)
 
@@ -30,7 +30,9 @@ PRINTING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info"
 WITH_OPTIONAL_VALUE = {"--info", "-i"}
 INFO_CHOICES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 KNOWN = WITH_VALUE | PRINTING | {"--multirun", "-m", "--resolve", "--run", "-r"}
-SINGLE_CHOICE = re.compile(r"[^,\[\](){}$'\"]*")  # no list, sweep or interpolation
+CHOICES = re.compile(r"[^,\[\](){}$'\"]*|\[[^\[\](){}$'\"]*\]")  # one or a list; no sweep or interpolation
+RUN_ID = re.compile("[0-9a-f]+")
+MOST_HINTS = 4  # keys of the same name elsewhere that are worth a hint
 ALL_FOLDS = "all"  # as `dataset.fold`, it stands for every fold of the protocol
 
 
@@ -137,7 +139,7 @@ def print_with_hydra(line: CommandLine) -> int:
     register_resolvers()
     _check_overrides(line, line.overrides)
     flags = [flag for flag in line.flags if flag not in ("-m", "--multirun")]  # Hydra prints no multirun
-    sys.argv = ["emorec", *flags, *map(_at_top, line.overrides)]
+    sys.argv = ["emorec", *flags, *map(_for_hydra, line.overrides)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors then reach us as exceptions
     try:
         with _hydra_errors():
@@ -147,25 +149,37 @@ def print_with_hydra(line: CommandLine) -> int:
     return 0
 
 
-def _at_top(override: str) -> str:
-    """An override as Hydra takes it: an experiment is composed at the top, whatever its first line is."""
+def _for_hydra(override: str) -> str:
+    """An override as Hydra takes it.
+
+    An experiment is composed at the top, whatever its first line is. A run's id stays a text: 12e4 is no number.
+    """
     key, separator, value = override.partition("=")
-    return f"experiment@_global_={value}" if separator and key.lstrip("+") == "experiment" else override
+    if separator and key.lstrip("+") == "experiment":
+        return f"experiment@_global_={value}"
+    return f"run='{value}'" if key == "run" and RUN_ID.fullmatch(value) else override
+
+
+def _choices_of(line: CommandLine, overrides: Sequence[str], group: str) -> list[str]:
+    """The names that a group of configs has, of emorec and of the user; none where there is no such group."""
+    folders = [config_folder(), *([Path(line.config_dir)] if line.config_dir else [])]
+    search_paths = [override for override in overrides if override.startswith("hydra.searchpath=")]
+    folders += [Path(folder) for override in search_paths for folder in re.findall(r"file://([^',\]]+)", override)]
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")}) if group else []
 
 
 def _check_overrides(line: CommandLine, overrides: Sequence[str]) -> None:
     """Refuses words that are no overrides, and choices that a group does not have."""
-    folders = [config_folder(), *([Path(line.config_dir)] if line.config_dir else [])]
-    search_paths = [override for override in overrides if override.startswith("hydra.searchpath=")]
-    folders += [Path(folder) for override in search_paths for folder in re.findall(r"file://([^',\]]+)", override)]
     problems = []
     for override in overrides:
         key, separator, value = override.partition("=")
-        if not separator and not key.startswith("~"):
+        if not key or (not separator and not key.startswith("~")):
             problems.append(f"expected key=value, got {override!r}")
-        names = sorted({path.stem for folder in folders for path in (folder / key.lstrip("+")).glob("*.yaml")})
-        if names and separator and SINGLE_CHOICE.fullmatch(value) and value not in names:
-            problems.append(f"{key}: expected a choice in {names}, got {value!r}")
+        known = _choices_of(line, overrides, key.lstrip("+"))
+        if known and separator and CHOICES.fullmatch(value):
+            names = [name.strip() for name in value.strip("[]").split(",")]
+            unknown = [name for name in names if name not in known and not (name == "" and value.startswith("["))]
+            problems += [f"{key}: expected a choice in {known}, got {name!r}" for name in unknown]
     raise_problems("the command line", problems)
 
 
@@ -185,6 +199,10 @@ def _hydra_errors(known: Callable[[], Sequence[str]] = list) -> Iterator[None]:
         text = str(error).strip()
         if match := re.search(r"Could not override '([^']+)'", text):
             raise UserError(f"{match[1]}: unknown key{_hint(match[1], known())}") from error
+        if isinstance(error, OmegaConfBaseException) and error.full_key:
+            raise UserError(f"{error.full_key}: {first_line(error)}") from error
+        if isinstance(error, OverrideParseException):
+            text = f"{error.override}: {text}"
         cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
         hint = "\nother letters and marks stand in quotes: key=\"'value'\"" if "Lexer" in text else ""
         raise UserError(f"{text}{cause}{hint}") from error
@@ -194,10 +212,14 @@ def _hint(key: str, known: Sequence[str]) -> str:
     """The nearest known keys: by the whole key, else by its last name, else those beside it."""
     parent, _, name = key.rpartition(".")
     same_name = [other for other in known if other.rpartition(".")[2] == name]
-    if same_name:
+    if 0 < len(same_name) <= MOST_HINTS:
         return f"; did you mean {' or '.join(same_name)}?"
     beside = [other.removeprefix(f"{parent}.") for other in known if other.startswith(f"{parent}.")] if parent else []
-    return suggestion(name, beside, parent) if beside else suggestion(key, known).partition("; expected one of")[0]
+    if not beside:
+        return suggestion(key, known).partition("; expected one of")[0]
+    hint = suggestion(name, beside, parent)
+    takes_more = "_target_" in beside and "expected one of" in hint
+    return f"{hint}; +{key}=… gives an argument that the YAML file does not list" if takes_more else hint
 
 
 @contextmanager
@@ -221,7 +243,7 @@ class Composer(Generic[C]):
             UserError: a choice or a key that does not exist, or a missing value.
         """
         _check_overrides(self.line, overrides)
-        with _hydra_errors(self._known_keys):
+        with _hydra_errors(lambda: self._known_keys(overrides)):
             node = self._composed(overrides)
             choices = {
                 group.removesuffix("@_global_"): str(name)
@@ -238,10 +260,13 @@ class Composer(Generic[C]):
 
     def _composed(self, overrides: Sequence[str]) -> DictConfig:
         extra = [] if self.line.config_dir is None else [f"hydra.searchpath=[file://{self.line.config_dir}]"]
-        return compose(self.line.config_name, overrides=[*map(_at_top, overrides), *extra], return_hydra_config=True)
+        return compose(self.line.config_name, overrides=[*map(_for_hydra, overrides), *extra], return_hydra_config=True)
 
-    def _known_keys(self) -> list[str]:
-        values = OmegaConf.to_container(self._composed([]), resolve=False)
+    def _known_keys(self, overrides: Sequence[str]) -> list[str]:
+        """The dotted keys of the config with the choices that overrides make."""
+        line = self.line
+        choices = [word for word in overrides if _choices_of(line, overrides, word.partition("=")[0].lstrip("+"))]
+        values = OmegaConf.to_container(self._composed(choices), resolve=False)
         assert isinstance(values, dict)
         return [key for key in flat({str(key): value for key, value in values.items()}) if not key.startswith("hydra.")]
 

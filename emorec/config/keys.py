@@ -19,8 +19,9 @@ OPERATIONAL_KEYS = (
     ("test",),
     ("on_running",),
     ("rerun",),
+    ("trainer", "threads"),
 )
-OPERATIONAL = frozenset(keys[0] for keys in OPERATIONAL_KEYS)
+OPERATIONAL = frozenset(keys[0] for keys in OPERATIONAL_KEYS if len(keys) == 1)  # whole groups of keys
 LOCATIONS = ("root", "table")  # of a dataset, or of each of several: where a corpus lies does not count
 LOCAL_KEYS = ("model", "revision", "path")  # of an encoder that reads a local folder or file
 GROUPED_KEYS = (("seed",), ("dataset", "fold"))  # differ between the runs of a group

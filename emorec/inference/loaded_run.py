@@ -65,7 +65,8 @@ class LoadedRun:
         """
         from emorec.models.builder import build_model, feature_widths, layer_counts, make_parts
 
-        config = validated(TrainConfig, {**self.config, "logger": {}, "metric": {}}, heading=str(self.folder / "config.yaml"))
+        values = {**self.config, "logger": {}, "metric": {}}  # not needed to apply the model
+        config = validated(TrainConfig, values, heading=str(self.folder / "config.yaml"))
         task = Task(**{**self.record.task, "labels": tuple(self.record.task["labels"])})
         components = CheckpointStore(self.folder.parent).load(self.record)
         widths = feature_widths(components)

@@ -1,15 +1,28 @@
 """The launcher that a config asks for, and the tasks that it gets."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from emorec.config.composition import CommandLine
-from emorec.config.schema import LocalLauncherConfig, SlurmLauncherConfig, TrainConfig
-from emorec.machine import usable_cores
+from emorec.config.schema import (
+    AutoLauncherConfig,
+    BasicLauncherConfig,
+    LauncherConfig,
+    LocalLauncherConfig,
+    SlurmLauncherConfig,
+    TrainConfig,
+)
+from emorec.machine import usable_cores, usable_memory
 from emorec.sweeps.launcher import Launcher, Task
 from emorec.sweeps.local import LocalLauncher, usable_gpus
 from emorec.sweeps.plan import PlannedJob, refuse
 from emorec.training.processes import forks, train_words
+
+log = logging.getLogger(__name__)
+
+FEWEST_JOBS = 4  # for which a second process pays: it imports for seconds
+JOB_BYTES = 1_500_000_000  # of memory that a job of a small head takes, generously
 
 
 def make_launcher(
@@ -41,6 +54,26 @@ def make_launcher(
         grace=settings.grace,
         forked=forks(settings.start),
     )
+
+
+def resolve_launcher(
+    settings: LauncherConfig, configs: Sequence[TrainConfig]
+) -> BasicLauncherConfig | LocalLauncherConfig | SlurmLauncherConfig:
+    """The launcher of a config; `auto` becomes `local` where several processes are faster than one.
+
+    Args:
+        settings: of the config.
+        configs: of the jobs.
+    """
+    if not isinstance(settings, AutoLauncherConfig):
+        return settings
+    memory, devices = usable_memory(), max(config.trainer.devices for config in configs)
+    by_memory = len(configs) if memory is None else memory // JOB_BYTES
+    slots = min(usable_cores() // devices, by_memory, len(configs))
+    if len(configs) < FEWEST_JOBS or slots < 2 or not forks():
+        return BasicLauncherConfig(name="basic")
+    log.info("%d jobs, %d at a time (launcher=local); launcher=basic runs them in one process", len(configs), slots)
+    return LocalLauncherConfig(name="local", slots=slots)
 
 
 def _on_gpu(config: TrainConfig) -> bool:

@@ -7,7 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from emorec.config.composition import CommandLine, Composer
-from emorec.config.schema import BasicLauncherConfig, LauncherConfig, LocalLauncherConfig, TrainConfig
+from emorec.config.schema import (
+    BasicLauncherConfig,
+    LauncherConfig,
+    LocalLauncherConfig,
+    SlurmLauncherConfig,
+    TrainConfig,
+)
 from emorec.errors import Preempted, UserError
 from emorec.markdown import markdown_table
 from emorec.runs.logs import log_to
@@ -16,7 +22,7 @@ from emorec.storage.atomic import make_folder
 from emorec.storage.digests import digest_of
 from emorec.sweeps.display import Display, job_cells
 from emorec.sweeps.launcher import launch
-from emorec.sweeps.launchers import make_launcher, make_tasks
+from emorec.sweeps.launchers import make_launcher, make_tasks, resolve_launcher
 from emorec.sweeps.plan import PlannedJob, Preparers, jobs_to_start, plan
 from emorec.sweeps.record import FAILED, JobRecord, SweepRecord, moment
 from emorec.sweeps.stop import Stop
@@ -39,7 +45,7 @@ def run_all(composer: Composer[TrainConfig]) -> int:
     if not configs:
         _print_result(jobs, None)
         return 1
-    launcher, name = _common_launcher(configs), configs[0].sweep.name
+    launcher, name = resolve_launcher(_common_launcher(configs), configs), configs[0].sweep.name
     folder = (configs[0].paths.checkpoints / "sweeps" / name).absolute()
     sweep = SweepRecord(folder, name, launcher.name, jobs)
     with sweep.claim(configs[0].extraction.stale_after):
@@ -49,7 +55,7 @@ def run_all(composer: Composer[TrainConfig]) -> int:
             if isinstance(launcher, BasicLauncherConfig):
                 stopped = _run_here(planned, preparers, sweep)
             else:
-                stopped = _run_in_processes(planned, preparers, sweep, composer.line, configs)
+                stopped = _run_in_processes(launcher, planned, preparers, sweep, composer.line, configs)
         finally:
             sweep.ended = moment()
             sweep.write()
@@ -113,7 +119,8 @@ def _run_one(job: PlannedJob, preparers: Preparers) -> bool:
     return outcome.trained
 
 
-def _run_in_processes(
+def _run_in_processes(  # noqa: PLR0917
+    settings: LocalLauncherConfig | SlurmLauncherConfig,
     planned: Sequence[PlannedJob],
     preparers: Preparers,
     sweep: SweepRecord,
@@ -121,8 +128,6 @@ def _run_in_processes(
     configs: Sequence[TrainConfig],
 ) -> int:
     """Runs each job in a process of its own; returns the exit code that a signal asks for, else 0."""
-    settings = configs[0].launcher
-    assert not isinstance(settings, BasicLauncherConfig)
     launcher = make_launcher(settings, configs, sweep.folder)
     if isinstance(settings, LocalLauncherConfig) and forks(settings.start):
         start_warm_parent()  # it imports while this process prepares the jobs

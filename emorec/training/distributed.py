@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -17,18 +16,16 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import cache
-from pathlib import Path
 from typing import Any, NoReturn
 
 from emorec.config.composition import Composed
 from emorec.config.schema import TrainConfig, TrainerConfig
 from emorec.errors import Preempted, UserError
 from emorec.features.devices import release_memory
-from emorec.training.processes import ForkedProcess, forks, fresh_command, train_words, when_parent_ends
+from emorec.training.processes import Child, end_children, start_child, train_words, when_parent_ends
 
 log = logging.getLogger(__name__)
 
-Rank = ForkedProcess | subprocess.Popen[bytes]
 VARIABLE = "EMOREC_RANK"  # holds an `Assignment` in the ranks that emorec starts
 GRACE_SECONDS = 20.0  # between the request to end and the kill
 POLL_SECONDS = 0.1
@@ -169,13 +166,13 @@ def launch_ranks(composed: Composed[TrainConfig], assignment: Assignment) -> int
     try:
         return _wait(ranks)
     except (Preempted, KeyboardInterrupt) as stopped:
-        _end(ranks, signal.SIGTERM if isinstance(stopped, Preempted) else signal.SIGINT)
+        end_children(ranks, signal.SIGTERM if isinstance(stopped, Preempted) else signal.SIGINT, GRACE_SECONDS)
         raise
     finally:
-        _end(ranks, signal.SIGTERM, grace=0.0)
+        end_children(ranks, signal.SIGTERM, grace=0.0)
 
 
-def _start(composed: Composed[TrainConfig], assignment: Assignment, number: int, count: int, port: int) -> Rank:
+def _start(composed: Composed[TrainConfig], assignment: Assignment, number: int, count: int, port: int) -> Child:
     flags = [] if composed.config_dir is None else ["--config-dir", composed.config_dir]
     environment = {
         **os.environ,
@@ -188,10 +185,7 @@ def _start(composed: Composed[TrainConfig], assignment: Assignment, number: int,
         "LOCAL_RANK": str(number),
     }
     words = train_words(composed.overrides, flags=flags, sweep=composed.config.sweep.name)
-    if not forks():
-        return subprocess.Popen(fresh_command(words), env=environment, stdout=subprocess.DEVNULL)
-    with Path(os.devnull).open("wb") as nowhere:
-        return ForkedProcess(words, environment=environment, stdout=nowhere, stderr=2)
+    return start_child(words, environment)
 
 
 def _free_port() -> int:
@@ -203,7 +197,7 @@ def _free_port() -> int:
             return port
 
 
-def _wait(ranks: Sequence[Rank]) -> int:
+def _wait(ranks: Sequence[Child]) -> int:
     while True:
         codes = [rank.poll() for rank in ranks]
         failed = [code for code in codes if code]
@@ -213,20 +207,6 @@ def _wait(ranks: Sequence[Rank]) -> int:
         if all(code == 0 for code in codes):
             return 0
         time.sleep(POLL_SECONDS)
-
-
-def _end(ranks: Sequence[Rank], number: signal.Signals, grace: float = GRACE_SECONDS) -> None:
-    """Asks all ranks that still run to end, and after a while kills them."""
-    running = [rank for rank in ranks if rank.poll() is None]
-    for rank in running:
-        rank.send_signal(number)
-    deadline = time.monotonic() + grace
-    for rank in running:
-        try:
-            rank.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            rank.kill()
-            rank.wait()
 
 
 def cluster_environment(ranks: int) -> Any:

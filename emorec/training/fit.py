@@ -31,6 +31,7 @@ from emorec.training.callbacks.save_states import SaveStates
 from emorec.training.evaluation import predict, predict_test
 from emorec.training.preemption import Preemption
 from emorec.training.run_context import RunContext
+from emorec.training.threads import training_threads
 from emorec.training.trainer import make_trainer
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,20 @@ def fit(
         preemption: knows of signals.
         loggers: are called after each epoch.
     """
+    with training_threads(context.config.trainer) as threads:
+        record.provenance["threads"] = threads
+        return _fit(context, record, state, owned=owned, preemption=preemption, loggers=loggers)
+
+
+def _fit(
+    context: RunContext,
+    record: RunRecord,
+    state: Path | None,
+    *,
+    owned: Callable[[], bool],
+    preemption: Preemption,
+    loggers: Sequence[RunLogger],
+) -> dict[str, Any]:
     config, folder = context.config, context.folder
     rank = int(os.environ.get("RANK", "0")) if config.trainer.world_size > 1 else 0
 

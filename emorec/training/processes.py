@@ -19,8 +19,6 @@ from multiprocessing import forkserver, reduction
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from emorec.machine import usable_cores
-
 Start = Literal["auto", "fork", "spawn"]
 PRELOADED = ("emorec.commands.train", "emorec.sweeps.report", "emorec.training.lifecycle")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -53,12 +51,6 @@ def forks(start: Start = "auto") -> bool:
     import torch
 
     return torch.cuda.device_count() == 0
-
-
-def thread_limit() -> int:
-    """How many threads this process may compute with: as its environment says, else one for each usable core."""
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, int(limit)) if limit.isdigit() else usable_cores()
 
 
 def start_warm_parent() -> None:
@@ -154,6 +146,9 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
 
+Child = ForkedProcess | subprocess.Popen[bytes]
+
+
 @contextlib.contextmanager
 def _without_main() -> Iterator[None]:
     """The child need not run the script that is `__main__` here."""
@@ -178,6 +173,7 @@ def _work(
     import emorec
     from emorec.cli import main
     from emorec.training.preemption import ignore_signals
+    from emorec.training.threads import thread_limit
 
     if new_session:
         os.setsid()
@@ -193,6 +189,28 @@ def _work(
     code = main(words)
     ignore_signals()
     sys.exit(code)
+
+
+def start_child(words: Sequence[str], environment: Mapping[str, str]) -> Child:
+    """Starts `emorec <words>` in the group of this process. Its log goes where this process logs, its output nowhere."""
+    with Path(os.devnull).open("wb") as nowhere:
+        if forks():
+            return ForkedProcess(words, environment=environment, stdout=nowhere, stderr=2)
+        return subprocess.Popen(fresh_command(words), env=environment, stdout=nowhere)
+
+
+def end_children(children: Sequence[Child], number: int, grace: float) -> None:
+    """Sends a signal to the children that still run, and kills those that run `grace` seconds later."""
+    running = [child for child in children if child.poll() is None]
+    for child in running:
+        child.send_signal(number)
+    deadline = time.monotonic() + grace
+    for child in running:
+        try:
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
 
 def is_parent_alive(parent: int) -> bool:

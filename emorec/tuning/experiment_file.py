@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from emorec.config.composition import Composed, Composer
-from emorec.config.keys import OPERATIONAL, is_location, leaves, nested
+from emorec.config.keys import OPERATIONAL, OPERATIONAL_KEYS, is_location, leaves, nested
 from emorec.config.schema import TrainConfig
 from emorec.storage.atomic import write_text
 
@@ -82,7 +82,11 @@ def defining(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _defining_leaves(values: Mapping[str, Any]) -> Leaves:
     """{path of keys: value} of all that may change a result."""
-    return {path: value for path, value in leaves(values) if path[0] not in OPERATIONAL and value != {}}
+    return {
+        path: value
+        for path, value in leaves(values)
+        if path[0] not in OPERATIONAL and path not in OPERATIONAL_KEYS and value != {}
+    }
 
 
 def _top(key: str) -> str:

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from emorec.cli import main
 from emorec.config.composition import composer, parse
-from emorec.config.keys import OPERATIONAL_KEYS
+from emorec.config.keys import OPERATIONAL
 from emorec.config.schema import TrainConfig
 from tests.conftest import emorec_process
 
@@ -67,7 +67,7 @@ def trials(root: Path) -> list[Any]:
 
 
 def without_operational(config: Any) -> dict[str, Any]:
-    operational = {keys[0] for keys in OPERATIONAL_KEYS}
+    operational = OPERATIONAL
     return {key: value for key, value in config.items() if key not in operational}
 
 

@@ -1,0 +1,373 @@
+"""Every config of `conf/` fits its schema; a value that does not fit is one error that says key, expected and got."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from emorec.cli import main
+from emorec.config.composition import Composed, composer, parse
+from emorec.config.locations import config_folder
+from emorec.config.schema import SCHEMAS, CommandConfig, EvaluateConfig, TrainConfig, TuneConfig
+from emorec.errors import UserError
+from tests.discovery import names
+
+CONFIGS = config_folder()
+REQUIRED = {"evaluate": ["run=0123456789ab"], "tune": ["study.name=first"]}  # what a command line must give
+PARTS = ("media", "search")  # groups that other groups or another command compose
+GROUPS = sorted({path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*/*.yaml")} - set(PARTS))
+CHOICES = [(group, name) for group in GROUPS for name in names(group, without=())]
+
+
+def compose(*overrides: str, command: str = "train") -> Composed[CommandConfig]:
+    with composer(parse(command, overrides), SCHEMAS[command]) as open_composer:
+        return open_composer.compose(overrides)
+
+
+def train_config(*overrides: str) -> TrainConfig:
+    config = compose(*overrides).config
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+def message_of(*overrides: str, command: str = "train") -> str:
+    with pytest.raises(UserError) as caught:
+        _ = compose(*overrides, command=command).config
+    return str(caught.value)
+
+
+# What fits
+
+
+def test_every_command_with_a_config_has_a_schema() -> None:
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} - {"base"} == set(SCHEMAS)
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_the_config_of_every_command_fits_its_schema(command: str) -> None:
+    config = compose(*REQUIRED.get(command, []), command=command).config
+    assert isinstance(config, SCHEMAS[command])
+    assert isinstance(config.paths.cache, Path)
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_a_schema_has_the_keys_of_its_config_and_no_others(command: str) -> None:
+    composed = compose(*REQUIRED.get(command, []), command=command)
+    optional = {"metric", "logger", "dataset"}
+    fields = set(vars(composed.config))
+    assert set(composed.values) <= fields
+    assert fields - set(composed.values) <= optional
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES, ids="/".join)
+def test_every_choice_of_every_group_fits(group: str, name: str) -> None:
+    node = OmegaConf.load(CONFIGS / group / f"{name}.yaml")
+    given = [f"{group.replace('/', '.')}.{key}=given" for key in node if OmegaConf.is_missing(node, key)]
+    ranks = ["trainer.num_nodes=1"] if group == "trainer" else []
+    composed = compose(f"{group}={name}", *given, *ranks)
+    assert isinstance(composed.config, TrainConfig)
+    value: Any = composed.config
+    for key in group.split("/"):
+        value = getattr(value, key, None)
+    if "_target_" in node:
+        assert value.target.__name__ == node["_target_"].rpartition(".")[2]
+        assert value.where == group.replace("/", ".")
+        assert set(value.arguments) == set(value.node) - {"_target_"}
+
+
+@pytest.mark.parametrize("name", names("search"))
+def test_every_search_space_fits(name: str) -> None:
+    config = compose("study.name=first", f"search={name}", command="tune").config
+    assert isinstance(config, TuneConfig)
+    assert config.search
+
+
+def test_the_config_is_typed() -> None:
+    config = train_config("optimizer.lr=0.25", "trainer.patience=null", "encoder/video=none", "launcher=local")
+    assert config.optimizer.arguments["lr"] == 0.25
+    assert config.trainer.patience is None
+    assert list(config.encoder.used()) == ["text", "audio"]
+    assert config.launcher.name == "local"
+    assert [name for name, metric in config.metric.items() if metric is not None][:2] == ["weighted_f1", "macro_f1"]
+
+
+def test_a_config_is_checked_on_first_access_and_not_before() -> None:
+    composed = compose("seed=-1")
+    assert composed.values["seed"] == -1
+    with pytest.raises(UserError, match="seed"):
+        _ = composed.config
+
+
+@pytest.mark.parametrize("run", ["0", "123", "123456789012", "12e456789012", "1e5", "abc"])
+def test_the_id_of_a_run_is_a_text_also_where_it_looks_like_a_number(run: str) -> None:
+    config = compose(f"run={run}", command="evaluate").config
+    assert isinstance(config, EvaluateConfig)
+    assert config.run == run
+
+
+@pytest.mark.parametrize(
+    ("target", "settings"),
+    [
+        ("torch.optim.SGD", ["+optimizer.momentum=0.9", "+optimizer.nesterov=true"]),
+        ("torch.optim.RMSprop", ["+optimizer.alpha=0.9"]),
+        ("torch.optim.Adam", ["+optimizer.betas=[0.9,0.98]"]),
+        ("torch.optim.LBFGS", ["~optimizer.weight_decay"]),
+    ],
+)
+def test_any_optimizer_of_torch_fits(target: str, settings: list[str]) -> None:
+    assert train_config(f"optimizer._target_={target}", *settings).optimizer.arguments["lr"] == 0.001
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_the_bounds_of_the_seed_fit(seed: int) -> None:
+    assert train_config(f"seed={seed}").seed == seed
+
+
+# What does not fit
+
+SEED = "expected a whole number of at least 0 and of at most 4294967295"
+POSITIVE_COUNT = "expected a whole number of at least 1"
+VALUES = [
+    ("seed=4294967296", f"{SEED}, got 4294967296"),
+    ("seed=-1", f"{SEED}, got -1"),
+    ("seed=1.5", f"{SEED}, got 1.5"),
+    ("seed=true", f"{SEED}, got True"),
+    ("seed=null", f"{SEED}, got None"),
+    ("seed=", f"{SEED}, got ''"),
+    ("seed=100000000000000000000000000000", f"{SEED}, got 100000000000000000000000000000"),
+    ("batch_size=0", f"{POSITIVE_COUNT}, got 0"),
+    ("batch_size=1e3", f"{POSITIVE_COUNT}, got 1000.0"),
+    ("batch_size=[8]", f"{POSITIVE_COUNT}, got [8]"),
+    ("batch_size={a:1}", f"{POSITIVE_COUNT}, got {{'a': 1}}"),
+    ("batch_size=100000000000000000000", f"{POSITIVE_COUNT}, got 100000000000000000000"),
+    ("batch_size_per=rank", "expected 'step' or 'device', got 'rank'"),
+    ("trainer.max_epochs=0", f"{POSITIVE_COUNT}, got 0"),
+    ("trainer.patience=0", f"{POSITIVE_COUNT} or null, got 0"),
+    ("trainer.gradient_clip=-1", "expected a number above 0 or null, got -1"),
+    ("trainer.gradient_clip=0", "expected a number above 0 or null, got 0"),
+    ("trainer.gradient_clip=inf", "expected a number above 0 or null, got inf"),
+    ("trainer.gradient_clip=nan", "expected a number above 0 or null, got nan"),
+    ("trainer.precision=bf16", "expected 32, '32', 'bf16-mixed' or '16-mixed', got 'bf16'"),
+    ("trainer.precision=16", "expected 32, '32', 'bf16-mixed' or '16-mixed', got 16"),
+    ("trainer.accelerator=tpu", "expected 'auto', 'cpu' or 'gpu', got 'tpu'"),
+    ("trainer.strategy=ddp2", "expected 'auto', 'ddp' or 'fsdp', got 'ddp2'"),
+    ("trainer.devices=0", f"{POSITIVE_COUNT}, got 0"),
+    ("trainer.devices=auto", f"{POSITIVE_COUNT}, got 'auto'"),
+    ("model.hidden=0", f"{POSITIVE_COUNT}, got 0"),
+    ("model.normalisation=batch", "expected 'none' or 'train', got 'batch'"),
+    ("loss.label_smoothing=2", "expected a number of at least 0 and below 1, got 2"),
+    ("loss.label_smoothing=inf", "expected a number of at least 0 and below 1, got inf"),
+    ("loss.label_smoothing=nan", "expected a number of at least 0 and below 1, got nan"),
+    ("loss.label_smoothing=false", "expected a number of at least 0 and below 1, got False"),
+    ("loss.class_weights=sqrt", "expected 'none', 'inverse' or 'effective_number', got 'sqrt'"),
+    ("loss.weights={cross_entropy:much}", ".cross_entropy: expected a number, got 'much'"),
+    ("optimizer.lr=inf", "expected a number above 0, got inf"),
+    ("optimizer.lr=0", "expected a number above 0, got 0"),
+    ("optimizer.lr=-1", "expected a number above 0, got -1"),
+    ("optimizer.lr=null", "expected a number above 0, got None"),
+    ("optimizer.lr=fast", "expected a number above 0, got 'fast'"),
+    ("optimizer.weight_decay=-0.1", "expected a number of at least 0, got -0.1"),
+    ("optimizer.weight_decay=inf", "expected a number of at least 0, got inf"),
+    ("fusion.pooling=median", "expected 'mean', 'attention' or 'attentive_statistics', got 'median'"),
+    ("encoder.text=3", "expected a mapping or null, got 3"),
+    ("encoder.text.dim=0", f"{POSITIVE_COUNT}, got 0"),
+    ("encoder.video.media.frames=0", f"{POSITIVE_COUNT}, got 0"),
+    ("dataset.limit=-1", f"{POSITIVE_COUNT} or null, got -1"),
+    ("dataset.fold=x", "expected a whole number of at least 0 or null, got 'x'"),
+    ("dataset.task=3", "expected a text, got 3"),
+    ("labels={a:b}", ".a: expected a list, got 'b'"),
+    ("labels={a:[1]}", ".a[0]: expected a text, got 1"),
+    ("extraction.workers=0", f"{POSITIVE_COUNT}, got 0"),
+    ("extraction.on_bad_media=ignore", "expected 'skip' or 'fail', got 'ignore'"),
+    ("extraction.stale_after=0", "expected a number above 0, got 0"),
+    ("features.preload=gpu", "expected 'auto', 'none', 'ram' or 'device', got 'gpu'"),
+    ("features.resident_bytes=-1", "expected a whole number of at least 0, got -1"),
+    ("checkpoint.every_seconds=-1", "expected a number of at least 0, got -1"),
+    ("paths.checkpoints=null", "expected a path, got None"),
+    ("tags=a", "expected a list, got 'a'"),
+    ("tags=[1]", "[0]: expected a text, got 1"),
+    ("notes=3", "expected a text or null, got 3"),
+    ("on_running=never", "expected 'wait' or 'skip', got 'never'"),
+    ("test=yes", "expected true or false, got 'yes'"),
+    ("test=1", "expected true or false, got 1"),
+    ("rerun=null", "expected true or false, got None"),
+]
+
+
+@pytest.mark.parametrize(("override", "problem"), VALUES, ids=[override for override, _ in VALUES])
+def test_a_value_that_does_not_fit_is_one_problem_of_its_key(override: str, problem: str) -> None:
+    key = override.partition("=")[0]
+    separator = "" if problem[0] in ".[" else ": "
+    assert message_of(override) == f"the config: {key}{separator}{problem}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["~trainer.patience"], "the config: trainer.patience: expected a whole number of at least 1 or null, got nothing"),
+        (["~seed"], f"the config: seed: {SEED}, got nothing"),
+        (["~fusion"], "the config: fusion: expected a mapping, got nothing"),
+        (["~model.hidden"], "the config: model.hidden: expected a whole number of at least 1, got nothing"),
+        (["+trainer._target_=os.system"], "the config: trainer._target_: unknown key; expected one of "),
+        (["+trainer.max_epoch=3"], "the config: trainer.max_epoch: unknown key; did you mean trainer.max_epochs?"),
+        (["+foo=1"], "the config: foo: unknown key; expected one of batch_size, "),
+        (["+optimizer.lerning_rate=1"], "the config: optimizer.lerning_rate: unknown key; expected one of amsgrad, "),
+        (["+optimizer.amsgrad=maybe"], "the config: optimizer.amsgrad: expected true or false, got 'maybe'"),
+        (["launcher=local", "launcher.slots=0"], f"the config: launcher.slots: {POSITIVE_COUNT} or null, got 0"),
+        (["scheduler=linear", "scheduler.warmup=1"], "the config: scheduler.warmup: expected a number of at least 0 and below 1"),
+        (["scheduler=plateau", "scheduler.mode=most"], "scheduler.mode: unknown key"),
+        (["scheduler=plateau", "+scheduler.mode=most"], "the config: scheduler.mode: expected 'min' or 'max', got 'most'"),
+        (["logger=wandb", "logger.wandb.timeout=-1"], "the config: logger.wandb.timeout: expected a number above 0, got -1"),
+        (["logger=wandb", "logger.wandb.mode=sometimes"], "the config: logger.wandb.mode: expected 'online', 'offline' or "),
+        (["sweep.name=a/b"], "the config: sweep.name: expected letters, digits, "),
+        (["fusion._target_=os.system"], "the config: fusion._target_: expected a class of emorec.datasets, "),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_config_that_does_not_fit_is_one_problem(overrides: list[str], problem: str) -> None:
+    message = message_of(*overrides)
+    assert message.startswith(problem)
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("trainer.max_epoch=3", "did you mean trainer.max_epochs?"),
+        ("max_epochs=3", "did you mean trainer.max_epochs?"),
+        ("lr=0.01", "did you mean optimizer.lr?"),
+        ("dropout=0.1", "did you mean fusion.dropout or model.dropout?"),
+        ("fold=1", "did you mean dataset.fold?"),
+        ("batchsize=3", "did you mean batch_size?"),
+        ("encoder.audio.media.trimm=3", "did you mean encoder.audio.media.trim?"),
+        ("optimizer.learning_rate=0.1", "expected one of _target_, lr, weight_decay; +optimizer.learning_rate=… gives"),
+    ],
+)
+def test_a_misspelt_key_gets_a_hint(word: str, hint: str) -> None:
+    assert message_of(word).startswith(f"{word.partition('=')[0]}: unknown key; {hint}")
+
+
+def test_a_hint_knows_the_keys_of_the_chosen_group() -> None:
+    message = message_of("launcher=local", "launcher.partition=x")
+    assert message.startswith("launcher.partition: unknown key; expected one of ")
+    assert "slots" in message
+    assert message_of("fusion=self_attention", "fusion.head=3").endswith("did you mean fusion.heads?")
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("fusion=gate", "gate"),
+        ("loss=focall", "focall"),
+        ("optimizer=adam", "adam"),
+        ("scheduler=cosin", "cosin"),
+        ("encoder/audio=wavlm", "wavlm"),
+        ("logger=tensorbord", "tensorbord"),
+        ("logger=[wandb,tensorbord]", "tensorbord"),
+        ("metric=[uar, f1]", "f1"),
+        ("launcher=slrum", "slrum"),
+        ("dataset=melt", "melt"),
+        ("labels=five", "five"),
+        ("context=lstm", "lstm"),
+        ("experiment=nothing", "nothing"),
+    ],
+)
+def test_a_misspelt_choice_names_the_group_what_there_is_and_what_was_given(word: str, name: str) -> None:
+    group = word.partition("=")[0]
+    known = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    assert message_of(word) == f"the command line: {group}: expected a choice in {known}, got {name!r}"
+
+
+def test_several_choices_of_a_group_fit() -> None:
+    assert list(train_config("metric=[uar,accuracy]").metric) == ["uar", "accuracy"]
+    assert list(train_config("metric=[]").metric) == []
+
+
+@pytest.mark.parametrize("word", ["seed", "=1", "seed=1=2", "seed={a:1", "~model"])
+def test_a_word_that_is_no_override_is_named(word: str) -> None:
+    assert (word if word != "~model" else "model.dropout") in message_of(word)
+
+
+def test_a_launcher_of_an_unknown_name_lists_the_names() -> None:
+    assert message_of("launcher.name=slrum").startswith("the config: launcher.name: expected '")
+    assert message_of("launcher.name=slrum").endswith("got 'slrum'")
+
+
+def test_all_problems_of_a_config_are_reported_at_once() -> None:
+    lines = message_of(
+        "seed=-1",
+        "trainer.gradient_clip=-1",
+        "loss.label_smoothing=2",
+        "optimizer.lr=inf",
+        "+foo=1",
+        "~trainer.patience",
+    ).splitlines()
+    assert lines[0] == "the config: 6 problem(s)"
+    keys = {line.strip(" -").partition(":")[0] for line in lines[1:]}
+    assert keys == {"seed", "trainer.gradient_clip", "loss.label_smoothing", "optimizer.lr", "foo", "trainer.patience"}
+
+
+# Values that do not fit each other
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["encoder/text=none", "encoder/audio=none", "encoder/video=none"], "encoder: expected an encoder for at least one"),
+        (["trainer.devices=3"], "batch_size: expected a multiple of the 3 ranks"),
+        (["trainer.strategy=fsdp"], "trainer.devices: expected several ranks"),
+        (["trainer=fsdp", "trainer.precision=16-mixed"], "trainer.precision: expected 32 or bf16-mixed"),
+        (["+optimizer.fused=true", "trainer.precision=bf16-mixed"], "optimizer.fused: expected false, or "),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_values_that_do_not_fit_each_other_are_a_problem(overrides: list[str], problem: str) -> None:
+    assert message_of(*overrides).startswith(f"the config: {problem}")
+
+
+def test_values_that_fit_each_other_are_none() -> None:
+    train_config("trainer.devices=3", "batch_size=33")
+    train_config("trainer.devices=3", "batch_size_per=device")
+    train_config("+optimizer.fused=true", "trainer.precision=bf16-mixed", "trainer.gradient_clip=null")
+
+
+@pytest.mark.parametrize(
+    ("command", "overrides", "problem"),
+    [
+        ("tune", [], "study.name: expected a name of letters, digits, '_' and '-', got None"),
+        ("tune", ["study.name=1a"], "study.name: expected a name of letters, digits, '_' and '-', got '1a'"),
+        ("tune", ["study.name=None"], "study.name: expected a name of letters, digits, '_' and '-', got 'None'"),
+        ("tune", ["study.name=a", "study.trials=0"], f"study.trials: {POSITIVE_COUNT}, got 0"),
+        (
+            "tune",
+            ["study.name=a", "study.pruner=best"],
+            "study.pruner: expected 'none', 'median' or 'asha', got 'best'",
+        ),
+        ("tune", ["study.name=a", "test=true"], "test: expected false"),
+        ("tune", ["study.name=a", "seed=-1"], f"seed: {SEED}, got -1"),
+        ("extract", ["encoder.text.dim=0"], f"encoder.text.dim: {POSITIVE_COUNT}, got 0"),
+        ("extract", ["encoder/text=none", "encoder/audio=none", "encoder/video=none"], "encoder: expected an encoder"),
+        ("evaluate", [], "run: expected a value, got nothing"),
+        ("evaluate", ["run=a", "split=dev"], "split: expected 'train', 'val', 'test' or 'all', got 'dev'"),
+        ("evaluate", ["run=a", "+seed=1"], "seed: unknown key"),
+        ("report", ["folder=null"], "folder: expected a path, got None"),
+        ("data", ["parts=speech"], "parts: expected 'all' or a list, got 'speech'"),
+        ("data", ["parts=[1]"], "parts[0]: expected a text, got 1"),
+        ("data", ["to=3"], "to: expected a path or null, got 3"),
+    ],
+)
+def test_the_configs_of_other_commands_are_checked_as_well(command: str, overrides: list[str], problem: str) -> None:
+    assert problem in message_of(*overrides, command=command)
+
+
+@pytest.mark.parametrize("words", [["seed=-1"], ["trainer.max_epoch=3"], ["fusion=gate"], ["+foo=1"]])
+def test_a_command_refuses_such_a_config_before_it_writes_anything(
+    words: list[str], root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *words]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("emorec train: ")
+    assert words[0].partition("=")[0].lstrip("+") in message
+    assert "Traceback" not in message
+    assert list(root.iterdir()) == []
