@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from emorec.datasets.demo import VERSION, make_corpus
+from emorec.training.processes import ForkedProcess, start_warm_parent
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("EMOREC_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -59,15 +62,81 @@ def train_overrides(small_demo: Path) -> list[str]:
     return [f"dataset.root={small_demo}", "trainer.max_epochs=3", "model.hidden=16", "batch_size=8"]
 
 
-def emorec_process(*words: str, root: Path, **options: object) -> subprocess.Popen[str]:
-    """Starts `python -m emorec …` as a process of its own."""
-    environment = {**os.environ, "EMOREC_ROOT": str(root), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+class EmorecProcess:
+    """`emorec <words>` in a process forked from a warm parent; offers what tests need of `subprocess.Popen`.
+
+    Args:
+        words: of the command line.
+        root: `EMOREC_ROOT` and working directory.
+        new_session: whether it is the leader of a process group of its own.
+    """
+
+    def __init__(self, words: Sequence[str], root: Path, *, new_session: bool = False) -> None:
+        _warm_parent()
+        self._files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115  (a pipe could fill up)
+        out, err = self._files
+        self._process = ForkedProcess(
+            words, environment=environment(root), stdout=out, stderr=err, new_session=new_session, folder=root
+        )
+        self.pid = self._process.pid
+        self.poll, self.wait = self._process.poll, self._process.wait
+        self.send_signal, self.kill = self._process.send_signal, self._process.kill
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Waits for the end of the process; returns what it has printed and logged."""
+        self.wait(timeout)
+        texts = []
+        for file in self._files:
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace"))
+        return texts[0], texts[1]
+
+
+@cache
+def _warm_parent() -> None:
+    """Starts the warm parent of this test process, without what the first test that needs it has set."""
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("EMOREC_")}
+    start_warm_parent()
+    os.environ.update(kept)
+
+
+def environment(root: Path) -> dict[str, str]:
+    """The environment of a process of emorec."""
+    return {**os.environ, "EMOREC_ROOT": str(root), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+
+
+def emorec_process(*words: str, root: Path, start_new_session: bool = False) -> EmorecProcess:
+    """Starts `emorec …` as a process of its own, forked from a warm parent."""
+    return EmorecProcess(words, root, new_session=start_new_session)
+
+
+def fresh_emorec_process(*words: str, root: Path, **options: object) -> subprocess.Popen[str]:
+    """Starts `python -m emorec …`, for claims about a fresh interpreter."""
     return subprocess.Popen(
         [sys.executable, "-m", "emorec", *words],
-        env=environment,
+        env=environment(root),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=root,
         **options,  # type: ignore[call-overload]
     )
+
+
+def processes_of(root: Path) -> list[int]:
+    """The processes that work in a folder, or with it as `EMOREC_ROOT`, but for this one."""
+    processes = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            started_for = f"EMOREC_ROOT={root}".encode() in (folder / "environ").read_bytes()
+            is_zombie = (folder / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            works_here = (folder / "cwd").readlink() == root
+        except OSError:
+            continue  # it has ended, or is another user's
+        if (started_for or works_here) and not is_zombie and folder.name != str(os.getpid()):
+            processes.append(int(folder.name))
+    return processes

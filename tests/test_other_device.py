@@ -1,4 +1,4 @@
-"""What computes computes on a GPU as well: shown on a device that a machine without a GPU can have."""
+"""All computations work on another device than the CPU: on one that a machine without a GPU can have."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from tests.conftest import REPOSITORY
 
 
 def test_encoders_models_and_training_work_on_a_device_that_is_not_the_cpu() -> None:
-    checks = [f"tests/{folder}/check_other_device.py" for folder in ("encoders", "datamodules", "models", "commands")]
+    checks = [f"tests/{folder}/check_other_device.py" for folder in ("encoders", "datamodules", "models", "training")]
     process = subprocess.run(  # a device of torch's is registered for good
         [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", *checks],
         check=False,

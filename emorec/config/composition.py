@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -184,11 +184,11 @@ def _check_overrides(line: CommandLine, overrides: Sequence[str]) -> None:
 
 
 @contextmanager
-def _hydra_errors(known: Callable[[], Sequence[str]] = list) -> Iterator[None]:
+def _hydra_errors(known: Callable[[], Mapping[str, Any]] = dict) -> Iterator[None]:
     """Says what Hydra and OmegaConf refuse in terms of keys.
 
     Args:
-        known: gives the dotted keys of the config, for hints.
+        known: gives the config as {dotted key: value}, for hints.
     """
     try:
         yield
@@ -198,7 +198,8 @@ def _hydra_errors(known: Callable[[], Sequence[str]] = list) -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         text = str(error).strip()
         if match := re.search(r"Could not override '([^']+)'", text):
-            raise UserError(f"{match[1]}: unknown key{_hint(match[1], known())}") from error
+            key = getattr(error.__cause__, "full_key", None) or match[1]
+            raise UserError(f"{key}: unknown key{_hint(key, known())}") from error
         if isinstance(error, OmegaConfBaseException) and error.full_key:
             raise UserError(f"{error.full_key}: {first_line(error)}") from error
         if isinstance(error, OverrideParseException):
@@ -208,15 +209,17 @@ def _hydra_errors(known: Callable[[], Sequence[str]] = list) -> Iterator[None]:
         raise UserError(f"{text}{cause}{hint}") from error
 
 
-def _hint(key: str, known: Sequence[str]) -> str:
+def _hint(key: str, known: Mapping[str, Any]) -> str:
     """The nearest known keys: by the whole key, else by its last name, else those beside it."""
     parent, _, name = key.rpartition(".")
+    if known.get(parent) == {}:  # takes any names
+        return f"; +{key}=… adds it"
     same_name = [other for other in known if other.rpartition(".")[2] == name]
     if 0 < len(same_name) <= MOST_HINTS:
         return f"; did you mean {' or '.join(same_name)}?"
     beside = [other.removeprefix(f"{parent}.") for other in known if other.startswith(f"{parent}.")] if parent else []
     if not beside:
-        return suggestion(key, known).partition("; expected one of")[0]
+        return suggestion(key, list(known)).partition("; expected one of")[0]
     hint = suggestion(name, beside, parent)
     takes_more = "_target_" in beside and "expected one of" in hint
     return f"{hint}; +{key}=… gives an argument that the YAML file does not list" if takes_more else hint
@@ -262,13 +265,13 @@ class Composer(Generic[C]):
         extra = [] if self.line.config_dir is None else [f"hydra.searchpath=[file://{self.line.config_dir}]"]
         return compose(self.line.config_name, overrides=[*map(_for_hydra, overrides), *extra], return_hydra_config=True)
 
-    def _known_keys(self, overrides: Sequence[str]) -> list[str]:
-        """The dotted keys of the config with the choices that overrides make."""
+    def _known_keys(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """{dotted key: value} of the config with the choices that overrides make."""
         line = self.line
         choices = [word for word in overrides if _choices_of(line, overrides, word.partition("=")[0].lstrip("+"))]
         values = OmegaConf.to_container(self._composed(choices), resolve=False)
         assert isinstance(values, dict)
-        return [key for key in flat({str(key): value for key, value in values.items()}) if not key.startswith("hydra.")]
+        return flat({str(key): value for key, value in values.items() if key != "hydra"})
 
 
 def compose_once(config_name: str, schema: type[C], words: Sequence[str]) -> Composed[C] | None:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,7 +23,7 @@ from emorec.loggers.base import RunLogger
 from emorec.loggers.published import published_config, share, tracking_name
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.results import scalar_metrics
-from emorec.storage.atomic import make_folder, write_json
+from emorec.storage.atomic import follow_folder_mode, make_folder, write_json
 from emorec.storage.folders import remove_tree
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 STATE = "logged.json"  # in the logger's folder: what has been logged of which start of the run
 RUN_FOLDERS = ("evaluations", "model", "resume")  # in the run's directory, not for loggers
 REASON_CHARACTERS = 200  # of an error that are shown
+# Seconds between tries to start: where runs create an experiment or MLflow's database at once, all but one fail.
+PAUSES = (2.0, 8.0)
 # {class: (its package, what to install)}
 PACKAGES = {
     "CometLogger": ("comet_ml", "comet-ml"),
@@ -39,10 +42,10 @@ PACKAGES = {
 }
 # Arguments that continue an experiment of a tracking server: MLflow, Comet, W&B.
 ID_ARGUMENTS = ("run_id", "experiment_key", "id")
-# Defaults for MLflow where the user sets nothing: a server that is out of reach is given up after seconds, not minutes.
+# Defaults for MLflow: a server that cannot be reached is given up after seconds instead of minutes.
 MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
@@ -80,10 +83,12 @@ class LightningLogger(RunLogger):
     def started(self, record: RunRecord, config: Mapping[str, Any], folder: Path) -> None:
         self._folder = folder / self._name
         start = partial(self._open, self._folder, record, config)
-        try:
-            start()
-        except Exception:  # of two runs that create the same experiment at the same time, one fails
-            self._attempt(start)
+        for pause in PAUSES:
+            try:
+                return start()
+            except Exception:  # each tracker has its own errors; the last try reports its error
+                time.sleep(pause)
+        self._attempt(start)
 
     def resumed(self, rows: Sequence[Mapping[str, float]]) -> None:
         for row in rows:
@@ -128,6 +133,7 @@ class LightningLogger(RunLogger):
         self._state = stored if continues else {"start": start, "id": None, "epoch": -1}
         make_folder(folder)
         self._write_state()
+        _create_database(str(self._component.arguments.get("tracking_uri")))
         derived = _derived_arguments(self._component, folder, tracking_name(record))
         if continues:
             derived |= dict.fromkeys(self._component.lacks(str(self._id_argument)), stored["id"])
@@ -172,6 +178,7 @@ def _check_package(component: Component) -> None:
             hint = f"pip install {to_install}"
             raise UserError(f"{component.where}: expected the package {module} for {name}, found none: {hint}")
         if module == "mlflow":
+            logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each retry
             os.environ.update({key: value for key, value in MLFLOW_ENVIRONMENT.items() if key not in os.environ})
 
 
@@ -184,6 +191,15 @@ def _derived_arguments(component: Component, folder: Path, name: str) -> dict[st
     if issubclass(component.target, CSVLogger | TensorBoardLogger):
         values |= {"name": "", "version": ""}  # folders below the logger's own
     return {key: values[key] for key in component.lacks(*values)}
+
+
+def _create_database(uri: str) -> None:
+    """Creates an SQLite file in a new folder with the permission bits of the folders above, so that a group can write."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not path.parent.is_dir():
+        make_folder(path.parent)
+        path.touch()
+        follow_folder_mode(path)
 
 
 def _history(folder: Path) -> list[dict[str, float]]:

@@ -54,7 +54,9 @@ def forks(start: Start = "auto") -> bool:
 
 
 def start_warm_parent() -> None:
-    """Starts the fork server without waiting for its imports."""
+    """Starts the fork server without waiting for its imports. A forked process uses the server that it came from."""
+    if multiprocessing.parent_process() is not None:
+        return
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)  # its libraries must not start threads
     try:
@@ -90,6 +92,7 @@ class ForkedProcess:
         stdout: open file.
         stderr: open file.
         new_session: whether it is the leader of a process group of its own.
+        folder: its working directory; by default that of this process.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class ForkedProcess:
         stdout: IO[bytes] | int,
         stderr: IO[bytes] | int,
         new_session: bool = False,
+        folder: Path | None = None,
     ) -> None:
         start_warm_parent()
         streams = [_Descriptor(item if isinstance(item, int) else item.fileno()) for item in (stdout, stderr)]
@@ -109,7 +113,7 @@ class ForkedProcess:
                 args=(
                     list(words),
                     dict(environment),
-                    str(Path.cwd()),
+                    str(folder or Path.cwd()),
                     streams,
                     new_session,
                 ),
@@ -175,6 +179,8 @@ def _work(
     from emorec.training.preemption import ignore_signals
     from emorec.training.threads import thread_limit
 
+    # Python means a forked process to use the server that it came from; its own check starts another one
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined,method-assign]
     if new_session:
         os.setsid()
     for target, stream in enumerate(streams, start=1):
@@ -192,7 +198,7 @@ def _work(
 
 
 def start_child(words: Sequence[str], environment: Mapping[str, str]) -> Child:
-    """Starts `emorec <words>` in the group of this process. Its log goes where this process logs, its output nowhere."""
+    """Starts `emorec <words>` in the group of this process, with its log where this process logs and no output."""
     with Path(os.devnull).open("wb") as nowhere:
         if forks():
             return ForkedProcess(words, environment=environment, stdout=nowhere, stderr=2)

@@ -251,7 +251,7 @@ def test_the_check_reports_what_a_table_leaves_open(
     assert "6 utterances without one are left out" in printed
     assert "columns kept as metadata, for they have no other meaning: speeker (did you mean speaker?)" in printed
     assert "speakers in more than one split: unknown" in printed
-    assert "expected at least two classes among the utterances of train, found 1" in printed
+    assert "expected at least two classes in the train split, got 1: a" in printed
 
 
 def test_the_check_reports_segments_that_end_beyond_their_file_and_repeated_ids(
@@ -279,7 +279,7 @@ def test_training_warns_of_recordings_of_test_that_are_in_train(
     rows += [f"again{n},{clips[n]},{'ab'[n % 2]},test" for n in range(4)]
     (tmp_path / "corpus.csv").write_text("\n".join(["id,audio,label,split", *rows]))
     assert main(["train", *SMALL, "dataset=custom", f"dataset.table={tmp_path / 'corpus.csv'}", *SOUND]) == 0
-    assert "4 of 10 utterances of test have the sound or picture of one" in caplog.text
+    assert "4 of 10 utterances of test have the sound or picture of an utterance of train or val" in caplog.text
 
 
 def test_texts_that_a_run_was_trained_on_are_recognised_by_id_and_reported_by_their_words(
@@ -298,7 +298,7 @@ def test_texts_that_a_run_was_trained_on_are_recognised_by_id_and_reported_by_th
     assert main([*asked, table("other.csv", "u", "Another")]) == 0
     caplog.clear()
     assert main([*asked, table("renamed.csv", "v", "Sentence")]) == 0
-    assert "texts are among those that the run was trained or selected on" in caplog.text
+    assert "19 of 24 texts are also in the train or val split of the run" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_texts_that_a_run_was_trained_on_are_recognised_by_id_and_reported_by_th
         (["dataset=iemocap", "dataset.classes=5"], "dataset.classes: expected 4 or 6, got 5"),
         (["dataset=ravdess", "dataset.classes=6"], "dataset.classes: expected 8 or 7, got 6"),
         (["dataset=ravdess", "dataset.channel=singing"], "dataset.channel: expected 'speech', 'song' or 'both'"),
-        (["dataset.monitor=foo"], "expected the monitor of task 'emotion' in"),
+        (["dataset.monitor=foo"], "metric: expected the monitor of task 'emotion', 'foo', got ['accuracy'"),
         (["+labels={a: happy, b: [sad]}"], "labels.a: expected a list, got 'happy'"),
     ],
 )

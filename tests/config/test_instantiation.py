@@ -1,4 +1,4 @@
-"""A config can make objects of trusted classes alone; every YAML file composes."""
+"""A config can make objects of trusted classes alone."""
 
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,6 @@ from emorec.errors import UserError
 
 CONFIGS = config_folder()
 GROUP_FILES = sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*/*.yaml"))
-COMMANDS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-REQUIRED = {"evaluate": ["run=0123"], "tune": ["study.name=name"]}  # what a command line must give
 PACKAGE = "laboratory_of_a_test"
 
 
@@ -262,38 +260,6 @@ def test_the_root_is_the_one_that_the_environment_names(monkeypatch: pytest.Monk
 def test_without_the_environment_the_root_is_absolute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ROOT_VARIABLE, raising=False)
     assert root_folder().is_absolute()
-
-
-def test_there_are_configs_to_look_at() -> None:
-    assert {"train", "extract", "evaluate", "report", "base"} <= set(COMMANDS)
-    assert {"dataset/demo", "encoder/text/none", "fusion/concat", "experiment/smoke"} <= set(GROUP_FILES)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_config_of_every_command_composes(command: str) -> None:
-    composed = compose(*REQUIRED.get(command, []), command=command)
-    assert set(composed.values["paths"]) == {"root", "data", "cache", "checkpoints"}
-    assert "hydra" not in composed.values
-
-
-@pytest.mark.parametrize("name", GROUP_FILES)
-def test_every_yaml_of_a_group_composes_as_its_groups_choice(name: str) -> None:
-    group, _, choice = name.rpartition("/")
-    if group == "media":
-        pytest.skip("is composed as a part of encoders")
-    command = "tune" if group == "search" else "train"
-    targets = OmegaConf.load(CONFIGS / f"{name}.yaml")
-    targets.pop("defaults", None)
-    missing = [key for key in targets if OmegaConf.is_missing(targets, key)]
-    given = [*REQUIRED.get(command, []), *(f"{group.replace('/', '.')}.{key}=given" for key in missing)]
-    composed = compose(f"{group}={choice}", *given, command=command)
-    assert composed.choices[group] == choice
-    if "_target_" in targets:
-        node: Any = composed.values
-        for key in group.split("/"):
-            node = node[key]
-        assert node["_target_"] == targets["_target_"]
-        assert set(targets) <= set(node)
 
 
 # Those that need a checkpoint or a file are built in the tests of their class.

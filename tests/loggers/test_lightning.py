@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from lightning.pytorch.loggers import CSVLogger
 
 from emorec.cli import main
 from emorec.config.instantiation import Component
@@ -146,10 +147,28 @@ def test_a_logger_that_fails_warns_once_and_does_not_end_the_training(
         raise ConnectionError("no route to the server\nand more")
 
     logger = make()
+    monkeypatch.setattr("emorec.loggers.lightning.PAUSES", (0.0, 0.0))
     monkeypatch.setattr(f"lightning.pytorch.loggers.CSVLogger.{when}", fail)
     log_run(logger, folder)
     warnings = [item.getMessage() for item in caplog.records if item.levelno == logging.WARNING]
     assert warnings == ["logger.csv fails (no route to the server): the training goes on without it"]
+
+
+def test_a_start_that_fails_is_tried_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, failures = CSVLogger.log_hyperparams, [OSError("table exists already")]
+
+    def fail_once(self: CSVLogger, *arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        real(self, *arguments)
+
+    monkeypatch.setattr("emorec.loggers.lightning.PAUSES", (0.0,))
+    monkeypatch.setattr(CSVLogger, "log_hyperparams", fail_once)
+    log_run(make(), folder)
+    assert epochs(folder) == [0, 1, 2]
+    assert not caplog.records
 
 
 def test_a_logger_that_never_started_can_be_closed(folder: Path) -> None:
@@ -264,6 +283,7 @@ def test_mlflow_gets_a_new_run_after_a_restart_or_on_another_server(
 def test_an_mlflow_server_that_cannot_be_reached_does_not_end_the_training(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr("emorec.loggers.lightning.PAUSES", (0.0,))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     log_run(make("mlflow", "MLFlowLogger", tracking_uri="http://127.0.0.1:9"), folder)
     assert caplog.text.count("logger.mlflow fails") == 1
@@ -276,3 +296,17 @@ def test_a_training_is_in_mlflow_below_the_root(root: Path, train_overrides: lis
     assert {run.info.run_name for run, _ in found} == {run.name for run in runs(root)}
     assert [steps for _, steps in found] == [[0, 1, 2]] * 2
     assert (runs(root)[0] / "log.txt").read_text().count("run ") > 0
+
+
+@needs_mlflow
+def test_the_group_may_write_to_the_database_of_mlflow_whatever_the_umask(
+    folder: Path, tmp_path: Path, mlflow_arguments: dict[str, Any]
+) -> None:
+    tmp_path.chmod(0o2775)
+    before = os.umask(0o077)
+    try:
+        log_run(make("mlflow", "MLFlowLogger", **mlflow_arguments), folder)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "mlflow").stat().st_mode & 0o7777 == 0o2775
+    assert (tmp_path / "mlflow" / "mlflow.db").stat().st_mode & 0o777 == 0o664

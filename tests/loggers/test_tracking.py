@@ -9,6 +9,7 @@ import pytest
 
 from emorec.cli import main
 from emorec.config.composition import composer, parse
+from emorec.config.schema import TrainConfig
 from emorec.errors import UserError
 from emorec.loggers.factory import make_loggers
 from emorec.loggers.lightning import LightningLogger
@@ -47,7 +48,7 @@ def written(run: Path) -> list[Written]:
 
 
 def chosen(*words: str) -> list[Any]:
-    with composer(parse("train", words)) as open_composer:
+    with composer(parse("train", words), TrainConfig) as open_composer:
         return make_loggers(open_composer.compose(list(words)).config.logger)
 
 

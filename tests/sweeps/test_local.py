@@ -18,7 +18,13 @@ from emorec.sweeps.record import JobRecord
 from emorec.sweeps.stop import Stop
 
 REPORT = "import json, os; json.dump({'status': 'finished', 'run_id': 'abc'}, open(os.environ['EMOREC_JOB'], 'w'));"
-SLEEP = "import time; time.sleep(60)"
+SLEEP = "import time; time.sleep(600)"
+
+
+@pytest.fixture(autouse=True)
+def words_are_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words of a task are a whole command here, so that jobs can be small programs."""
+    monkeypatch.setattr("emorec.sweeps.process.fresh_command", list)
 
 
 def tasks_of(folder: Path, *programs: str, devices: int = 1) -> list[Task]:
@@ -42,7 +48,7 @@ def is_alive(pid: int) -> bool:
     return state not in "ZX"
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "nothing happened in time"
@@ -62,7 +68,7 @@ def test_a_job_that_hangs_is_ended_at_its_timeout_and_the_others_finish(tmp_path
     deaf = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
     started = time.monotonic()
     jobs = run(LocalLauncher(slots=2, timeout=2.0, grace=0.5), tasks_of(tmp_path, deaf, SLEEP, REPORT))
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 120  # they would sleep for 600 seconds
     assert [job.status for job in jobs] == ["failed", "failed", "finished"]
     assert "launcher.timeout" in str(jobs[0].error)
     assert jobs[0].exit_code == -signal.SIGKILL
@@ -94,7 +100,7 @@ def test_a_gpu_belongs_to_one_job_at_a_time(tmp_path: Path, monkeypatch: pytest.
     assert pairs[:2] == [("0,1", "2"), ("2,3", "2")]
     assert str(jobs[2].started) >= min(str(jobs[0].ended), str(jobs[1].ended))
     (cpu_only,) = tasks_of(tmp_path, "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))")
-    run(launcher, [Task(cpu_only.record, cpu_only.command, tmp_path / "cpu", on_gpu=False)])
+    run(launcher, [Task(cpu_only.record, cpu_only.words, tmp_path / "cpu", on_gpu=False)])
     assert (tmp_path / "cpu" / "logs" / "1.txt").read_text().strip() == "''"
 
 
@@ -116,7 +122,7 @@ def test_a_signal_lets_jobs_save_and_starts_no_more(tmp_path: Path, number: sign
     saves = (
         "import signal, sys, time\n"
         "def save(*_):\n    print('saved', flush=True)\n    sys.exit(75)\n"
-        "signal.signal(signal.SIGTERM, save)\nprint('ready', flush=True)\ntime.sleep(60)"
+        "signal.signal(signal.SIGTERM, save)\nprint('ready', flush=True)\ntime.sleep(600)"
     )
     tasks = tasks_of(tmp_path, saves, REPORT)
 
@@ -153,12 +159,13 @@ def test_an_error_of_the_launcher_leaves_no_process_behind(tmp_path: Path) -> No
 def test_a_job_ends_soon_after_the_sweep_was_killed(tmp_path: Path) -> None:
     job = (
         "import os, time; from emorec.sweeps.report import reporting\n"
-        "with reporting():\n    print(os.getpid(), flush=True); time.sleep(60)"
+        "with reporting():\n    print(os.getpid(), flush=True); time.sleep(600)"
     )
     sweep = (
-        "import sys, time; from pathlib import Path; from emorec.sweeps.process import JobProcess\n"
-        f"JobProcess([sys.executable, '-c', {job!r}], report=None, log=Path('log.txt'), environment={{}}, grace=1)\n"
-        "time.sleep(60)"
+        "import sys, time; from pathlib import Path; from emorec.sweeps import process\n"
+        "process.fresh_command = list\n"
+        f"process.JobProcess([sys.executable, '-c', {job!r}], report=None, log=Path('log.txt'), environment={{}}, grace=1)\n"
+        "time.sleep(600)"
     )
     repository = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(repository)}

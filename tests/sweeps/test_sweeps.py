@@ -1,7 +1,6 @@
 """Sweeps of real processes: jobs that raise, die, hang or are stopped, and what the same command makes of it."""
 
 import json
-import os
 import signal
 import subprocess
 import time
@@ -14,7 +13,7 @@ import pytest
 
 from emorec.cli import main
 from emorec.errors import Preempted
-from tests.conftest import emorec_process
+from tests.conftest import emorec_process, processes_of
 
 WORDS = [("happy", 1), ("sad", 2), ("happy", 3), ("sad", 4)]
 LOCAL = ["launcher=local", "launcher.slots=2"]
@@ -25,7 +24,7 @@ import os
 from emorec.losses.cross_entropy import CrossEntropy
 
 class FaultyCrossEntropy(CrossEntropy):
-    '''A loss that fails in the way it is told to.'''
+    '''A loss that fails as `fault` says.'''
 
     def __init__(self, *, fault, **others):
         super().__init__(**others)
@@ -76,19 +75,6 @@ def runs(root: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in root.glob("checkpoints/*/run.json")]
 
 
-def processes_of(root: Path) -> list[int]:
-    """Processes of emorec that work under a root."""
-    wanted, found = f"EMOREC_ROOT={root}".encode(), []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            is_ours = wanted in path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if is_ours and int(path.parent.name) != os.getpid():
-            found.append(int(path.parent.name))
-    return found
-
-
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
     deadline = time.monotonic() + TIMEOUT
     while not condition():
@@ -129,10 +115,10 @@ def test_a_job_that_raises_and_one_that_is_killed_take_no_other_with_them(
     assert [sweep["name"] for sweep in json.loads(capsys.readouterr().out)] == [first["name"], second["name"]]
 
 
-def test_an_invalid_job_is_told_of_and_a_repeated_one_runs_once(root: Path, words: list[str]) -> None:
+def test_an_invalid_job_is_reported_and_a_repeated_one_runs_once(root: Path, words: list[str]) -> None:
     code, out, err = finish(emorec_process(*words, *LOCAL, "seed=0,-1,0", root=root))
     assert code == 1, err
-    assert "seed to be a whole number" in out
+    assert "seed: expected a whole number" in out
     (sweep,) = sweeps(root)
     assert [job["status"] for job in sweep["jobs"]] == ["finished", "invalid", "finished"]
     assert sweep["jobs"][2]["same_as"] == 1
@@ -248,14 +234,14 @@ def test_a_sweep_in_one_process_says_which_jobs_were_interrupted(
     assert [job["status"] for job in sweep["jobs"]] == ["invalid", "interrupted", "interrupted"]
 
 
-def test_what_a_launcher_cannot_be_is_told_at_once(
+def test_all_invalid_launcher_settings_are_reported_at_once(
     root: Path, train_overrides: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = ["launcher=local", "launcher.slots=0", "launcher.timeout=soon"]
     assert main(["train", "-m", *train_overrides, *bad]) == 2
-    told = capsys.readouterr().err
-    assert "launcher.slots" in told
-    assert "launcher.timeout" in told
+    message = capsys.readouterr().err
+    assert "launcher.slots: expected a whole number of at least 1 or null, got 0" in message
+    assert "launcher.timeout: expected a number of at least 0 or null, got 'soon'" in message
     assert main(["train", "-m", *train_overrides, "launcher=basic,local"]) == 2
     assert "one launcher" in capsys.readouterr().err
 

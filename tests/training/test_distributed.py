@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from emorec.cli import main
 from emorec.datamodules.utterances import BatchLoader
 from emorec.training.distributed import _free_port
-from tests.conftest import REPOSITORY, emorec_process
+from tests.conftest import REPOSITORY, emorec_process, processes_of
 from tests.datamodules.conftest import MakeExample, make_example
 
 __all__ = ["make_example"]
@@ -39,20 +39,6 @@ class Crashing(CrossEntropy):
             raise RuntimeError("this rank alone")
         return super().forward(output, batch)
 """
-
-
-def processes_of(root: Path) -> list[str]:
-    """Command lines of the processes that work under a root."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            environment = (folder / "environ").read_bytes()
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except (OSError, ValueError):
-            continue
-        if f"EMOREC_ROOT={root}".encode() in environment and "emorec" in command and folder.name != str(os.getpid()):
-            found.append(command)
-    return found
 
 
 def finish(process: "subprocess.Popen[str]", timeout: float = 180) -> tuple[int, str, str]:
@@ -173,7 +159,7 @@ def test_a_signal_to_the_leading_process_saves_on_all_ranks_and_the_run_goes_on(
     assert processes_of(root) == []
     code, _, err = finish(emorec_process(*words, root=root))
     assert code == 0, err
-    assert "going on from" in err
+    assert "resuming from" in err
     (run,) = runs(root)
     assert (run["status"], run["epochs"]) == ("finished", 150)
 
@@ -192,7 +178,7 @@ def test_weights_shared_out_over_ranks_learn_what_whole_ones_do_also_when_interr
     assert code == 75, err
     code, _, err = finish(emorec_process(*sharded, root=root))
     assert code == 0, err
-    assert "going on from" in err
+    assert "resuming from" in err
     whole, parts = sorted(runs(root), key=lambda run: run["attempts"])
     assert (whole["attempts"], parts["attempts"], parts["status"]) == (1, 2, "finished")
     assert parts["best_epoch"] == whole["best_epoch"]
@@ -214,7 +200,7 @@ def test_ranks_end_with_the_process_that_leads_them(root: Path, train_overrides:
         time.sleep(0.1)
     code, _, err = finish(emorec_process(*words, root=root))
     assert code == 0, err
-    assert "going on from" in err, err
+    assert "resuming from" in err, err
 
 
 def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]", seconds: float = 90) -> None:
@@ -299,7 +285,7 @@ def test_a_batch_that_does_not_part_evenly_is_refused(
     root: Path, train_overrides: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *train_overrides, *RANKS, "batch_size=7"]) == 2
-    assert "batch_size to be a multiple of the 2 ranks" in capsys.readouterr().err
+    assert "batch_size: expected a multiple of the 2 ranks" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
@@ -310,8 +296,8 @@ def test_a_batch_that_does_not_part_evenly_is_refused(
         (["trainer.accelerator=gpu"], "expected 1 GPU(s) on this machine"),
         (["trainer.precision=16-mixed"], "bf16-mixed works on a CPU"),
         (["trainer=fsdp", "trainer.devices=1"], "expected several ranks"),
-        (["trainer=fsdp", "trainer.precision=16-mixed"], "expected trainer.precision=32 or bf16-mixed"),
-        (["trainer.accelerator=tpu"], "expected trainer.accelerator in ('auto', 'cpu', 'gpu'), got 'tpu'"),
+        (["trainer=fsdp", "trainer.precision=16-mixed"], "trainer.precision: expected 32 or bf16-mixed"),
+        (["trainer.accelerator=tpu"], "trainer.accelerator: expected 'auto', 'cpu' or 'gpu', got 'tpu'"),
     ],
 )
 def test_devices_that_are_not_there_are_refused_before_a_run_begins(
@@ -341,4 +327,4 @@ def test_torchrun_starts_the_ranks_of_one_run_only(
     assert main(["train", "-m", *train_overrides, "seed=0,1"]) == 2
     assert "expected no -m under torchrun" in capsys.readouterr().err
     assert main(["train", *train_overrides]) == 2
-    assert "expected 1 ranks (trainer.devices × trainer.num_nodes), found 2 started" in capsys.readouterr().err
+    assert "expected 1 ranks (trainer.devices × trainer.num_nodes), got 2" in capsys.readouterr().err

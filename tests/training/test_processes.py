@@ -53,7 +53,7 @@ def test_a_killed_training_resumes_to_what_an_undisturbed_one_gives(
     code, _, err = finish(emorec_process(*words, root=root))
     assert code == 0, err
     assert "taking over from" in err
-    assert "going on from" in err
+    assert "resuming from" in err
     monkeypatch.setenv("EMOREC_ROOT", str(tmp_path / "undisturbed"))
     (tmp_path / "undisturbed").mkdir()
     assert finish(emorec_process(*words, root=tmp_path / "undisturbed"))[0] == 0
@@ -68,7 +68,9 @@ def test_a_killed_training_resumes_to_what_an_undisturbed_one_gives(
     assert list(run.rglob("*.tmp")) == []
 
 
-def test_a_broken_newest_state_is_told_of_and_the_one_before_it_is_used(root: Path, train_overrides: list[str]) -> None:
+def test_a_damaged_newest_state_is_reported_and_the_one_before_it_is_used(
+    root: Path, train_overrides: list[str]
+) -> None:
     words = ["train", *train_overrides, *LONG]
     process = emorec_process(*words, root=root)
     wait_for(lambda: len(list(root.glob("checkpoints/*/resume/*-*.ckpt"))) >= 2, process)
@@ -78,8 +80,8 @@ def test_a_broken_newest_state_is_told_of_and_the_one_before_it_is_used(root: Pa
     newest.write_bytes(newest.read_bytes()[:-100])
     code, _, err = finish(emorec_process(*words, root=root))
     assert code == 0, err
-    assert "is broken" in err
-    assert "going on from" in err
+    assert "is damaged and is not used" in err
+    assert "resuming from" in err
 
 
 def test_ctrl_c_leaves_a_run_that_resumes(root: Path, train_overrides: list[str]) -> None:
@@ -94,7 +96,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(root: Path, train_overrides: list[str]
     assert not list(root.glob("checkpoints/*/claim.json"))
     code, _, err = finish(emorec_process(*words, root=root))
     assert code == 0, err
-    assert "going on from" in err
+    assert "resuming from" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from emorec.config.schema import StudyConfig
+from emorec.config.validation import validated
 from emorec.errors import UserError
 from emorec.storage.atomic import write_json
 from emorec.storage.claims import this_process
 from emorec.tuning.search_space import Entry
-from emorec.config.schema import StudyConfig
 from emorec.tuning.study import Study
 
 ENTRIES = [
@@ -243,8 +244,11 @@ def test_pruners_leave_a_trial_its_first_epochs(open_study: Open, pruner: str, p
         assert first_pruned(study.ask(ENTRIES), 0.1) == pruned_after
 
 
-def test_all_that_is_wrong_with_the_settings_is_told() -> None:
-    wrong = StudyConfig(name="a/b", trials=0, seed=-1, startup=True, pruner="best", warmup=1.5, timeout=0)  # type: ignore[arg-type]
-    assert len(wrong.problems()) == 7
-    assert replace(SETTINGS, name="null").problems() != []
-    assert SETTINGS.problems() == []
+def test_all_invalid_settings_are_reported_at_once() -> None:
+    wrong = {"name": "a/b", "trials": 0, "seed": -1, "startup": True, "pruner": "best", "warmup": 1.5, "timeout": 0}
+    with pytest.raises(UserError) as caught:
+        validated(StudyConfig, wrong)
+    assert all(f"- {key}: expected" in str(caught.value) for key in wrong)
+    with pytest.raises(UserError, match="name: expected a name of letters"):
+        validated(StudyConfig, {**asdict(SETTINGS), "name": "null"})
+    assert validated(StudyConfig, asdict(SETTINGS)) == SETTINGS
