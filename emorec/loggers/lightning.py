@@ -67,8 +67,9 @@ class LightningLogger(RunLogger):
 
     def __init__(self, name: str, component: Component) -> None:
         if name in RUN_FOLDERS or not re.fullmatch(r"\w[\w-]*", name):
+            names = ", ".join(RUN_FOLDERS)
             raise UserError(
-                f"{component.where}: expected a name of letters, digits, '_' or '-' that is a free folder name"
+                f"{component.where}: expected a name of letters, digits, '_' and '-' besides {names}, got {name!r}"
             )
         _check_package(component)
         component.check_complete(*_derived_arguments(component, Path(), ""))
@@ -194,7 +195,7 @@ def _derived_arguments(component: Component, folder: Path, name: str) -> dict[st
 
 
 def _create_database(uri: str) -> None:
-    """Creates an SQLite file in a new folder with the permission bits of the folders above, so that a group can write."""
+    """Creates an SQLite file in a new folder with the permission bits of its parent, so that a group can write."""
     path = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not path.parent.is_dir():
         make_folder(path.parent)

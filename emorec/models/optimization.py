@@ -34,7 +34,8 @@ class OptimizerFactory:
         # torch's default on a CPU is a Python loop over the parameters, three times as slow for a small head;
         # Lightning refuses to clip the gradients of a fused optimizer under autocast
         on_cpu = all(parameter.device.type == "cpu" for parameter in trained)
-        fuses = on_cpu and self.precision == "32" and self.component.lacks("fused")
+        chosen = any(self.component.arguments.get(name) for name in ("foreach", "differentiable"))  # torch takes one
+        fuses = on_cpu and self.precision == "32" and not chosen and self.component.lacks("fused")
         return self.component.make(Optimizer, params=trained, **({"fused": True} if fuses else {}))
 
 
@@ -48,23 +49,28 @@ class SchedulerFactory:
         component: the schedule's node.
         monitor: the metric that `ReduceLROnPlateau` watches, such as "val/uar".
         direction: of the monitor, "max" or "min".
+        epochs: of the whole training.
     """
 
     component: Component
     monitor: str
     direction: str
+    epochs: int
 
     def __call__(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
         """What Lightning takes as `lr_scheduler`."""
         component = self.component
         derived: dict[str, Any] = dict.fromkeys(component.lacks(*STEP_COUNTS), total_steps)
         interval = "step" if derived or set(STEP_COUNTS) & set(component.arguments) else "epoch"
+        frequency = 1
         if component.lacks("max_lr"):
             derived["max_lr"] = [group["lr"] for group in optimizer.param_groups]
-        if issubclass(component.target, ReduceLROnPlateau) and component.lacks("mode"):
-            derived["mode"] = self.direction
+        if issubclass(component.target, ReduceLROnPlateau):
+            derived |= dict.fromkeys(component.lacks("mode"), self.direction)
+            # after the last step of each epoch: at its end, Lightning would update it when a state is already saved
+            interval, frequency = "step", total_steps // self.epochs
         schedule = component.make(LRScheduler, optimizer=optimizer, **derived)
-        return {"scheduler": schedule, "interval": interval, "monitor": self.monitor}
+        return {"scheduler": schedule, "interval": interval, "frequency": frequency, "monitor": self.monitor}
 
 
 def optimization(config: TrainConfig, task: Task) -> tuple[OptimizerFactory, SchedulerFactory | None]:
@@ -78,4 +84,5 @@ def optimization(config: TrainConfig, task: Task) -> tuple[OptimizerFactory, Sch
     if config.scheduler is None:
         return optimizer, None
     config.scheduler.check_complete("optimizer", "max_lr", "mode", *STEP_COUNTS)
-    return optimizer, SchedulerFactory(config.scheduler, f"val/{task.monitor}", task.direction)
+    monitor, epochs = f"val/{task.monitor}", config.trainer.max_epochs
+    return optimizer, SchedulerFactory(config.scheduler, monitor, task.direction, epochs)

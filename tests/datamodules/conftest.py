@@ -45,7 +45,7 @@ def key(name: str) -> bytes:
 
 @pytest.fixture
 def make_example(tmp_path: Path) -> MakeExample:
-    """Makes a data module; `missing` are (modality, id) pairs, `untold` ids without a target."""
+    """Makes a data module; `missing` are (modality, id) pairs, `unlabelled` ids without a target."""
 
     def make(
         *,
@@ -53,7 +53,7 @@ def make_example(tmp_path: Path) -> MakeExample:
         batch_size: int = 4,
         seed: int = 0,
         missing: tuple[tuple[str, str], ...] = (("audio", "train_2"), ("text", "train_5"), ("audio", "val_0")),
-        untold: tuple[str, ...] = (),
+        unlabelled: tuple[str, ...] = (),
         offset: float = 0.0,
         constant: float | None = None,
         resident_bytes: int = 0,
@@ -62,7 +62,9 @@ def make_example(tmp_path: Path) -> MakeExample:
             Utterance(
                 id=f"{split}_{number}",
                 dataset="small",
-                targets={} if f"{split}_{number}" in untold else {"emotion": number % 3},  # nobody is sad
+                targets={}
+                if f"{split}_{number}" in unlabelled
+                else {"emotion": number % 3},  # the class "sad" is absent
                 speaker=f"speaker{number % 2}" if split == "train" else "speaker2",
                 dialogue=f"{split}_{number // 4}",
                 turn=number % 4,
@@ -76,32 +78,32 @@ def make_example(tmp_path: Path) -> MakeExample:
         readers = {}
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
         for modality, dim in DIMS.items():
-            found = {}
+            features = {}
             for number, item in enumerate(utterances):
                 if (modality, item.id) not in missing:
                     generator = np.random.default_rng(list(key(f"{modality} {item.id}")))
                     frames = 1 if modality == "text" else 1 + number % 5
                     scale = 1.0 if item.split == "train" else 50.0  # so that statistics of other splits are noticed
-                    found[item.id] = (scale * generator.normal(1.0, 2.0, (frames, dim)) + offset).astype(np.float32)
+                    features[item.id] = (scale * generator.normal(1.0, 2.0, (frames, dim)) + offset).astype(np.float32)
                     if constant is not None:
-                        found[item.id][:, 0] = constant
+                        features[item.id][:, 0] = constant
             spec = FeatureSpec(encoder=f"Random{modality.title()}", version=1, dtype="float32")
             store = FeatureStore(folder, spec, FileDigests())
-            names = list(found)
-            half = len(names) // 2  # two shards, as extractions in two goes leave them
+            names = list(features)
+            half = len(names) // 2  # two shards, as two extractions leave them
             for part in (names[:half], names[half:]):
-                store.add([key(name) for name in part], [found[name] for name in part], {})
+                store.add([key(name) for name in part], [features[name] for name in part], {})
             store.refresh()
-            keys = [key(item.id) if item.id in found else None for item in utterances]
+            keys = [key(item.id) if item.id in features else None for item in utterances]
             readers[modality] = store.reader(keys, FeaturesConfig(resident_bytes=resident_bytes))
-            example.values[modality] = found
+            example.values[modality] = features
         bounds = np.cumsum((0, *sizes))
         example.module = UtteranceDataModule(
             manifest=manifest,
             splits={split: [item for item in utterances if item.split == split] for split in SPLITS},
             task=TASK,
             readers=readers,
-            places={split: torch.arange(bounds[place], bounds[place + 1]) for place, split in enumerate(SPLITS)},
+            places={split: torch.arange(bounds[index], bounds[index + 1]) for index, split in enumerate(SPLITS)},
             batch_size=batch_size,
             seed=seed,
         )

@@ -1,4 +1,4 @@
-"""A corpus of fifty with one bad file of each kind: each is named, skipped or fatal as asked, and never kept."""
+"""A corpus of fifty utterances with one bad file of each kind: each is named, and skipped or fatal as configured."""
 
 import csv
 import json
@@ -75,7 +75,7 @@ def words_of(corpus: Path) -> list[str]:
     return ["dataset=custom", f"dataset.table={corpus}", "progress=false"]
 
 
-def test_each_is_named_skipped_and_counted(corpus: Path, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_bad_file_is_named_skipped_and_counted(corpus: Path, root: Path, caplog: pytest.LogCaptureFixture) -> None:
     words = [*words_of(corpus), "trainer.max_epochs=1", "model.hidden=8"]
     assert main(["train", *words]) == 0
     (run,) = [json.loads(path.read_text()) for path in (root / "checkpoints").glob("*/run.json")]
@@ -94,7 +94,9 @@ def test_an_utterance_without_any_usable_modality_is_left_out(corpus: Path, root
     assert sum(run["data"]["utterances"].values()) == COUNT - len(BAD_SOUND)
 
 
-def test_all_are_listed_where_bad_media_are_fatal(corpus: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_bad_files_are_listed_where_they_are_fatal(
+    corpus: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["extract", *words_of(corpus), "encoder/text=none", "extraction.on_bad_media=fail"]) == 2
     message = capsys.readouterr().err
     assert f"{len(BAD_SOUND)} of {COUNT} utterances" in message
@@ -102,7 +104,7 @@ def test_all_are_listed_where_bad_media_are_fatal(corpus: Path, root: Path, caps
         assert f"  - {name}: " in message
 
 
-def test_nothing_is_kept_of_them_and_nothing_is_tried_again(
+def test_bad_files_are_not_stored_and_not_tried_again(
     corpus: Path, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     words = [*words_of(corpus), "encoder/text=none", "encoder/video=none"]
@@ -116,11 +118,13 @@ def test_nothing_is_kept_of_them_and_nothing_is_tried_again(
         assert f"  - {name}: " in caplog.text
 
 
-def test_the_check_names_them_all(corpus: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_names_all_bad_files(corpus: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", "--json", *words_of(corpus)]) == 0
-    found = json.loads(capsys.readouterr().out)
+    report = json.loads(capsys.readouterr().out)
     bad = {
-        problem["where"]: problem["detail"] for problem in found["problems"] if problem["kind"] in ("broken", "missing")
+        problem["where"]: problem["detail"]
+        for problem in report["problems"]
+        if problem["kind"] in ("broken", "missing")
     }
     assert set(bad) == {TEXTLESS, *BAD_SOUND, *BAD_PICTURE}
     assert ONE_FRAME not in bad

@@ -1,4 +1,4 @@
-"""Batches of utterances: their order, their content, and going on inside an epoch."""
+"""Batches of utterances: their order, their content, and resuming inside an epoch."""
 
 import lightning.pytorch as lightning
 import numpy as np
@@ -82,7 +82,7 @@ def test_other_splits_come_in_their_own_order(make_example: MakeExample, split: 
     assert ids(module.loader("train")) == [f"train_{row}" for row in range(10)]
 
 
-# Going on inside an epoch
+# Resuming inside an epoch
 
 
 @pytest.mark.parametrize("done", [0, 1, 2])
@@ -199,7 +199,7 @@ def test_a_batch_that_lacks_a_modality_altogether_still_has_a_frame(make_example
 
 
 def test_targets_speakers_dialogues_and_turns_are_the_utterances(make_example: MakeExample) -> None:
-    example = make_example(untold=("train_1", "train_8"))
+    example = make_example(unlabelled=("train_1", "train_8"))
     manifest_speakers = ["speaker0", "speaker1", "speaker2"]
     for split in ("train", "val"):
         known = {item.id: item for item in example.module.tables[split].utterances}
@@ -219,8 +219,8 @@ def test_the_feature_dims_are_the_readers(make_example: MakeExample) -> None:
     assert make_example().module.feature_dims == DIMS
 
 
-def test_class_counts_are_of_told_targets_with_a_zero_for_a_class_that_is_nowhere(make_example: MakeExample) -> None:
-    module = make_example(untold=("train_0", "train_9")).module
+def test_class_counts_are_of_known_targets_and_0_for_an_absent_class(make_example: MakeExample) -> None:
+    module = make_example(unlabelled=("train_0", "train_9")).module
     counts = module.tables["train"].class_counts()
     assert counts.tolist() == [2, 3, 3, 0]
     assert len(counts) == len(LABELS)
@@ -248,7 +248,7 @@ def test_statistics_keep_their_digits_far_from_zero(make_example: MakeExample) -
     np.testing.assert_allclose(deviation.numpy(), frames.astype(np.float64).std(0), rtol=1e-5)
 
 
-def test_statistics_of_a_modality_that_nobody_has_are_refused(make_example: MakeExample) -> None:
+def test_statistics_of_a_modality_that_no_utterance_has_are_refused(make_example: MakeExample) -> None:
     missing = tuple(("audio", f"train_{row}") for row in range(10))
     module = make_example(missing=missing).module
     with pytest.raises(UserError, match="no utterance of the training split has audio"):
