@@ -1,5 +1,6 @@
 """A config can make objects of trusted classes alone."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -148,14 +149,9 @@ def test_what_is_refused_does_not_run_wherever_it_stands(tmp_path: Path, target:
 
 
 def test_a_class_that_does_not_exist_says_so() -> None:
-    with pytest.raises(
-        UserError, match=r"expected a class that can be imported, got 'emorec\.fusion\.nothing\.Nothing'"
-    ):
-        build("emorec.fusion.nothing.Nothing")
-    with pytest.raises(
-        UserError, match=r"expected a class that can be imported, got 'emorec\.fusion\.concat\.Nothing'"
-    ):
-        build("emorec.fusion.concat.Nothing")
+    for target in ("emorec.fusion.nothing.Nothing", "emorec.fusion.concat.Nothing"):
+        with pytest.raises(UserError, match=rf"expected a class that can be imported, got '{re.escape(target)}'"):
+            build(target)
 
 
 def test_a_node_without_a_target_says_where_it_is() -> None:
@@ -164,10 +160,8 @@ def test_a_node_without_a_target_says_where_it_is() -> None:
 
 
 def test_a_wrong_argument_names_the_nearest_one() -> None:
-    with pytest.raises(
-        UserError, match=r"encoder\.audio\.sample_rat: unknown key; did you mean encoder.audio.sample_rate"
-    ):
-        build("emorec.media.audio.AudioSettings", where="encoder.audio", sample_rat=8_000)
+    with pytest.raises(UserError, match=r"media\.sample_rat: unknown key; did you mean media\.sample_rate\?"):
+        build("emorec.media.audio.AudioSettings", where="media", sample_rat=8_000)
 
 
 def test_a_wrong_argument_that_is_near_none_names_those_the_class_takes() -> None:

@@ -62,9 +62,7 @@ def make_example(tmp_path: Path) -> MakeExample:
             Utterance(
                 id=f"{split}_{number}",
                 dataset="small",
-                targets={}
-                if f"{split}_{number}" in unlabelled
-                else {"emotion": number % 3},  # the class "sad" is absent
+                targets={} if f"{split}_{number}" in unlabelled else {"emotion": number % 3},  # none is sad
                 speaker=f"speaker{number % 2}" if split == "train" else "speaker2",
                 dialogue=f"{split}_{number // 4}",
                 turn=number % 4,

@@ -94,9 +94,7 @@ def test_an_utterance_without_any_usable_modality_is_left_out(corpus: Path, root
     assert sum(run["data"]["utterances"].values()) == COUNT - len(BAD_SOUND)
 
 
-def test_all_bad_files_are_listed_where_they_are_fatal(
-    corpus: Path, root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_are_listed_where_bad_files_are_fatal(corpus: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["extract", *words_of(corpus), "encoder/text=none", "extraction.on_bad_media=fail"]) == 2
     message = capsys.readouterr().err
     assert f"{len(BAD_SOUND)} of {COUNT} utterances" in message
@@ -120,12 +118,8 @@ def test_bad_files_are_not_stored_and_not_tried_again(
 
 def test_data_check_names_all_bad_files(corpus: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", "--json", *words_of(corpus)]) == 0
-    report = json.loads(capsys.readouterr().out)
-    bad = {
-        problem["where"]: problem["detail"]
-        for problem in report["problems"]
-        if problem["kind"] in ("broken", "missing")
-    }
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    bad = {item["where"]: item["detail"] for item in problems if item["kind"] in ("broken", "missing")}
     assert set(bad) == {TEXTLESS, *BAD_SOUND, *BAD_PICTURE}
     assert ONE_FRAME not in bad
     assert "no words" in bad[TEXTLESS]

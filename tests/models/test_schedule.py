@@ -21,34 +21,34 @@ def schedule(**settings: float) -> WarmupCosine:
 
 def rates(made: WarmupCosine, steps: int) -> list[float]:
     """The rate of each step, as the optimiser sees it."""
-    found = []
+    values = []
     for _ in range(steps):
-        found.append(made.optimizer.param_groups[0]["lr"])
+        values.append(made.optimizer.param_groups[0]["lr"])
         made.optimizer.step()
         made.step()
-    return found
+    return values
 
 
 def test_the_rate_climbs_in_equal_steps_to_the_whole_rate() -> None:
-    found = rates(schedule(warmup=0.25), 20)
-    assert found[:5] == pytest.approx([RATE * share for share in (0.2, 0.4, 0.6, 0.8, 1.0)])
-    assert max(found) == pytest.approx(RATE)
+    lr = rates(schedule(warmup=0.25), 20)
+    assert lr[:5] == pytest.approx([RATE * share for share in (0.2, 0.4, 0.6, 0.8, 1.0)])
+    assert max(lr) == pytest.approx(RATE)
 
 
 def test_after_the_warm_up_the_rate_falls_as_half_a_cosine() -> None:
-    found = rates(schedule(warmup=0.2), 21)
-    assert found[4] == pytest.approx(RATE)
-    assert found[8] == pytest.approx(RATE * (2 + 2**0.5) / 4)  # a quarter of the way
-    assert found[12] == pytest.approx(RATE / 2)
-    assert found[20] == pytest.approx(0.0, abs=1e-12)
-    falling = found[4:]
+    lr = rates(schedule(warmup=0.2), 21)
+    assert lr[4] == pytest.approx(RATE)
+    assert lr[8] == pytest.approx(RATE * (2 + 2**0.5) / 4)  # a quarter of the way
+    assert lr[12] == pytest.approx(RATE / 2)
+    assert lr[20] == pytest.approx(0.0, abs=1e-12)
+    falling = lr[4:]
     assert all(later < earlier for earlier, later in pairwise(falling))
 
 
 def test_the_floor_is_what_is_left_at_the_end_and_after_it() -> None:
-    found = rates(schedule(warmup=0.1, floor=0.3), 30)
-    assert found[20:] == pytest.approx([0.3 * RATE] * 10)
-    assert min(found[2:]) >= 0.3 * RATE - 1e-12
+    lr = rates(schedule(warmup=0.1, floor=0.3), 30)
+    assert lr[20:] == pytest.approx([0.3 * RATE] * 10)
+    assert min(lr[2:]) >= 0.3 * RATE - 1e-12
 
 
 def test_a_floor_of_one_keeps_the_rate() -> None:
@@ -61,8 +61,8 @@ def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
 
 @pytest.mark.parametrize("total_steps", [1, 2, 3])
 def test_a_very_short_training_has_a_rate_in_each_step(total_steps: int) -> None:
-    found = rates(schedule(total_steps=total_steps), total_steps)
-    assert all(0 < rate <= RATE for rate in found)
+    lr = rates(schedule(total_steps=total_steps), total_steps)
+    assert all(0 < rate <= RATE for rate in lr)
 
 
 def test_each_parameter_group_keeps_its_own_rate() -> None:

@@ -1,3 +1,5 @@
+"""The id of a run: what changes it, and what does not."""
+
 import copy
 from typing import Any
 
@@ -78,6 +80,6 @@ def test_seed_and_fold_leave_the_group_alone_and_nothing_else_does() -> None:
 
 
 def test_the_id_is_twelve_hex_digits_of_the_digest() -> None:
-    found = identity()
-    assert found.run_id == found.digest[:12]
-    assert int(found.run_id, 16) >= 0
+    result = identity()
+    assert result.run_id == result.digest[:12]
+    assert int(result.run_id, 16) >= 0
