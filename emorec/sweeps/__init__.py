@@ -1,1 +1,1 @@
-"""Multiruns: which jobs a command line stands for, and what became of each."""
+"""Multiruns: the jobs of a command line, how they are run, and their results."""

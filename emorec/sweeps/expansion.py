@@ -1,4 +1,4 @@
-"""The jobs that the overrides of a multirun stand for, by Hydra's own parser."""
+"""Expands the overrides of a multirun into jobs, with Hydra's own parser."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ FOLD = "dataset.fold"
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """One list of overrides a job: the product of all values given as `a,b`, `range(…)`, `choice(…)` or `glob(…)`.
+    """One list of overrides for each job: the product of all values given as `a,b`, `range(…)`, `choice(…)` or `glob(…)`.
 
     Raises:
         UserError: an override does not parse, or asks for continuous values.
     """
     hydra = GlobalHydra.instance()
-    groups = hydra.config_loader() if hydra.is_initialized() else None  # for glob(…) over the names of a group
-    parser = OverridesParser.create(config_loader=groups)
+    loader = hydra.config_loader() if hydra.is_initialized() else None  # for glob(…) over the names of a group
+    parser = OverridesParser.create(config_loader=loader)
     parsed: list[Override] = []
     for override in overrides:
         try:
@@ -36,12 +36,12 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def expand_folds(overrides: Sequence[str], folds: int) -> list[list[str]]:
-    """One list of overrides for each fold, in place of `dataset.fold=all`; for `folds=0` one, with no fold."""
+    """One list of overrides for each fold, instead of `dataset.fold=all`; one list without a fold where `folds` is 0."""
     others = [override for override in overrides if override.lstrip("+").partition("=")[0] != FOLD]
     return [[*others, f"{FOLD}={fold}"] for fold in (range(folds) if folds else ("null",))]
 
 
 def varying(jobs: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Of each job's overrides those that not all jobs have."""
+    """The overrides of each job that are not common to all jobs."""
     common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
     return [[override for override in job if override not in common] for job in jobs]

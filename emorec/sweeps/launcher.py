@@ -1,4 +1,4 @@
-"""What launchers have in common: jobs are handed to one, and watched until all have ended."""
+"""The base class of launchers, which start jobs and watch them until all have ended."""
 
 import signal
 import time
@@ -9,21 +9,21 @@ from pathlib import Path
 
 from emorec.errors import Preempted
 from emorec.sweeps.record import JobRecord
-from emorec.sweeps.report import JobReport
+from emorec.sweeps.report import JobReport, read_report
 from emorec.sweeps.stop import Stop
 
 
 @dataclass(frozen=True)
 class Task:
-    """A job to be started.
+    """A job that can be started.
 
     Attributes:
-        record: kept up to date while it runs.
-        words: of `emorec`, in a process of its own.
-        folder: of the sweep.
-        devices: how many devices the run trains on, on each machine.
-        nodes: how many machines.
-        on_gpu: whether these are GPUs where there are any.
+        record: updated while the job runs.
+        words: arguments of `emorec` in the job's own process.
+        folder: folder of the sweep.
+        devices: number of devices on each machine.
+        nodes: number of machines.
+        on_gpu: whether the devices are GPUs on a machine that has some.
     """
 
     record: JobRecord
@@ -35,12 +35,12 @@ class Task:
 
     @property
     def report(self) -> Path:
-        """What the job's process writes at its end."""
+        """The file that the job's process writes when it ends."""
         return self.folder / "jobs" / f"{self.record.number}.json"
 
     @property
     def log(self) -> Path:
-        """What the job's processes print."""
+        """The output of the job's processes."""
         return self.folder / "logs" / f"{self.record.number}.txt"
 
 
@@ -48,34 +48,35 @@ class Launcher(ABC):
     """Starts jobs and watches them.
 
     Attributes:
-        changed: is called with each record that has changed.
-        interval: seconds between two looks.
+        changed: called with each record that has changed.
+        interval: seconds between two calls of `poll`.
     """
 
     interval = 0.1
 
     def __init__(self) -> None:
         self.changed: Callable[[JobRecord], None] = lambda _: None
+        self._stopped = False
 
     def refusal(self, task: Task) -> str | None:
-        """Why a task can never be started here; `None` where it can."""
+        """The reason why a task can never be started here; `None` if it can."""
         return None
 
     @abstractmethod
     def submit(self, tasks: Sequence[Task]) -> None:
-        """Takes the tasks over."""
+        """Queues tasks."""
 
     @abstractmethod
     def poll(self) -> bool:
-        """Moves on; false once no job is running or waiting."""
+        """Updates all jobs and starts waiting ones; false once no job is running or waiting."""
 
     @abstractmethod
     def stop(self, *, at_once: bool) -> None:
-        """Starts no more, and asks what runs to save and end, or kills it; `poll` tells when they have ended."""
+        """Starts no further job and asks running ones to save and end, or kills them; `poll` returns when they ended."""
 
     @abstractmethod
     def close(self) -> None:
-        """Leaves no process behind."""
+        """Ends all processes that still run."""
 
     def _started(self, task: Task) -> None:
         task.record.start()
@@ -86,47 +87,47 @@ class Launcher(ABC):
         task.record.end(status, error)
         self.changed(task.record)
 
+    def _exited(self, task: Task, exit_code: int, reason: str | None = None) -> None:
+        """Updates the record of a task whose process has ended; `reason` as in `status_of`."""
+        report, task.record.exit_code = read_report(task.report), exit_code
+        if report is not None:
+            task.record.run_id, task.record.metrics = report.run_id or task.record.run_id, report.metrics
+        self._ended(task, *status_of(report, exit_code, stopped=self._stopped and reason is None, reason=reason))
 
-def judge(
-    report: JobReport | None, exit_code: int, *, stopped: bool = False, why: str | None = None
+
+def status_of(
+    report: JobReport | None, exit_code: int, *, stopped: bool = False, reason: str | None = None
 ) -> tuple[str, str | None]:
     """(status, error) of a job whose process has ended.
 
     Args:
-        report: what it wrote, if it did.
+        report: the job's report; `None` if it wrote none.
         exit_code: negative for the signal that killed it.
-        stopped: whether it was ended because the sweep is to stop.
-        why: why it was ended otherwise.
+        stopped: whether it was ended because the sweep was stopped.
+        reason: why the launcher ended it otherwise.
     """
-    own = None if report is None else report.status
-    if report is not None and own in ("finished", "skipped"):
-        return report.status, None
+    status, error = (None, None) if report is None else (report.status, report.error)
+    if status in ("finished", "skipped"):
+        return status, None
     if stopped:
         return "interrupted", None
-    if why is None and (own == "interrupted" or exit_code == Preempted.exit_code):
-        return "interrupted", None if report is None else report.error
-    if why is None and report is None:
-        signalled = f"killed by signal {-exit_code} ({_name(-exit_code)})"
-        why = signalled if exit_code < 0 else f"ended with exit code {exit_code} and without a report"
-    return "failed", why or (report.error if report is not None else None)
+    if reason is None and (status == "interrupted" or exit_code == Preempted.exit_code):
+        return "interrupted", error
+    if reason is None and report is None:
+        killed = f"killed by signal {-exit_code} ({_signal_name(-exit_code)})"
+        reason = killed if exit_code < 0 else f"ended with exit code {exit_code} and without a report"
+    return "failed", reason or error
 
 
-def _name(number: int) -> str:
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
         return "unknown"
 
 
-def take_report(record: JobRecord, report: JobReport | None, exit_code: int) -> None:
-    """Notes in a record what a job said of itself."""
-    record.exit_code = exit_code
-    if report is not None:
-        record.run_id, record.metrics = report.run_id or record.run_id, report.metrics
-
-
 def launch(launcher: Launcher, tasks: Sequence[Task], stop: Stop) -> None:
-    """Hands tasks to a launcher and returns when all have ended; a second signal ends them at once."""
+    """Runs tasks with a launcher and returns when all have ended; a second signal kills them."""
     seen = 0
     stop.raises = False
     try:
