@@ -1,4 +1,4 @@
-"""The types that packages share: a batch of utterances and what modules return for one."""
+"""Types that packages share: a batch of utterances, and the outputs of fusions and models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import register_dataclass
 
 MODALITIES = ("text", "audio", "video")
-IGNORED = -100  # class number of an utterance without a target
+IGNORED = -100  # target of an utterance without a class, ignored by losses
 
 
 def _move(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
@@ -22,10 +22,10 @@ def _move(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Utterances of one step. Every configured modality is there; a missing one is a zero row, `present` false.
+    """The utterances of one step, with all configured modalities. A missing one is a zero row where `present` is false.
 
     Attributes:
-        id: B names, unique within the dataset.
+        id: B ids, unique within the dataset.
         features: {modality: (B, T, D)} of cached encoders, in their stored type.
         inputs: {modality: what a live encoder's `collate` returned}.
         mask: {modality: (B, T)}, true where there is data; T ≥ 1.
@@ -34,7 +34,7 @@ class Batch:
         target_mask: {task: (B,)}, true where the utterance has the target.
         speaker: (B,) number of the speaker in the whole corpus, -1 where unknown.
         dialogue: (B,) number of the dialogue in the whole corpus, -1 where there is none.
-        turn: (B,) place in the dialogue, -1 where there is none.
+        turn: (B,) position in the dialogue, -1 where there is none.
     """
 
     id: tuple[str, ...]
@@ -61,13 +61,13 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class FusionOutput:
-    """What a fusion returns.
+    """The output of a fusion.
 
     Attributes:
-        fused: (B, H), one vector an utterance.
+        fused: (B, H), one vector for each utterance.
         vectors: {modality: (B, H)}, zero where the modality is missing.
-        logits: {modality: (B, C)} where the fusion classifies each modality, else `None`.
-        losses: {name: scalar} of the fusion's own.
+        logits: {modality: (B, C)} if the fusion classifies each modality, else `None`.
+        losses: {name: scalar} additional losses of the fusion.
     """
 
     fused: Tensor
@@ -78,17 +78,17 @@ class FusionOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOutput:
-    """What the model hands to a loss.
+    """The output of the model, which losses take.
 
     Attributes:
         logits: {task: (B, C)}; for regression (B, 1).
-        fusion: the fusion's output; `fusion.fused` is what the heads saw (after the context).
+        fusion: output of the fusion; `fusion.fused` is the input of the heads, after the context.
     """
 
     logits: dict[str, Tensor]
     fusion: FusionOutput
 
 
-# torch looks for the tensors in what a module returns: to gather shared-out weights in time, and to export
+# So that torch finds the tensors in the output of a module: FSDP and export need them.
 register_dataclass(FusionOutput)
 register_dataclass(ModelOutput)

@@ -1,4 +1,4 @@
-"""The error a user can cause and mend."""
+"""Exceptions of commands, and helpers that raise them."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
@@ -7,27 +7,26 @@ T = TypeVar("T")
 
 
 class UserError(Exception):
-    """Says what was expected, what was found and where; ends a command with exit code 2."""
+    """An error that the user can fix: `expected X, got Y (where)`. A command ends with exit code 2."""
 
 
 class Preempted(BaseException):
-    """The machine is wanted for something else: a signal asked this process to save and to end.
+    """A signal asked this process to save and end, as the machine is needed for another job.
 
-    No `Exception`, as a `KeyboardInterrupt` is none: whoever goes on after any error does not go on after this.
-
-    Ends a command with exit code 75 (EX_TEMPFAIL of sysexits.h), which asks a scheduler to queue it again.
+    Like `KeyboardInterrupt` it is no `Exception`, so that code which continues after errors does not continue after it.
+    A command ends with exit code 75 (EX_TEMPFAIL of sysexits.h), which asks a scheduler to queue it again.
     """
 
     exit_code = 75
 
 
 def raise_problems(heading: str, problems: Iterable[str], *, shown: int = 20) -> None:
-    """Raises one `UserError` that lists every problem, if there is any.
+    """Raises a `UserError` that lists all problems; does nothing without problems.
 
     Args:
-        heading: what was being checked.
-        problems: one line each.
-        shown: how many lines are printed before the rest is only counted.
+        heading: what was checked.
+        problems: one line for each problem.
+        shown: number of lines to list; the others are counted.
     """
     lines = list(problems)
     if not lines:
@@ -41,7 +40,7 @@ def raise_problems(heading: str, problems: Iterable[str], *, shown: int = 20) ->
 
 
 def make_all(heading: str, makers: Mapping[str, Callable[[], T]]) -> dict[str, T]:
-    """{name: what its maker returned}; raises one `UserError` that lists what all of them raised."""
+    """Calls all makers and returns {name: result}; raises one `UserError` that lists all their errors."""
     results: dict[str, T] = {}
     problems = []
     for name, make in makers.items():
@@ -54,10 +53,10 @@ def make_all(heading: str, makers: Mapping[str, Callable[[], T]]) -> dict[str, T
 
 
 def choose(choices: Mapping[str, T], name: str, what: str) -> T:
-    """The choice called `name`.
+    """Returns `choices[name]`.
 
     Raises:
-        UserError: there is none of that name; says which there are.
+        UserError: there is no such name; the message lists the names.
     """
     if name not in choices:
         raise UserError(f"expected {what} in {sorted(choices)}, got {name!r}")
@@ -65,5 +64,5 @@ def choose(choices: Mapping[str, T], name: str, what: str) -> T:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its class where it has none."""
+    """The first line of an error's message, or the name of its class if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

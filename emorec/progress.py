@@ -1,16 +1,16 @@
-"""A progress bar with a rate on a terminal, and nothing elsewhere."""
+"""A progress bar, shown only on a terminal."""
 
 import sys
 from typing import Any
 
 
 class Progress:
-    """Counts up to `total` while its block runs.
+    """A context manager that shows a progress bar.
 
     Args:
-        title: stands before the bar.
-        total: the count at the end.
-        enabled: false for no bar; there is none either where stderr is no terminal.
+        title: text before the bar.
+        total: count at the end.
+        enabled: whether to show the bar if stderr is a terminal.
     """
 
     def __init__(self, title: str, total: int, enabled: bool = True) -> None:
@@ -38,7 +38,7 @@ class Progress:
         return self
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
-        """Counts on; `note` stands behind the count, the rate if it is not given."""
+        """Advances the bar by `count`, with `note` behind it; by default the rate."""
         if self._bar is not None:
             speed = self._bar.tasks[0].speed
             text = note if note is not None else (f"{speed:.1f}/s" if speed else "")

@@ -4,8 +4,8 @@ from functools import cache
 from typing import Any
 
 from emorec.config.composition import composer, parse
-from emorec.config.schema import TrainConfig
 from emorec.config.locations import config_folder
+from emorec.config.schema import TrainConfig
 
 
 def names(group: str, *, without: tuple[str, ...] = ("none",)) -> list[str]:

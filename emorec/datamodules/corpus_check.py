@@ -1,4 +1,4 @@
-"""What `emorec data check` reports about a corpus."""
+"""Checks a corpus: `emorec data check`."""
 
 import statistics
 from collections import Counter, defaultdict
@@ -26,7 +26,7 @@ from emorec.progress import Progress
 from emorec.storage.digests import FileDigests
 
 PROBE = VideoSettings(frames=3, size=32)
-SHOWN = 20
+SHOWN = 20  # number of problems in the text
 END_TOLERANCE = 0.25  # seconds: annotators round
 
 
@@ -35,19 +35,19 @@ class CorpusCheck:
     """The result of a check.
 
     Attributes:
-        dataset: the corpus.
-        protocol: how it is split, with the fold.
-        utterances: how many.
-        counts: {split: {label: utterances}}.
-        values: {split: {"count", "mean", "deviation", "smallest", "largest"}} of a task of regression.
-        seconds: {modality: total, shortest and longest}, of the media that can be decoded.
+        dataset: name of the corpus.
+        protocol: protocol of the split, with the fold.
+        utterances: number of utterances.
+        counts: {split: {label: number of utterances}} for classification.
+        values: {split: {"count", "mean", "deviation", "smallest", "largest"}} for regression.
+        seconds: {modality: {"total", "shortest", "longest"}} of the media that can be decoded.
         modalities: {modality: number of utterances that have it}.
-        problems: of the corpus.
+        problems: problems of the corpus.
         speakers: number of named speakers.
         overlap: speakers in more than one split.
-        leaks: {"dialogues", "recordings" and "sentences": how many are in more than one split}.
-        parts_speakers: whether the protocol promises that there is no overlap of speakers.
-        notes: about the corpus.
+        leaks: {"dialogues", "recordings" or "sentences": number of those in more than one split}.
+        parts_speakers: whether the protocol promises splits without common speakers.
+        notes: notes about the corpus.
     """
 
     dataset: str
@@ -93,7 +93,7 @@ class CorpusCheck:
             lines.append(f"{modality}: {count} utterances{hours}{extremes}")
         promise = "speaker-independent" if self.parts_speakers else "speakers may recur"
         overlap = f"{len(self.overlap)} of {self.speakers} ({promise})"
-        lines.append(f"speakers in more than one split: {overlap if self.speakers else 'unknown, since none is named'}")
+        lines.append(f"speakers in more than one split: {overlap if self.speakers else 'unknown, as none is named'}")
         lines += [f"{name} in more than one split: {count}" for name, count in self.leaks.items()]
         kinds = Counter((problem.kind, problem.fatal) for problem in self.problems)
         for (kind, fatal), count in sorted(kinds.items()):
@@ -102,12 +102,12 @@ class CorpusCheck:
         lines += [f"  - {'fatal: ' if problem.fatal else ''}{problem}" for problem in shown[:SHOWN]]
         if len(shown) > SHOWN:
             lines.append(f"  … and {len(shown) - SHOWN} more (--json lists all)")
-        lines.append("fatal problems: fix them before training" if self.fatal else "nothing fatal")
+        lines.append("fix the fatal problems before training" if self.fatal else "nothing fatal")
         return "\n".join(lines)
 
 
 def check_corpus(config: DataConfig) -> CorpusCheck:
-    """Reads the whole corpus of a config, decodes every file, and splits it."""
+    """Reads and splits the corpus of a config, and decodes all its files."""
     corpus = config.dataset.make(Corpus)  # type: ignore[type-abstract]
     manifest = corpus.scan()
     if config.labels:
@@ -142,8 +142,8 @@ def _check_splits(result: CorpusCheck, corpus: Corpus, manifest: Manifest) -> di
         if task.kind == "regression":
             result.values[split] = _distribution([value for value in targets if isinstance(value, int | float)])
         else:
-            found = Counter(targets)
-            result.counts[split] = {label: found[number] for number, label in enumerate(task.labels)}
+            counts = Counter(targets)
+            result.counts[split] = {label: counts[index] for index, label in enumerate(task.labels)}
     result.overlap = speaker_overlap(splits)
     result.leaks = {
         "dialogues": _recurring(splits, lambda item: item.dialogue),
@@ -165,7 +165,7 @@ def _distribution(values: Sequence[float]) -> dict[str, float]:
 
 
 def _recurring(splits: Mapping[str, Sequence[Utterance]], key_of: Callable[[Utterance], str | None]) -> int:
-    """How many keys are in more than one split."""
+    """The number of keys that are in more than one split."""
     splits_of: dict[str, set[str]] = defaultdict(set)
     for split, items in splits.items():
         for item in items:
@@ -175,12 +175,12 @@ def _recurring(splits: Mapping[str, Sequence[Utterance]], key_of: Callable[[Utte
 
 
 def _check_media(result: CorpusCheck, manifest: Manifest, extraction: ExtractionConfig) -> None:
-    """Decodes every file; a bad one is fatal where extraction would fail on it."""
+    """Decodes all files; a bad file is fatal if extraction would fail on it."""
     fatal = extraction.on_bad_media == "fail"
     settings = AudioSettings()
 
     def probe(item: tuple[Utterance, str]) -> tuple[float | None, Problem | None]:
-        """Length in seconds, where it is known, and what is wrong."""
+        """Length in seconds, if it is known, and the problem, if there is one."""
         utterance, modality = item
         path = None if modality == "text" else getattr(utterance, modality)
         start, end = utterance.segment(modality)
@@ -217,28 +217,27 @@ def _check_media(result: CorpusCheck, manifest: Manifest, extraction: Extraction
             result.problems += [] if problem is None else [problem]
             lengths[modality] += [] if seconds is None else [seconds]
     for modality, values in lengths.items():
-        if not values:
-            continue
-        result.seconds[modality] = {"total": sum(values), "shortest": min(values), "longest": max(values)}
+        if values:
+            result.seconds[modality] = {"total": sum(values), "shortest": min(values), "longest": max(values)}
 
 
 def _check_duplicates(result: CorpusCheck, manifest: Manifest, split_of: Mapping[str, str]) -> None:
-    """The same content twice: a warning, and fatal across the splits of a protocol that parts speakers."""
+    """Reports equal content; it is fatal across the splits of a protocol that separates speakers."""
     digests = FileDigests()
     for modality in ("audio", "video"):
-        found: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+        names: dict[tuple[Any, ...], list[str]] = defaultdict(list)  # {content: utterances}
         for item in manifest.utterances:
             path: Path | None = getattr(item, modality)
             if path is not None and path.is_file():
-                found[digests.digest(path), *item.segment(modality), item.crop].append(item.id)
-        result.problems += _duplicates(found.values(), modality, split_of, result.parts_speakers)
+                names[digests.digest(path), *item.segment(modality), item.crop].append(item.id)
+        result.problems += _duplicates(names.values(), modality, split_of, result.parts_speakers)
 
 
 def _duplicates(
     groups: Iterable[list[str]], modality: str, split_of: Mapping[str, str], fatal_across: bool
 ) -> Iterable[Problem]:
     for group in groups:
-        names = list(dict.fromkeys(group))  # an id that is there twice is told of as that
+        names = list(dict.fromkeys(group))  # a repeated id is reported as such
         if len(names) > 1:
             splits = sorted({split_of[name] for name in names if name in split_of})
             across = f", across {' and '.join(splits)}" if len(splits) > 1 else ""

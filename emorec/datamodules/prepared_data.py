@@ -73,7 +73,7 @@ class PreparedData:
             splits=self.splits,
             task=self.task,
             readers={modality: features.reader for modality, features in self.features.items()},
-            places=self.indices,
+            indices=self.indices,
             batch_size=config.batch_size,
             batch_size_per=config.batch_size_per,
             seed=config.seed,

@@ -1,4 +1,4 @@
-"""Utterances one by one, without regard to their dialogue."""
+"""Batches of single utterances, without their dialogues."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,20 +17,20 @@ from emorec.features.layers import LayeredReader
 from emorec.features.reader import FeatureReader
 
 Reader = FeatureReader | LayeredReader
-EVALUATION_FACTOR = 4  # without gradients a batch takes less memory, so more utterances at once
+EVALUATION_FACTOR = 4  # larger batches for evaluation, which needs less memory without gradients
 
 
 class UtteranceTable:
-    """Utterances of one split as tensors, gathered into batches without a loop over them.
+    """The utterances of one split as tensors, which are gathered into batches without a loop over utterances.
 
     Args:
-        utterances: N of them.
-        manifest: the corpus they are from.
-        task: whose targets are taken.
+        utterances: N utterances.
+        manifest: manifest of their corpus.
+        task: task of the targets.
         readers: {modality: reader of features}.
-        places: (N,) the readers' place of each utterance.
-        views: {modality: how many augmented views the readers hold}; view v of place p is at p + v · stride.
-        stride: places of a view.
+        indices: (N,) index of each utterance in the readers.
+        views: {modality: number of augmented views in the readers}; view v of index i has index i + v · stride.
+        stride: number of indices of a view.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class UtteranceTable:
         manifest: Manifest,
         task: Task,
         readers: Mapping[str, Reader],
-        places: Tensor,
+        indices: Tensor,
         *,
         views: Mapping[str, int] | None = None,
         stride: int = 0,
@@ -47,9 +47,9 @@ class UtteranceTable:
         self.utterances = tuple(utterances)
         self.task = task
         self.readers = dict(readers)
-        self._place = places
+        self._indices = indices
         self._views, self._stride = {modality: (views or {}).get(modality, 0) for modality in readers}, stride
-        self._present = {modality: reader.present[places] for modality, reader in readers.items()}
+        self._present = {modality: reader.present[indices] for modality, reader in readers.items()}
         speakers = {name: number for number, name in enumerate(manifest.speakers)}
         dialogues = {name: number for number, name in enumerate(manifest.dialogues)}
         self._id = np.array([item.id for item in utterances], dtype=object)
@@ -57,39 +57,34 @@ class UtteranceTable:
         self._dialogue = torch.tensor([dialogues.get(item.dialogue or "", -1) for item in utterances])
         self._turn = torch.tensor([-1 if item.turn is None else item.turn for item in utterances])
         self._has_target = torch.tensor([task.name in item.targets for item in utterances])
-        if task.kind == "classification":
-            self.target = torch.tensor([item.targets.get(task.name, IGNORED) for item in utterances])
-        else:
-            missing = float("nan")
-            self.target = torch.tensor(
-                [item.targets.get(task.name, missing) for item in utterances], dtype=torch.float32
-            )
+        missing, dtype = (IGNORED, torch.int64) if task.kind == "classification" else (math.nan, torch.float32)
+        self.target = torch.tensor([item.targets.get(task.name, missing) for item in utterances], dtype=dtype)
 
     def __len__(self) -> int:
         return len(self.utterances)
 
     def batch(self, rows: Tensor) -> Batch:
-        """The utterances `rows` (B,), numbered from 0 to N - 1."""
+        """A batch of the utterances `rows` (B,), numbers from 0 to N - 1."""
         return next(self.batches(rows, len(rows)))
 
     def batches(self, rows: Tensor, batch_size: int, start: int = 0, draws: Tensor | None = None) -> Iterator[Batch]:
-        """The utterances `rows` in batches, from batch `start` on.
+        """Yields the utterances `rows` in batches, from batch `start` on.
 
-        What is small is put in order once and then cut; features are gathered batch by batch.
+        Small tensors are indexed once and then split; features are gathered batch by batch.
 
         Args:
-            rows: (B,) numbers of utterances.
-            batch_size: of each batch but the last.
-            start: of how many batches nothing is read.
-            draws: (N,) a random number for each utterance, which chooses among its views; `None` for none of them.
+            rows: (R,) numbers of utterances.
+            batch_size: size of each batch but the last.
+            start: number of batches to skip without reading them.
+            draws: (N,) a random number for each utterance, which chooses its view; `None` for no augmented views.
         """
         rows = rows[start * batch_size :]
         columns = (self.target, self._has_target, self._speaker, self._dialogue, self._turn, *self._present.values())
         cuts = zip(*(torch.split(column[rows], batch_size) for column in columns), strict=True)
-        places = self._place[rows]
+        indices = self._indices[rows]
         gathered = zip(
             *(
-                reader.batches(places + self._shift(modality, rows, draws), batch_size)
+                reader.batches(indices + self._view_offset(modality, rows, draws), batch_size)
                 for modality, reader in self.readers.items()
             ),
             strict=True,
@@ -109,39 +104,39 @@ class UtteranceTable:
                 turn=turn,
             )
 
-    def _shift(self, modality: str, rows: Tensor, draws: Tensor | None) -> Tensor | int:
-        """How far the drawn views' places are from the utterances' own."""
+    def _view_offset(self, modality: str, rows: Tensor, draws: Tensor | None) -> Tensor | int:
+        """Difference between the indices of the drawn views and those of the utterances."""
         views = self._views[modality]
         return 0 if draws is None or views == 0 else (draws[rows] % (views + 1)) * self._stride
 
     def class_counts(self) -> Tensor:
-        """(C,) utterances a class."""
+        """(C,) number of utterances of each class."""
         return torch.bincount(self.target[self._has_target], minlength=len(self.task.labels))
 
     def feature_statistics(self, modality: str, *, batch_size: int = 512) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation over all frames of a modality, each (D,), in one pass in float64."""
         reader, count = self.readers[modality], 0
         shift = total = square = torch.zeros(0)
-        for places in torch.split(self._place, batch_size):
-            values, mask = reader.gather(places)
-            rows = values[mask].double()  # (frames, D), where the features are
-            if len(rows) == 0:
+        for indices in torch.split(self._indices, batch_size):
+            values, mask = reader.gather(indices)
+            frames = values[mask].double()  # (frames, D), on the device of the features
+            if len(frames) == 0:
                 continue
             if count == 0:
-                shift = rows.mean(0)  # near the mean, squares lose no digits
+                shift = frames.mean(0)  # near the mean, squares lose no digits
                 total = square = torch.zeros_like(shift)
-            count += len(rows)
-            total = total + (rows - shift).sum(0)
-            square = square + (rows - shift).square().sum(0)
+            count += len(frames)
+            total = total + (frames - shift).sum(0)
+            square = square + (frames - shift).square().sum(0)
         if count == 0:
-            raise UserError(f"no utterance of the training split has {modality}")
+            raise UserError(f"expected {modality} of at least one utterance of the training split, got none")
         mean = total / count
         deviation = (square / count - mean.square()).clamp_min(0).sqrt()
         return (shift + mean).float().cpu(), deviation.float().cpu()
 
 
 class EpochOrder:
-    """The order of N rows: a permutation that depends on (seed, epoch), or the order they come in."""
+    """The order of N rows in an epoch: a permutation that depends on (seed, epoch), or 0 to N - 1."""
 
     def __init__(self, count: int, *, shuffle: bool, seed: int) -> None:
         self.count, self.shuffle, self.seed, self.epoch = count, shuffle, seed, 0
@@ -151,13 +146,13 @@ class EpochOrder:
         self.epoch = epoch
 
     def rows(self) -> Tensor:
-        """(N,) of this epoch."""
+        """(N,) row numbers in the order of this epoch."""
         if not self.shuffle:
             return torch.arange(self.count)
         return torch.randperm(self.count, generator=self._generator())
 
     def draws(self) -> Tensor | None:
-        """(N,) a random number for each row of this epoch, where rows are shuffled."""
+        """(N,) a random number for each row of this epoch; `None` without shuffling."""
         return torch.randint(1 << 30, (self.count,), generator=self._generator(1)) if self.shuffle else None
 
     def _generator(self, stream: int = 0) -> torch.Generator:
@@ -165,16 +160,15 @@ class EpochOrder:
 
 
 class BatchLoader:
-    """Iterates over batches of a table; carries its state, so that a run resumes inside an epoch.
+    """Iterates over the batches of a table. Its state allows a run to resume within an epoch.
 
     Args:
         table: the utterances.
-        batch_size: of each batch but the last.
-        shuffle: a new order each epoch.
-        seed: of the order.
-        shard: which rank's part of each batch, of how many ranks. In training each rank has as many utterances as
-            the others: up to W - 1 at the end of an epoch, others each time, are left out. Otherwise each utterance
-            is on exactly one rank.
+        batch_size: size of each batch but the last.
+        shuffle: whether each epoch has a new order.
+        seed: seed of the order.
+        shard: (rank, number of ranks W). With `shuffle` all ranks get equally many utterances, so an epoch leaves out
+            up to W - 1, different ones each time. Otherwise each utterance is on exactly one rank.
     """
 
     def __init__(
@@ -191,14 +185,14 @@ class BatchLoader:
         self.rank, self.ranks = shard
         self.sampler = EpochOrder(len(table), shuffle=shuffle, seed=seed)
         self.batch_sampler = None  # Lightning asks for it once there is a sampler
-        self._done = 0  # batches given in this epoch
+        self._done = 0  # batches yielded in this epoch
         self._resume_at = 0
 
     def __len__(self) -> int:
         return math.ceil(len(self._shard(torch.arange(len(self.table)))) / self.batch_size)
 
     def _shard(self, rows: Tensor) -> Tensor:
-        """This rank's rows of an epoch: its part of each batch of all ranks."""
+        """The rows of this rank in an epoch: its part of each batch of all ranks."""
         if self.ranks == 1:
             return rows
         if not self.sampler.shuffle:
@@ -228,15 +222,15 @@ class UtteranceDataModule(lightning.LightningDataModule):
     Args:
         manifest: the whole corpus.
         splits: {split: its utterances}.
-        task: what is predicted.
+        task: task to predict.
         readers: {modality: reader of features}.
-        places: {split: (N,) the readers' place of each utterance}.
-        batch_size: of each split's batches: of a step over all ranks, or of each device.
-        batch_size_per: "step" or "device".
-        seed: of the training split's order.
-        layers: {modality: how many layers' features lie side by side}; 1 where it is not given.
-        views: {modality: how many augmented views the readers hold}, of which training draws.
-        stride: places of a view.
+        indices: {split: (N,) index of each utterance in the readers}.
+        batch_size: number of utterances in a training batch.
+        batch_size_per: what `batch_size` counts: "step", the utterances of all ranks, or "device", those of each rank.
+        seed: seed of the order of the training split.
+        layers: {modality: number of layers whose features are concatenated}; 1 by default.
+        views: {modality: number of augmented views in the readers}, from which training draws.
+        stride: number of indices of a view.
     """
 
     def __init__(
@@ -246,7 +240,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
         splits: Mapping[str, Sequence[Utterance]],
         task: Task,
         readers: Mapping[str, Reader],
-        places: Mapping[str, Tensor],
+        indices: Mapping[str, Tensor],
         batch_size: int,
         seed: int,
         layers: Mapping[str, int] | None = None,
@@ -262,7 +256,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
         self.layers = {modality: (layers or {}).get(modality, 1) for modality in readers}
         self.tables = {
-            name: UtteranceTable(splits[name], manifest, task, readers, places[name], views=views, stride=stride)
+            name: UtteranceTable(splits[name], manifest, task, readers, indices[name], views=views, stride=stride)
             for name in SPLITS
         }
 
@@ -272,7 +266,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
         return {modality: reader.dim for modality, reader in self.tables["train"].readers.items()}
 
     def loader(self, split: str, *, shuffle: bool = False, shard: tuple[int, int] = (0, 1)) -> BatchLoader:
-        """The batches of a split: shuffled ones to train on, larger ones in order to evaluate; of a rank its part."""
+        """The batches of a split for a rank: shuffled for training, or larger and in order for evaluation."""
         size = self.batch_size if shuffle else EVALUATION_FACTOR * self.batch_size
         if self.batch_size_per == "step":
             size = size // shard[1]

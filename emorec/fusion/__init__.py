@@ -1,1 +1,1 @@
-"""Fusions: each makes one vector an utterance of the modalities that are there."""
+"""Fusions: one vector for each utterance from its available modalities."""

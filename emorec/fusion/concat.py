@@ -10,13 +10,13 @@ from emorec.fusion.pooling import Pooling
 
 
 class Concat(Fusion):
-    """The modalities' vectors side by side, zero where one is missing, then one layer.
+    """Concatenates the vectors of the modalities, zero for a missing one, and applies a linear layer.
 
     Args:
         dims: {modality: D}.
         hidden: H of the fused vector.
-        pooling: over time.
-        dropout: before and after the layer.
+        pooling: pooling over time.
+        dropout: dropout before and after the layer.
     """
 
     def __init__(self, *, dims: dict[str, int], hidden: int, pooling: Pooling = "mean", dropout: Share = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""The contract of a fusion."""
+"""The base class of fusions."""
 
 from abc import ABC, abstractmethod
 
@@ -10,12 +10,12 @@ from emorec.fusion.pooling import Pooling, make_pooling
 
 
 class Fusion(nn.Module, ABC):
-    """Fuses the sequences of all modalities into one vector an utterance.
+    """Fuses the sequences of all modalities into one vector for each utterance.
 
     Args:
         dims: {modality: D}, in the order of the modalities.
         hidden: H of the fused vector.
-        pooling: how a sequence becomes a vector: "mean" or "attention".
+        pooling: pooling over time, a key of `POOLINGS`.
     """
 
     def __init__(self, *, dims: dict[str, int], hidden: int, pooling: Pooling = "mean") -> None:
@@ -43,5 +43,5 @@ class Fusion(nn.Module, ABC):
         """Fuses vectors {modality: (B, D)}, zero where missing; `present` is {modality: (B,)}."""
 
     def stacked(self, present: dict[str, Tensor]) -> Tensor:
-        """(B, M), the modalities in their order."""
+        """`present` as a tensor (B, M), in the order of the modalities."""
         return torch.stack([present[modality] for modality in self.dims], dim=1)

@@ -10,16 +10,16 @@ from emorec.fusion.pooling import Pooling
 
 
 class Gated(Fusion):
-    """A mixture of the modalities with weights that all of them decide, for each unit of the fused vector.
+    """A weighted sum of the modalities, with gates that compute the weights of each unit from all modalities.
 
-    After Arevalo et al. (2017), "Gated multimodal units", arXiv 1702.01992; for any number of modalities the gates are
-    a softmax over those that are there.
+    After Arevalo et al. (2017), "Gated multimodal units", arXiv 1702.01992; for any number of modalities, the gates are
+    a softmax over the available ones.
 
     Args:
         dims: {modality: D}.
         hidden: H of the fused vector.
-        pooling: over time.
-        dropout: on the modalities' vectors.
+        pooling: pooling over time.
+        dropout: dropout of the vectors of the modalities.
     """
 
     def __init__(self, *, dims: dict[str, int], hidden: int, pooling: Pooling = "mean", dropout: Share = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""One vector for a sequence."""
+"""Pooling of sequences over time."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def masked_mean(sequence: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the frames that the mask marks; zero where it marks none.
+    """Mean over the frames where the mask is true; zero for a row without such frames.
 
     Args:
         sequence: (B, T, D).
@@ -42,14 +42,14 @@ class AttentionPooling(nn.Module):
         self.score = nn.Sequential(nn.Linear(dim, max(1, dim // 2)), nn.Tanh(), nn.Linear(max(1, dim // 2), 1))
 
     def weights(self, sequence: Tensor, mask: Tensor) -> Tensor:
-        """(B, T), with sum 1 over each row's frames; 0 throughout an empty row."""
+        """(B, T) weights that sum to 1 over the frames of each row; all 0 in an empty row."""
         scores = self.score(sequence).squeeze(-1)  # (B, T)
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         return torch.softmax(scores, 1) * mask
 
     @staticmethod
     def weighted(sequence: Tensor, weights: Tensor) -> Tensor:
-        """(B, D), the sum over frames."""
+        """(B, D), the weighted sum over frames."""
         return torch.einsum("bt,btd->bd", weights, sequence)
 
     def forward(self, sequence: Tensor, mask: Tensor) -> Tensor:
@@ -59,8 +59,8 @@ class AttentionPooling(nn.Module):
 class AttentiveStatisticsPooling(nn.Module):
     """Weighted mean and standard deviation with learned weights of the frames, projected back to D by a linear layer.
 
-    Okabe et al. 2018, "Attentive statistics pooling for deep speaker embedding", arXiv 1803.10963; the last layer is
-    ours, so that every pooling keeps the width.
+    Okabe et al. 2018, "Attentive statistics pooling for deep speaker embedding", arXiv 1803.10963; the last layer
+    is an addition, so that every pooling keeps the width.
     """
 
     def __init__(self, dim: int) -> None:
@@ -75,7 +75,7 @@ class AttentiveStatisticsPooling(nn.Module):
         variance = self.attention.weighted((sequence - mean[:, None]).square(), weights)
         deviation = variance.clamp_min(1e-6).sqrt()  # a root has no gradient at 0
         pooled: Tensor = self.layer(torch.cat([mean, deviation], dim=1))
-        return pooled * mask.any(1, keepdim=True)  # an empty row stays zero
+        return pooled * mask.any(1, keepdim=True)  # zero for an empty row
 
 
 Pooling = Literal["mean", "attention", "attentive_statistics"]

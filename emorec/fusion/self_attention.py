@@ -11,16 +11,16 @@ from emorec.fusion.pooling import Pooling
 
 
 class SelfAttention(Fusion):
-    """One transformer layer over the modalities of an utterance, a token each; missing ones are masked.
+    """One transformer layer over the modalities of an utterance, one token each; missing ones are masked.
 
     Attention is within the utterance: (B, M, H), never across the batch. Vaswani et al. (2017), arXiv 1706.03762.
 
     Args:
         dims: {modality: D}.
         hidden: H of the tokens and of the fused vector, a multiple of `heads`.
-        pooling: over time.
-        heads: attention heads.
-        dropout: of the layer.
+        pooling: pooling over time.
+        heads: number of attention heads.
+        dropout: dropout of the layer.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class SelfAttention(Fusion):
     def fuse(self, vectors: dict[str, Tensor], present: dict[str, Tensor]) -> FusionOutput:
         tokens = torch.stack([self.tokens[name](vector) for name, vector in vectors.items()], dim=1)  # (B, M, H)
         tokens = tokens + self.kind
-        there = self.stacked(present)
+        available = self.stacked(present)
         normed = self.first_norm(tokens)
-        attended, _ = self.attention(normed, normed, normed, key_padding_mask=~there, need_weights=False)
+        attended, _ = self.attention(normed, normed, normed, key_padding_mask=~available, need_weights=False)
         tokens = tokens + self.dropout(attended)
         tokens = tokens + self.dropout(self.feed_forward(self.second_norm(tokens)))
-        weights = there[:, :, None].to(tokens.dtype)
+        weights = available[:, :, None].to(tokens.dtype)
         return FusionOutput(fused=(tokens * weights).sum(1) / weights.sum(1), vectors=vectors)

@@ -1,1 +1,1 @@
-"""Comparing finished runs: groups, tables and figures."""
+"""Reports of finished runs: groups, tables and figures."""

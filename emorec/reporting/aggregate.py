@@ -1,7 +1,8 @@
-"""Finished runs, grouped: a group's runs differ only in seed and fold."""
+"""Groups finished runs; the runs of a group differ only in seed and fold."""
 
 import csv
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,17 +18,18 @@ SUMMARY_METRICS = {
     "classification": ("weighted_f1", "macro_f1", "uar", "accuracy"),
     "regression": ("ccc", "mae", "rmse", "pearson"),
 }
+HIDDEN_CHOICES = {"experiment", "paths", "logger", "launcher", "dataset"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run as read from its directory.
+    """A finished run, read from its directory.
 
     Attributes:
-        record: `run.json`.
-        folder: its directory.
+        record: content of `run.json`.
+        folder: directory of the run.
         config: {dotted key: value}.
-        metrics: `metrics.json`.
+        metrics: content of `metrics.json`.
     """
 
     record: RunRecord
@@ -36,7 +38,7 @@ class Run:
     metrics: dict[str, Any]
 
     def history(self) -> list[dict[str, float]]:
-        """The epochs of `history.csv`."""
+        """The rows of `history.csv`, one for each epoch."""
         with (self.folder / "history.csv").open(newline="") as stream:
             return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
 
@@ -54,12 +56,12 @@ class Group:
 
     @property
     def kind(self) -> str:
-        """Of its task: "classification" or "regression"."""
+        """The kind of its task: "classification" or "regression"."""
         return str(self.first.task.get("kind", "classification"))
 
     @property
     def contest(self) -> tuple[str, str, str]:
-        """(dataset, task, protocol): only groups of one contest compare."""
+        """(dataset, task, protocol): only groups with equal ones are comparable."""
         return (self.first.data["dataset"], self.first.task["name"], self.first.data["protocol"])
 
     @property
@@ -71,15 +73,18 @@ class Group:
         return tuple(sorted({run.record.fold for run in self.runs if run.record.fold is not None}))
 
     def score(self, metric: str) -> tuple[float, float | None] | None:
-        """Mean and sample standard deviation (`None` for one run) of a metric; `None` unless every run has it."""
-        values = [run.metrics[metric] for run in self.runs if metric in run.metrics]
-        if len(values) < len(self.runs):
+        """Mean and sample standard deviation of a metric; the deviation is `None` for a single run.
+
+        Returns `None` if a run lacks the metric, or has a value that is not finite.
+        """
+        values = [run.metrics.get(metric, math.nan) for run in self.runs]
+        if not all(map(math.isfinite, values)):
             return None
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def finished_runs(store: CheckpointStore) -> list[Run]:
-    """All finished runs of a store, oldest first."""
+    """Reads all finished runs of a store, oldest first."""
     runs = []
     for record in store.records():
         folder = store.folder(record.run_id)
@@ -96,10 +101,14 @@ def finished_runs(store: CheckpointStore) -> list[Run]:
 
 
 def matching(runs: Iterable[Run], filters: Mapping[str, Sequence[str]]) -> list[Run]:
-    """The runs that have one of the wanted values for each key: a composed choice, or a value of the config.
+    """Filters runs by composed choices and config values.
+
+    Args:
+        runs: the runs.
+        filters: {key: accepted values}.
 
     Raises:
-        UserError: no run has such a key.
+        UserError: no run has one of the keys.
     """
     runs = list(runs)
     for key in filters:
@@ -107,52 +116,48 @@ def matching(runs: Iterable[Run], filters: Mapping[str, Sequence[str]]) -> list[
             known = sorted({name for run in runs for name in (*run.record.choices, *run.config)})
             raise UserError(f"expected a filter in {known}, got {key!r}")
 
-    def value(run: Run, key: str) -> str:
-        return run.record.choices.get(key, _written(run.config.get(key)))
-
-    return [run for run in runs if all(value(run, key) in wanted for key, wanted in filters.items())]
+    return [run for run in runs if all(_choice_or_value(run, key) in values for key, values in filters.items())]
 
 
 def grouped(runs: Iterable[Run]) -> list[Group]:
-    """The runs' groups, the best by validation first within each contest."""
-    found: dict[str, list[Run]] = defaultdict(list)
+    """Groups runs; in each contest the group with the best validation score is first, groups without one are last."""
+    members: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        found[run.record.group_id].append(run)
-    groups = [Group(name, tuple(members)) for name, members in found.items()]
-    return sorted(groups, key=lambda group: (group.contest, -_rank(group)))
+        members[run.record.group_id].append(run)
+    groups = [Group(name, tuple(group)) for name, group in members.items()]
+    return sorted(groups, key=lambda group: (group.contest, -_quality(group)))
 
 
-def _rank(group: Group) -> float:
-    """How good the group is on validation by its task's monitor; larger is better."""
+def _quality(group: Group) -> float:
+    """The validation score of the task's monitor with such a sign that larger is better; -inf if there is none."""
     score = group.score(f"val/{group.first.task['monitor']}")
     if score is None:
-        return float("-inf")
+        return -math.inf
     return score[0] if group.first.task["direction"] == "max" else -score[0]
 
 
 def distinctions(groups: Sequence[Group]) -> list[str]:
-    """The keys in which groups differ: composed choices, and config values outside of choices that differ."""
-    hidden = tuple(".".join(keys) for keys in OPERATIONAL_KEYS + GROUPED_KEYS)
-    choices = {key for group in groups for key in group.first.choices}
-    varied = [key for key in sorted(choices) if len({group.first.choices.get(key) for group in groups}) > 1]
-    varied = [key for key in varied if key not in ("experiment", "paths", "logger", "launcher", "dataset")]
-    keys = sorted({key for group in groups for key in group.runs[0].config})
-    for key in keys:
-        covered = any(
-            key == f"{name.replace('/', '.')}" or key.startswith(f"{name.replace('/', '.')}.") for name in varied
-        )
-        operational = any(key == name or key.startswith(f"{name}.") for name in hidden) or is_location(key)
-        if not covered and not operational and len({str(group.runs[0].config.get(key)) for group in groups}) > 1:
-            varied.append(key)
-    return varied
+    """The keys in which groups differ: composed choices, and config values that do not belong to such a choice."""
+    choices = {key for group in groups for key in group.first.choices} - HIDDEN_CHOICES
+    differing = [key for key in sorted(choices) if len({group.first.choices.get(key) for group in groups}) > 1]
+    hidden = [".".join(keys) for keys in OPERATIONAL_KEYS + GROUPED_KEYS]
+    hidden += [key.replace("/", ".") for key in differing]  # the choice stands for its values
+    for key in sorted({key for group in groups for key in group.runs[0].config}):
+        if is_location(key) or any(key == name or key.startswith(f"{name}.") for name in hidden):
+            continue
+        if len({str(group.runs[0].config.get(key)) for group in groups}) > 1:
+            differing.append(key)
+    return differing
 
 
 def distinction(group: Group, key: str) -> str:
     """The group's value for a key of `distinctions`."""
-    return group.first.choices.get(key, _written(group.runs[0].config.get(key)))
+    return _choice_or_value(group.runs[0], key)
 
 
-def _written(value: Any) -> str:
-    """A value as it is written on a command line."""
-    names = {None: "null", True: "true", False: "false"}
-    return names[value] if value is None or isinstance(value, bool) else str(value)
+def _choice_or_value(run: Run, key: str) -> str:
+    """A composed choice, or a config value as it is written on a command line."""
+    if key in run.record.choices:
+        return run.record.choices[key]
+    value = run.config.get(key)
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Figures of a group: its confusion matrix and its training curves."""
+"""Figures of a group of runs: confusion matrix and training curves."""
 
 import io
 from pathlib import Path
@@ -20,10 +20,10 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def plot_confusion(group: Group, path: Path, *, split: str, title: str) -> bool:
-    """Draws the sum of the confusion matrices of a group's runs.
+    """Plots the sum of the confusion matrices of a group's runs.
 
     Returns:
-        False where a run has no result on the split.
+        False if a run has no confusion matrix of the split.
     """
     key = f"{split}/confusion"
     if any(key not in run.metrics for run in group.runs):
@@ -34,7 +34,7 @@ def plot_confusion(group: Group, path: Path, *, split: str, title: str) -> bool:
 
 
 def plot_curves(group: Group, path: Path, *, title: str) -> None:
-    """Draws loss and monitor by epoch, a line for each run, with a dot at each run's best epoch."""
+    """Plots loss and monitor over the epochs: a line for each run, and a dot at its best epoch."""
     monitor = f"val/{group.first.task['monitor']}"
     figure = Figure(figsize=(9, 3.4))
     left, right = figure.subplots(1, 2)
@@ -45,10 +45,9 @@ def plot_curves(group: Group, path: Path, *, title: str) -> None:
         left.plot(epochs, [row["train/loss"] for row in rows], "C0", alpha=0.6, label="train" if first else None)
         left.plot(epochs, [row["val/loss"] for row in rows], "C1", alpha=0.6, label="validation" if first else None)
         right.plot(epochs, [row[monitor] for row in rows], "C1", alpha=0.6)
-        best = [row for row in rows if row["epoch"] == run.record.best_epoch]
-        for row in best:
-            label = "best epoch" if first else None
-            right.plot(row["epoch"], row[monitor], "o", color="C3", markersize=5, label=label)
+        best = [(row["epoch"], row[monitor]) for row in rows if row["epoch"] == run.record.best_epoch]
+        for epoch, value in best:
+            right.plot(epoch, value, "o", color="C3", markersize=5, label="best epoch" if first else None)
     left.set_ylabel("loss")
     right.set_ylabel(monitor)
     for axes in (left, right):

@@ -1,4 +1,4 @@
-"""The report of a store's runs: Markdown and CSV, with figures beside them."""
+"""Writes the report of a store's runs: Markdown, CSV and figures."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ SHOWN = {"classification": ("weighted_f1", "uar", "accuracy"), "regression": ("c
 
 
 def _numbers(values: Sequence[int]) -> str:
-    """`0–3` for a run of numbers, else `0, 2, 5`."""
+    """`0–3` for consecutive numbers, else `0, 2, 5`."""
     if len(values) > 2 and list(values) == list(range(values[0], values[-1] + 1)):
         return f"{values[0]}–{values[-1]}"
     return ", ".join(map(str, values)) or "–"
@@ -27,11 +27,12 @@ def _shown_metrics(groups: Sequence[Group]) -> list[str]:
 
 
 def group_table(groups: Sequence[Group]) -> str:
-    """A Markdown table of the groups of one contest, the best by validation first and marked."""
+    """A Markdown table of the groups of one contest; the first, which is best on validation, is marked."""
     keys, metrics = distinctions(groups), _shown_metrics(groups)
     rows = []
-    for place, group in enumerate(groups):
+    for index, group in enumerate(groups):
         scores = [group.score(metric) for metric in metrics]
+        is_best = index == 0 and len(groups) > 1 and scores[0] is not None
         rows.append(
             [
                 group.group_id,
@@ -40,7 +41,7 @@ def group_table(groups: Sequence[Group]) -> str:
                 _numbers(group.seeds),
                 _numbers(group.folds),
                 *("–" if score is None else with_deviation(*score) for score in scores),
-                BEST if place == 0 and len(groups) > 1 else "",
+                BEST if is_best else "",
             ]
         )
     return markdown_table(["group", *keys, "n", "seeds", "folds", *metrics, "by validation"], rows)
@@ -48,10 +49,11 @@ def group_table(groups: Sequence[Group]) -> str:
 
 def tables_of(groups: Sequence[Group]) -> str:
     """A heading and a table for each (dataset, task, protocol)."""
-    parts = []
-    for (dataset, task, protocol), members in groupby(groups, key=lambda group: group.contest):
-        parts.append(f"## {dataset}: {task}, {protocol}\n\n{group_table(list(members))}\n")
-    return "\n".join(parts)
+    contests = groupby(groups, key=lambda group: group.contest)
+    return "\n".join(
+        f"## {dataset}: {task}, {protocol}\n\n{group_table(list(members))}\n"
+        for (dataset, task, protocol), members in contests
+    )
 
 
 def _csv(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -63,7 +65,7 @@ def _csv(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def groups_csv(groups: Sequence[Group]) -> str:
-    """A row a group: mean and standard deviation of each metric on validation and test."""
+    """A table of groups as CSV: mean and standard deviation of each metric on validation and test."""
     metrics = _all_metrics(groups)
     keys = distinctions(groups)
     headers = ["group_id", "dataset", "task", "protocol", *keys, "n", "seeds", "folds"]
@@ -85,46 +87,46 @@ def _all_metrics(groups: Sequence[Group]) -> list[str]:
 
 
 def runs_csv(groups: Sequence[Group]) -> str:
-    """A row a run."""
+    """A table of runs as CSV."""
     metrics = _all_metrics(groups)
-    runs = [run for group in groups for run in group.runs]
-    headers = ["run_id", "group_id", "seed", "fold", "best_epoch", "epochs", *metrics]
+    fields = ("run_id", "group_id", "seed", "fold", "best_epoch", "epochs")
     rows = [
-        [
-            run.record.run_id,
-            run.record.group_id,
-            run.record.seed,
-            run.record.fold,
-            run.record.best_epoch,
-            run.record.epochs,
-            *(run.metrics.get(metric, "") for metric in metrics),
-        ]
-        for run in runs
+        [*(getattr(run.record, name) for name in fields), *(run.metrics.get(metric, "") for metric in metrics)]
+        for group in groups
+        for run in group.runs
     ]
-    return _csv(headers, rows)
+    return _csv([*fields, *metrics], rows)
 
 
 def write_report(folder: Path, groups: Sequence[Group]) -> str:
-    """Writes `report.md`, `groups.csv`, `runs.csv` and `figures/` into a folder, and returns the tables as Markdown."""
+    """Writes `report.md`, `groups.csv`, `runs.csv` and `figures/` into a folder and returns the tables as Markdown.
+
+    Files are replaced one by one, and figures of an earlier report are removed last: after an error or a kill, every
+    figure that `report.md` links to still exists.
+    """
     from emorec.reporting.figures import plot_confusion, plot_curves
 
     figures = make_folder(folder / "figures")
-    for old in figures.glob("*.png"):
-        old.unlink(missing_ok=True)
     tables = tables_of(groups)
     keys = distinctions(groups)
     sections = ["# Report\n", tables, "## Figures\n"]
+    current = set()
     for group in groups:
         names = " ".join(distinction(group, key) for key in keys) or group.first.choices.get("dataset", "")
         title = f"{group.contest[0]} {names} ({group.group_id}, n = {len(group.runs)})"
-        split = "test" if group.score("test/loss") is not None else "val"
+        split = "test" if all("test/loss" in run.metrics for run in group.runs) else "val"
         confusion, curves = f"confusion_{group.group_id}.png", f"curves_{group.group_id}.png"
         sections.append(f"### {title}\n")
         if plot_confusion(group, figures / confusion, split=split, title=f"{title}\n{split}"):
             sections.append(f"![confusion matrix on {split}](figures/{confusion})\n")
+            current.add(confusion)
         plot_curves(group, figures / curves, title=title)
         sections.append(f"![training curves](figures/{curves})\n")
+        current.add(curves)
     write_text(folder / "report.md", "\n".join(sections))
     write_text(folder / "groups.csv", groups_csv(groups))
     write_text(folder / "runs.csv", runs_csv(groups))
+    for path in figures.glob("*.png"):
+        if path.name not in current:
+            path.unlink(missing_ok=True)
     return tables

@@ -1,4 +1,4 @@
-"""Runs and sweeps as tables and pages of text."""
+"""Runs as tables and pages of text."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from emorec.runs.results import read_metrics
 
 
 def runs_table(store: CheckpointStore, records: Iterable[RunRecord]) -> str:
-    """A row for each run: its status, what it was composed of, and its score on validation."""
+    """A table of runs: status, composed choices and validation score."""
     rows = []
     for record in records:
         metrics = read_metrics(store.folder(record.run_id))
@@ -30,7 +30,7 @@ def _shown_choices(choices: Mapping[str, str]) -> list[str]:
 
 
 def run_page(record: RunRecord, metrics: Mapping[str, Any], folder: Path) -> str:
-    """A run's record, its metrics and its scores by class."""
+    """The record, the metrics and the scores by class of a run."""
     lines = [f"{key:<14}{json.dumps(value, ensure_ascii=False)}" for key, value in asdict(record).items()]
     lines += [f"{key:<20}{value:.4f}" for key, value in metrics.items() if isinstance(value, float)]
     for split in ("val", "test"):

@@ -1,4 +1,4 @@
-"""Run directories, and the one store of weights that they link to."""
+"""The directories of runs, and the store of weights that they link to."""
 
 import hashlib
 import json
@@ -21,12 +21,12 @@ from emorec.storage.links import link_relative
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1  # of run.json
+SCHEMA = 1  # version of run.json
 WEIGHTS = "weights"
 SUFFIX = ".safetensors"
-DOOMED = ".doomed"  # marks a weight file that a collection is about to remove
-DOOMED_SECONDS = 10.0  # after which the collection is taken to be dead
-CLAIM = "claim.json"  # in the directory of a run that somebody runs
+DOOMED = ".doomed"  # suffix of the mark of a weight file that a collection is about to remove
+DOOMED_SECONDS = 10.0  # after which the collection counts as dead
+CLAIM = "claim.json"  # in the directory of a run that a process trains
 STATUSES = ("running", "finished", "failed", "interrupted")
 
 
@@ -35,31 +35,31 @@ class RunRecord:
     """`run.json`.
 
     Attributes:
-        run_id: 12 hex digits, the directory's name.
-        group_id: the same for runs that differ only in seed and fold.
+        run_id: 12 hex digits, the name of the directory.
+        group_id: equal for runs that differ only in seed and fold.
         identity: digest of the whole identity.
         status: "running", "finished", "failed" or "interrupted".
-        seed: of the run.
-        fold: of the protocol, or `None`.
+        seed: the seed.
+        fold: fold of the protocol, or `None`.
         task: {name, labels, monitor, direction}.
-        choices: the names that were composed: {dataset, encoder/text, …, fusion, loss: name}.
-        overrides: what the command line changed.
+        choices: {config group: name} of the composed config.
+        overrides: overrides of the command line.
         started: ISO 8601 time of the (last) start.
         ended: ISO 8601 time of the end.
-        timings: seconds by step.
-        epochs: how many were trained.
+        timings: {step: seconds}.
+        epochs: number of trained epochs.
         best_epoch: the epoch whose weights are kept, chosen on validation.
         data: utterances by split, bad media, notes about the corpus.
         weights: {component: sha256 of its file}.
         features: {modality: folder of its features in the cache}.
-        feature_specs: {modality: the full specs of its features, one for each layer, with resolved revisions}.
-        test_reads: when the test split was read, and why.
+        feature_specs: {modality: specs of its features, one for each layer, with resolved revisions}.
+        test_reads: time and reason of each reading of the test split.
         provenance: code, versions, machine.
-        error: the last line of what failed.
-        attempts: how often it was started.
-        restarts: how many of these began from scratch, after a failure or by `rerun`; the others resumed.
-        tags: of the last start.
-        notes: of the last start.
+        error: last line of the error of a failed run.
+        attempts: number of starts.
+        restarts: number of starts from scratch, after a failure or by `rerun`; the others resumed.
+        tags: tags of the last start.
+        notes: notes of the last start.
         schema: version of this file.
     """
 
@@ -92,7 +92,7 @@ class RunRecord:
 
 
 class CheckpointStore:
-    """`checkpoints/`: one directory for each run, and `weights/` with one file for equal weights.
+    """The folder `checkpoints/`: a directory for each run, and `weights/`, which stores equal weights once.
 
     Args:
         root: the folder.
@@ -102,14 +102,14 @@ class CheckpointStore:
         self.root = root
 
     def folder(self, run_id: str) -> Path:
-        """The run's directory."""
+        """The directory of a run."""
         return self.root / run_id
 
     def read(self, run_id: str) -> RunRecord | None:
-        """The run's record, `None` where there is no such run.
+        """Reads the record of a run; `None` if there is no such run.
 
         Raises:
-            UserError: `run.json` is not readable as one.
+            UserError: `run.json` is not a readable record.
         """
         path = self.folder(run_id) / "run.json"
         try:
@@ -120,53 +120,50 @@ class CheckpointStore:
             raise UserError(f"expected the record of a run in {path}, got {error}") from error
 
     def write(self, record: RunRecord) -> None:
-        """Writes the run's record."""
+        """Writes the record of a run."""
         write_json(self.folder(record.run_id) / "run.json", asdict(record))
 
     def check_identity(self, identity: RunIdentity) -> RunRecord | None:
-        """The run's record, if it is there.
+        """Reads the record of a run by its identity; `None` if there is no such run.
 
         Raises:
-            UserError: the directory belongs to a run of another identity.
+            UserError: the directory belongs to a run with another identity.
         """
         record = self.read(identity.run_id)
         if record is not None and record.identity != identity.digest:
             raise UserError(
                 f"expected identity {identity.digest} in {self.folder(identity.run_id)}, got {record.identity}: "
-                "another run has this directory; move it away, nothing was changed"
+                "another run has this directory; move it away (nothing was changed)"
             )
         return record
 
     def records(self) -> Iterator[RunRecord]:
-        """All runs, oldest start first. A directory whose record cannot be read is left out with a warning."""
+        """The records of all runs, by time of start. Unreadable records are logged and left out."""
         records = []
         for path in list_folder(self.root, "*/run.json"):
             try:
-                record = self.read(path.parent.name)
+                records.append(self.read(path.parent.name))
             except UserError as error:
                 log.warning("%s", error)
-                continue
-            if record is not None:
-                records.append(record)
-        yield from sorted(records, key=lambda record: record.started)
+        yield from sorted((record for record in records if record is not None), key=lambda record: record.started)
 
     def find(self, prefix: str) -> RunRecord:
-        """The one run whose id starts with `prefix`.
+        """Reads the record of the run whose id starts with `prefix`.
 
         Raises:
-            UserError: there is none, or more than one.
+            UserError: no run or several runs match.
         """
         names = [path.parent.name for path in list_folder(self.root, f"{prefix}*/run.json")] if prefix.isalnum() else []
         record = self.read(names[0]) if len(names) == 1 else None
         if record is None:
-            raise UserError(f"expected one run that starts with {prefix!r} in {self.root}, found {names or 'none'}")
+            raise UserError(f"expected one run that starts with {prefix!r} in {self.root}, got {names or 'none'}")
         return record
 
     def publish(self, run_id: str, components: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str]:
-        """Stores weights by their content and links them into the run's `model/`.
+        """Stores weights by content and links them into `model/` of a run.
 
         Args:
-            run_id: whose weights they are.
+            run_id: id of the run.
             components: {component: its weights}.
 
         Returns:
@@ -176,17 +173,17 @@ class CheckpointStore:
 
         digests = {}
         for name, weights in components.items():
-            content = save(dict(weights))  # no metadata: equal weights are equal bytes
+            content = save(dict(weights))  # without metadata, so that equal weights have equal bytes
             digest = hashlib.sha256(content).hexdigest()
             blob = self.root / WEIGHTS / f"{digest}{SUFFIX}"
             link = self.folder(run_id) / "model" / f"{name}{SUFFIX}"
             while True:
                 try:
-                    os.utime(blob)  # a clean-up that runs now then keeps it
+                    os.utime(blob)  # so that a collection at the same time keeps it
                 except FileNotFoundError:
                     write_bytes(blob, content)
                 if not link_relative(blob, link):
-                    log.warning("%s does not support links: the weights of %s were copied", self.root, name)
+                    log.warning("%s does not support links: copied the weights of %s", self.root, name)
                 _wait_for_collection(blob)
                 if link.exists():
                     break
@@ -197,7 +194,7 @@ class CheckpointStore:
         return digests
 
     def load(self, record: RunRecord) -> dict[str, dict[str, Tensor]]:
-        """{component: its weights} of a finished run.
+        """Loads {component: its weights} of a finished run.
 
         Raises:
             UserError: a file is missing or does not match its digest.
@@ -213,7 +210,7 @@ class CheckpointStore:
             except OSError as error:
                 raise UserError(f"expected the weights of run {record.run_id} in {path}: {error.strerror}") from error
             if hashlib.sha256(content).hexdigest() != digest:
-                raise UserError(f"expected weights of digest {digest} in {path}, got others: the file is damaged")
+                raise UserError(f"expected weights of digest {digest} in {path}, got another: the file is damaged")
             try:
                 components[name] = load(content)
             except SafetensorError as error:
@@ -221,7 +218,7 @@ class CheckpointStore:
         return components
 
     def prepare(self, run_id: str, *, keep_resume: bool) -> Path:
-        """The run's directory, ready for a start: without the states of an earlier one, unless they are kept."""
+        """Creates or cleans the directory of a run before a start; `keep_resume` keeps the states to resume from."""
         folder = make_folder(self.folder(run_id))
         for path in (folder, folder / "model", folder / "resume", self.root / WEIGHTS):
             remove_orphans(path)
@@ -235,7 +232,7 @@ class CheckpointStore:
 
 
 def _wait_for_collection(blob: Path) -> None:
-    """Waits until no collection is about to remove a weight file."""
+    """Waits while a collection is about to remove a weight file."""
     mark = blob.with_name(blob.name + DOOMED)
     end = time.monotonic() + DOOMED_SECONDS
     while mark.exists():
@@ -245,9 +242,9 @@ def _wait_for_collection(blob: Path) -> None:
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
-    """The config of a run's directory as plain data."""
+    """Reads the config of a run as plain data."""
     from omegaconf import OmegaConf
 
-    stored = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    assert isinstance(stored, dict)
-    return {str(key): value for key, value in stored.items()}
+    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}

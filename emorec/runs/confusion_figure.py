@@ -6,21 +6,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-WHITE_TEXT_FROM = 0.55  # of a row's share: below it black is easier to read on the blue
+WHITE_TEXT_FROM = 0.55  # share above which white text is easier to read on the blue than black
 
 
 def confusion_figure(confusion: ArrayLike, labels: Sequence[str], *, title: str | None = None) -> Any:
-    """Draws a confusion matrix: a cell's colour and first line are its share of the true class, below is the count.
+    """Plots a confusion matrix; each cell shows its share of the true class, as colour and text, and the count.
 
-    One hue from light to dark is readable with every kind of colour vision.
+    The colours are one hue from light to dark, readable with every kind of colour vision.
 
     Args:
-        confusion: (C, C) counts, rows are true classes.
-        labels: (C,) names.
-        title: above the matrix.
+        confusion: (C, C) counts; rows are true classes.
+        labels: (C,) names of the classes.
+        title: title of the figure.
 
     Returns:
-        A matplotlib `Figure` that pyplot does not know, so nothing has to be closed.
+        A matplotlib `Figure`, which need not be closed, as pyplot does not manage it.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What a command says while it runs: to stderr, and to the run's log."""
+"""Logging of commands to stderr and to the log file of a run."""
 
 import logging
 import sys
@@ -9,12 +9,12 @@ from pathlib import Path
 
 from emorec.storage.atomic import follow_folder_mode
 
-RUN_LOG_ONLY = {"run_log_only": True}  # `extra` of what is for the run's log alone; tracebacks are so anyway
+RUN_LOG_ONLY = {"run_log_only": True}  # `extra` of records that are not for stderr, which never shows tracebacks
 FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
 
 def start_logging() -> None:
-    """Sends emorec's log to stderr, and only warnings of the libraries."""
+    """Logs to stderr: emorec from INFO on, libraries from WARNING on."""
     root = logging.getLogger()
     if not any(isinstance(handler, logging.StreamHandler) for handler in root.handlers):
         handler = logging.StreamHandler(sys.stderr)
@@ -27,7 +27,7 @@ def start_logging() -> None:
 
 
 class _RunLog(logging.FileHandler):
-    """A full disk costs the log its lines, and nobody anything else."""
+    """A log file; errors such as a full disk lose lines of the log, but do not stop the run."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         if not isinstance(sys.exc_info()[1], OSError):
@@ -40,7 +40,7 @@ class _RunLog(logging.FileHandler):
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Appends emorec's log to a file as well."""
+    """Also appends emorec's log to a file."""
     handler = _RunLog(path)
     follow_folder_mode(path)
     handler.setFormatter(logging.Formatter(FORMAT))
@@ -54,11 +54,11 @@ def log_to(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def quiet(really: bool = True) -> Iterator[None]:
-    """Says only warnings, where `really`."""
+def quiet(enabled: bool = True) -> Iterator[None]:
+    """If enabled, logs only warnings and errors."""
     logger = logging.getLogger("emorec")
     level = logger.level
-    logger.setLevel(logging.WARNING if really else level)
+    logger.setLevel(logging.WARNING if enabled else level)
     try:
         yield
     finally:

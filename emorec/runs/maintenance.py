@@ -1,4 +1,4 @@
-"""Keeping a checkpoint store sound and small: verify, collect, remove, export."""
+"""Maintenance of a checkpoint store: verify, collect weights, remove and export runs."""
 
 import shutil
 import uuid
@@ -18,12 +18,12 @@ GRACE_SECONDS = 24 * 3600.0
 
 @dataclass
 class Collection:
-    """What a clean-up removed, or would remove.
+    """The weight files that a collection removed, or would remove.
 
     Attributes:
-        removed: names of weight files.
-        bytes: of what was removed.
-        kept: how many files were kept.
+        removed: names of the removed files.
+        bytes: size of the removed files.
+        kept: number of other files.
     """
 
     removed: list[str] = field(default_factory=list)
@@ -32,22 +32,20 @@ class Collection:
 
 
 def used_features(root: Path) -> set[str]:
-    """The feature folders that the runs of a store were trained on.
+    """Names of the feature folders that the runs of a store use.
 
     Raises:
-        UserError: a record cannot be read, so that features of that run would count as unused.
+        UserError: a record is not readable; the features of its run would count as unused.
     """
     store = CheckpointStore(root)
     records = list(store.records())
     if not root.is_dir() or len(records) < len(list_folder(root, "*/run.json")):
-        raise UserError(
-            f"expected to read the records of all runs in {root}, since features of other runs count as unused"
-        )
+        raise UserError(f"expected readable records of all runs in {root}, as features of other runs count as unused")
     return {name for record in records for name in record.features.values()}
 
 
 def linked_weights(store: CheckpointStore) -> set[str]:
-    """The names of weight files that some run's `model/` links to; runs may come and go meanwhile."""
+    """Names of the weight files that runs link to; runs may be added and removed meanwhile."""
     names = set()
     for run in store.root.iterdir():
         with suppress(FileNotFoundError, NotADirectoryError):  # a folder that cannot be read is an error
@@ -59,7 +57,11 @@ def linked_weights(store: CheckpointStore) -> set[str]:
 
 
 def verify(store: CheckpointStore) -> dict[str, str]:
-    """Hashes all weights again: {file: why it is broken}, of weight files and of runs' links that lead nowhere."""
+    """Hashes all weights and checks the links of all runs.
+
+    Returns:
+        {file: what is wrong with it}
+    """
     broken = {}
     for path in list_folder(store.root / WEIGHTS, f"*{SUFFIX}"):
         with suppress(FileNotFoundError):  # collected in the meantime
@@ -75,24 +77,28 @@ def verify(store: CheckpointStore) -> dict[str, str]:
 
 
 def _link_problem(path: Path, digest: str) -> str | None:
-    """Why a run's link (or copy) is not the weights of this digest; `None` where it is."""
+    """What is wrong with a run's link to (or copy of) the weights of a digest; `None` if nothing is."""
     try:
         if path.is_symlink() and path.exists():
-            return None if path.readlink().name == f"{digest}{SUFFIX}" else f"expected a link to {digest}, got another"
+            return (
+                None
+                if path.readlink().name == f"{digest}{SUFFIX}"
+                else f"expected a link to {digest}, got {path.readlink().name}"
+            )
         return None if hash_file(path) == digest else "the content does not match its digest"
     except FileNotFoundError:
         return "the link leads nowhere"
 
 
 def collect_weights(store: CheckpointStore, *, grace: float = GRACE_SECONDS, act: bool) -> Collection:
-    """Removes weight files that no run links to and that nobody touched for `grace` seconds.
+    """Removes weight files that no run links to and that are older than `grace`.
 
-    A run that publishes touches the file first, links it, and then looks whether it is still there.
+    A run that publishes weights touches the file, links it, and then checks that it still exists.
 
     Args:
-        store: the checkpoints.
-        grace: seconds.
-        act: false only tells what would go.
+        store: the store.
+        grace: seconds since a file was last touched.
+        act: whether to remove the files, or only to report them.
     """
     result, folder = Collection(), store.root / WEIGHTS
     if not folder.is_dir():
@@ -103,25 +109,23 @@ def collect_weights(store: CheckpointStore, *, grace: float = GRACE_SECONDS, act
         try:
             status = path.lstat()
         except FileNotFoundError:
-            continue  # another clean-up was faster
-        if path.name in linked or path.is_symlink() or now - status.st_mtime < grace:
+            continue  # another collection has removed it
+        is_used = path.name in linked or path.is_symlink() or now - status.st_mtime < grace
+        if is_used or (act and not _remove_unlinked(store, path)):
             result.kept += 1
-            continue
-        if act and not _remove_unlinked(store, path):
-            result.kept += 1
-            continue
-        result.removed.append(path.name)
-        result.bytes += status.st_size
+        else:
+            result.removed.append(path.name)
+            result.bytes += status.st_size
     if act:
         remove_orphans(folder, grace=max(grace, 3600.0))
     return result
 
 
 def _remove_unlinked(store: CheckpointStore, path: Path) -> bool:
-    """Removes a weight file unless a run has linked it since.
+    """Removes a weight file unless a run has linked it meanwhile.
 
-    We mark it first and look for links then; who publishes links it first and looks for a mark then: one of the two
-    sees the other. A kill leaves a mark, which holds nobody up for long.
+    The collection marks the file and then looks for links; a run links it and then looks for a mark. So at least one of
+    them sees the other. A mark that a killed collection leaves is ignored after `DOOMED_SECONDS`.
     """
     mark = path.with_name(path.name + DOOMED)
     mark.touch()
@@ -135,18 +139,18 @@ def _remove_unlinked(store: CheckpointStore, path: Path) -> bool:
 
 
 def remove_run(store: CheckpointStore, record: RunRecord, *, act: bool) -> list[str]:
-    """Removes a run's directory; its weights stay until they are collected.
+    """Removes the directory of a run; its weights stay until they are collected.
 
     Returns:
-        The files that went, or would go.
+        The files that were removed, or would be if not `act`.
 
     Raises:
-        UserError: somebody runs it.
+        UserError: a process trains the run.
     """
     folder = store.folder(record.run_id)
-    with suppress(FileNotFoundError):  # another process removes the run
+    with suppress(FileNotFoundError):  # another process is removing the run
         if (folder / CLAIM).exists() and is_live(folder / CLAIM, time_at(folder)):
-            raise UserError(f"expected a run that nobody runs, got {record.run_id}: {folder / CLAIM} is held")
+            raise UserError(f"expected a run that no process trains, got {record.run_id}: {folder / CLAIM} is held")
     names = [str(path.relative_to(folder)) for path in list_tree(folder) if not path.is_dir()]
     if act:
         temporary = store.root / f".{record.run_id}.{uuid.uuid4().hex}.tmp"
@@ -157,14 +161,14 @@ def remove_run(store: CheckpointStore, record: RunRecord, *, act: bool) -> list[
 
 
 def export_run(store: CheckpointStore, record: RunRecord, target: Path) -> None:
-    """Copies a run's directory to a new folder with real files in place of links.
+    """Copies the directory of a run to a new folder, with files instead of links.
 
     Raises:
-        UserError: the folder exists, or a weight file is missing or has rotted.
+        UserError: the folder exists, or a weight file is missing or damaged.
     """
     if target.exists():
-        raise UserError(f"expected a new folder for run {record.run_id}, found {target}")
-    store.load(record)  # refuses what is missing or rotten
+        raise UserError(f"expected a new folder for run {record.run_id}, got {target}")
+    store.load(record)  # raises if weights are missing or damaged
     make_folder(target.parent)
     draft = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
     try:

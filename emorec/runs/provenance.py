@@ -1,4 +1,4 @@
-"""Where a run came from: code, versions, machine."""
+"""The provenance of a run: code, versions, machine."""
 
 import platform
 import socket
@@ -31,17 +31,17 @@ def _version(library: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def _git_commit() -> str | None:
-    """The commit of the checkout that emorec runs from, with "+changes" where files differ from it."""
+    """The git commit of emorec's checkout, with "+changes" if files differ from it; `None` outside a checkout."""
     folder = Path(emorec.__file__).parent.parent
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(
+            result = subprocess.run(
                 ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
-        return done.stdout.strip() if done.returncode == 0 else None
+        return result.stdout.strip() if result.returncode == 0 else None
 
     if git("ls-files", "--error-unmatch", "emorec/__init__.py") is None:
         return None
@@ -50,7 +50,7 @@ def _git_commit() -> str | None:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, commit, digest of the source, machine and command of this process."""
+    """Versions, git commit, digest of the source, machine and command of this process."""
     return {
         "emorec": emorec.__version__,
         "source": source_digest(),

@@ -1,4 +1,4 @@
-"""Jobs on a Slurm cluster through submitit; what a job tells comes through files, so no accounting is needed."""
+"""Runs jobs on a Slurm cluster with submitit. Their state is read from files, so no Slurm accounting is needed."""
 
 import importlib.util
 import json
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from emorec.config.schema import SlurmLauncherConfig
 from emorec.errors import Preempted, UserError
 from emorec.storage.atomic import write_json
-from emorec.sweeps.launcher import Launcher, Task, judge, take_report
+from emorec.sweeps.launcher import Launcher, Task
 from emorec.sweeps.process import JobProcess
 from emorec.sweeps.report import read_report
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-QUEUE_SECONDS = 10.0  # between two looks into Slurm's queue
-SQUEUE_SECONDS = 60.0  # to wait for an answer about the queue
-GONE_SECONDS = 15.0  # between a job's leaving the queue and its files' being seen, on a slow network disk
+QUEUE_SECONDS = 10.0  # between two queries of Slurm's queue
+SQUEUE_SECONDS = 60.0  # timeout of a query
+FILE_SECONDS = 15.0  # after a job has left the queue, until its files are visible on a slow network disk
 
 
 @dataclass
 class ClusterJob:
-    """What runs on a node, once for each of a job's tasks: starts `emorec train` there and waits for it.
+    """The function that submitit calls on a node for each task of a job: it runs `emorec train` and waits for it.
 
     Attributes:
-        words: of `emorec`.
-        report: where the job writes what became of it.
-        state: where this object does: the file is there once the job runs, with an exit code once it has ended.
-        log: for the output of the first task; the others have a file each beside it.
-        environment: variables of emorec's own, as they were where the sweep was started.
-        grace: seconds that the job has to save, once it is to end.
+        words: arguments of `emorec`.
+        report: file for the job's report.
+        state: file that is written when the job starts, and again with the exit code when it ends.
+        log: file for the output of the first task; each other task has its own file beside it.
+        environment: the `EMOREC_` variables of the process that started the sweep.
+        grace: seconds between SIGTERM and SIGKILL, in which the job can save.
     """
 
     words: tuple[str, ...]
@@ -55,8 +55,8 @@ class ClusterJob:
     def __call__(self) -> int:
         from submitit import JobEnvironment
 
-        place = JobEnvironment()
-        rank = place.global_rank
+        node = JobEnvironment()
+        rank = node.global_rank
         self._process = process = JobProcess(
             self.words,
             report=self.report if rank == 0 else None,
@@ -64,28 +64,28 @@ class ClusterJob:
             environment=self.environment,
             grace=self.grace,
         )
-        if place.cluster == "local":  # Slurm sends it to all processes of a job
+        if node.cluster == "local":  # Slurm sends SIGTERM to all processes of a job
 
             def ask_to_end(*_: object) -> None:
                 process.ask_to_end()
 
             signal.signal(signal.SIGTERM, ask_to_end)
         if rank == 0:
-            write_json(self.state, {"host": place.hostname})
+            write_json(self.state, {"host": node.hostname})
         try:
             code = process.wait()
         finally:
             process.ask_to_end()
             process.wait()
         if rank == 0 and "rank" not in (_read_state(self.state) or {}):
-            write_json(self.state, {"host": place.hostname, "exit_code": code})
+            write_json(self.state, {"host": node.hostname, "exit_code": code})
         if rank and code not in (0, Preempted.exit_code):
-            write_json(self.state, {"host": place.hostname, "exit_code": code, "rank": rank})
-            raise SystemExit(1)  # srun then ends the other tasks, which would wait for this one
+            write_json(self.state, {"host": node.hostname, "exit_code": code, "rank": rank})
+            raise SystemExit(1)  # srun then ends the other tasks, which would wait for this one forever
         return code
 
     def checkpoint(self) -> "DelayedSubmission":
-        """Called by submitit when the job is preempted or out of time: it saves, and is queued again."""
+        """Called by submitit when the job is preempted or out of time: the job saves and is queued again."""
         from submitit.helpers import DelayedSubmission
 
         if self._process is not None:
@@ -102,15 +102,15 @@ def _state_path(task: Task) -> Path:
 class _Submitted:
     task: Task
     job: "Job[int]"
-    gone_since: float | None = None
+    missing_since: float | None = None  # time at which it was first missing from the queue
 
 
 class ClusterLauncher(Launcher):
-    """Submits the jobs as arrays, one for each number of machines and devices, and watches them.
+    """Submits jobs as Slurm arrays, one for each number of machines and devices, and watches them.
 
     Args:
-        folder: of the sweep; nodes must see it under the same path.
-        settings: of the config.
+        folder: folder of the sweep; it must have the same path on all nodes.
+        settings: `launcher` of the config.
     """
 
     interval = 0.5
@@ -135,8 +135,7 @@ class ClusterLauncher(Launcher):
             "slurm_srun_args": ["--kill-on-bad-exit=1"],
         }
         self._submitted: list[_Submitted] = []
-        self._looked = 0.0
-        self._stopped = False
+        self._queried = 0.0
 
     def refusal(self, task: Task) -> str | None:
         if not task.on_gpu or not self.gpus or task.devices <= self.gpus:
@@ -148,10 +147,10 @@ class ClusterLauncher(Launcher):
         for task in tasks:
             _state_path(task).unlink(missing_ok=True)
             arrays[task.nodes, task.devices].append(task)
-        for (nodes, devices), alike in arrays.items():
-            jobs = self._submit_array([self._on_node(task) for task in alike], nodes=nodes, tasks_per_node=devices)
-            self._submitted += [_Submitted(task, job) for task, job in zip(alike, jobs, strict=True)]
-            log.info("%d jobs were submitted: %s", len(jobs), ", ".join(job.job_id for job in jobs))
+        for (nodes, devices), members in arrays.items():
+            jobs = self._submit_array(list(map(self._cluster_job, members)), nodes=nodes, tasks_per_node=devices)
+            self._submitted += map(_Submitted, members, jobs)
+            log.info("submitted %d jobs: %s", len(jobs), ", ".join(job.job_id for job in jobs))
 
     def poll(self) -> bool:
         for submitted in list(self._submitted):
@@ -159,27 +158,26 @@ class ClusterLauncher(Launcher):
             if state is not None and submitted.task.record.status == "waiting":
                 self._started(submitted.task)
             code = None if state is None else state.get("exit_code")
-            # A preempted job may be queued again; if it is not, it will be gone.
+            # A preempted job may be queued again; if it is not, it disappears from the queue.
             if state is not None and code is not None and (self._stopped or code != Preempted.exit_code):
                 rank = state.get("rank")
-                why = None if rank is None else f"rank {rank} ended with exit code {code}"
-                self._settle(submitted, code, why=why)
-        self._find_gone()
+                self._finish(submitted, code, None if rank is None else f"rank {rank} ended with exit code {code}")
+        self._finish_lost()
         return bool(self._submitted)
 
     def stop(self, *, at_once: bool) -> None:
         self._stopped = True
         for submitted in self._submitted:
             if self.cluster == "slurm":
-                submitted.job.cancel(check=False)  # SIGTERM, and SIGKILL after the cluster's own grace
+                submitted.job.cancel(check=False)  # SIGTERM, and SIGKILL after the cluster's own grace period
             else:
-                _send_local(submitted.job, signal.SIGKILL if at_once else signal.SIGTERM)
+                _signal_local(submitted.job, signal.SIGKILL if at_once else signal.SIGTERM)
 
     def close(self) -> None:
         if self._submitted:
             self.stop(at_once=True)
         for submitted in list(self._submitted):
-            self._settle(submitted, -signal.SIGTERM)
+            self._finish(submitted, -signal.SIGTERM)
 
     def _submit_array(self, functions: Sequence[ClusterJob], **shape: int) -> "list[Job[int]]":
         from submitit import AutoExecutor
@@ -187,60 +185,57 @@ class ClusterLauncher(Launcher):
 
         try:
             executor = AutoExecutor(folder=str(self.folder / "submitit"), cluster=self.cluster)
-            given = {key: value for key, value in self._parameters.items() if value is not None}
-            executor.update_parameters(**(shape if self.cluster == "slurm" else {}), **given)
+            parameters = {key: value for key, value in self._parameters.items() if value is not None}
+            executor.update_parameters(**(shape if self.cluster == "slurm" else {}), **parameters)
             with executor.batch():
                 return [executor.submit(function) for function in functions]
         except (RuntimeError, ValueError, NameError, FailedJobError) as error:
             raise UserError(f"launcher=slurm (launcher.cluster={self.cluster}) could not submit: {error}") from error
 
-    def _on_node(self, task: Task) -> ClusterJob:
-        own = {name: value for name, value in os.environ.items() if name.startswith("EMOREC_")}
-        return ClusterJob(task.words, task.report, _state_path(task), task.log, own, self.grace)
+    def _cluster_job(self, task: Task) -> ClusterJob:
+        environment = {name: value for name, value in os.environ.items() if name.startswith("EMOREC_")}
+        return ClusterJob(task.words, task.report, _state_path(task), task.log, environment, self.grace)
 
-    def _find_gone(self) -> None:
-        """Settles jobs that have left the cluster without a word: killed for memory, by a failing node, by hand."""
+    def _finish_lost(self) -> None:
+        """Ends the records of jobs that left the queue without an exit code: out of memory, node failure, scancel."""
         now = time.monotonic()
-        if now - self._looked < (QUEUE_SECONDS if self.cluster == "slurm" and not self._stopped else 1.0):
+        if now - self._queried < (QUEUE_SECONDS if self.cluster == "slurm" and not self._stopped else 1.0):
             return
-        self._looked = now
+        self._queried = now
         queued = self._queued()
         for submitted in list(self._submitted):
-            patience = GONE_SECONDS if self.cluster == "slurm" and submitted.task.record.status == "running" else 0.0
+            patience = FILE_SECONDS if self.cluster == "slurm" and submitted.task.record.status == "running" else 0.0
             if submitted.job.job_id in queued:
-                submitted.gone_since = None
-            elif submitted.gone_since is None:
-                submitted.gone_since = now
-            elif now - submitted.gone_since > patience:
-                self._settle_gone(submitted)
+                submitted.missing_since = None
+            elif submitted.missing_since is None:
+                submitted.missing_since = now
+            elif now - submitted.missing_since > patience:
+                self._finish_lost_job(submitted)
 
-    def _settle_gone(self, submitted: _Submitted) -> None:
+    def _finish_lost_job(self, submitted: _Submitted) -> None:
         state = _read_state(_state_path(submitted.task)) or {}
-        said = "exit_code" in state or read_report(submitted.task.report) is not None
-        why = f"the cluster ended job {submitted.job.job_id} without a result ({self.folder / 'submitit'})"
-        self._settle(submitted, state.get("exit_code", 1), why=None if said else why)
+        has_result = "exit_code" in state or read_report(submitted.task.report) is not None
+        reason = f"the cluster ended job {submitted.job.job_id} without a result ({self.folder / 'submitit'})"
+        self._finish(submitted, state.get("exit_code", 1), None if has_result else reason)
 
     def _queued(self) -> set[str]:
-        """Ids of the jobs that wait or run; all of them where the cluster does not answer."""
-        everything = {item.job.job_id for item in self._submitted}
+        """Ids of the jobs that wait or run; the ids of all jobs if the cluster does not answer."""
         if self.cluster == "local":
             return {item.job.job_id for item in self._submitted if not item.job.done()}
-        arrays = sorted({name.partition("_")[0] for name in everything})
+        submitted = {item.job.job_id for item in self._submitted}
+        arrays = sorted({name.partition("_")[0] for name in submitted})
         words = ["squeue", "--array", "--noheader", "--format=%i", f"--jobs={','.join(arrays)}"]
         try:
             answer = subprocess.run(words, capture_output=True, text=True, check=False, timeout=SQUEUE_SECONDS)
         except (OSError, subprocess.TimeoutExpired):
-            return everything
+            return submitted
         if answer.returncode != 0 and "Invalid job id" not in answer.stderr:
-            return everything
+            return submitted
         return set(answer.stdout.split())
 
-    def _settle(self, submitted: _Submitted, code: int, *, why: str | None = None) -> None:
+    def _finish(self, submitted: _Submitted, code: int, reason: str | None = None) -> None:
         self._submitted.remove(submitted)
-        task = submitted.task
-        report = read_report(task.report)
-        take_report(task.record, report, code)
-        self._ended(task, *judge(report, code, stopped=self._stopped, why=why))
+        self._exited(submitted.task, code, None if self._stopped else reason)
 
 
 def _read_state(path: Path) -> dict[str, Any] | None:
@@ -251,8 +246,8 @@ def _read_state(path: Path) -> dict[str, Any] | None:
     return state
 
 
-def _send_local(job: "Job[int]", number: signal.Signals) -> None:
-    """Signals the processes of a job of submitit's local executor."""
+def _signal_local(job: "Job[int]", number: signal.Signals) -> None:
+    """Sends a signal to a job of submitit's local executor."""
     process = getattr(job, "_process", None)
     if process is not None and process.poll() is None:
         process.send_signal(number)

@@ -1,4 +1,4 @@
-"""Shows a sweep: a live table on a terminal, a line at each start and end elsewhere."""
+"""Shows the progress of a sweep: a live table on a terminal, otherwise a log line when a job starts or ends."""
 
 import logging
 import sys
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-COLUMNS = 6  # of the live table: up to the first metric
-SHOWN = 12  # of the jobs that have ended; the running ones are all shown
+COLUMNS = 6  # columns of the live table: up to the first metric
+SHOWN = 12  # number of ended jobs in the live table, beside all running ones
 COLOURS = {"running": "cyan", "finished": "green", "interrupted": "yellow", "failed": "red", "invalid": "red"}
 
 
 def job_cells(jobs: Sequence[JobRecord]) -> tuple[list[str], list[list[str]]]:
-    """(headers, one row a job): what varies between the jobs, status, seconds, run and metrics."""
+    """The headers and one row for each job: overrides that vary, status, seconds, run and metrics."""
     names = list(dict.fromkeys(name for job in jobs for name in job.metrics))
     varied = varying([job.overrides for job in jobs])
     rows = [
@@ -46,12 +46,12 @@ def summary(jobs: Sequence[JobRecord]) -> str:
 
 
 def sweep_page(sweep: SweepRecord) -> str:
-    """A row for each job of a sweep, and their summary."""
+    """A table of the jobs of a sweep, and a summary."""
     return f"{markdown_table(*job_cells(sweep.all_jobs))}\n{summary(sweep.all_jobs)}  {sweep.folder}"
 
 
 def sweeps_table(sweeps: Sequence[SweepRecord]) -> str:
-    """A row for each sweep."""
+    """A table of sweeps."""
     rows = [
         [sweep.name, sweep.started, sweep.launcher, str(len(sweep.all_jobs)), summary(sweep.all_jobs)]
         for sweep in sweeps
@@ -60,11 +60,11 @@ def sweeps_table(sweeps: Sequence[SweepRecord]) -> str:
 
 
 class Display:
-    """Shows jobs while its block runs; see the module.
+    """A context manager that shows jobs.
 
     Args:
-        jobs: all of them.
-        live: false for lines, also on a terminal.
+        jobs: all jobs of the sweep.
+        live: whether to show a live table if stderr is a terminal; otherwise `changed` logs lines.
     """
 
     def __init__(self, jobs: Sequence[JobRecord], *, live: bool) -> None:
@@ -89,7 +89,7 @@ class Display:
             self._live.stop()
 
     def changed(self, job: JobRecord) -> None:
-        """Says that a job has started or ended, where there is no live table."""
+        """Logs that a job has started or ended, if there is no live table."""
         if self._live is not None:
             return
         name = f"job {job.number}"

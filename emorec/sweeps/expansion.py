@@ -14,7 +14,7 @@ FOLD = "dataset.fold"
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """One list of overrides for each job: the product of all values given as `a,b`, `range(…)`, `choice(…)` or `glob(…)`.
+    """One list of overrides a job: the product of all values given as `a,b`, `range(…)`, `choice(…)` or `glob(…)`.
 
     Raises:
         UserError: an override does not parse, or asks for continuous values.
@@ -36,7 +36,7 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def expand_folds(overrides: Sequence[str], folds: int) -> list[list[str]]:
-    """One list of overrides for each fold, instead of `dataset.fold=all`; one list without a fold where `folds` is 0."""
+    """One list of overrides a fold, instead of `dataset.fold=all`; one list, without a fold, if `folds` is 0."""
     others = [override for override in overrides if override.lstrip("+").partition("=")[0] != FOLD]
     return [[*others, f"{FOLD}={fold}"] for fold in (range(folds) if folds else ("null",))]
 

@@ -72,7 +72,7 @@ class Launcher(ABC):
 
     @abstractmethod
     def stop(self, *, at_once: bool) -> None:
-        """Starts no further job and asks running ones to save and end, or kills them; `poll` returns when they ended."""
+        """Starts no further job, and asks running jobs to save and end, or kills them. `poll` sees their end."""
 
     @abstractmethod
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The launcher that a config asks for, and the tasks that it gets."""
+"""Makes the launcher of a config and its tasks."""
 
 import logging
 from collections.abc import Sequence
@@ -16,27 +16,27 @@ from emorec.config.schema import (
 from emorec.machine import usable_cores, usable_memory
 from emorec.sweeps.launcher import Launcher, Task
 from emorec.sweeps.local import LocalLauncher, usable_gpus
-from emorec.sweeps.plan import PlannedJob, refuse
+from emorec.sweeps.plan import PlannedJob, mark_invalid
 from emorec.training.processes import forks, train_words
 
 log = logging.getLogger(__name__)
 
-FEWEST_JOBS = 4  # for which a second process pays: it imports for seconds
-JOB_BYTES = 1_500_000_000  # of memory that a job of a small head takes, generously
+FEWEST_JOBS = 4  # fewer jobs do not make up for the seconds in which a second process imports
+JOB_BYTES = 1_500_000_000  # upper estimate of the memory of a job that trains a small head
 
 
 def make_launcher(
     settings: LocalLauncherConfig | SlurmLauncherConfig, configs: Sequence[TrainConfig], folder: Path
 ) -> Launcher:
-    """The launcher of jobs that are processes of their own.
+    """Makes a launcher that runs each job in its own process.
 
     Args:
-        settings: of the config.
-        configs: of the jobs.
-        folder: of the sweep.
+        settings: `launcher` of the config.
+        configs: configs of the jobs.
+        folder: folder of the sweep.
 
     Raises:
-        UserError: a package that it needs is not installed.
+        UserError: a package that the launcher needs is not installed.
     """
     if isinstance(settings, SlurmLauncherConfig):
         from emorec.sweeps.cluster import ClusterLauncher
@@ -59,11 +59,11 @@ def make_launcher(
 def resolve_launcher(
     settings: LauncherConfig, configs: Sequence[TrainConfig]
 ) -> BasicLauncherConfig | LocalLauncherConfig | SlurmLauncherConfig:
-    """The launcher of a config; `auto` becomes `local` where several processes are faster than one.
+    """Resolves `launcher=auto` to `local` if several processes are faster than one, else to `basic`.
 
     Args:
-        settings: of the config.
-        configs: of the jobs.
+        settings: `launcher` of the config.
+        configs: configs of the jobs.
     """
     if not isinstance(settings, AutoLauncherConfig):
         return settings
@@ -83,7 +83,7 @@ def _on_gpu(config: TrainConfig) -> bool:
 def make_tasks(
     jobs: Sequence[PlannedJob], launcher: Launcher, line: CommandLine, *, folder: Path, sweep: str
 ) -> list[Task]:
-    """The tasks of jobs; a job that the launcher can never start is invalid."""
+    """Makes the tasks of jobs; a job that the launcher can never start is marked as invalid."""
     flags = [] if line.config_dir is None else ["--config-dir", line.config_dir]
     flags += [] if line.config_name == "train" else ["--config-name", line.config_name]
     tasks = []
@@ -102,5 +102,5 @@ def make_tasks(
         if reason is None:
             tasks.append(task)
         else:
-            refuse(job.record, reason)
+            mark_invalid(job.record, reason)
     return tasks

@@ -1,4 +1,4 @@
-"""Jobs in parallel on this machine, each with GPUs of its own."""
+"""Runs jobs in parallel on this machine, each with its own GPUs."""
 
 import os
 import time
@@ -6,25 +6,24 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from emorec.sweeps.launcher import Launcher, Task, judge, take_report
+from emorec.sweeps.launcher import Launcher, Task
 from emorec.sweeps.process import JobProcess
-from emorec.sweeps.report import read_report
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
 def usable_gpus(count: int, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them.
+    """The GPUs that this process may use, in the terms of `CUDA_VISIBLE_DEVICES`.
 
     Args:
-        count: how many are visible to it.
-        environment: its own may name some only, by number or by identifier.
+        count: number of GPUs that are visible to it.
+        environment: its `CUDA_VISIBLE_DEVICES` may list some of the GPUs, by number or by identifier.
     """
-    named = [name.strip() for name in environment.get(GPUS_VARIABLE, "").split(",") if name.strip()]
-    if named and named[0].startswith("MIG-") and count:  # of these a process counts but one
-        return tuple(named)
-    return tuple(named[:count]) if named else tuple(map(str, range(count)))
+    names = [name.strip() for name in environment.get(GPUS_VARIABLE, "").split(",") if name.strip()]
+    if names and names[0].startswith("MIG-") and count:  # CUDA counts only one of these
+        return tuple(names)
+    return tuple(names[:count]) if names else tuple(map(str, range(count)))
 
 
 @dataclass
@@ -32,19 +31,19 @@ class _Running:
     task: Task
     process: JobProcess
     gpus: tuple[str, ...]
-    why: str | None = None
-    since: float = field(default_factory=time.monotonic)
+    reason: str | None = None  # why the launcher ended it
+    started: float = field(default_factory=time.monotonic)
 
 
 class LocalLauncher(Launcher):
-    """Starts a process for each job, as many at a time as there are slots and GPUs for them.
+    """Runs each job in its own process, as many at a time as slots and GPUs allow.
 
     Args:
-        slots: how many jobs run at a time.
-        gpus: names of the GPUs; each belongs to one job at a time.
-        cores: shared evenly by the slots.
+        slots: largest number of jobs at a time.
+        gpus: names of the GPUs; each is used by one job at a time.
+        cores: number of CPU cores, which the slots share equally.
         timeout: seconds after which a job is ended.
-        grace: seconds that a job has to save, once it is to end, before it is killed.
+        grace: seconds between SIGTERM and SIGKILL, in which a job can save.
         forked: whether jobs are forked from the warm parent.
     """
 
@@ -65,10 +64,9 @@ class LocalLauncher(Launcher):
         self._threads = str(max(1, cores // slots))
         self._waiting: deque[Task] = deque()
         self._running: list[_Running] = []
-        self._stopped = False
 
     def refusal(self, task: Task) -> str | None:
-        if self._wanted(task) <= len(self._free):  # asked before anything runs
+        if self._gpus_of(task) <= len(self._free):  # called before anything runs
             return None
         return f"expected trainer.devices of at most {len(self._free)}, the GPUs of this machine, got {task.devices}"
 
@@ -79,9 +77,9 @@ class LocalLauncher(Launcher):
         for running in list(self._running):
             code = running.process.poll()
             if code is not None:
-                self._settle(running, code)
+                self._finish(running, code)
             elif self._is_late(running):
-                running.why = f"ended after {self.timeout:g} s (launcher.timeout)"
+                running.reason = f"ended after {self.timeout:g} s (launcher.timeout)"
                 running.process.ask_to_end()
         while self._waiting and self._fits(self._waiting[0]):
             self._start(self._waiting.popleft())
@@ -99,21 +97,20 @@ class LocalLauncher(Launcher):
         for running in self._running:
             running.process.kill()
         for running in list(self._running):
-            self._settle(running, running.process.wait())
+            self._finish(running, running.process.wait())
 
     def _is_late(self, running: _Running) -> bool:
-        late = self.timeout is not None and time.monotonic() - running.since > self.timeout
+        late = self.timeout is not None and time.monotonic() - running.started > self.timeout
         return late and not running.process.is_ending
 
-    def _wanted(self, task: Task) -> int:
+    def _gpus_of(self, task: Task) -> int:
         return task.devices if task.on_gpu and self._machine_has_gpus else 0
 
     def _fits(self, task: Task) -> bool:
-        return len(self._running) < self.slots and self._wanted(task) <= len(self._free)
+        return len(self._running) < self.slots and self._gpus_of(task) <= len(self._free)
 
     def _start(self, task: Task) -> None:
-        wanted = self._wanted(task)
-        gpus = tuple(self._free[:wanted])
+        gpus = tuple(self._free[: self._gpus_of(task)])
         environment = {} if THREADS_VARIABLE in os.environ else {THREADS_VARIABLE: self._threads}
         if self._machine_has_gpus:
             environment[GPUS_VARIABLE] = ",".join(gpus)
@@ -126,16 +123,14 @@ class LocalLauncher(Launcher):
                 grace=self.grace,
                 forked=self.forked,
             )
-        except OSError as error:  # no more processes, or a full disk: the others go on
+        except OSError as error:  # too many processes, or a full disk; the other jobs continue
             self._ended(task, "failed", f"could not be started: {error}")
             return
-        del self._free[:wanted]
+        del self._free[: len(gpus)]
         self._running.append(_Running(task, process, gpus))
         self._started(task)
 
-    def _settle(self, running: _Running, code: int) -> None:
+    def _finish(self, running: _Running, code: int) -> None:
         self._running.remove(running)
-        self._free.extend(running.gpus)
-        report = read_report(running.task.report)
-        take_report(running.task.record, report, code)
-        self._ended(running.task, *judge(report, code, stopped=self._stopped and not running.why, why=running.why))
+        self._free += running.gpus
+        self._exited(running.task, code, running.reason)

@@ -1,4 +1,4 @@
-"""A multirun: one run after the other in this process, or each in a process of its own."""
+"""Runs the jobs of a multirun, in this process or each in its own."""
 
 import logging
 import sys
@@ -24,7 +24,7 @@ from emorec.sweeps.display import Display, job_cells
 from emorec.sweeps.launcher import launch
 from emorec.sweeps.launchers import make_launcher, make_tasks, resolve_launcher
 from emorec.sweeps.plan import PlannedJob, Preparers, jobs_to_start, plan
-from emorec.sweeps.record import FAILED, JobRecord, SweepRecord, moment
+from emorec.sweeps.record import FAILED, JobRecord, SweepRecord, timestamp
 from emorec.sweeps.stop import Stop
 from emorec.training.lifecycle import train
 from emorec.training.processes import forks, start_warm_parent
@@ -36,20 +36,26 @@ def run_all(composer: Composer[TrainConfig]) -> int:
     """Runs all jobs and prints a table of them.
 
     Returns:
-        0; 1 if any failed, 75 if any was interrupted, or what a signal to this process asks for (130 for ctrl-C).
+        The exit code: 0; 1 if a job failed; 75 if one was interrupted; after a signal, that of `Stop` (130 for ctrl-C).
+
+    Raises:
+        UserError: the configs of all jobs are wrong for the same reason, or the sweep already runs.
     """
     preparers = Preparers()
     planned = plan(composer, preparers)
     jobs = [job.record for job in planned]
     configs = [job.composed.config for job in planned if job.composed is not None]
     if not configs:
+        errors = {str(job.error) for job in jobs}
+        if len(errors) == 1:  # of what all jobs have in common, such as the launcher
+            raise UserError(errors.pop())
         _print_result(jobs, None)
         return 1
     launcher, name = resolve_launcher(_common_launcher(configs), configs), configs[0].sweep.name
     folder = (configs[0].paths.checkpoints / "sweeps" / name).absolute()
     sweep = SweepRecord(folder, name, launcher.name, jobs)
     with sweep.claim(configs[0].extraction.stale_after):
-        sweep.recall()
+        sweep.resume()
         sweep.write()
         try:
             if isinstance(launcher, BasicLauncherConfig):
@@ -57,7 +63,7 @@ def run_all(composer: Composer[TrainConfig]) -> int:
             else:
                 stopped = _run_in_processes(launcher, planned, preparers, sweep, composer.line, configs)
         finally:
-            sweep.ended = moment()
+            sweep.ended = timestamp()
             sweep.write()
     _print_result(jobs, folder)
     if stopped:
@@ -72,16 +78,16 @@ def _common_launcher(configs: Sequence[TrainConfig]) -> LauncherConfig:
 
 
 def _run_here(planned: Sequence[PlannedJob], preparers: Preparers, sweep: SweepRecord) -> int:
-    """Runs the jobs one after the other; returns the exit code that an interruption asks for, else 0."""
-    seen: dict[str, JobRecord] = {}
+    """Runs the jobs in this process; returns the exit code after an interruption, else 0."""
+    first: dict[str, JobRecord] = {}  # {digest of the config: its first job}
     make_folder(sweep.folder / "logs")
     for index, job in enumerate(planned):
         record = job.record
         if job.composed is None:
             continue
-        first = seen.setdefault(digest_of(job.composed.values), record)
-        if first is not record:
-            record.take_over(first)
+        same = first.setdefault(digest_of(job.composed.values), record)
+        if same is not record:
+            record.copy_outcome(same)
             continue
         log.info("job %d of %d: %s", index + 1, len(planned), " ".join(record.overrides))
         before = replace(record)
@@ -104,12 +110,12 @@ def _run_here(planned: Sequence[PlannedJob], preparers: Preparers, sweep: SweepR
 
 
 def _run_one(job: PlannedJob, preparers: Preparers) -> bool:
-    """Runs a job; false where its run was finished before."""
+    """Runs a job; false if its run had been finished before."""
     record, composed = job.record, job.composed
     assert composed is not None
     try:
         outcome = train(composed, preparers.of(composed.config))
-    except Exception as error:  # whatever breaks one job, the others go on; the run's log keeps the traceback
+    except Exception as error:  # no error of one job stops the others; the run's log has the traceback
         record.end("failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         log.error("job %d failed: %s", record.number, record.error)
         return True
@@ -127,10 +133,10 @@ def _run_in_processes(  # noqa: PLR0917
     line: CommandLine,
     configs: Sequence[TrainConfig],
 ) -> int:
-    """Runs each job in a process of its own; returns the exit code that a signal asks for, else 0."""
+    """Runs each job in its own process; returns the exit code after a signal, else 0."""
     launcher = make_launcher(settings, configs, sweep.folder)
     if isinstance(settings, LocalLauncherConfig) and forks(settings.start):
-        start_warm_parent()  # it imports while this process prepares the jobs
+        start_warm_parent()  # imports while this process prepares the jobs
     with Stop() as stop:
         try:
             chosen = jobs_to_start(planned, preparers, sweep.folder)
@@ -153,7 +159,7 @@ def _run_in_processes(  # noqa: PLR0917
     by_number = {job.number: job for job in sweep.jobs}
     for job in sweep.jobs:
         if job.same_as is not None:
-            job.take_over(by_number[job.same_as])
+            job.copy_outcome(by_number[job.same_as])
     return stop.exit_code if stop.count else 0
 
 
@@ -163,5 +169,5 @@ def _print_result(jobs: Sequence[JobRecord], folder: Path | None) -> None:
         if job.status in FAILED:
             path = f"  {folder / job.log}" if folder is not None and job.log else ""
             print(f"job {job.number} {job.status}: {job.error}{path}")
-    done = sum(job.status in ("finished", "skipped") for job in jobs)
-    print(f"{done} of {len(jobs)} jobs have a result{'' if folder is None else f'  {folder}'}")
+    count = sum(job.status in ("finished", "skipped") for job in jobs)
+    print(f"{count} of {len(jobs)} jobs have a result{'' if folder is None else f'  {folder}'}")

@@ -1,4 +1,4 @@
-"""The jobs of a multirun before anything is started: composed, checked, their shared work done, their runs known."""
+"""Plans a multirun: composes and checks its jobs, computes their features and identifies their runs."""
 
 import logging
 import traceback
@@ -24,45 +24,45 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job and its config, `None` where the job is invalid."""
+    """A job and its config, which is `None` for an invalid job."""
 
     record: JobRecord
     composed: Composed[TrainConfig] | None
 
 
 class Preparers:
-    """One `DataPreparer` for each cache that the jobs of a multirun name."""
+    """One `DataPreparer` for each cache that the jobs of a multirun use."""
 
     def __init__(self) -> None:
         self._preparers: dict[str, DataPreparer] = {}
 
     def of(self, config: TrainConfig) -> DataPreparer:
-        """The preparer that a config asks for."""
+        """The preparer for a config."""
         key = digest_of([str(config.paths.cache), config.extraction.verify])
         if key not in self._preparers:
             self._preparers[key] = DataPreparer.of(config)
         return self._preparers[key]
 
     def clear(self) -> None:
-        """Frees what they hold, also on a GPU."""
+        """Frees their memory, also on a GPU."""
         self._preparers.clear()
         release_memory()
 
 
 def plan(composer: Composer[TrainConfig], preparers: Preparers) -> list[PlannedJob]:
-    """All jobs of a command line; a job whose config cannot be trained is invalid."""
+    """All jobs of a command line; a job whose config is wrong is marked as invalid."""
     planned: list[PlannedJob] = []
     for overrides in expand(composer.line.overrides):
         for words, composed, error in _composed(composer, preparers, overrides):
             record = JobRecord(len(planned) + 1, words)
             if error is not None:
-                refuse(record, error)
+                mark_invalid(record, error)
             planned.append(PlannedJob(record, composed))
     return planned
 
 
-def refuse(record: JobRecord, error: str) -> None:
-    """Marks a job as invalid and says why."""
+def mark_invalid(record: JobRecord, error: str) -> None:
+    """Marks a job as invalid and logs the error."""
     record.status, record.error = "invalid", error
     log.error("job %d is invalid: %s", record.number, error)
 
@@ -94,16 +94,16 @@ def _count_folds(config: TrainConfig, preparers: Preparers) -> int:
 
 
 def jobs_to_start(planned: Sequence[PlannedJob], preparers: Preparers, folder: Path) -> list[PlannedJob]:
-    """Does the jobs' shared work, so that they start with all features stored, and returns those to start.
+    """Computes the features of all jobs and returns the jobs to start.
 
-    The others are invalid, or finished, or have the same run as an earlier job (`same_as`).
+    The others are invalid or finished, or have the same run as an earlier job (`same_as`).
 
     Args:
         planned: all jobs.
-        preparers: shared by them.
-        folder: of the sweep.
+        preparers: preparers of their data.
+        folder: folder of the sweep.
     """
-    first: dict[Path, JobRecord] = {}  # by the run's directory
+    first: dict[Path, JobRecord] = {}  # {directory of the run: its first job}
     chosen = []
     for job in planned:
         if job.composed is None or not _prepare(job.record, job.composed, preparers, folder):
@@ -120,14 +120,14 @@ def jobs_to_start(planned: Sequence[PlannedJob], preparers: Preparers, folder: P
 
 
 def _prepare(record: JobRecord, composed: Composed[TrainConfig], preparers: Preparers, folder: Path) -> bool:
-    """Computes missing features and finds a job's run; false where that fails."""
+    """Computes missing features and identifies a job's run; false if that fails."""
     try:
         context = prepare_run(composed, preparers.of(composed.config), load_features=False)
         finished = finished_record(context)
     except UserError as error:
-        refuse(record, str(error))
+        mark_invalid(record, str(error))
         return False
-    except Exception as error:  # whatever breaks one job, the others go on
+    except Exception as error:  # no error of one job stops the others
         record.log = f"logs/{record.number}.txt"
         write_text(folder / record.log, traceback.format_exc())
         record.end("failed", f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""A job's process, with all that it starts: a group of its own, ended as one."""
+"""The process of a job. It leads its own process group, so that its children end with it."""
 
 import os
 import signal
@@ -19,11 +19,12 @@ class JobProcess:
     """A running job.
 
     Args:
-        words: of `emorec`.
-        report: where the job writes what became of it; an earlier report there is removed. `None`: nowhere.
-        log: its output is appended there.
-        environment: added to this process's.
-        grace: seconds that it has to save, once it is to end, before it is killed.
+        words: arguments of `emorec`.
+        report: file for the job's report; an earlier one is removed. `None`: no report is written.
+        log: file to which its output is appended.
+        environment: variables in addition to those of this process.
+        grace: seconds between SIGTERM and SIGKILL, in which it can save.
+        forked: whether it is forked from the warm parent.
     """
 
     def __init__(
@@ -47,16 +48,16 @@ class JobProcess:
             variables[JOB_VARIABLE] = str(report)
         with log.open("ab") as output:
             follow_folder_mode(log)
-            everything = {**os.environ, **environment, **variables}
+            environment = {**os.environ, **environment, **variables}
             self._process: ForkedProcess | subprocess.Popen[bytes]
             if forked:
                 self._process = ForkedProcess(
-                    words, environment=everything, stdout=output, stderr=output, new_session=True
+                    words, environment=environment, stdout=output, stderr=output, new_session=True
                 )
             else:
                 self._process = subprocess.Popen(
                     fresh_command(words),
-                    env=everything,
+                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -64,7 +65,7 @@ class JobProcess:
                 )
 
     def poll(self) -> int | None:
-        """Its exit code once it has ended, and then nothing of its group is left; kills it when its grace is over."""
+        """Returns the exit code once it has ended and its group is killed; kills it once its grace period is over."""
         if self._code is None:
             if self._has_ended():
                 self._signal(signal.SIGKILL)
@@ -75,23 +76,23 @@ class JobProcess:
 
     @property
     def is_ending(self) -> bool:
-        """Whether it was asked to end."""
+        """Whether it has been asked to end."""
         return self._kill_at is not None
 
     def ask_to_end(self) -> None:
-        """Asks the group to save and end; `poll` kills it when its grace is over."""
+        """Sends SIGTERM to the group; `poll` kills it once its grace period is over."""
         if self._code is None and not self.is_ending:
             self._kill_at = time.monotonic() + self.grace
             self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kills the group."""
+        """Sends SIGKILL to the group."""
         if self._code is None:
             self._kill_at = time.monotonic()
             self._signal(signal.SIGKILL)
 
     def wait(self) -> int:
-        """Its exit code, when it has ended."""
+        """Waits for the end and returns the exit code."""
         while (code := self.poll()) is None:
             time.sleep(POLL_SECONDS)
         return code
@@ -99,7 +100,7 @@ class JobProcess:
     def _has_ended(self) -> bool:
         if isinstance(self._process, ForkedProcess) or not hasattr(os, "waitid"):
             return self._process.poll() is not None
-        # Not reaped: the group's number stays its own until whatever is left of the group has been killed.
+        # WNOWAIT: the process id of the group must not be reused before the rest of the group has been killed.
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _signal(self, number: signal.Signals) -> None:

@@ -1,4 +1,4 @@
-"""What became of each job of a multirun: `sweeps/<name>/sweep.json`, kept while it runs."""
+"""The record of a multirun: `sweeps/<name>/sweep.json`, updated while it runs."""
 
 import json
 import logging
@@ -20,13 +20,13 @@ from emorec.storage.leases import is_live
 log = logging.getLogger(__name__)
 
 RECORD = "sweep.json"
-CLAIM = "sweep.claim"  # in the folder of a sweep that somebody runs
+CLAIM = "sweep.claim"  # in the folder of a running sweep
 FAILED = ("failed", "invalid")
 ENDED = ("finished", "skipped", "interrupted", *FAILED)
 
 
-def moment() -> str:
-    """The time with its zone, to the millisecond."""
+def timestamp() -> str:
+    """The current time with its zone, in ISO 8601, to the millisecond."""
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
@@ -35,19 +35,19 @@ class JobRecord:
     """One job.
 
     Attributes:
-        number: from 1.
-        overrides: of this job.
-        status: "waiting", "running"; then "finished", "skipped" (somebody else runs it), "interrupted" (the same
-            command goes on with it), "failed", or "invalid" (it was never started).
-        run_id: once it is known.
-        started: when its process was started, `None` where none was: it was finished, invalid, or another job's run.
-        ended: when it ended.
-        seconds: how long it took.
-        metrics: {name: value} that the table shows.
-        exit_code: of its process; negative for the signal that killed it.
-        error: why it failed.
-        log: what its process said, a path from the sweep's folder.
-        same_as: number of the earlier job that has the same run.
+        number: counted from 1.
+        overrides: overrides of this job.
+        status: "waiting", "running"; then "finished", "skipped" (another process trains the run), "interrupted" (the
+            same command resumes it), "failed", or "invalid" (its config is wrong, it is not started).
+        run_id: id of its run, once it is known.
+        started: time of its start; `None` for a job that was not started, such as a finished or an invalid one.
+        ended: time of its end.
+        seconds: duration.
+        metrics: {name: value} for the table.
+        exit_code: exit code of its process; negative for the signal that killed it.
+        error: the error of a failed or invalid job.
+        log: path of its output, relative to the folder of the sweep.
+        same_as: number of an earlier job with the same run.
     """
 
     number: int
@@ -65,29 +65,29 @@ class JobRecord:
 
     def start(self) -> None:
         """Marks it as running from now."""
-        self.status, self.started, self.ended = "running", moment(), None
+        self.status, self.started, self.ended = "running", timestamp(), None
 
     def end(self, status: str, error: str | None = None) -> None:
         """Marks it as ended now."""
-        self.status, self.error, self.ended = status, error, moment()
+        self.status, self.error, self.ended = status, error, timestamp()
         self.seconds = self.elapsed()
 
     def elapsed(self) -> float:
-        """Seconds since its start, until its end or now."""
+        """Seconds from its start to its end, or until now."""
         if self.started is None:
             return 0.0
         end = time.time() if self.ended is None else datetime.fromisoformat(self.ended).timestamp()
         return round(max(0.0, end - datetime.fromisoformat(self.started).timestamp()), 3)
 
-    def recall(self, earlier: "JobRecord") -> None:
-        """Goes on from what an earlier start of the sweep knew of this job; what has no result waits again."""
+    def resume(self, earlier: "JobRecord") -> None:
+        """Continues the record of this job from an earlier command; only a finished job keeps its result."""
         self.number, self.log = earlier.number, earlier.log
         if self.status == "waiting" and earlier.status == "finished":
             for name in ("status", "run_id", "started", "ended", "seconds", "metrics", "exit_code"):
                 setattr(self, name, getattr(earlier, name))
 
-    def take_over(self, other: "JobRecord") -> None:
-        """Takes over what became of the job that has the same run."""
+    def copy_outcome(self, other: "JobRecord") -> None:
+        """Copies the outcome of a job with the same run."""
         self.status, self.run_id, self.metrics, self.error = other.status, other.run_id, other.metrics, other.error
         self.same_as = other.number
 
@@ -98,12 +98,12 @@ class SweepRecord:
 
     Attributes:
         folder: `checkpoints/sweeps/<name>`.
-        name: of the sweep.
+        name: name of the sweep.
         launcher: name of the launcher.
-        jobs: those of this start.
-        others: those of earlier starts under this name that this one does not ask for.
-        started: when.
-        ended: when; `None` while it runs, or where it was killed.
+        jobs: jobs of this command.
+        others: jobs of earlier commands with the same sweep name that are not among `jobs`.
+        started: time of the start.
+        ended: time of the end; `None` while it runs, or if it was killed.
     """
 
     folder: Path
@@ -111,20 +111,20 @@ class SweepRecord:
     launcher: str
     jobs: list[JobRecord]
     others: list[JobRecord] = field(default_factory=list)
-    started: str = field(default_factory=moment)
+    started: str = field(default_factory=timestamp)
     ended: str | None = None
 
     def claim(self, stale_after: float) -> Claim:
-        """Makes the folder this process's.
+        """Claims the folder for this process.
 
         Args:
-            stale_after: seconds without a sign of life after which a sweep on another host is taken to be dead.
+            stale_after: seconds without a heartbeat after which a sweep on another host counts as dead.
 
         Raises:
-            UserError: a sweep of this name runs.
+            UserError: another process runs a sweep of this name.
         """
         path = make_folder(self.folder) / CLAIM
-        touched: list[int] = []
+        heartbeats: list[int] = []  # times at which the other process touched its claim
 
         def waiting(holder: Holder | None) -> bool:
             if holder is None:
@@ -132,42 +132,42 @@ class SweepRecord:
             if holder.host == socket.gethostname():
                 return False
             with suppress(FileNotFoundError):
-                touched.append(path.stat().st_mtime_ns)
-            if len(touched) == 1:
-                log.info("%s ran sweep %s: looking for a sign of life for %g s", holder, self.name, stale_after)
-            return len(set(touched)) < 2  # else it is alive
+                heartbeats.append(path.stat().st_mtime_ns)
+            if len(heartbeats) == 1:
+                log.info("sweep %s belongs to %s: waiting %g s for a heartbeat", self.name, holder, stale_after)
+            return len(set(heartbeats)) < 2  # otherwise it is alive
 
-        held = acquire(path, stale_after=stale_after, waiting=waiting)
-        if held is None:
+        claim = acquire(path, stale_after=stale_after, waiting=waiting)
+        if claim is None:
             holder = read_holder(path)
             raise UserError(f"expected a sweep.name that is not in use, got {self.name!r}, which {holder} runs")
-        return held
+        return claim
 
-    def recall(self) -> None:
-        """Goes on from the record of earlier starts under this name: a job keeps its number and what is known of it,
-        and a job that this start does not ask for is kept."""
+    def resume(self) -> None:
+        """Continues the record of earlier commands with this sweep name: jobs with the same overrides keep their number
+        and result, and the jobs that are not part of this command are kept in `others`."""
         if not (self.folder / RECORD).exists():
             return
         try:
             earlier = read_sweep(self.folder)
         except UserError as error:
-            log.warning("%s: the sweep begins anew", error)
+            log.warning("%s: a new record is written", error)
             return
         known = {tuple(job.overrides): job for job in (*earlier.jobs, *earlier.others)}
         number = max((job.number for job in known.values()), default=0)
         for job in self.jobs:
-            before = known.pop(tuple(job.overrides), None)
-            if before is not None:
-                job.recall(before)
+            earlier_job = known.pop(tuple(job.overrides), None)
+            if earlier_job is not None:
+                job.resume(earlier_job)
             else:
                 number += 1
                 job.number = number
         self.others = list(known.values())
         if self.others:
-            log.info("sweep %s has %d other jobs of earlier starts, which are kept", self.name, len(self.others))
+            log.info("sweep %s keeps %d other jobs of earlier commands", self.name, len(self.others))
 
     def write(self) -> None:
-        """Writes the record; where it cannot be written, the jobs go on all the same."""
+        """Writes the record; an error is only logged, so that the jobs continue."""
         record = asdict(self)
         del record["folder"]
         try:
@@ -181,22 +181,22 @@ class SweepRecord:
 
     @property
     def all_jobs(self) -> list[JobRecord]:
-        """Those of this start and of earlier ones, by number."""
+        """All jobs of the sweep, by number."""
         return sorted([*self.jobs, *self.others], key=lambda job: job.number)
 
     @property
     def exit_code(self) -> int:
-        """1 if a job failed, 75 if only interrupted ones have no result, else 0."""
+        """1 if a job failed, else 75 if a job was interrupted, else 0."""
         if any(job.status in FAILED for job in self.jobs):
             return 1
         return 75 if any(job.status == "interrupted" for job in self.jobs) else 0
 
 
 def find_sweep(root: Path, name: str) -> SweepRecord:
-    """The sweep of a name.
+    """Reads the record of a sweep by its name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such sweep.
     """
     if not (root / name).is_dir():
         raise UserError(f"expected the name of a sweep, got {name!r} (emorec runs sweeps lists them)")
@@ -204,10 +204,10 @@ def find_sweep(root: Path, name: str) -> SweepRecord:
 
 
 def read_sweep(folder: Path) -> SweepRecord:
-    """The sweep of a folder; what a killed sweep left running or waiting is "interrupted".
+    """Reads the record in a folder. Unfinished jobs of a sweep that does not run any more are "interrupted".
 
     Raises:
-        UserError: there is no readable record.
+        UserError: the record is missing or not readable.
     """
     path = folder / RECORD
     try:
@@ -224,11 +224,11 @@ def read_sweep(folder: Path) -> SweepRecord:
 
 
 def all_sweeps(root: Path) -> Iterator[SweepRecord]:
-    """The sweeps in a folder, oldest first; a record that cannot be read is named and left out."""
-    found = []
+    """Reads the sweeps in a folder, oldest first; unreadable records are logged and left out."""
+    sweeps = []
     for path in list_folder(root, "*/sweep.json"):
         try:
-            found.append(read_sweep(path.parent))
+            sweeps.append(read_sweep(path.parent))
         except UserError as error:
             log.warning("%s", error)
-    yield from sorted(found, key=lambda sweep: sweep.started)
+    yield from sorted(sweeps, key=lambda sweep: sweep.started)

@@ -1,6 +1,6 @@
-"""What a job's process reports to the sweep that started it: in a file, so that nothing it prints is ever parsed.
+"""The report of a job: a file that its process writes for the sweep, so that no output has to be parsed.
 
-The sweep passes the file's path and its own process id by the environment; a process without them is in no sweep.
+The sweep passes the path of the file and its own process id in environment variables.
 """
 
 import json
@@ -18,8 +18,8 @@ from emorec.storage.atomic import write_json
 from emorec.training.processes import when_parent_ends
 
 JOB_VARIABLE = "EMOREC_JOB"  # path of the report
-PARENT_VARIABLE = "EMOREC_JOB_PARENT"  # process id of who waits for it
-GRACE_VARIABLE = "EMOREC_JOB_GRACE"  # seconds to save after the parent's death
+PARENT_VARIABLE = "EMOREC_JOB_PARENT"  # process id of the process that waits for the job
+GRACE_VARIABLE = "EMOREC_JOB_GRACE"  # seconds to save after the parent has ended
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +30,9 @@ class JobReport:
 
     Attributes:
         status: "finished", "skipped", "interrupted" or "failed".
-        run_id: its run.
-        metrics: {name: value} for the sweep's table.
-        error: why it failed.
+        run_id: id of its run.
+        metrics: {name: value} for the table of the sweep.
+        error: the error of a failed job.
     """
 
     status: str = "failed"
@@ -41,12 +41,12 @@ class JobReport:
     error: str | None = None
 
     def succeed(self, *, run_id: str, status: str, metrics: Mapping[str, float]) -> None:
-        """Notes the outcome of a run."""
+        """Records the outcome of a run."""
         self.status, self.run_id, self.metrics = status, run_id, dict(metrics)
 
 
 def read_report(path: Path) -> JobReport | None:
-    """The report of a job; `None` where it died before it wrote one."""
+    """Reads the report of a job; `None` if the job ended before it wrote one."""
     try:
         return JobReport(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
@@ -55,8 +55,8 @@ def read_report(path: Path) -> JobReport | None:
 
 @contextmanager
 def reporting() -> Iterator[JobReport]:
-    """In a job of a sweep, writes the yielded report when the block ends, however it ends, and ends the job soon after
-    the sweep has died. Processes that the job starts are no jobs: the variables are removed."""
+    """In a job of a sweep, writes the yielded report at the end of the block, also after an error, and ends the job if
+    the sweep dies. Removes the variables from the environment, as child processes of the job are no jobs."""
     path = os.environ.pop(JOB_VARIABLE, None)
     parent = os.environ.pop(PARENT_VARIABLE, None)
     grace = float(os.environ.pop(GRACE_VARIABLE, "30"))
@@ -79,19 +79,19 @@ def reporting() -> Iterator[JobReport]:
 def _write(path: Path, report: JobReport) -> None:
     try:
         write_json(path, asdict(report))
-    except OSError as error:  # the sweep sees the exit code all the same
+    except OSError as error:  # the sweep still gets the exit code
         log.warning("the report of this job could not be written: %s", error)
 
 
 def end_with_parent(parent: int, grace: float) -> None:
-    """Ends this process's group soon after its parent has ended: SIGTERM first, and SIGKILL `grace` seconds later."""
+    """Sends SIGTERM to this process group once its parent has ended, and SIGKILL `grace` seconds later."""
 
     def end() -> None:
-        log.warning("the sweep that started this job has died: saving and ending")
+        log.warning("the sweep that started this job has ended: the job saves and ends too")
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(OSError):
                 os.killpg(os.getpgrp(), number)
             time.sleep(grace)
 
-    if os.getpgrp() == os.getpid():  # else the group is not ours to end
+    if os.getpgrp() == os.getpid():  # otherwise the group has other processes
         when_parent_ends(end, parent)

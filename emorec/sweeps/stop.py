@@ -12,34 +12,34 @@ SIGNALS = (signal.SIGINT, signal.SIGHUP, *preemption.SIGNALS)
 
 
 class Stop:
-    """While its block runs, signals that would end this process are counted.
+    """A context manager that counts the signals which would end this process.
 
     Attributes:
-        raises: whether each also raises a `KeyboardInterrupt`; false while somebody looks at `count`.
-        count: how many have come.
-        received: the first.
+        raises: whether each signal also raises a `KeyboardInterrupt`; false for callers that check `count`.
+        count: number of signals received.
+        received: the first signal.
     """
 
     def __init__(self) -> None:
         self.raises = True
         self.count = 0
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._handlers: dict[signal.Signals, Any] = {}
 
     @property
     def exit_code(self) -> int:
-        """75 after a signal that asks for a later start; else what a shell expects of a process that was ended so."""
+        """75 after a preemption signal, else 128 + the signal's number, as of a shell."""
         return Preempted.exit_code if self.received in preemption.SIGNALS else 128 + (self.received or 0)
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-                    self._before[number] = signal.signal(number, self._count)
+                if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup
+                    self._handlers[number] = signal.signal(number, self._count)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _count(self, number: int, _: FrameType | None) -> None:

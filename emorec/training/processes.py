@@ -176,6 +176,7 @@ def _work(
     import torch
 
     import emorec
+
     main = importlib.import_module("emorec.cli").main  # a layer above this one
     from emorec.training.preemption import ignore_signals
     from emorec.training.threads import thread_limit

@@ -1,4 +1,4 @@
-"""The journal of a study, mended before it is read."""
+"""Repairs the journal of a study before it is read."""
 
 import json
 import logging
@@ -10,15 +10,15 @@ log = logging.getLogger(__name__)
 
 
 def drop_broken_lines(journal: Path) -> None:
-    """Removes what killed workers and full disks have left half written; Optuna would read nothing after it."""
+    """Removes lines that are incomplete after a kill or a full disk; Optuna could not read the lines after them."""
     try:
         lines = journal.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         return
-    whole = [line for line in lines if line.endswith(b"\n") and _is_json(line)]
-    if whole and len(whole) < len(lines):  # a file without any such line is no journal
-        log.warning("%s: %d lines were half written and are left out", journal, len(lines) - len(whole))
-        write_bytes(journal, b"".join(whole))
+    complete = [line for line in lines if line.endswith(b"\n") and _is_json(line)]
+    if complete and len(complete) < len(lines):  # a file without any complete line is no journal
+        log.warning("%s: removed %d incomplete lines", journal, len(lines) - len(complete))
+        write_bytes(journal, b"".join(complete))
 
 
 def _is_json(line: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""A search space: which overrides a study tries, and from which distributions it draws them."""
+"""The search space of a study: the overrides that it tries, and the distributions of their values."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from emorec.config.keys import OPERATIONAL
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-# What each distribution must have, and what it may have.
+# Arguments of the distributions.
 REQUIRED = {
     "uniform": ("low", "high"),
     "log_uniform": ("low", "high"),
@@ -18,8 +18,8 @@ REQUIRED = {
     "choice": ("values",),
 }
 OPTIONAL = {"uniform": ("step",), "integer": ("step", "log")}
-NOT_SEARCHED = OPERATIONAL | {"study", "search"}  # change no result
-OF_THE_CORPUS = ("dataset", "labels")  # scores on different data do not compare
+NOT_SEARCHED = OPERATIONAL | {"study", "search"}  # these change no result
+CORPUS_KEYS = ("dataset", "labels")  # scores on different data are not comparable
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class Entry:
     """One key of a search space.
 
     Attributes:
-        key: of the override, such as "optimizer.lr" or "encoder/text".
-        settings: `distribution` and what belongs to it, checked.
+        key: key of the override, such as "optimizer.lr" or "encoder/text".
+        settings: `distribution` and its arguments, checked.
     """
 
     key: str
     settings: dict[str, Any]
 
     def suggest(self, trial: "Trial") -> Any:
-        """Draws the value for a trial."""
+        """Draws a value for a trial."""
         settings = self.settings
         if settings["distribution"] == "choice":
             return trial.suggest_categorical(self.key, settings["values"])
@@ -46,18 +46,16 @@ class Entry:
 
 
 def parse_space(node: Mapping[str, Any], problems: list[str]) -> list[Entry]:
-    """The entries of a config's `search`.
+    """Parses `search` of a config.
 
     Args:
         node: {key: distribution}; keys may be nested.
-        problems: a line is added for everything that is not as it must be.
+        problems: a line is appended for each error.
     """
     entries: dict[str, Entry] = {}
     for key, settings in _leaves(node):
-        found = _problems(settings)
-        if key in entries:
-            found = [*found, "is given twice"]
-        problems += [f"search.{key}: {problem}" for problem in found]
+        repeated = ["is given twice"] if key in entries else []
+        problems += [f"search.{key}: {problem}" for problem in (*_problems(settings), *repeated)]
         entries[key] = Entry(key, dict(settings) if isinstance(settings, Mapping) else {})
     if not entries:
         problems.append("search: expected at least one key, got none")
@@ -71,24 +69,24 @@ def check_keys(
     groups: Mapping[str, str],
     given: Sequence[str],
 ) -> list[str]:
-    """What is wrong with the keys of a search space, a line each.
+    """Checks the keys of a search space and returns a line for each error.
 
     Args:
         entries: the search space.
-        config: what its values are laid over.
-        groups: {group: name} that the config was composed of.
-        given: keys of the command line.
+        config: the config whose values are searched.
+        groups: {group: name} of the composed config.
+        given: keys that the command line sets.
     """
     problems = []
     for entry in entries:
         key = entry.key
         top = key.partition(".")[0].partition("/")[0]
         if top in NOT_SEARCHED:
-            problem = "changes no result of a run, so there is nothing to search"
-        elif top in OF_THE_CORPUS:
-            problem = "scores on different data do not compare: tune for one corpus, split and label map"
+            problem = "changes no result of a run, so it cannot be searched"
+        elif top in CORPUS_KEYS:
+            problem = "scores on different data are not comparable: tune for one corpus, split and label map"
         elif key in given:
-            problem = f"is searched, and given on the command line too; leave one out (~search.{key})"
+            problem = f"is in the search space and on the command line; remove one of them (~search.{key})"
         else:
             problem = _not_settable(key, entry.settings, config, groups)
         if problem:
@@ -97,7 +95,7 @@ def check_keys(
 
 
 def hydra_override(key: str, value: Any) -> str:
-    """`key=value` in Hydra's grammar, for a primitive value."""
+    """`key=value` in Hydra's grammar; the value must be primitive."""
     if value is None or isinstance(value, bool):
         return f"{key}={'null' if value is None else str(value).lower()}"
     if isinstance(value, str):
@@ -106,24 +104,24 @@ def hydra_override(key: str, value: Any) -> str:
 
 
 def _not_settable(key: str, settings: Mapping[str, Any], config: Mapping[str, Any], groups: Mapping[str, str]) -> str:
-    """Why a key of the config cannot be given a value; empty where it can."""
+    """The reason why a key of the config cannot be set; empty if it can."""
     if key in groups:
         wrong = settings.get("distribution") != "choice"
-        return f"expected a choice of names, for it is a group, got {settings.get('distribution')!r}" if wrong else ""
+        return f"expected distribution: choice for a group, got {settings.get('distribution')!r}" if wrong else ""
     node: Any = config
     for part in key.split("."):
         if not isinstance(node, Mapping) or part not in node:
-            return f"expected a key or a group of the config, found none of that name (groups: {sorted(groups)})"
+            return f"expected a key or a group of the config, got an unknown name (groups: {sorted(groups)})"
         node = node[part]
+    if not isinstance(node, Mapping):
+        return ""
     group = key.replace(".", "/")
-    if isinstance(node, Mapping):
-        hint = f"; the group is written {group!r}" if group in groups else ""
-        return f"expected a single value in the config, found a mapping of {sorted(node)}{hint}"
-    return ""
+    hint = f"; write the group as {group!r}" if group in groups else ""
+    return f"expected a key of a single value, got a mapping of {sorted(node)}{hint}"
 
 
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, what it holds) of each distribution, or of what stands where one is expected."""
+    """(dotted key, value) of each distribution, or of another value in its position."""
     for key, value in node.items():
         inner = isinstance(value, Mapping) and "distribution" not in value and value
         if inner and all(isinstance(item, Mapping) for item in value.values()):
@@ -137,11 +135,9 @@ def _problems(settings: Any) -> list[str]:
         got = settings.get("distribution") if isinstance(settings, Mapping) else settings
         return [f"expected a distribution in {tuple(REQUIRED)}, got {got!r}"]
     kind = settings["distribution"]
-    takes = (*REQUIRED[kind], *OPTIONAL.get(kind, ()))
-    missing = [name for name in REQUIRED[kind] if name not in settings]
-    unknown = [str(name) for name in settings if name not in (*takes, "distribution")]
-    if missing or unknown:
-        return [f"expected {kind} with {', '.join(takes)}, got {', '.join(sorted(map(str, settings)))}"]
+    arguments = (*REQUIRED[kind], *OPTIONAL.get(kind, ()))
+    if not {"distribution", *REQUIRED[kind]} <= settings.keys() <= {"distribution", *arguments}:
+        return [f"expected {kind} with {', '.join(arguments)}, got {', '.join(sorted(map(str, settings)))}"]
     return _choice_problems(settings["values"]) if kind == "choice" else _range_problems(settings)
 
 
@@ -149,7 +145,7 @@ def _choice_problems(values: Any) -> list[str]:
     if not isinstance(values, list) or not values:
         return [f"expected values to be a list, got {values!r}"]
     problems = [
-        f"expected values to be numbers, words, true, false or null, got {value!r}"
+        f"expected values to be numbers, strings, true, false or null, got {value!r}"
         for value in values
         if not (value is None or isinstance(value, str | int | float))
     ]
@@ -159,10 +155,10 @@ def _choice_problems(values: Any) -> list[str]:
 
 def _range_problems(settings: Mapping[str, Any]) -> list[str]:
     kind, low, high, step = settings["distribution"], settings["low"], settings["high"], settings.get("step")
-    what = "whole numbers" if kind == "integer" else "numbers"
-    numbers = (low, high, *([] if step is None else [step]))
-    if not all(_is_number(value, whole=kind == "integer") for value in numbers):
-        return [f"expected low, high and step to be {what}, got {low!r}, {high!r}, {step!r}"]
+    whole = kind == "integer"
+    if not all(_is_number(value, whole=whole) for value in (low, high, 1 if step is None else step)):
+        numbers = "whole numbers" if whole else "numbers"
+        return [f"expected low, high and step to be {numbers}, got {low!r}, {high!r}, {step!r}"]
     log = settings.get("log", False)
     if not isinstance(log, bool):
         return [f"expected log to be true or false, got {log!r}"]

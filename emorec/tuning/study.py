@@ -1,8 +1,8 @@
-"""A study: trials of a search space in a journal that many workers share, on one machine or on several.
+"""A study: trials of a search space in a journal that several workers share, on one machine or on many.
 
-The journal is a file that is only appended to, under a lock that holds on network disks. Whatever has to be decided
-together (who makes the next trial, which worker is dead) is decided under a claim of the study's folder, so that
-there are exactly as many trials as asked for. Each worker holds a lease; a trial whose worker has none is given up.
+The journal is an append-only file with a lock that works on network disks. Workers claim the study's folder to start a
+trial or to replace a dead worker's, so that there are exactly as many trials as asked for. Each worker holds a lease; a
+running trial whose worker holds none is given up.
 """
 
 import json
@@ -29,35 +29,37 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal.log"
-ATTEMPTS = 3  # of a trial whose worker dies each time
-WAIT_SECONDS = 0.5  # between two looks at the trials of other workers
+ATTEMPTS = 3  # attempts at a trial whose workers die
+WAIT_SECONDS = 0.5  # between two checks of the trials of other workers
 
 
 def require_optuna() -> None:
-    """Makes Optuna quiet.
+    """Imports Optuna and silences its log.
 
     Raises:
-        UserError: it is not installed.
+        UserError: Optuna is not installed.
     """
     try:
         import optuna
     except ImportError as error:
-        raise UserError(f"expected Optuna, for tuning needs it: pip install 'emorec[sweep]' ({error})") from error
+        raise UserError(
+            f"expected Optuna for tuning, which is not installed: pip install 'emorec[sweep]' ({error})"
+        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Study:
-    """One worker's view of a study; a context manager.
+    """A study as one worker sees it; a context manager.
 
     Args:
-        folder: of the study; it is there from the first worker on.
-        settings: of this worker.
+        folder: folder of the study; the first worker creates it.
+        settings: settings of this worker.
         direction: "max" or "min".
-        definition: {part: {key: value}}; what has to be the same for all workers, primitives only.
-        stale_after: seconds without a sign of life after which a worker on another host is taken to be dead.
+        definition: {part: {key: primitive value}} that must be equal for all workers.
+        stale_after: seconds without a heartbeat after which a worker on another host counts as dead.
 
     Raises:
-        UserError: the study was begun with another definition, or its journal is broken.
+        UserError: the study was started with another definition, or its journal is broken.
     """
 
     def __init__(
@@ -74,15 +76,15 @@ class Study:
         self._deadline = math.inf if settings.timeout is None else time.monotonic() + settings.timeout
         self._workers = make_folder(folder / "workers")
         self._watches: dict[str, Watch] = {}
-        with self._alone():
+        with self._claim():
             first = not in_use(self._workers, time_at(self._workers))
-            self._study = self._open(mends=first)
+            self._study = self._open(repair=first)
             self._check(json.loads(json.dumps(definition)))
             if first:
                 self._retry_failed()
         lease = take_lease(self._workers)
         if lease is None:
-            raise UserError(f"expected a folder that can be written, got {self._workers}")
+            raise UserError(f"expected a writable folder, got {self._workers}")
         self._lease = lease
 
     def __enter__(self) -> "Study":
@@ -91,18 +93,18 @@ class Study:
     def __exit__(self, *_: object) -> None:
         self._lease.release()
 
-    def _alone(self) -> Claim:
-        """Held while something is decided for all workers."""
+    def _claim(self) -> Claim:
+        """Claims the study, so that only one worker at a time changes it."""
         claim = acquire(self.folder / "study.claim", stale_after=self.stale_after, poll=0.05)
         assert claim is not None
         return claim
 
-    def _open(self, *, mends: bool) -> "optuna.Study":
+    def _open(self, *, repair: bool) -> "optuna.Study":
         import optuna
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
         path = self.folder / JOURNAL
-        if mends:
+        if repair:
             drop_broken_lines(path)
         try:
             storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
@@ -115,7 +117,7 @@ class Study:
             )
         except (ValueError, KeyError) as error:
             raise UserError(f"expected the journal of a study in {path}, got {error}") from error
-        with suppress(PermissionError):  # another user's file, who has done it
+        with suppress(PermissionError):  # the file is another user's, whose process has set the mode
             follow_folder_mode(path)
         return study
 
@@ -130,39 +132,39 @@ class Study:
         return pruners.NopPruner()
 
     def _check(self, definition: dict[str, dict[str, Any]]) -> None:
-        """Compares the definition with that of the study, or gives it to a new one."""
+        """Compares the definition with that of the study, or stores it in a new study."""
         stored = self._study.user_attrs.get("definition")
         if stored is None:
             self._study.set_user_attr("definition", definition)
             return
         problems = [
-            f"{part}: {key} is {there.get(key, 'not set')!r} in the study, {here.get(key, 'not set')!r} here"
+            f"{part}: {key} is {old.get(key, 'not set')!r} in the study, {new.get(key, 'not set')!r} here"
             for part in {**stored, **definition}
-            for there, here in [(stored.get(part, {}), definition.get(part, {}))]
-            for key in {**there, **here}
-            if there.get(key, _NOTHING) != here.get(key, _NOTHING)
+            for old, new in [(stored.get(part, {}), definition.get(part, {}))]
+            for key in {**old, **new}
+            if old.get(key, _NOTHING) != new.get(key, _NOTHING)
         ]
-        raise_problems(f"study {self.settings.name} was begun with another config; give this one a new name", problems)
+        raise_problems(f"study {self.settings.name} has another config; choose a new study.name", problems)
 
     def ask(self, entries: Sequence[Entry]) -> "Trial | None":
-        """The next trial, with its values drawn; `None` once there are enough trials, or the time is over.
+        """Starts the next trial and draws its values; `None` once there are enough trials, or after the timeout.
 
-        Waits while the last trials are those of other workers, one of which may die.
+        Waits while other workers run the last trials, as one of them may die.
         """
-        told = False
+        is_waiting = False
         while time.monotonic() < self._deadline:
-            with self._alone():
-                self._give_up_of_the_dead()
+            with self._claim():
+                self._give_up_dead_workers()
                 finished, running = self.finished(), self._of_state("RUNNING")
                 if len(finished) >= self.settings.trials:
                     return None
                 if len(finished) + len(running) < self.settings.trials:
                     return self._new_trial(entries)
-            if not told:
+            if not is_waiting:
                 log.info("waiting for %d trial(s) of other workers", len(running))
-                told = True
+                is_waiting = True
             time.sleep(WAIT_SECONDS)
-        log.info("the time of this worker is over (study.timeout=%s)", self.settings.timeout)
+        log.info("this worker has reached its timeout (study.timeout=%s)", self.settings.timeout)
         return None
 
     def _new_trial(self, entries: Sequence[Entry]) -> "Trial":
@@ -171,7 +173,7 @@ class Study:
 
         others = len(self._given_up()) + len(self._of_state("WAITING"))
         number = len(self._study.get_trials(deepcopy=False)) - others
-        # a seed for each trial: who draws which does not matter, and no interruption
+        # One seed a trial: which worker draws it, and interruptions, do not change the values.
         seed = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
         self._study.sampler = TPESampler(seed=seed, n_startup_trials=self.settings.startup, constant_liar=True)
         trial = self._study.ask()
@@ -181,9 +183,9 @@ class Study:
             entry.suggest(trial)
         return trial
 
-    def _give_up_of_the_dead(self) -> None:
+    def _give_up_dead_workers(self) -> None:
         for trial in self._of_state("RUNNING"):
-            if self._is_gone(trial.user_attrs.get("worker")):
+            if self._is_dead(trial.user_attrs.get("worker")):
                 attempt = trial.user_attrs.get("attempt", 1)
                 process = trial.user_attrs.get("process", "its worker")
                 log.warning("trial %d: %s ended without finishing it", trial.number, process)
@@ -192,7 +194,7 @@ class Study:
                 else:
                     self._study.tell(trial.number, state=_state("FAIL"), skip_if_finished=True)
 
-    def _is_gone(self, worker: str | None) -> bool:
+    def _is_dead(self, worker: str | None) -> bool:
         if worker is None or not (self._workers / worker).exists():
             return True
         if worker not in self._watches:
@@ -200,22 +202,22 @@ class Study:
         return self._watches[worker].stale()
 
     def give_up(self, trial: "Trial") -> None:
-        """Leaves a trial of ours, which was interrupted, to whoever comes next."""
-        with self._alone():
+        """Queues the values of this worker's interrupted trial for another trial."""
+        with self._claim():
             (frozen,) = [item for item in self._study.get_trials(deepcopy=False) if item.number == trial.number]
             if not frozen.state.is_finished():
                 self._give_up(frozen, attempt=trial.user_attrs.get("attempt", 1))
 
     def _retry_failed(self) -> None:
-        """Queues what broke in an earlier start anew, for the reason may be gone: a full disk, a missing GPU."""
+        """Queues trials that failed in an earlier start again, as the cause may be gone: a full disk, a missing GPU."""
         given_up = set(self._given_up())
         for trial in self._of_state("FAIL"):
             if trial.number not in given_up:
-                log.info("trial %d failed in an earlier start and is tried again", trial.number)
+                log.info("trial %d failed in an earlier start: its values are tried again", trial.number)
                 self._give_up(trial, attempt=1)
 
     def _give_up(self, trial: "FrozenTrial", *, attempt: int) -> None:
-        """Marks a trial as failed, which does not count, and queues its values anew."""
+        """Marks a trial as failed without counting it, and queues its values again."""
         self._study.set_user_attr("given_up", sorted({*self._given_up(), trial.number}))
         self._study.tell(trial.number, state=_state("FAIL"), skip_if_finished=True)
         self._study.enqueue_trial(trial.params, user_attrs={"attempt": attempt, "again": trial.number})
@@ -227,34 +229,37 @@ class Study:
         return self._study.get_trials(deepcopy=False, states=(_state(name),))
 
     def finished(self) -> list["FrozenTrial"]:
-        """The trials that count: complete, pruned, or failed by themselves."""
+        """The trials that count: complete, pruned, or failed without being given up."""
         given_up = set(self._given_up())
         trials = self._study.get_trials(deepcopy=False)
         return [trial for trial in trials if trial.state.is_finished() and trial.number not in given_up]
 
     def complete(self) -> list["FrozenTrial"]:
-        """The trials that have a value, best first; of equals the earlier."""
+        """The trials with a value, best first; of equal ones the earlier first."""
         sign = -1 if self.direction == "max" else 1
         return sorted(self._of_state("COMPLETE"), key=lambda trial: (sign * (trial.value or 0.0), trial.number))
 
     def tell(self, trial: "Trial", value: float, run_id: str) -> None:
         """Ends a trial with its value."""
-        with suppress(RuntimeError):  # another worker has given the trial up in the meantime
-            trial.set_user_attr("run_id", run_id)
+        _note(trial, "run_id", run_id)
         self._study.tell(trial.number, value, skip_if_finished=True)
 
     def tell_pruned(self, trial: "Trial") -> None:
-        """Ends a trial that was stopped early."""
+        """Ends a trial that was pruned."""
         self._study.tell(trial.number, state=_state("PRUNED"), skip_if_finished=True)
 
     def tell_failed(self, trial: "Trial", error: str) -> None:
-        """Ends a trial that broke."""
-        with suppress(RuntimeError):  # another worker has given the trial up in the meantime
-            trial.set_user_attr("error", error)
+        """Ends a trial with an error."""
+        _note(trial, "error", error)
         self._study.tell(trial.number, state=_state("FAIL"), skip_if_finished=True)
 
 
 _NOTHING = object()
+
+
+def _note(trial: "Trial", key: str, value: str) -> None:
+    with suppress(RuntimeError):  # another worker has given the trial up in the meantime
+        trial.set_user_attr(key, value)
 
 
 def _state(name: str) -> "optuna.trial.TrialState":

@@ -105,6 +105,7 @@ def _checked_space(composer: Composer[TuneConfig], base: Composed[TuneConfig]) -
     """
     line, values, problems = composer.line, base.values, list[str]()
     build(TuneConfig, values, "", problems)
+    is_valid = not problems  # else each value of the search space would be refused as well
     name = str(values["study"].get("name"))
     folders = [config_folder(), *([Path(line.config_dir)] if line.config_dir else [])]
     taken = [path for folder in folders if (path := folder / "experiment" / f"{name}.yaml").is_file()]
@@ -116,7 +117,7 @@ def _checked_space(composer: Composer[TuneConfig], base: Composed[TuneConfig]) -
     wrong = check_keys(entries, config=_without_own(values), groups=groups, given=given)
     reported = {message.partition(":")[0] for message in (*problems, *wrong)}
     sound = [entry for entry in entries if f"search.{entry.key}" not in reported]
-    refused = _refused_values(composer, sound) if not problems else []
+    refused = _refused_values(composer, sound) if is_valid else []
     raise_problems("the study", [*problems, *wrong, *refused])
     return entries
 

@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks.figure import Figure, emorec, interleaved
+from tests.benchmarks.figure import Figure, emorec, interleaved, seconds
 from tests.benchmarks.synthetic import Synthetic
-from tests.benchmarks.training import FLAGS
+from tests.benchmarks.training import FLAGS, HEAD
 
 LARGE = [
     "dataset=synthetic",
@@ -32,6 +32,19 @@ def cli_help(*, rounds: int = 9) -> Figure:
     """`emorec --help` against `python -c pass`."""
     own, peer = interleaved(lambda: _process("-m", "emorec", "--help"), lambda: _process("-c", "pass"), rounds=rounds)
     return Figure("cli_help_vs_python", own / peer, "ratio", "<= 6", f"{own * 1e3:.0f} ms against {peer * 1e3:.0f}")
+
+
+def warm_run(root: Path, *, rounds: int = 5) -> Figure:
+    """A run of one epoch with all features stored, against a process that only imports torch and Lightning."""
+    environment = {**os.environ, "EMOREC_ROOT": str(root)}
+    number = iter(range(5000, 6000))
+    words = [*HEAD, "trainer.max_epochs=1"]
+    own, peer = interleaved(
+        lambda: seconds(lambda: emorec("train", *words, f"seed={next(number)}", *FLAGS, env=environment)),
+        lambda: _process("-c", "import torch, lightning.pytorch"),
+        rounds=rounds,
+    )
+    return Figure("warm_run_vs_imports", own / peer, "ratio", "<= 1.4", f"{own:.1f} s against {peer:.1f} s")
 
 
 def warm_start(root: Path, *, rounds: int = 3) -> list[Figure]:

@@ -113,7 +113,7 @@ def test_a_pickle_instead_of_weights_is_not_unpickled(
     weights.unlink()
     weights.write_bytes(content)
     assert main(["evaluate", f"run={path.parent.name}"]) == 2
-    assert "got others: the file is damaged" in capsys.readouterr().err
+    assert "got another: the file is damaged" in capsys.readouterr().err
     record = json.loads(path.read_text())
     record["weights"]["head"] = digest
     path.write_text(json.dumps(record))

@@ -101,7 +101,7 @@ def make_example(tmp_path: Path) -> MakeExample:
             splits={split: [item for item in utterances if item.split == split] for split in SPLITS},
             task=TASK,
             readers=readers,
-            places={split: torch.arange(bounds[index], bounds[index + 1]) for index, split in enumerate(SPLITS)},
+            indices={split: torch.arange(bounds[index], bounds[index + 1]) for index, split in enumerate(SPLITS)},
             batch_size=batch_size,
             seed=seed,
         )

@@ -4,6 +4,7 @@ import copy
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from emorec.errors import UserError
+from emorec.reporting import report
 from emorec.reporting.aggregate import Group, Run, distinction, distinctions, finished_runs, grouped, matching
-from emorec.reporting.report import groups_csv, runs_csv, tables_of
+from emorec.reporting.report import groups_csv, runs_csv, tables_of, write_report
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
 from emorec.runs.identity import identify
 
@@ -170,15 +172,14 @@ def test_a_metric_that_one_run_of_a_group_lacks_is_no_score(store: CheckpointSto
 def test_the_best_group_by_validation_comes_first_whatever_its_test_score(
     store: CheckpointStore, direction: str, order: list[float]
 ) -> None:
-    for place, score in enumerate((0.5, 0.75, 0.25)):
+    for index, score in enumerate((0.5, 0.75, 0.25)):
         publish(
             store,
-            {"optimizer.lr": 0.1 * (place + 1)},
+            {"optimizer.lr": 0.1 * (index + 1)},
             metrics={"val/uar": score, "test/uar": 1 - score},
             task={"direction": direction},
         )
-    found = [group.score("val/uar") for group in groups_of(store)]
-    assert found == [(score, None) for score in order]
+    assert [group.score("val/uar") for group in groups_of(store)] == [(score, None) for score in order]
 
 
 @pytest.mark.parametrize("direction", ["max", "min"])
@@ -186,6 +187,28 @@ def test_a_group_without_a_validation_score_comes_last(store: CheckpointStore, d
     publish(store, {"optimizer.lr": 0.1}, metrics={}, task={"direction": direction})
     publish(store, {"optimizer.lr": 0.2}, metrics={"val/uar": 0.5}, task={"direction": direction})
     assert [group.score("val/uar") for group in groups_of(store)] == [(0.5, None), None]
+
+
+@pytest.mark.parametrize("direction", ["max", "min"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_group_with_a_score_that_is_not_finite_comes_last_and_is_not_the_best(
+    store: CheckpointStore, direction: str, value: float
+) -> None:
+    for seed, score in enumerate((0.5, value)):
+        publish(store, {"seed": seed, "optimizer.lr": 0.1}, metrics={"val/uar": score}, task={"direction": direction})
+    for rate in (0.2, 0.3):
+        publish(store, {"optimizer.lr": rate}, metrics={"val/uar": rate}, task={"direction": direction})
+    groups = groups_of(store)
+    assert groups[-1].score("val/uar") is None
+    assert [group.score("val/uar") is None for group in groups] == [False, False, True]
+    assert [row[-1].strip("| ") for row in table_rows(tables_of(groups))[1:]] == ["**best**", "", ""]
+    assert [row["val/uar/mean"] for row in csv.DictReader(io.StringIO(groups_csv(groups)))][-1] == ""
+
+
+def test_no_group_is_the_best_if_none_has_a_validation_score(store: CheckpointStore) -> None:
+    for rate in (0.1, 0.2):
+        publish(store, {"optimizer.lr": rate}, metrics={"val/uar": math.nan})
+    assert "best" not in tables_of(groups_of(store))
 
 
 # ----------------------------------------------------------------------------------------- distinctions
@@ -196,8 +219,8 @@ def test_only_what_differs_is_named_and_choices_come_first(store: CheckpointStor
     publish(store, GATED, choices={"fusion": "gated"})
     groups = groups_of(store)
     assert distinctions(groups) == ["fusion", "optimizer.lr"]
-    told = {tuple(distinction(group, key) for key in distinctions(groups)) for group in groups}
-    assert told == {("concat", "0.01"), ("gated", "0.001")}
+    values = {tuple(distinction(group, key) for key in distinctions(groups)) for group in groups}
+    assert values == {("concat", "0.01"), ("gated", "0.001")}
 
 
 def test_groups_that_are_alone_or_alike_have_no_distinctions(store: CheckpointStore) -> None:
@@ -250,7 +273,7 @@ def varied(store: CheckpointStore) -> list[Run]:
 
 
 @pytest.mark.parametrize(
-    ("filters", "found"),
+    ("filters", "expected"),
     [
         ({}, [("concat", 0), ("gated", 0), ("concat", 1), ("gated", 1)]),
         ({"fusion": ["gated"]}, [("gated", 0), ("gated", 1)]),
@@ -263,10 +286,10 @@ def varied(store: CheckpointStore) -> list[Run]:
     ],
 )
 def test_runs_are_chosen_by_what_was_composed_and_by_values_of_the_config(
-    varied: list[Run], filters: dict[str, list[str]], found: list[tuple[str, int]]
+    varied: list[Run], filters: dict[str, list[str]], expected: list[tuple[str, int]]
 ) -> None:
     chosen = matching(varied, filters)
-    assert [(run.record.choices["fusion"], run.record.seed) for run in chosen] == found
+    assert [(run.record.choices["fusion"], run.record.seed) for run in chosen] == expected
 
 
 @pytest.mark.parametrize(("key", "value"), [("trainer.deterministic", "true"), ("dataset.limit", "null")])
@@ -295,7 +318,7 @@ def table_rows(text: str) -> list[list[str]]:
 
 
 def test_contests_are_separate_tables_each_with_its_own_best(store: CheckpointStore) -> None:
-    for place, (dataset, protocol, task) in enumerate(
+    for index, (dataset, protocol, task) in enumerate(
         [
             ("demo", "held_out_speakers", "emotion"),
             ("meld", "official", "emotion"),
@@ -306,8 +329,8 @@ def test_contests_are_separate_tables_each_with_its_own_best(store: CheckpointSt
         for rate in (0.01, 0.1):
             publish(
                 store,
-                {"optimizer.lr": rate, "dataset.limit": place},
-                metrics={"val/uar": 0.125 * place + rate},
+                {"optimizer.lr": rate, "dataset.limit": index},
+                metrics={"val/uar": 0.125 * index + rate},
                 data={"dataset": dataset, "protocol": protocol},
                 task={"name": task},
                 choices={"dataset": dataset},
@@ -326,17 +349,17 @@ def test_contests_are_separate_tables_each_with_its_own_best(store: CheckpointSt
         assert [row[-1].strip("| ") for row in rows] == ["**best**", ""]
 
 
-def test_a_row_tells_seeds_folds_and_scores(store: CheckpointStore) -> None:
+def test_a_row_shows_seeds_folds_and_scores(store: CheckpointStore) -> None:
     for seed in (0, 1, 2):
         for fold, score in ((0, 0.5), (3, 0.75)):
             publish(store, {"seed": seed, "dataset.fold": fold}, metrics={"val/uar": score})
     (group,) = groups_of(store)
     header, row = table_rows(tables_of([group]))
-    found = dict(zip(header, row, strict=True))
-    assert (found["n"], found["seeds"], found["folds"]) == ("6", "0–2", "0, 3")
+    cells = dict(zip(header, row, strict=True))
+    assert (cells["n"], cells["seeds"], cells["folds"]) == ("6", "0–2", "0, 3")
     # deviations ±0.125: variance 6 × 0.015625 / 5 = 0.01875
-    assert found["val/uar"] == "0.625 ± 0.137"
-    assert found["test/uar"] == "–"
+    assert cells["val/uar"] == "0.625 ± 0.137"
+    assert cells["test/uar"] == "–"
     assert "best" not in row[-1], "a single group is not the best of anything"
 
 
@@ -364,3 +387,33 @@ def test_the_tables_for_machines_hold_every_group_and_every_run(store: Checkpoin
     ]
     assert len({row["run_id"] for row in runs}) == 4
     assert len({row["group_id"] for row in runs}) == 2
+
+
+# ----------------------------------------------------------------------------------------------- report
+
+
+def test_a_report_replaces_the_figures_of_an_earlier_one_only_when_it_is_written(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = publish(store, metrics={"val/uar": 0.5, "val/confusion": [[3, 1], [0, 4]]})
+    history = "epoch,train/loss,val/loss,val/uar\n0,0.5,0.6,0.4\n1,0.4,nan,0.5\n"
+    (store.folder(run_id) / "history.csv").write_text(history)
+    folder = tmp_path / "report"
+    earlier = folder / "figures" / "curves_earlier.png"
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
+    groups = groups_of(store)
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(report, "write_text", fail)
+        with pytest.raises(OSError, match="no space left"):
+            write_report(folder, groups)
+    assert earlier.exists()
+    assert write_report(folder, groups) == tables_of(groups)
+    text, group_id = (folder / "report.md").read_text(), groups[0].group_id
+    names = {f"confusion_{group_id}.png", f"curves_{group_id}.png"}
+    assert {path.name for path in earlier.parent.iterdir()} == names
+    assert all(f"(figures/{name})" in text for name in names)

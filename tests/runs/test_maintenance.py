@@ -1,4 +1,4 @@
-"""Clean-ups of runs and weights take nothing that a run links to; an export stands on its own."""
+"""Maintenance never removes weights that a run links to; an export needs no store."""
 
 import json
 import os
@@ -33,9 +33,9 @@ def store(tmp_path: Path) -> CheckpointStore:
 
 
 def read(store: CheckpointStore, run_id: str) -> RunRecord:
-    found = store.read(run_id)
-    assert found is not None
-    return found
+    stored = store.read(run_id)
+    assert stored is not None
+    return stored
 
 
 def blob(store: CheckpointStore, run_id: str, component: str) -> Path:
@@ -90,7 +90,7 @@ def test_damaged_weights_are_named(store: CheckpointStore) -> None:
     damaged = blob(store, FIRST, "head")
     flip_a_bit(damaged)
     assert verify(store) == {f"weights/{damaged.name}": "the content does not match its digest"}
-    assert damaged.exists(), "weights cannot be made anew"
+    assert damaged.exists(), "weights cannot be computed again"
 
 
 def test_links_that_lead_nowhere_are_named_for_each_run(store: CheckpointStore) -> None:
@@ -124,15 +124,15 @@ def test_a_copy_in_place_of_a_link_is_as_good_until_it_is_damaged(store: Checkpo
 # ------------------------------------------------------------------------------------- collect_weights
 
 
-def test_weights_that_no_run_links_to_go_and_linked_ones_stay(store: CheckpointStore) -> None:
+def test_weights_that_no_run_links_to_are_removed_and_linked_ones_stay(store: CheckpointStore) -> None:
     loose, size = blob(store, FIRST, "head"), blob(store, FIRST, "head").stat().st_size
     shutil.rmtree(store.folder(FIRST))
     grow_old(store, 2 * GRACE_SECONDS)
     before = tree(store.root)
-    told = collect_weights(store, act=False)
-    assert (told.removed, told.bytes, told.kept) == ([loose.name], size, 2)
+    planned = collect_weights(store, act=False)
+    assert (planned.removed, planned.bytes, planned.kept) == ([loose.name], size, 2)
     assert tree(store.root) == before
-    assert collect_weights(store, act=True) == told
+    assert collect_weights(store, act=True) == planned
     assert not loose.exists()
     assert verify(store) == {}
     assert store.load(read(store, SECOND)).keys() == {"head", "fusion"}
@@ -143,12 +143,12 @@ def test_weights_that_no_run_links_to_go_and_linked_ones_stay(store: CheckpointS
     ("age", "grace", "gone"),
     [(GRACE_SECONDS / 2, GRACE_SECONDS, 0), (GRACE_SECONDS * 2, GRACE_SECONDS, 3), (90.0, 60.0, 3), (30.0, 60.0, 0)],
 )
-def test_weights_that_were_touched_of_late_stay(store: CheckpointStore, age: float, grace: float, gone: int) -> None:
+def test_weights_that_were_touched_recently_stay(store: CheckpointStore, age: float, grace: float, gone: int) -> None:
     for run_id in (FIRST, SECOND):
         shutil.rmtree(store.folder(run_id))
     grow_old(store, age)
-    found = collect_weights(store, grace=grace, act=True)
-    assert (len(found.removed), found.kept) == (gone, 3 - gone)
+    result = collect_weights(store, grace=grace, act=True)
+    assert (len(result.removed), result.kept) == (gone, 3 - gone)
     assert len(list((store.root / "weights").iterdir())) == 3 - gone
 
 
@@ -181,20 +181,20 @@ def test_a_link_among_the_weights_and_a_file_of_another_kind_are_left_alone(
 
 
 @pytest.mark.parametrize("act", [False, True])
-def test_what_a_killed_writer_left_goes_with_a_clean_up_that_acts(store: CheckpointStore, act: bool) -> None:
+def test_files_of_a_killed_writer_are_removed_by_a_collection_that_acts(store: CheckpointStore, act: bool) -> None:
     left, fresh = store.root / "weights" / ".old.tmp", store.root / "weights" / ".fresh.tmp"
     left.touch()
     grow_old(store, 2 * GRACE_SECONDS)
     fresh.touch()
     collect_weights(store, act=act)
     assert left.exists() is not act
-    assert fresh.exists(), "somebody may be writing it"
+    assert fresh.exists(), "a process may be writing it"
 
 
 # ------------------------------------------------------------------------------------------ remove_run
 
 
-def test_removing_a_run_tells_its_files_and_acts_only_when_asked(store: CheckpointStore) -> None:
+def test_removing_a_run_lists_its_files_and_acts_only_when_asked(store: CheckpointStore) -> None:
     before = tree(store.root)
     names = remove_run(store, read(store, FIRST), act=False)
     assert names == ["metrics.json", "model/fusion.safetensors", "model/head.safetensors", "run.json"]
@@ -215,11 +215,11 @@ def test_removing_a_run_follows_no_link(store: CheckpointStore, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("act", [False, True])
-def test_a_run_that_somebody_runs_is_not_removed(store: CheckpointStore, act: bool) -> None:
+def test_a_run_that_a_process_trains_is_not_removed(store: CheckpointStore, act: bool) -> None:
     before = tree(store.root)
     claim = try_claim(store.folder(FIRST) / CLAIM)
     assert claim is not None
-    with claim, pytest.raises(UserError, match="nobody runs") as caught:
+    with claim, pytest.raises(UserError, match="no process trains") as caught:
         remove_run(store, read(store, FIRST), act=act)
     assert FIRST in str(caught.value)
     assert tree(store.root) == before
@@ -235,7 +235,7 @@ def test_a_run_whose_process_was_killed_can_be_removed(store: CheckpointStore) -
 # ------------------------------------------------------------------------------------------ export_run
 
 
-def test_an_export_stands_on_its_own(store: CheckpointStore, tmp_path: Path) -> None:
+def test_an_export_needs_no_store(store: CheckpointStore, tmp_path: Path) -> None:
     kept, target = read(store, FIRST), tmp_path / "new" / "export"
     wanted = {path.name: path.read_bytes() for path in (store.folder(FIRST) / "model").iterdir()}
     export_run(store, kept, target)
@@ -252,7 +252,7 @@ def test_an_export_stands_on_its_own(store: CheckpointStore, tmp_path: Path) -> 
     assert CheckpointStore(target.parent).load(replace(kept, run_id="export")).keys() == WEIGHTS.keys()
 
 
-def test_an_export_leaves_out_what_only_a_running_run_needs(store: CheckpointStore, tmp_path: Path) -> None:
+def test_an_export_leaves_out_the_files_of_a_running_training(store: CheckpointStore, tmp_path: Path) -> None:
     folder = store.folder(FIRST)
     (folder / "resume").mkdir()
     for name in (CLAIM, "resume/000000000001-abc.ckpt", ".run.json.0.tmp"):
@@ -262,7 +262,7 @@ def test_an_export_leaves_out_what_only_a_running_run_needs(store: CheckpointSto
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
-def test_an_export_refuses_a_target_that_is_there(
+def test_an_export_refuses_an_existing_target(
     store: CheckpointStore, tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     make(tmp_path / "export")

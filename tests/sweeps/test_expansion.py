@@ -1,4 +1,4 @@
-"""Which jobs a command line stands for."""
+"""The jobs of a command line."""
 
 import pytest
 
@@ -16,12 +16,12 @@ def test_a_multirun_is_the_product_of_all_values() -> None:
     ]
 
 
-def test_an_override_that_does_not_parse_is_told() -> None:
+def test_an_override_that_does_not_parse_is_reported() -> None:
     with pytest.raises(UserError, match="seed"):
         expand(["seed=choice("])
 
 
-def test_all_folds_take_the_place_of_the_word() -> None:
+def test_fold_all_is_replaced_by_one_job_for_each_fold() -> None:
     jobs = expand_folds(["seed=1", "++dataset.fold=all"], 3)
     assert jobs == [["seed=1", f"dataset.fold={fold}"] for fold in range(3)]
 

@@ -164,7 +164,8 @@ def test_a_job_ends_soon_after_the_sweep_was_killed(tmp_path: Path) -> None:
     sweep = (
         "import sys, time; from pathlib import Path; from emorec.sweeps import process\n"
         "process.fresh_command = list\n"
-        f"process.JobProcess([sys.executable, '-c', {job!r}], report=None, log=Path('log.txt'), environment={{}}, grace=1)\n"
+        f"words = [sys.executable, '-c', {job!r}]\n"
+        "process.JobProcess(words, report=None, log=Path('log.txt'), environment={}, grace=1)\n"
         "time.sleep(600)"
     )
     repository = Path(__file__).resolve().parents[2]

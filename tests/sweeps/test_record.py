@@ -14,7 +14,7 @@ from emorec.errors import UserError
 from emorec.storage.atomic import write_json
 from emorec.storage.claims import read_holder, this_process
 from emorec.sweeps.display import Display, job_cells, summary
-from emorec.sweeps.launcher import judge
+from emorec.sweeps.launcher import status_of
 from emorec.sweeps.record import JobRecord, SweepRecord, all_sweeps, read_sweep
 from emorec.sweeps.report import JobReport
 
@@ -66,7 +66,7 @@ FAILED = JobReport("failed", error="ValueError: boom")
 
 
 @pytest.mark.parametrize(
-    ("report", "code", "stopped", "why", "wanted"),
+    ("report", "code", "stopped", "reason", "wanted"),
     [
         (FINISHED, 0, False, None, ("finished", None)),
         (FINISHED, -15, True, None, ("finished", None)),
@@ -81,10 +81,10 @@ FAILED = JobReport("failed", error="ValueError: boom")
         (None, -15, True, None, ("interrupted", None)),
     ],
 )
-def test_what_becomes_of_a_job_is_judged_by_its_report_and_its_end(
-    report: JobReport | None, code: int, stopped: bool, why: str | None, wanted: tuple[str, str | None]
+def test_the_status_of_a_job_follows_from_its_report_and_its_exit_code(
+    report: JobReport | None, code: int, stopped: bool, reason: str | None, wanted: tuple[str, str | None]
 ) -> None:
-    assert judge(report, code, stopped=stopped, why=why) == wanted
+    assert status_of(report, code, stopped=stopped, reason=reason) == wanted
 
 
 def test_a_table_has_a_column_for_each_metric_and_a_summary() -> None:
@@ -101,11 +101,11 @@ def test_the_live_table_shows_what_runs_and_what_has_ended() -> None:
     jobs = [ended, JobRecord(2, ["seed=1", "tags=[b]"], "running"), JobRecord(3, ["seed=2", "tags=[c]"])]
     screen = StringIO()
     Console(file=screen, width=80).print(Display(jobs, live=True)._table())
-    told = screen.getvalue()
-    assert "0123456789ab" in told
-    assert "tags=[b]" in told
-    assert "tags=[c]" not in told
-    assert "1 finished, 1 running, 1 waiting" in told
+    shown = screen.getvalue()
+    assert "0123456789ab" in shown
+    assert "tags=[b]" in shown
+    assert "tags=[c]" not in shown
+    assert "1 finished, 1 running, 1 waiting" in shown
 
 
 def test_a_sweep_of_another_host_is_taken_over_once_it_shows_no_sign_of_life(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_sweep_goes_on_from_its_record(tmp_path: Path) -> None:
     before.write()
     jobs = [JobRecord(number, [f"seed={seed}"]) for number, seed in enumerate((5, 2, 1), 1)]
     sweep = SweepRecord(before.folder, "one", "local", jobs)
-    sweep.recall()
+    sweep.resume()
     assert [(job.number, job.status) for job in sweep.jobs] == [(4, "waiting"), (2, "waiting"), (1, "finished")]
     assert (jobs[2].seconds, jobs[2].log, jobs[2].run_id) == (7.0, "logs/1.txt", "abc")
     assert (jobs[1].seconds, jobs[1].error) == (0.0, None)

@@ -14,38 +14,20 @@ import pytest
 from emorec.cli import main
 from emorec.errors import Preempted
 from tests.conftest import emorec_process, processes_of
+from tests.sweeps.faulty_loss import FaultyCrossEntropy
 
 WORDS = [("happy", 1), ("sad", 2), ("happy", 3), ("sad", 4)]
 LOCAL = ["launcher=local", "launcher.slots=2"]
-TIMEOUT = 240  # seconds after which a process is taken to hang
-
-FAULTY = """
-import os
-from emorec.losses.cross_entropy import CrossEntropy
-
-class FaultyCrossEntropy(CrossEntropy):
-    '''A loss that fails as `fault` says.'''
-
-    def __init__(self, *, fault, **others):
-        super().__init__(**others)
-        self.fault = fault
-
-    def forward(self, output, batch):
-        if self.fault == "raise":
-            raise ValueError("boom")
-        if self.fault == "kill":
-            os.kill(os.getpid(), 9)
-        return super().forward(output, batch)
-"""
+TIMEOUT = 600  # seconds after which a process is taken to hang
 
 
 @pytest.fixture
-def faulty(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Words that choose a loss of a lab's own, which fails as `loss.fault` says."""
-    (root / "lab_faults.py").write_text(FAULTY)
     (tmp_path / "conf" / "loss").mkdir(parents=True)
-    (tmp_path / "conf" / "loss" / "faulty.yaml").write_text("_target_: lab_faults.FaultyCrossEntropy\nfault: none\n")
-    monkeypatch.setenv("EMOREC_TRUST", "lab_faults")
+    target = f"{FaultyCrossEntropy.__module__}.{FaultyCrossEntropy.__qualname__}"
+    (tmp_path / "conf" / "loss" / "faulty.yaml").write_text(f"_target_: {target}\nfault: none\n")
+    monkeypatch.setenv("EMOREC_TRUST", FaultyCrossEntropy.__module__)
     return ["--config-dir", str(tmp_path / "conf"), "loss=faulty"]
 
 

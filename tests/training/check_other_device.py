@@ -20,7 +20,6 @@ from torch import Tensor
 
 from emorec.batch import Batch, ModelOutput
 from emorec.cli import main
-from emorec.config.schema import FeaturesConfig
 from emorec.features.reader import FeatureReader
 from emorec.models.emotion_model import EmotionModel
 from tests.stand_in_device import NAME, stand_in_device
@@ -52,7 +51,7 @@ def train(train_overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> Train:
     monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # the stand-in knows no inference tensors
     monkeypatch.setattr(lightning, "Trainer", partial(_trainer, lightning.Trainer))
     monkeypatch.setattr("emorec.training.lifecycle.check_devices", lambda _: None)
-    monkeypatch.setattr("emorec.training.fit.evaluation_device", lambda _: NAME)
+    monkeypatch.setattr("emorec.training.evaluation.own_device", lambda: NAME)
 
     def run(root: Path, *words: str) -> int:
         monkeypatch.setenv("EMOREC_ROOT", str(root))
@@ -79,13 +78,13 @@ def result(root: Path) -> tuple[dict[str, Any], dict[str, Tensor], list[dict[str
 def test_training_on_a_device_gives_what_the_cpu_gives(
     precision: str, train: Train, train_overrides: list[str], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words, losses, types = ["model.dropout=0", "trainer.max_epochs=2"], EmotionModel._losses, set()
+    words, total_loss, types = ["model.dropout=0", "trainer.max_epochs=2"], EmotionModel._total_loss, set()
 
     def noted(model: EmotionModel, output: ModelOutput, batch: Batch) -> Tensor:
         types.update(logits.dtype for logits in output.logits.values())
-        return losses(model, output, batch)
+        return total_loss(model, output, batch)
 
-    monkeypatch.setattr(EmotionModel, "_losses", noted)
+    monkeypatch.setattr(EmotionModel, "_total_loss", noted)
     assert train(root / "there", *words, f"trainer.precision={precision}") == 0
     assert types == {TYPES[precision]}
     there, weights, _ = result(root / "there")
@@ -148,13 +147,11 @@ def test_gradients_are_clipped_as_they_are_and_not_as_they_are_scaled(
 def test_features_held_on_the_device_train_as_those_in_memory(
     train: Train, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        FeaturesConfig, "device", property(lambda settings: NAME if settings.preload == "device" else None)
-    )
+    monkeypatch.setattr("emorec.features.store.own_device", lambda: NAME)
     gather, devices = FeatureReader.gather, set()
 
-    def noted(reader: FeatureReader, places: Tensor) -> tuple[Tensor, Tensor]:
-        values, mask = gather(reader, places)
+    def noted(reader: FeatureReader, indices: Tensor) -> tuple[Tensor, Tensor]:
+        values, mask = gather(reader, indices)
         devices.add(values.device.type)
         return values, mask
 

@@ -34,7 +34,7 @@ def test_a_key_given_in_both_ways_is_a_problem() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         (3, "expected a distribution in"),
         ({"low": 1, "high": 2}, "expected a distribution in"),
@@ -56,34 +56,34 @@ def test_a_key_given_in_both_ways_is_a_problem() -> None:
         ({"distribution": "choice", "values": [1, 2, 1]}, "each value once, got 1 again"),
     ],
 )
-def test_what_is_wrong_with_a_distribution_is_told_with_its_key(settings: object, told: str) -> None:
+def test_an_invalid_distribution_is_reported_with_its_key(settings: object, message: str) -> None:
     (problem,) = parsed({"optimizer.lr": settings})[1]
     assert problem.startswith("search.optimizer.lr: ")
-    assert told in problem
+    assert message in problem
 
 
-def test_all_problems_are_told_and_an_empty_space_is_one() -> None:
+def test_all_problems_are_reported_and_an_empty_space_is_one() -> None:
     assert len(parsed({"a": 1, "b": {"distribution": "uniform"}, "c": {"d": {"low": 1}}})[1]) == 3
     assert parsed({})[1] == ["search: expected at least one key, got none"]
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "message"),
     [
-        ("optimizer.rate", "found none of that name"),
-        ("encoder.text", "the group is written 'encoder/text'"),
-        ("model", "found a mapping of ['hidden']"),
+        ("optimizer.rate", "got an unknown name"),
+        ("encoder.text", "write the group as 'encoder/text'"),
+        ("model", "got a mapping of ['hidden']"),
         ("test", "changes no result"),
         ("paths.cache", "changes no result"),
-        ("dataset", "do not compare"),
-        ("dataset.fold", "do not compare"),
-        ("model.hidden", "on the command line too"),
+        ("dataset", "not comparable"),
+        ("dataset.fold", "not comparable"),
+        ("model.hidden", "on the command line;"),
     ],
 )
-def test_a_key_that_cannot_be_searched_is_told(key: str, told: str) -> None:
+def test_a_key_that_cannot_be_searched_is_reported(key: str, message: str) -> None:
     entry = Entry(key, {"distribution": "choice", "values": [1]})
     (problem,) = check_keys([entry], config=CONFIG, groups=GROUPS, given=["model.hidden"])
-    assert told in problem
+    assert message in problem
     assert problem.startswith(f"search.{key}: ")
 
 
@@ -92,7 +92,7 @@ def test_groups_take_names_and_keys_take_any_distribution() -> None:
     entries = [Entry("optimizer.lr", uniform), Entry("fusion", {"distribution": "choice", "values": ["gated"]})]
     assert check_keys(entries, config=CONFIG, groups=GROUPS, given=[]) == []
     (problem,) = check_keys([Entry("fusion", uniform)], config=CONFIG, groups=GROUPS, given=[])
-    assert "it is a group" in problem
+    assert "choice for a group" in problem
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def values(study: Study) -> list[dict[str, Any]]:
     return [trial.params for trial in study.finished()]
 
 
-def test_a_study_has_as_many_trials_as_asked_for_and_says_which_is_best(open_study: Open) -> None:
+def test_a_study_has_as_many_trials_as_asked_for_and_ranks_them(open_study: Open) -> None:
     with open_study() as study:
         for value in (0.2, 0.9, 0.9, 0.1):
             trial = study.ask(ENTRIES)
@@ -126,7 +126,7 @@ def test_what_failed_is_tried_again_by_a_later_start(open_study: Open) -> None:
         assert [trial.value for trial in study.complete()] == [0.7, 0.5]
 
 
-def test_a_trial_that_was_given_up_elsewhere_can_be_told_of_without_harm(open_study: Open) -> None:
+def test_results_of_a_trial_that_was_given_up_elsewhere_are_ignored(open_study: Open) -> None:
     with open_study() as study:
         trial = study.ask(ENTRIES)
         assert trial is not None
@@ -147,7 +147,7 @@ def _ask_and_die(folder: Path) -> None:
     )
     root = Path(__file__).resolve().parent.parent.parent
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, check=False, timeout=60)
+    subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, check=False, timeout=300)
 
 
 def test_the_trial_of_a_killed_worker_is_tried_again_three_times_at_most(
@@ -190,22 +190,22 @@ def test_a_worker_starts_no_trial_after_its_time(open_study: Open) -> None:
         assert study.ask(ENTRIES) is None
 
 
-def test_another_definition_is_refused_and_the_difference_told(open_study: Open) -> None:
+def test_another_definition_is_refused_and_the_difference_is_reported(open_study: Open) -> None:
     with open_study():
         pass
     changed = {"search": {"rate": {"low": 2}, "width": {}}, "config": {"model.hidden": 32, "seed": 0}}
     with pytest.raises(UserError) as caught:
         open_study(changed)
-    told = str(caught.value)
-    assert "model.hidden is 16 in the study, 32 here" in told
-    assert "rate is {'low': 1} in the study, {'low': 2} here" in told
-    assert "width is 'not set' in the study" in told
-    assert "seed" not in told
+    message = str(caught.value)
+    assert "model.hidden is 16 in the study, 32 here" in message
+    assert "rate is {'low': 1} in the study, {'low': 2} here" in message
+    assert "width is 'not set' in the study" in message
+    assert "seed" not in message
     with open_study(trials=9, seed=4, pruner="median"):
         pass
 
 
-def test_a_line_that_a_killed_worker_left_half_written_is_left_out(
+def test_an_incomplete_line_of_a_killed_worker_is_removed(
     open_study: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with open_study() as study:
@@ -217,10 +217,10 @@ def test_a_line_that_a_killed_worker_left_half_written_is_left_out(
         study.tell(study.ask(ENTRIES), 0.6, "run")  # type: ignore[arg-type]
     with open_study() as study:
         assert len(study.finished()) == 2
-    assert "half written" in caplog.text
+    assert "incomplete lines" in caplog.text
 
 
-def test_a_file_that_is_no_journal_is_told(open_study: Open, tmp_path: Path) -> None:
+def test_a_file_that_is_no_journal_is_reported(open_study: Open, tmp_path: Path) -> None:
     (tmp_path / "name").mkdir()
     (tmp_path / "name" / "journal.log").write_text("no journal\nat all\n")
     with pytest.raises(UserError, match=r"expected the journal of a study in .*journal\.log"):
