@@ -37,9 +37,7 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Roots:
 
 def configured(name: str, root: Path, **changes: Any) -> Corpus:
     """A corpus as configured by its YAML file and `changes`."""
-    corpus = instantiate(node("dataset", name, root=str(root), **changes), where="dataset")
-    assert isinstance(corpus, Corpus)
-    return corpus
+    return instantiate(node("dataset", name, root=str(root), **changes), where="dataset", kind=Corpus)
 
 
 def by_id(manifest: Manifest, name: str) -> Utterance:

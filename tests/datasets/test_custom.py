@@ -10,6 +10,7 @@ from emorec.datasets.custom import Custom
 from emorec.datasets.fixtures.media import write_clip, write_sound
 from emorec.datasets.manifest import Manifest
 from emorec.errors import UserError
+from tests.datasets.conftest import configured
 
 
 def custom(table: Path | None = None, **options: object) -> Custom:
@@ -241,10 +242,15 @@ def test_labels_that_differ_only_in_case_are_noted(tmp_path: Path) -> None:
     assert any("labels that differ only in case" in note for note in manifest.notes)
 
 
-@pytest.mark.parametrize("order", ["happysad", ["happy", "sad", "sad"], []])
+@pytest.mark.parametrize("order", [["happy", "sad", "sad"], []])
 def test_the_label_order_must_be_a_list_of_different_labels(tmp_path: Path, order: object) -> None:
     with pytest.raises(UserError, match=r"expected dataset\.label_order to be a list of different labels"):
         scan(write(tmp_path, rows()), label_order=order)
+
+
+def test_a_label_order_that_is_not_a_list_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"dataset\.label_order: expected a list or null, got 'happysad'"):
+        configured("custom", tmp_path, label_order="happysad")
 
 
 def test_rows_with_too_few_or_too_many_cells_are_reported_and_empty_rows_skipped(tmp_path: Path) -> None:
@@ -303,7 +309,7 @@ def test_an_unknown_protocol_and_too_few_folds_are_errors(tmp_path: Path) -> Non
     table = write(tmp_path, rows())
     with pytest.raises(UserError, match=r"expected dataset\.protocol in"):
         scan(table, protocol="official")
-    with pytest.raises(UserError, match="at least 3"):
-        scan(table, protocol="stratified", folds=2)
+    with pytest.raises(UserError, match=r"dataset\.folds: expected a whole number of at least 3, got 2"):
+        configured("custom", tmp_path, table=str(table), protocol="stratified", folds=2)
     with pytest.raises(UserError, match="column split"):
         scan(table, protocol="given")

@@ -237,11 +237,11 @@ def test_the_command_downloads_a_part_of_a_corpus(
     server.files["Audio_Speech_Actors_01-24.zip"] = packed(dict.fromkeys(names, sound))
     words = ["data", "download", "dataset=ravdess", f"dataset.root={tmp_path / 'ravdess'}", "parts=[speech_audio]"]
     assert main([*words, f"sources.ravdess={server.address}/record"]) == 0
-    assert "1 fetched now" in capsys.readouterr().out
+    assert "1 downloaded now" in capsys.readouterr().out
     corpus = Ravdess(root=str(tmp_path / "ravdess"), task="emotion", protocol="five_fold", fold=0)
     assert len(corpus.scan().utterances) == 4
     assert main([*words, f"sources.ravdess={server.address}/record"]) == 0
-    assert "0 fetched now" in capsys.readouterr().out
+    assert "0 downloaded now" in capsys.readouterr().out
 
 
 def test_the_command_lists_the_available_parts_and_corpora(

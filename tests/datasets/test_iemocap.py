@@ -13,7 +13,7 @@ from emorec.datasets.fixtures.iemocap import RELEASE
 from emorec.datasets.iemocap import Iemocap
 from emorec.errors import UserError
 from tests.conftest import SHARED_DATA
-from tests.datasets.conftest import Roots, by_id
+from tests.datasets.conftest import Roots, by_id, configured
 
 FOUR = ("neutral", "happy", "sad", "angry")
 SIX = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
@@ -89,8 +89,8 @@ def test_six_classes_keep_excited_and_frustrated(small: Path) -> None:
 
 
 def test_another_number_of_classes_is_an_error(small: Path) -> None:
-    with pytest.raises(UserError, match=r"expected dataset\.classes in \[4, 6\], got 5"):
-        iemocap(small, classes=5)
+    with pytest.raises(UserError, match=r"dataset\.classes: expected 4 or 6, got 5"):
+        configured("iemocap", small, classes=5)
 
 
 @pytest.mark.parametrize("classes", [4, 6])

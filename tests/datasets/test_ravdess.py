@@ -13,7 +13,7 @@ from emorec.datasets.ravdess import EMOTIONS, Ravdess
 from emorec.datasets.utterance import Utterance
 from emorec.errors import UserError
 from tests.conftest import SHARED_DATA, tone
-from tests.datasets.conftest import Roots
+from tests.datasets.conftest import Roots, configured
 
 LAYOUT = "Audio_Speech_Actors_01-24"
 
@@ -300,10 +300,14 @@ def manifest_root(manifest: Manifest) -> Path:
     return path.parents[2]
 
 
-@pytest.mark.parametrize(("key", "value"), [("channel", "singing"), ("classes", 6)])
-def test_an_unknown_channel_or_number_of_classes_is_an_error(tmp_path: Path, key: str, value: object) -> None:
-    with pytest.raises(UserError, match=rf"expected dataset\.{key} in .*, got {value!r}"):
-        ravdess(tmp_path, **{key: value})
+@pytest.mark.parametrize(
+    ("key", "value", "expected"), [("channel", "singing", "'speech', 'song' or 'both'"), ("classes", 6, "8 or 7")]
+)
+def test_an_unknown_channel_or_number_of_classes_is_an_error(
+    tmp_path: Path, key: str, value: object, expected: str
+) -> None:
+    with pytest.raises(UserError, match=rf"dataset\.{key}: expected {expected}, got {value!r}"):
+        configured("ravdess", tmp_path, **{key: value})
 
 
 def test_the_small_corpus_has_every_kind_of_version(small_corpus: Roots) -> None:

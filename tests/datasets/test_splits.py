@@ -11,6 +11,7 @@ from emorec.datasets.ravdess import EMOTIONS, PROTOCOLS, TASKS, Ravdess
 from emorec.datasets.splits import OfficialSplit, assign_splits, speaker_overlap
 from emorec.datasets.utterance import SPLITS, Utterance
 from emorec.errors import UserError
+from tests.datasets.conftest import configured
 
 # Test actors of Luna-Jiménez et al. (2021) and their validation actors, test actors of EmoBox (2024): fold 0 first.
 FIVE_FOLD_TEST = [{2, 5, 14, 15, 16}, {3, 6, 7, 13, 18}, {10, 11, 12, 19, 20}, {8, 17, 21, 23, 24}, {1, 4, 9, 22}]
@@ -86,7 +87,7 @@ def test_utterances_keep_their_order(corpus: tuple[Utterance, ...]) -> None:
         assert indices == sorted(indices)
 
 
-@pytest.mark.parametrize("fold", [5, -1, None, "0"])
+@pytest.mark.parametrize("fold", [5, -1, None])
 def test_the_error_for_an_unknown_fold_lists_the_folds(corpus: tuple[Utterance, ...], fold: int) -> None:
     with pytest.raises(UserError, match=r"expected dataset\.fold from 0 to 4, got .* \(dataset=made_up\)") as caught:
         assign_splits(corpus, PROTOCOLS["five_fold"], fold=fold, task="emotion", where="dataset=made_up")
@@ -166,9 +167,16 @@ def test_a_limit_larger_than_the_corpus_keeps_everything(corpus: tuple[Utterance
     assert sum(map(len, limited(corpus, 10 * len(corpus)).values())) == len(corpus)
 
 
-def test_a_limit_below_one_is_an_error(corpus: tuple[Utterance, ...]) -> None:
-    with pytest.raises(UserError, match=r"expected dataset\.limit to be null or a whole number from 1, got 0"):
-        limited(corpus, 0)
+@pytest.mark.parametrize("limit", [0, True, 2.5])
+def test_a_limit_that_is_not_a_positive_whole_number_is_an_error(tmp_path: Path, limit: object) -> None:
+    with pytest.raises(UserError, match=rf"dataset\.limit: expected a whole number of at least 1 or null, got {limit}"):
+        configured("ravdess", tmp_path, limit=limit)
+
+
+@pytest.mark.parametrize("fold", ["0", -1, True])
+def test_a_fold_that_is_not_a_whole_number_is_an_error(tmp_path: Path, fold: object) -> None:
+    with pytest.raises(UserError, match=rf"dataset\.fold: expected a whole number of at least 0 or null, got {fold!r}"):
+        configured("ravdess", tmp_path, fold=fold)
 
 
 def test_a_limit_that_leaves_a_split_empty_is_an_error(corpus: tuple[Utterance, ...]) -> None:
