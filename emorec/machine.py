@@ -7,28 +7,29 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: by its affinity, and by the quota of its control group; at least 1."""
+    """Cores that this process may use: by its affinity, and by the quotas of its control groups; at least 1."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cpu_quota()
     return affinity if quota is None else max(1, min(affinity, int(quota)))
 
 
 def usable_memory() -> int | None:
-    """Bytes that are free for this process: of the machine, and of its control group; `None` where it is unknown."""
+    """Bytes that are free for this process: of the machine, and of its control groups; `None` where it is unknown."""
     known = [size for size in (_available_memory(), _group_memory()) if size is not None]
     return min(known) if known else None
 
 
 def _cpu_quota() -> float | None:
-    """Cores' worth of time that the control group gives; `None` where there is no limit."""
+    """Cores' worth of time that the control groups allow; `None` where there is no limit."""
+    quotas = []
     for group in _groups("cpu"):
         unified = _read(group / "cpu.max").split()
         period, quota = _read(group / "cpu.cfs_period_us"), _read(group / "cpu.cfs_quota_us")
         if len(unified) == 2 and unified[0] != "max":
-            return int(unified[0]) / int(unified[1])
-        if quota and period and int(quota) > 0:
-            return int(quota) / int(period)
-    return None
+            quotas.append(int(unified[0]) / int(unified[1]))
+        elif quota and period and int(quota) > 0:
+            quotas.append(int(quota) / int(period))
+    return min(quotas, default=None)
 
 
 def _available_memory() -> int | None:
@@ -39,16 +40,17 @@ def _available_memory() -> int | None:
 
 
 def _group_memory() -> int | None:
+    free = []
     for group in _groups("memory"):
         for limit, usage in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             allowed, used = _read(group / limit), _read(group / usage)
             if allowed.isdigit() and used.isdigit():
-                return max(0, int(allowed) - int(used))
-    return None
+                free.append(max(0, int(allowed) - int(used)))
+    return min(free, default=None)
 
 
 def _groups(controller: str) -> list[Path]:
-    """The folders of this process's control group and of the groups around it, the innermost first."""
+    """The folders of this process's control group and of the groups around it."""
     folders = []
     for line in _read(Path("/proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)

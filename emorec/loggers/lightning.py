@@ -1,6 +1,5 @@
 """Logs a run with a logger of Lightning: CSV, MLflow, Comet and any other class of `lightning.pytorch.loggers`."""
 
-import csv
 import importlib.util
 import inspect
 import json
@@ -22,7 +21,7 @@ from emorec.errors import UserError, first_line
 from emorec.loggers.base import RunLogger
 from emorec.loggers.published import published_config, share, tracking_name
 from emorec.runs.checkpoint_store import RunRecord
-from emorec.runs.results import scalar_metrics
+from emorec.runs.results import read_history, scalar_metrics
 from emorec.storage.atomic import follow_folder_mode, make_folder, write_json
 from emorec.storage.folders import remove_tree
 
@@ -101,7 +100,7 @@ class LightningLogger(RunLogger):
 
     def finished(self, record: RunRecord, metrics: Mapping[str, Any]) -> None:
         assert self._folder is not None
-        self.resumed(_history(self._folder.parent))  # new only where test is read of a run that is finished
+        self.resumed(read_history(self._folder.parent))  # new only where test is read of a run that is finished
         results = {name: value for name, value in scalar_metrics(metrics).items() if name.startswith("test/")}
         self._attempt(lambda: self._log({**results, "best_epoch": record.best_epoch}, record.best_epoch))
 
@@ -201,12 +200,3 @@ def _create_database(uri: str) -> None:
         make_folder(path.parent)
         path.touch()
         follow_folder_mode(path)
-
-
-def _history(folder: Path) -> list[dict[str, float]]:
-    """The epochs of a run that is finished; empty while it trains."""
-    path = folder / "history.csv"
-    if not path.is_file():
-        return []
-    with path.open(newline="") as stream:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]

@@ -1,6 +1,5 @@
 """Groups finished runs; the runs of a group differ only in seed and fold."""
 
-import csv
 import json
 import math
 import statistics
@@ -36,11 +35,6 @@ class Run:
     folder: Path
     config: dict[str, Any]
     metrics: dict[str, Any]
-
-    def history(self) -> list[dict[str, float]]:
-        """The rows of `history.csv`, one for each epoch."""
-        with (self.folder / "history.csv").open(newline="") as stream:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from emorec.reporting.aggregate import Group
 from emorec.runs.confusion_figure import confusion_figure
+from emorec.runs.results import read_history
 from emorec.storage.atomic import write_bytes
 
 DOTS_PER_INCH = 120
@@ -39,7 +40,7 @@ def plot_curves(group: Group, path: Path, *, title: str) -> None:
     figure = Figure(figsize=(9, 3.4))
     left, right = figure.subplots(1, 2)
     for number, run in enumerate(group.runs):
-        rows = run.history()
+        rows = read_history(run.folder)
         epochs = [row["epoch"] for row in rows]
         first = number == 0
         left.plot(epochs, [row["train/loss"] for row in rows], "C0", alpha=0.6, label="train" if first else None)

@@ -1,5 +1,6 @@
 """What a run leaves: metrics, predictions, and the line that sums it up."""
 
+import csv
 import io
 import json
 from collections.abc import Mapping
@@ -83,6 +84,15 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     return metrics
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's `history.csv`, one for each epoch; empty where there is none."""
+    try:
+        with (folder / "history.csv").open(newline="") as stream:
+            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
+    except FileNotFoundError:
+        return []
 
 
 def scalar_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from emorec.config.schema import ExtractionConfig
 from emorec.encoders.encoder import Encoder
 from emorec.encoders.huggingface import HuggingFaceEncoder
 from emorec.media.source import Source
+from tests.encoders.bfloat16 import bfloat16_is_wrong
 from tests.encoders.test_every_encoder import assert_same, stored
 from tests.stand_in_device import NAME, stand_in_device
 
@@ -42,6 +43,8 @@ def test_extraction_in_a_narrow_precision_is_near_to_that_in_float32(
     encoder = make()
     if not isinstance(encoder, HuggingFaceEncoder):
         pytest.skip("computes in float32 only")
+    if precision == "bfloat16" and bfloat16_is_wrong():
+        pytest.skip("this CPU computes grouped convolutions wrongly in bfloat16")
     settings = ExtractionConfig(batch_size=3, progress=False, device=NAME)
     with stand_in_device():
         narrow = stored(tmp_path / "narrow", make(precision=precision), sources, settings)

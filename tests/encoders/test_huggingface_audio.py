@@ -20,6 +20,7 @@ from emorec.features.store import FeatureStore
 from emorec.media.signal import Waveform
 from emorec.media.source import MediaError, Source
 from emorec.storage.digests import FileDigests
+from tests.encoders.bfloat16 import bfloat16_is_wrong
 from tests.encoders.conftest import instantiated, voice
 from tests.encoders.tiny_checkpoints import HIDDEN, LAYERS, TinyCheckpoints
 
@@ -281,6 +282,7 @@ def test_sound_longer_than_whispers_30_seconds_is_cut_into_windows(checkpoints: 
 # Settings
 
 
+@pytest.mark.skipif(bfloat16_is_wrong(), reason="this CPU computes grouped convolutions wrongly in bfloat16")
 def test_bfloat16_comes_close_and_is_stored_as_float32(checkpoints: TinyCheckpoints, family: str) -> None:
     full = encoded(make(checkpoints, family), sounds()[1])[0]
     half = encoded(make(checkpoints, family, precision="bfloat16"), sounds()[1])[0]
