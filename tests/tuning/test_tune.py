@@ -213,7 +213,7 @@ def test_trials_that_fail_are_told_and_the_study_goes_on(
     assert "heads" in caplog.text
     failed = found["trials"]["failed"]
     assert main(few(words, one_config, "study.trials=8")) == 0
-    assert caplog.text.count("failed in an earlier start and is tried again") == failed
+    assert caplog.text.count("failed in an earlier start: its values are tried again") == failed
     assert json.loads(capsys.readouterr().out)["trials"] == found["trials"]
 
 
