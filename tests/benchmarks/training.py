@@ -155,16 +155,13 @@ def _multirun(root: Path, launcher: str, seeds: range) -> tuple[float, list[floa
     """Seconds of a multirun of four rates × these seeds, 10 epochs each, and of its jobs' ways to their first step."""
     words = [*HEAD, "trainer.max_epochs=10", "test=false", launcher]
     rates = "optimizer.lr=0.0001,0.0003,0.001,0.003"
-    before = set((root / "checkpoints").glob("runs/*"))
     sweep = [rates, f"seed={','.join(str(number) for number in seeds)}"]
+    before = set((root / "checkpoints").glob("*/run.json"))
     started = time.perf_counter()
     emorec("train", "-m", *words, *sweep, *FLAGS, env={**os.environ, "EMOREC_ROOT": str(root)})
     elapsed = time.perf_counter() - started
-    records = [
-        json.loads((folder / "run.json").read_text())
-        for folder in set((root / "checkpoints").glob("runs/*")) - before
-        if (folder / "run.json").is_file()
-    ]
+    paths = set((root / "checkpoints").glob("*/run.json")) - before
+    records = [json.loads(path.read_text()) for path in paths]
     finished = [record for record in records if record["status"] == "finished"]
     assert len(finished) == 4 * len(seeds), f"{len(finished)} of {4 * len(seeds)} runs finished"
     return elapsed, [record["timings"]["process_to_first_step"] for record in finished]
