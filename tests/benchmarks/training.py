@@ -153,7 +153,7 @@ def _raw_loops(count: int, train_split: Split, val_split: Split) -> float:
 
 def _multirun(root: Path, launcher: str, seeds: range) -> tuple[float, list[float]]:
     """Seconds of a multirun of four rates × these seeds, 10 epochs each, and of its jobs' ways to their first step."""
-    words = [*HEAD, "trainer.max_epochs=10", "test=false", launcher]
+    words = [*HEAD, "trainer.max_epochs=10", "test=false", *launcher.split()]
     rates = "optimizer.lr=0.0001,0.0003,0.001,0.003"
     sweep = [rates, f"seed={','.join(str(number) for number in seeds)}"]
     before = set((root / "checkpoints").glob("*/run.json"))
@@ -175,7 +175,7 @@ def sweeps(root: Path) -> list[Figure]:
     for first in (100, 104):  # in two halves, for the machine's speed drifts
         peer += _raw_loops(16, train_split, val_split)
         basic += _multirun(root, "launcher=basic", range(first + 200, first + 204))[0]
-        elapsed, half = _multirun(root, "launcher=local", range(first, first + 4))
+        elapsed, half = _multirun(root, "launcher=local launcher.slots=2", range(first, first + 4))
         local += elapsed
         starts += half
     return [
