@@ -36,7 +36,7 @@ class ClusterJob:
     """The function that submitit calls on a node for each task of a job: it runs `emorec train` and waits for it.
 
     Attributes:
-        words: arguments of `emorec`.
+        arguments: of `emorec`.
         report: file for the job's report.
         state: file that is written when the job starts, and again with the exit code when it ends.
         log: file for the output of the first task; each other task has its own file beside it.
@@ -44,7 +44,7 @@ class ClusterJob:
         grace: seconds between SIGTERM and SIGKILL, in which the job can save.
     """
 
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     report: Path
     state: Path
     log: Path
@@ -58,7 +58,7 @@ class ClusterJob:
         node = JobEnvironment()
         rank = node.global_rank
         self._process = process = JobProcess(
-            self.words,
+            self.arguments,
             report=self.report if rank == 0 else None,
             log=self.log if rank == 0 else self.log.with_suffix(f".rank{rank}{self.log.suffix}"),
             environment=self.environment,
@@ -194,7 +194,7 @@ class ClusterLauncher(Launcher):
 
     def _cluster_job(self, task: Task) -> ClusterJob:
         environment = {name: value for name, value in os.environ.items() if name.startswith("EMOREC_")}
-        return ClusterJob(task.words, task.report, _state_path(task), task.log, environment, self.grace)
+        return ClusterJob(task.arguments, task.report, _state_path(task), task.log, environment, self.grace)
 
     def _finish_lost(self) -> None:
         """Ends the records of jobs that left the queue without an exit code: out of memory, node failure, scancel."""
@@ -224,9 +224,9 @@ class ClusterLauncher(Launcher):
             return {item.job.job_id for item in self._submitted if not item.job.done()}
         submitted = {item.job.job_id for item in self._submitted}
         arrays = sorted({name.partition("_")[0] for name in submitted})
-        words = ["squeue", "--array", "--noheader", "--format=%i", f"--jobs={','.join(arrays)}"]
+        command = ["squeue", "--array", "--noheader", "--format=%i", f"--jobs={','.join(arrays)}"]
         try:
-            answer = subprocess.run(words, capture_output=True, text=True, check=False, timeout=SQUEUE_SECONDS)
+            answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SQUEUE_SECONDS)
         except (OSError, subprocess.TimeoutExpired):
             return submitted
         if answer.returncode != 0 and "Invalid job id" not in answer.stderr:

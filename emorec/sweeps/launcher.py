@@ -19,7 +19,7 @@ class Task:
 
     Attributes:
         record: updated while the job runs.
-        words: arguments of `emorec` in the job's own process.
+        arguments: of `emorec` in the job's own process.
         folder: folder of the sweep.
         devices: number of devices on each machine.
         nodes: number of machines.
@@ -27,7 +27,7 @@ class Task:
     """
 
     record: JobRecord
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     folder: Path
     devices: int = 1
     nodes: int = 1

@@ -17,7 +17,7 @@ from emorec.machine import usable_cores, usable_memory
 from emorec.sweeps.launcher import Launcher, Task
 from emorec.sweeps.local import LocalLauncher, usable_gpus
 from emorec.sweeps.plan import PlannedJob, mark_invalid
-from emorec.training.processes import forks, train_words
+from emorec.training.processes import forks, train_arguments
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def make_tasks(
         config = job.composed.config
         task = Task(
             record=job.record,
-            words=tuple(train_words(job.record.overrides, flags=flags, sweep=sweep)),
+            arguments=tuple(train_arguments(job.record.overrides, flags=flags, sweep=sweep)),
             folder=folder,
             devices=config.trainer.devices,
             nodes=config.trainer.num_nodes,

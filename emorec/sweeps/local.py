@@ -116,7 +116,7 @@ class LocalLauncher(Launcher):
             environment[GPUS_VARIABLE] = ",".join(gpus)
         try:
             process = JobProcess(
-                task.words,
+                task.arguments,
                 report=task.report,
                 log=task.log,
                 environment=environment,

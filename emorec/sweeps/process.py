@@ -19,7 +19,7 @@ class JobProcess:
     """A running job.
 
     Args:
-        words: arguments of `emorec`.
+        arguments: of `emorec`.
         report: file for the job's report; an earlier one is removed. `None`: no report is written.
         log: file to which its output is appended.
         environment: variables in addition to those of this process.
@@ -29,7 +29,7 @@ class JobProcess:
 
     def __init__(
         self,
-        words: Sequence[str],
+        arguments: Sequence[str],
         *,
         report: Path | None,
         log: Path,
@@ -52,11 +52,11 @@ class JobProcess:
             self._process: ForkedProcess | subprocess.Popen[bytes]
             if forked:
                 self._process = ForkedProcess(
-                    words, environment=environment, stdout=output, stderr=output, new_session=True
+                    arguments, environment=environment, stdout=output, stderr=output, new_session=True
                 )
             else:
                 self._process = subprocess.Popen(
-                    fresh_command(words),
+                    fresh_command(arguments),
                     env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=output,

@@ -22,7 +22,7 @@ from emorec.config.composition import Composed
 from emorec.config.schema import TrainConfig, TrainerConfig
 from emorec.errors import Preempted, UserError
 from emorec.features.devices import release_memory
-from emorec.training.processes import Child, end_children, start_child, train_words, when_parent_ends
+from emorec.training.processes import Child, end_children, start_child, train_arguments, when_parent_ends
 
 log = logging.getLogger(__name__)
 
@@ -184,8 +184,8 @@ def _start(composed: Composed[TrainConfig], assignment: Assignment, number: int,
         "RANK": str(number),
         "LOCAL_RANK": str(number),
     }
-    words = train_words(composed.overrides, flags=flags, sweep=composed.config.sweep.name)
-    return start_child(words, environment)
+    arguments = train_arguments(composed.overrides, flags=flags, sweep=composed.config.sweep.name)
+    return start_child(arguments, environment)
 
 
 def _free_port() -> int:

@@ -26,8 +26,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THRE
 WATCH_SECONDS = 0.5  # between two looks at a parent process
 
 
-def train_words(overrides: Sequence[str], *, flags: Sequence[str], sweep: str) -> list[str]:
-    """The words of `emorec` that train one run in a process of its own.
+def train_arguments(overrides: Sequence[str], *, flags: Sequence[str], sweep: str) -> list[str]:
+    """The arguments of `emorec` that train one run in a process of its own.
 
     Args:
         overrides: of the run.
@@ -38,9 +38,9 @@ def train_words(overrides: Sequence[str], *, flags: Sequence[str], sweep: str) -
     return ["train", *flags, *overrides, f"sweep.name='{quoted}'"]
 
 
-def fresh_command(words: Sequence[str]) -> list[str]:
+def fresh_command(arguments: Sequence[str]) -> list[str]:
     """The command of a fresh process; nothing is imported from its working directory (`-P`)."""
-    return [sys.executable, "-P", "-m", "emorec", *words]
+    return [sys.executable, "-P", "-m", "emorec", *arguments]
 
 
 def forks(start: Start = "auto") -> bool:
@@ -85,10 +85,10 @@ def _receive(duplicate: Any) -> _Descriptor:
 
 
 class ForkedProcess:
-    """`emorec <words>` in a process forked from the warm parent; offers what is needed of `subprocess.Popen`.
+    """`emorec <arguments>` in a process forked from the warm parent; offers what is needed of `subprocess.Popen`.
 
     Args:
-        words: of the command line.
+        arguments: of the command line.
         environment: the whole environment.
         stdout: open file.
         stderr: open file.
@@ -98,7 +98,7 @@ class ForkedProcess:
 
     def __init__(
         self,
-        words: Sequence[str],
+        arguments: Sequence[str],
         *,
         environment: Mapping[str, str],
         stdout: IO[bytes] | int,
@@ -112,7 +112,7 @@ class ForkedProcess:
             self._process = multiprocessing.get_context("forkserver").Process(
                 target=_work,
                 args=(
-                    list(words),
+                    list(arguments),
                     dict(environment),
                     str(folder or Path.cwd()),
                     streams,
@@ -170,7 +170,7 @@ def _without_main() -> Iterator[None]:
 
 
 def _work(
-    words: list[str], environment: dict[str, str], folder: str, streams: list[_Descriptor], new_session: bool
+    arguments: list[str], environment: dict[str, str], folder: str, streams: list[_Descriptor], new_session: bool
 ) -> None:
     """What a forked process does: becomes like a fresh one, and runs the command."""
     import torch
@@ -192,19 +192,19 @@ def _work(
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(thread_limit())  # what the variables said to the warm parent's libraries is past
-    sys.argv = ["emorec", *words]
+    sys.argv = ["emorec", *arguments]
     emorec.STARTED = time.monotonic()
-    code = main(words)
+    code = main(arguments)
     ignore_signals()
     sys.exit(code)
 
 
-def start_child(words: Sequence[str], environment: Mapping[str, str]) -> Child:
-    """Starts `emorec <words>` in the group of this process, with its log where this process logs and no output."""
+def start_child(arguments: Sequence[str], environment: Mapping[str, str]) -> Child:
+    """Starts `emorec <arguments>` in the group of this process, with its log where this process logs and no output."""
     with Path(os.devnull).open("wb") as nowhere:
         if forks():
-            return ForkedProcess(words, environment=environment, stdout=nowhere, stderr=2)
-        return subprocess.Popen(fresh_command(words), env=environment, stdout=nowhere)
+            return ForkedProcess(arguments, environment=environment, stdout=nowhere, stderr=2)
+        return subprocess.Popen(fresh_command(arguments), env=environment, stdout=nowhere)
 
 
 def end_children(children: Sequence[Child], number: int, grace: float) -> None:

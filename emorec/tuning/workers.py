@@ -27,8 +27,8 @@ def run_workers(line: CommandLine, count: int) -> None:
         line: the command line of this process.
         count: how many.
     """
-    words = ["tune", *line.flags, *line.overrides, "study.workers=1"]
-    workers = [start_child(words, os.environ) for _ in range(count)]
+    arguments = ["tune", *line.flags, *line.overrides, "study.workers=1"]
+    workers = [start_child(arguments, os.environ) for _ in range(count)]
     try:
         for worker in workers:
             if code := worker.wait():

@@ -22,8 +22,8 @@ SLEEP = "import time; time.sleep(600)"
 
 
 @pytest.fixture(autouse=True)
-def words_are_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The words of a task are a whole command here, so that jobs can be small programs."""
+def arguments_are_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arguments of a task are a whole command here, so that jobs can be small programs."""
     monkeypatch.setattr("emorec.sweeps.process.fresh_command", list)
 
 
@@ -100,7 +100,7 @@ def test_a_gpu_belongs_to_one_job_at_a_time(tmp_path: Path, monkeypatch: pytest.
     assert pairs[:2] == [("0,1", "2"), ("2,3", "2")]
     assert str(jobs[2].started) >= min(str(jobs[0].ended), str(jobs[1].ended))
     (cpu_only,) = tasks_of(tmp_path, "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))")
-    run(launcher, [Task(cpu_only.record, cpu_only.words, tmp_path / "cpu", on_gpu=False)])
+    run(launcher, [Task(cpu_only.record, cpu_only.arguments, tmp_path / "cpu", on_gpu=False)])
     assert (tmp_path / "cpu" / "logs" / "1.txt").read_text().strip() == "''"
 
 
@@ -164,8 +164,8 @@ def test_a_job_ends_soon_after_the_sweep_was_killed(tmp_path: Path) -> None:
     sweep = (
         "import sys, time; from pathlib import Path; from emorec.sweeps import process\n"
         "process.fresh_command = list\n"
-        f"words = [sys.executable, '-c', {job!r}]\n"
-        "process.JobProcess(words, report=None, log=Path('log.txt'), environment={}, grace=1)\n"
+        f"arguments = [sys.executable, '-c', {job!r}]\n"
+        "process.JobProcess(arguments, report=None, log=Path('log.txt'), environment={}, grace=1)\n"
         "time.sleep(600)"
     )
     repository = Path(__file__).resolve().parents[2]
