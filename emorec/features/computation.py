@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,8 @@ PUBLISH_SECONDS = 15.0
 class _Publisher:
     """Collects the computed entries that a store lacks and writes them as shards."""
 
-    def __init__(self, store: FeatureStore, dim: int, keys: Sequence[bytes]) -> None:
-        self.store, self.dim = store, dim
+    def __init__(self, store: FeatureStore, keys: Sequence[bytes]) -> None:
+        self.store = store
         self._missing = {key for key, stored in zip(keys, store.locate(keys).found, strict=True) if not stored}
         self._clear()
 
@@ -39,19 +40,16 @@ class _Publisher:
         self.bytes = 0
         self.since = time.monotonic()
 
-    def add(self, key: bytes, values: NDArray[Any]) -> None:
+    def add(self, key: bytes, values: NDArray[Any], reason: str | None) -> None:
         if key not in self._missing:
             return
+        if reason is not None:
+            self.reasons[len(self.keys)] = reason
         self.keys.append(key)
         self.values.append(values)
         self.bytes += values.nbytes
         if self.bytes > PUBLISH_BYTES or time.monotonic() - self.since > PUBLISH_SECONDS:
             self.publish()
-
-    def add_bad(self, key: bytes, reason: str) -> None:
-        if key in self._missing:
-            self.reasons[len(self.keys)] = reason
-        self.add(key, np.zeros((0, self.dim), self.store.spec.dtype))
 
     def publish(self) -> None:
         if self.keys:
@@ -62,7 +60,7 @@ class _Publisher:
 def compute(
     stores: Sequence[FeatureStore],
     encoder: Encoder,
-    sources: Mapping[bytes, Source | None],
+    sources: Mapping[bytes, Source],
     names: Mapping[bytes, str],
     *,
     settings: ExtractionConfig,
@@ -85,27 +83,20 @@ def compute(
     encoder.load()
     device = "cpu" if encoder.on_cpu else settings.device or own_device()
     encoder.to(device).eval()
-    publishers = [_Publisher(store, encoder.dim, list(sources)) for store in stores]
+    publishers = [_Publisher(store, list(sources)) for store in stores]
     check = PrecisionCheck(encoder, device)
+    items = _read_ahead(encoder, sources, settings, stores[0].digests)
     real = padded = 0
-    lengths: list[int] = []
     try:
         with Progress(title, len(sources), settings.progress) as progress, torch.inference_mode(), exact_float32():
-            for batch in _batches(
-                _read_ahead(encoder, sources, settings, stores[0].digests), encoder, settings.batch_size
-            ):
-                items = [(key, item) for key, item in batch if not isinstance(item, MediaError)]
-                bad = [(key, item) for key, item in batch if isinstance(item, MediaError)]
-                for key, result in [*bad, *(_encode(encoder, items, names, device, check) if items else ())]:
-                    if isinstance(result, MediaError):
-                        for publisher in publishers:
-                            publisher.add_bad(key, str(result))
-                        continue
-                    lengths.append(len(result))
-                    for publisher, layer in zip(publishers, np.split(result, len(stores), axis=1), strict=True):
-                        publisher.add(key, np.ascontiguousarray(layer))  # (T, D) of (T, L · D)
+            for batch in _batches(items, encoder, settings.batch_size):
+                lengths = []
+                for key, rows, reason in _encode(encoder, batch, names, device, check):
+                    for publisher, layer in zip(publishers, np.split(rows, len(stores), axis=1), strict=True):
+                        publisher.add(key, np.ascontiguousarray(layer), reason)  # (T, D) of (T, L · D)
+                    if reason is None:
+                        lengths.append(len(rows))
                 real, padded = real + sum(lengths), padded + max(lengths, default=0) * len(lengths)
-                lengths.clear()
                 progress.advance(len(batch))
     finally:
         for publisher in publishers:
@@ -114,37 +105,28 @@ def compute(
 
 
 def _read_ahead(
-    encoder: Encoder,
-    sources: Mapping[bytes, Source | None],
-    settings: ExtractionConfig,
-    digests: FileDigests,
+    encoder: Encoder, sources: Mapping[bytes, Source], settings: ExtractionConfig, digests: FileDigests
 ) -> Iterator[tuple[bytes, Any]]:
     """Yields (key, item or `MediaError`) in the given order, decoded ahead in threads."""
 
-    def read(source: Source) -> Any:
+    def read(key: bytes, source: Source) -> tuple[bytes, Any]:
         try:
-            return encoder.read(source)
+            item = encoder.read(source)
         except MediaError as error:
-            return error
-
-    def unchanged(key: bytes, source: Source | None, future: Future[Any]) -> tuple[bytes, Any]:
-        """The item, if the file still has the content that the key stands for."""
-        item = future.result()
-        assert source is not None
+            item = error
+        # the content must still be the one that the key stands for
         if source.path is not None and source.key(digests.digest) != key.hex():
             raise UserError(f"expected {source.path} to stay the same, got a change while it was read; start again")
         return key, item
 
-    ahead = settings.batch_size * 8
-    pending: deque[tuple[bytes, Source | None, Future[Any]]] = deque()
+    pending: deque[Future[tuple[bytes, Any]]] = deque()
     with ThreadPoolExecutor(settings.workers) as pool:
         for key, source in sources.items():
-            assert source is not None
-            pending.append((key, source, pool.submit(read, source)))
-            if len(pending) > ahead:
-                yield unchanged(*pending.popleft())
+            pending.append(pool.submit(read, key, source))
+            if len(pending) > settings.batch_size * 8:
+                yield pending.popleft().result()
         while pending:
-            yield unchanged(*pending.popleft())
+            yield pending.popleft().result()
 
 
 def _batches(
@@ -155,8 +137,7 @@ def _batches(
     def length(item: tuple[bytes, Any]) -> int:
         return -1 if isinstance(item[1], MediaError) else encoder.length(item[1])
 
-    def cut(window: list[tuple[bytes, Any]]) -> Iterator[Sequence[tuple[bytes, Any]]]:
-        window.sort(key=length)
+    while window := sorted(islice(items, batch_size * 4), key=length):
         start = 0
         for end in range(1, len(window) + 1):
             full = end - start == batch_size
@@ -165,29 +146,27 @@ def _batches(
                 yield window[start:end]
                 start = end
 
-    window: list[tuple[bytes, Any]] = []
-    for item in items:
-        window.append(item)
-        if len(window) == batch_size * 4:
-            yield from cut(window)
-            window = []
-    yield from cut(window)
-
 
 def _encode(
-    encoder: Encoder,
-    items: Sequence[tuple[bytes, Any]],
-    names: Mapping[bytes, str],
-    device: str,
-    check: PrecisionCheck,
-) -> Iterator[tuple[bytes, NDArray[Any] | MediaError]]:
-    """Yields the features (T, L · D) of each item, or the error of its media.
+    encoder: Encoder, batch: Sequence[tuple[bytes, Any]], names: Mapping[bytes, str], device: str, check: PrecisionCheck
+) -> Iterator[tuple[bytes, NDArray[Any], str | None]]:
+    """Yields (key, features (T, L · D), `None`), or (key, no features, why the media cannot be used).
 
     Raises:
         UserError: the stored dtype cannot hold a value, or `check` fails.
     """
+    name = type(encoder).__name__
+    nothing = np.zeros((0, len(encoder.layers) * encoder.dim), encoder.dtype)
+    items = []
+    for key, item in batch:
+        if isinstance(item, MediaError):
+            yield key, nothing, str(item)
+        else:
+            items.append((key, item))
+    if not items:
+        return
     inputs = encoder.collate([item for _, item in items])
-    features, mask = encoder.encode({name: tensor.to(device) for name, tensor in inputs.items()})
+    features, mask = encoder.encode({key: tensor.to(device) for key, tensor in inputs.items()})
     computed, stored, masks = features.cpu(), features.to(getattr(torch, encoder.dtype)).cpu(), mask.cpu()
     first_key, first_item = items[0]
     check.compare(first_item, computed[0][masks[0]], names[first_key])
@@ -195,12 +174,11 @@ def _encode(
         exact, rows = values[valid], narrow[valid].contiguous()  # (T, L · D)
         if len(rows) == 0 or not bool(torch.isfinite(exact).all()):
             count = int((~torch.isfinite(exact)).sum())
-            name = type(encoder).__name__
-            yield key, MediaError(f"{name} returns {len(rows)} frames with {count} values that are not finite")
+            yield key, nothing, f"{name} returns {len(rows)} frames with {count} values that are not finite"
         elif not bool(torch.isfinite(rows).all()):
             raise UserError(
                 f"expected features of {names[key]} that {encoder.dtype} can hold, got up to "
-                f"{float(exact.abs().max()):g} ({type(encoder).__name__}); try dtype=float32"
+                f"{float(exact.abs().max()):g} ({name}); try dtype=float32"
             )
         else:
-            yield key, rows.numpy()
+            yield key, rows.numpy(), None

@@ -18,7 +18,7 @@ from emorec.features.maintenance import compact, compact_if_many, spec_folders, 
 from emorec.features.store import FeatureStore
 from emorec.media.source import Source
 from emorec.storage.atomic import remove_orphans
-from emorec.storage.claims import STALE_SECONDS, Holder, claimed
+from emorec.storage.claims import Holder, claimed
 from emorec.storage.digests import FileDigests
 from emorec.storage.folders import keep_modification_time
 
@@ -92,13 +92,12 @@ def extract(
     store = stores[0]
     keys, bad = source_keys(sources, store.digests, settings.workers)
     report = ExtractionReport(keys=keys, bad=bad)
-    wanted = {key: identifier for identifier, key in keys.items() if key is not None}
+    wanted = {key: name for name, key in keys.items() if key is not None}
     started = time.monotonic()
     missing = _compute_missing(stores, encoder, sources, wanted, settings=settings, title=title, report=report)
     report.seconds = time.monotonic() - started
-    names = [name for name, key in keys.items() if key is not None]
-    reasons = store.reasons([key for key in keys.values() if key is not None])
-    report.bad |= {names[index]: reason for index, reason in reasons.items()}
+    reasons = store.reasons(list(wanted))
+    report.bad |= {name: reasons[key] for name, key in keys.items() if key in reasons}
     usable = [key for name, key in keys.items() if key is not None and name not in report.bad]
     report.computed = sum(key in missing for key in usable)
     report.found = len(usable) - report.computed
@@ -127,27 +126,28 @@ def _compute_missing(
             claims.enter_context(claimed(store.folder / CLAIM, stale_after=settings.stale_after, waiting=waiting))
             store.refresh()  # another process may have done it in the meantime
         missing = _missing(stores, wanted)
-        if missing:
-            for store in stores:
-                remove_orphans(store.folder)
-            log.info("%s: %d to compute", title, len(missing))
-            to_read = {key: sources[name] for key, name in missing.items()}
-            if encoder.face_misses:
-                encoder.face_misses.take()  # resets the count
-            report.padding = compute(stores, encoder, to_read, missing, settings=settings, title=title)
-            if encoder.face_misses and (faceless := encoder.face_misses.take()):
-                level = logging.WARNING if 2 * faceless > len(missing) else logging.INFO
-                message = "%s: no face found in %d of %d clips, whose centre was taken"
-                log.log(level, message, title, faceless, len(missing))
-            for store in stores:
-                store.refresh()
-                compact_if_many(store)
+        if not missing:
+            return missing
+        for store in stores:
+            remove_orphans(store.folder)
+        log.info("%s: %d to compute", title, len(missing))
+        to_read = {key: source for key, name in missing.items() if (source := sources[name]) is not None}
+        if encoder.face_misses:
+            encoder.face_misses.take()  # resets the count
+        report.padding = compute(stores, encoder, to_read, missing, settings=settings, title=title)
+        if encoder.face_misses and (faceless := encoder.face_misses.take()):
+            level = logging.WARNING if 2 * faceless > len(missing) else logging.INFO
+            message = "%s: no face found in %d of %d clips, whose centre was taken"
+            log.log(level, message, title, faceless, len(missing))
+        for store in stores:
+            store.refresh()
+            compact_if_many(store)
     return missing
 
 
-def compact_claimed(store: FeatureStore, *, stale_after: float = STALE_SECONDS) -> int:
+def compact_claimed(store: FeatureStore) -> int:
     """Compacts a store under its claim and returns the number of shards saved."""
-    with claimed(store.folder / CLAIM, stale_after=stale_after):
+    with claimed(store.folder / CLAIM):
         store.refresh()
         return compact(store)
 
@@ -188,9 +188,8 @@ class _WaitingLog:
 
 
 def _log_report(report: ExtractionReport, stores: Sequence[FeatureStore], title: str, on_bad_media: str) -> None:
-    rate = ""
-    if report.computed and report.seconds:
-        rate = f" ({report.computed / report.seconds:.1f} a second, {100 * report.padding:.1f} % padding)"
+    speed = report.computed / report.seconds if report.seconds else 0
+    rate = f" ({speed:.1f} a second, {100 * report.padding:.1f} % padding)" if speed else ""
     names = ", ".join(store.spec.folder_name for store in stores)
     log.info("%s: %d found, %d computed%s [%s]", title, report.found, report.computed, rate, names)
     if not report.bad:

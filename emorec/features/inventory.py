@@ -1,5 +1,6 @@
 """The content of a cache, read from the shards themselves."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,12 @@ def inventory(root: Path) -> list[dict[str, Any]]:
     entries = []
     for folder in list_folder(root):
         entry: dict[str, Any] = {"folder": folder.name, "encoder": None, "checkpoint": None, "revision": None}
-        entry |= {"utterances": 0, "bad": 0, "shards": 0, "broken": 0, "bytes": 0}
+        entry |= dict.fromkeys(("utterances", "bad", "shards", "broken", "bytes"), 0)
         for path in list_folder(folder, f"*{SUFFIX}"):
             _add_shard(entry, path)
         if entry["shards"] or entry["broken"]:
-            try:
+            with suppress(FileNotFoundError):  # collected in the meantime
                 entries.append({**entry, "last_use": folder.stat().st_mtime})
-            except FileNotFoundError:
-                continue  # collected in the meantime
     return entries
 
 

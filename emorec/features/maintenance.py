@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emorec.features.inventory import inventory
-from emorec.features.shard import NAME_DIGITS, SUFFIX, Shard, ShardError, open_shard, payload_digest, write_shard
+from emorec.features.shard import SUFFIX, Shard, ShardError, open_shard, verified_shard, write_shard
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import QUARANTINE_SUFFIX, FeatureStore, quarantine
 from emorec.storage.atomic import remove_orphans
@@ -30,32 +30,20 @@ MANY_SHARDS = 8
 
 @dataclass
 class Collection:
-    """The result of `collect`.
+    """The result of `collect`."""
 
-    Attributes:
-        removed: names of the folders that were removed, or would be.
-        bytes: size of these folders.
-        kept: number of folders that were kept.
-        in_use: names of folders that were kept only because a process uses them.
-    """
-
-    removed: list[str] = field(default_factory=list)
-    bytes: int = 0
-    kept: int = 0
-    in_use: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)  # names of the folders that were removed, or would be
+    bytes: int = 0  # size of these folders
+    kept: int = 0  # number of folders that were kept
+    in_use: list[str] = field(default_factory=list)  # names of folders that were kept only because a process uses them
 
 
 @dataclass
 class Verification:
-    """The result of `verify`.
+    """The result of `verify`."""
 
-    Attributes:
-        checked: number of shards.
-        broken: {shard: reason}.
-    """
-
-    checked: int = 0
-    broken: dict[str, str] = field(default_factory=dict)
+    checked: int = 0  # number of shards
+    broken: dict[str, str] = field(default_factory=dict)  # {shard: reason}
 
 
 def spec_folders(root: Path) -> list[Path]:
@@ -69,20 +57,15 @@ def verify(root: Path) -> Verification:
     digests, result = FileDigests(), Verification()
     for folder in spec_folders(root):
         for path in list_folder(folder, f"*{SUFFIX}"):
-            result.checked += 1
             try:
-                if digests.digest(path)[:NAME_DIGITS] != path.stem:
-                    raise ShardError("the content does not match its digest")
-                shard = open_shard(path)
-                if payload_digest(shard.values, shard.offsets, shard.keys) != shard.payload:
-                    raise ShardError("the payload does not match its digest")
-            except ShardError as error:
-                quarantine(path, error)
-                result.broken[f"{folder.name}/{path.name}"] = str(error)
+                verified_shard(path, digests).check_payload()
             except FileNotFoundError:
-                result.checked -= 1  # compacted in the meantime
-            except OSError as error:
+                continue  # compacted in the meantime
+            except (ShardError, OSError) as error:
+                if isinstance(error, ShardError):
+                    quarantine(path, error)
                 result.broken[f"{folder.name}/{path.name}"] = str(error)
+            result.checked += 1
     return result
 
 
@@ -123,8 +106,8 @@ def collect(
             if not selected:
                 result.kept += 1
                 continue
-            if act:
-                _remove(folders[name])
+            if act:  # renamed first, so that no reader opens it
+                remove_tree(folders[name].rename(root / f".{name}.{uuid.uuid4().hex}.tmp"))
             result.removed.append(name)
             result.bytes += entry["bytes"]
         except FileNotFoundError:
@@ -138,13 +121,6 @@ def collect(
 def _is_used(folder: Path, now: float) -> bool:
     with keep_modification_time(folder):
         return in_use(folder, now)
-
-
-def _remove(folder: Path) -> None:
-    """Renames a folder, so that no reader opens it, and removes it; links in it are not followed."""
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    folder.rename(temporary)
-    remove_tree(temporary)
 
 
 def _remove_leftovers(root: Path) -> None:
@@ -166,13 +142,10 @@ def compact(store: FeatureStore) -> int:
     """
     small = [shard for shard in store.shards if _is_small(shard)]
     batches: list[list[Shard]] = [[]]
-    size = 0
     for shard in small:
-        if size > COMPACT_BYTES:
+        if sum(merged.values.nbytes for merged in batches[-1]) > COMPACT_BYTES:
             batches.append([])
-            size = 0
         batches[-1].append(shard)
-        size += shard.values.nbytes
     saved = sum(_merge(store, batch) for batch in batches)
     if saved:
         log.info("%s: %d small shards merged into %d", store.spec.folder_name, len(small), len(small) - saved)
@@ -191,8 +164,10 @@ def _is_small(shard: Shard) -> bool:
 def _merge(store: FeatureStore, shards: list[Shard]) -> int:
     """Merges shards into one and returns the number of shards saved. Of equal keys the first is kept."""
     for shard in shards:  # corrupted data must not get a new, valid digest
-        if payload_digest(shard.values, shard.offsets, shard.keys) != shard.payload:
-            quarantine(shard.path, ShardError("the payload does not match its digest"))
+        try:
+            shard.check_payload()
+        except ShardError as error:
+            quarantine(shard.path, error)
             shards = [other for other in shards if other is not shard]
     if len(shards) < 2:
         return 0

@@ -5,7 +5,6 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,7 @@ AHEAD_BYTES = 2_000_000  # gathered ahead: less than the cache of a processor
 
 @dataclass(frozen=True)
 class Location:
-    """The shard and entry of each of N keys.
-
-    Attributes:
-        shard: (N,) index of the shard; -1 where there is no entry.
-        entry: (N,) index of the entry within its shard.
-    """
+    """The shard (N,), -1 where there is none, and the entry (N,) within the shard of each of N keys."""
 
     shard: NDArray[np.int64]
     entry: NDArray[np.int64]
@@ -39,15 +33,11 @@ class FileRows:
     """The values of a shard, read with ordinary calls, behind the tensor methods that `FeatureReader` uses."""
 
     def __init__(self, shard: Shard) -> None:
-        self.path: Path = shard.path
-        self.dim = int(shard.values.shape[1])
-        self.dtype = shard.values.dtype
-        self.start = shard.values_start
+        self.path, self.start = shard.path, shard.values_start
+        empty = torch.from_numpy(shard.values[:0])
+        self.dim, self.dtype = empty.shape[1], empty.dtype
         self._descriptor = os.open(shard.path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
-
-    def element_size(self) -> int:
-        return int(self.dtype.itemsize)
 
     def narrow(self, _: int, start: int, length: int) -> Tensor:
         """The rows from `start` to `start + length - 1`."""
@@ -56,52 +46,54 @@ class FileRows:
     def index_select(self, _: int, rows: Tensor) -> Tensor:
         """The rows (N,) as a tensor (N, D), with one read for each run of consecutive rows."""
         indices = rows.numpy()
-        values = np.empty((len(indices), self.dim), self.dtype)
+        values = torch.empty(len(indices), self.dim, dtype=self.dtype)
+        buffer = values.numpy().view(np.uint8)
+        width = self.dim * self.dtype.itemsize
         breaks = np.flatnonzero(np.diff(indices) != 1) + 1
-        bounds = [0, *breaks.tolist(), len(indices)]
-        width = self.dim * self.element_size()
-        for first, last in pairwise(bounds) if len(indices) else []:
-            offset = self.start + int(indices[first]) * width
-            read = os.preadv(self._descriptor, [values[first:last].view(np.uint8).data], offset)
+        for first, last in pairwise([0, *breaks.tolist(), len(indices)]) if len(indices) else []:
+            read = os.preadv(self._descriptor, [buffer[first:last].data], self.start + int(indices[first]) * width)
             if read < (last - first) * width:
                 raise OSError(None, f"expected {(last - first) * width} bytes of rows, got {read}", str(self.path))
-        return torch.from_numpy(values)
+        return values
 
 
 class FeatureReader:
     """Features of N utterances, addressed by their indices.
 
     Args:
-        shards: shards of one spec.
-        location: shard and entry of each utterance.
-        mapped: whether values are memory-mapped, or read with ordinary calls.
+        values: (rows, D) of each shard.
+        shard: (N,) index of each utterance's shard.
+        start: (N,) its first row in the shard.
+        length: (N,) number of its rows; 0 where it is absent.
+        dim: D.
     """
 
-    def __init__(self, shards: Sequence[Shard], location: Location, *, mapped: bool = True) -> None:
-        count = len(location.shard)
-        start, length = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    def __init__(
+        self, values: Sequence[Tensor | FileRows], shard: Tensor, start: Tensor, length: Tensor, dim: int
+    ) -> None:
+        self._values, self._shard, self._start, self.length, self.dim = values, shard, start, length, dim
+        self._flat = False  # whether each utterance is one row in memory, and indices and rows are the same
+        self.stores: Any = None
+
+    @classmethod
+    def from_shards(cls, shards: Sequence[Shard], location: Location, *, mapped: bool) -> "FeatureReader":
+        """Reads memory-mapped values if `mapped`, else with ordinary calls."""
+        start, length = np.zeros_like(location.entry), np.zeros_like(location.entry)
         for number in np.unique(location.shard[location.found]):
             selected = location.shard == number
             offsets = shards[number].offsets
             start[selected] = offsets[location.entry[selected]]
             length[selected] = offsets[location.entry[selected] + 1] - start[selected]
-        self._values: list[Tensor | FileRows] = [
-            torch.from_numpy(shard.values) if mapped else FileRows(shard) for shard in shards
-        ]
-        self._flat = False
-        self._shard = torch.from_numpy(np.where(length > 0, location.shard, -1))
-        self._start = torch.from_numpy(start)
-        self.length = torch.from_numpy(length)  # (N,) rows of each utterance; 0 where absent
-        self.dim = int(shards[0].values.shape[1]) if shards else 0
-        self.stores: Any = None
+        values = [torch.from_numpy(shard.values) if mapped else FileRows(shard) for shard in shards]
+        dim = int(shards[0].values.shape[1]) if shards else 0
+        shard, first, rows = (torch.from_numpy(item) for item in (location.shard, start, length))
+        return cls(values, shard, first, rows, dim)
 
     @classmethod
     def absent(cls, count: int, dim: int) -> "FeatureReader":
         """A reader of features (T, `dim`) of `count` utterances, all of them absent."""
-        absent = np.full(count, -1)
-        reader = cls([], Location(absent, absent))
-        reader.dim = dim
-        return reader
+        zeros = torch.zeros(count, dtype=torch.int64)
+        return cls([], zeros, zeros, zeros, dim)
 
     @property
     def present(self) -> Tensor:
@@ -111,26 +103,18 @@ class FeatureReader:
     @property
     def dtype(self) -> torch.dtype:
         """The stored dtype."""
-        stored = str(self._values[0].dtype) if self._values else "float32"
-        dtype: torch.dtype = getattr(torch, stored.removeprefix("torch."))
-        return dtype
+        return self._values[0].dtype if self._values else torch.float32
 
     @property
     def nbytes(self) -> int:
         """Size of all features of this reader, bytes."""
-        return int(self.length.sum()) * self.dim * (self._values[0].element_size() if self._values else 0)
+        return int(self.length.sum()) * self.dim * self.dtype.itemsize
 
     def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """A padded batch of features.
-
-        Args:
-            indices: (B,) int64, indices of utterances.
-
-        Returns:
-            values (B, T, D) of the stored dtype, zero where there is no data, and mask (B, T) with T ≥ 1.
-        """
+        """A padded batch of the utterances at indices (B,): values (B, T, D) of the stored dtype, zero where there is
+        no data, and mask (B, T) with T ≥ 1."""
         indices = indices.to(self._start.device)
-        if self._flat:  # one frame each, in memory: indices and rows are the same
+        if self._flat:
             return self._values[0].index_select(0, indices)[:, None], torch.ones(len(indices), 1, dtype=torch.bool)
         length = self.length[indices]
         longest = max(1, int(length.max())) if len(indices) else 1
@@ -140,11 +124,8 @@ class FeatureReader:
         return self._copy(indices, length, longest), mask
 
     def batches(self, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields `gather` for consecutive batches of indices (N,).
-
-        Single frames in memory are gathered for several batches at once.
-        """
-        size = batch_size * self.dim * self._values[0].element_size() if self._flat else AHEAD_BYTES
+        """Yields `gather` for batches of indices (N,); single frames in memory are gathered for several at once."""
+        size = batch_size * self.dim * self.dtype.itemsize if self._flat else AHEAD_BYTES
         for block in torch.split(indices, batch_size * max(1, AHEAD_BYTES // size)):
             values, mask = self.gather(block)
             yield from zip(torch.split(values, batch_size), torch.split(mask, batch_size), strict=True)
@@ -180,15 +161,13 @@ class FeatureReader:
         if not self._values:
             return self
         values = torch.empty(int(self.length.sum()), self.dim, dtype=self.dtype)
-        start = torch.where(self.length > 0, torch.cumsum(self.length, 0) - self.length, 0)
-        for number, shard_values in enumerate(self._values):
-            selected = self._shard == number
-            lengths = self.length[selected]
-            within = torch.arange(int(lengths.sum())) - (torch.cumsum(lengths, 0) - lengths).repeat_interleave(lengths)
-            source = self._start[selected].repeat_interleave(lengths) + within
-            values[start[selected].repeat_interleave(lengths) + within] = shard_values.index_select(0, source)
-        packed = FeatureReader([], Location(np.zeros(0, np.int64), np.zeros(0, np.int64)))
-        packed._values, packed._shard = [values.to(device)], torch.where(self.length > 0, 0, -1).to(device)
-        packed._start, packed.length, packed.dim = start.to(device), self.length.to(device), self.dim
+        start = torch.cumsum(self.length, 0) - self.length
+        for number, stored in enumerate(self._values):
+            length = torch.where(self._shard == number, self.length, 0)
+            within = torch.arange(int(length.sum())) - (torch.cumsum(length, 0) - length).repeat_interleave(length)
+            rows = stored.index_select(0, self._start.repeat_interleave(length) + within)
+            values[start.repeat_interleave(length) + within] = rows
+        shard, start, length = (item.to(device) for item in (torch.zeros_like(start), start, self.length))
+        packed = FeatureReader([values.to(device)], shard, start, length, self.dim)
         packed._flat = device == "cpu" and bool((self.length == 1).all())
         return packed

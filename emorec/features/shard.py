@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from emorec.features.spec import FeatureSpec
 from emorec.storage.atomic import write_bytes
-from emorec.storage.digests import canonical_json
+from emorec.storage.digests import FileDigests, canonical_json
 
 KEY_BYTES = 32
 NAME_DIGITS = 32
@@ -45,6 +45,11 @@ class Shard:
     payload: str  # digest according to the header
     values_start: int
 
+    def check_payload(self) -> None:
+        """Raises a `ShardError` where the arrays do not match their digest in the header."""
+        if payload_digest(self.values, self.offsets, self.keys) != self.payload:
+            raise ShardError("the payload does not match its digest")
+
 
 def payload_digest(values: NDArray[Any], offsets: NDArray[np.int64], keys: NDArray[np.uint8]) -> str:
     """sha256 over the arrays of a shard, 64 hex digits."""
@@ -57,14 +62,10 @@ def payload_digest(values: NDArray[Any], offsets: NDArray[np.int64], keys: NDArr
 def write_shard(
     folder: Path, spec: FeatureSpec, keys: list[bytes], values: list[NDArray[Any]], reasons: dict[int, str]
 ) -> Path:
-    """Writes a shard into `folder` and returns its path.
+    """Writes a shard into the folder of its spec and returns its path.
 
-    Args:
-        folder: folder of the spec.
-        spec: identity of the values.
-        keys: 32 bytes per entry.
-        values: (T, D) per entry, of the spec's dtype; (0, D) for an entry with a reason.
-        reasons: {entry: why its source cannot be decoded}.
+    Each entry has a key of 32 bytes and values (T, D) of the spec's dtype; for an entry with a reason, why its source
+    cannot be decoded, they are (0, D).
     """
     from safetensors import numpy as safetensors_numpy
 
@@ -110,6 +111,13 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any], int]:
     return header, description, 8 + length
 
 
+def verified_shard(path: Path, digests: FileDigests) -> Shard:
+    """Opens a shard whose content matches its name. Raises as `open_shard`."""
+    if digests.digest(path)[:NAME_DIGITS] != path.stem:
+        raise ShardError("the content does not match its digest")
+    return open_shard(path)
+
+
 def open_shard(path: Path) -> Shard:
     """Opens a shard and maps its values.
 
@@ -122,7 +130,7 @@ def open_shard(path: Path) -> Shard:
     try:
         # one map per file; copy-on-write, since torch does not share read-only memory
         content = np.memmap(path, dtype=np.uint8, mode="c")
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for name in ("values", "offsets", "keys"):
             first, last = header[name]["data_offsets"]
             shape, dtype = tuple(header[name]["shape"]), np.dtype(TYPES[header[name]["dtype"]])
@@ -131,16 +139,7 @@ def open_shard(path: Path) -> Shard:
             arrays[name] = np.asarray(content[start + first : start + last]).view(dtype).reshape(shape)
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(f"expected the header of a shard, got {error!r}") from error
-    values_start = start + header["values"]["data_offsets"][0]
-    values, offsets, keys = arrays["values"], arrays["offsets"], arrays["keys"]
-    entries = len(keys)
-    if len(offsets) != entries + 1 or offsets[0] != 0 or offsets[-1] != len(values) or (np.diff(offsets) < 0).any():
+    offsets, entries, rows = arrays["offsets"], len(arrays["keys"]), len(arrays["values"])
+    if len(offsets) != entries + 1 or offsets[0] != 0 or offsets[-1] != rows or (np.diff(offsets) < 0).any():
         raise ShardError("expected offsets that cover the values in order")
-    return Shard(
-        path=path,
-        values=values,
-        offsets=offsets,
-        keys=keys,
-        values_start=values_start,
-        **description,
-    )
+    return Shard(path=path, values_start=start + header["values"]["data_offsets"][0], **arrays, **description)

@@ -7,8 +7,6 @@ from typing import Any
 
 from emorec.storage.digests import canonical_json, digest_of
 
-SCHEMA = 1  # version of the shard format
-
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
@@ -38,7 +36,7 @@ class FeatureSpec:
     processor: dict[str, Any] = field(default_factory=dict)
     media: dict[str, Any] = field(default_factory=dict)
     state: str | None = None
-    schema: int = SCHEMA
+    schema: int = 1
 
     @cached_property
     def digest(self) -> str:

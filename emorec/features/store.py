@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from emorec.config.schema import FeaturesConfig
 from emorec.features.devices import own_device
 from emorec.features.reader import FeatureReader, Location
-from emorec.features.shard import KEY_BYTES, NAME_DIGITS, SUFFIX, Shard, ShardError, open_shard, write_shard
+from emorec.features.shard import KEY_BYTES, SUFFIX, Shard, ShardError, verified_shard, write_shard
 from emorec.features.spec import FeatureSpec
 from emorec.storage.claims import Claim
 from emorec.storage.digests import FileDigests, canonical_json
@@ -56,15 +56,16 @@ class FeatureStore:
                 if path.name in self._known:
                     continue
                 try:
-                    shard = self._open(path)
+                    self.shards.append(self._open(path))
+                except ShardError as error:
+                    quarantine(path, error)
                 except FileNotFoundError:
                     if not path.is_symlink():  # a link without a target stays as it is
                         complete = False
                         continue
-                    shard = None
+                except OSError as error:
+                    log.warning("the shard %s cannot be read and is skipped: %s", path, error)
                 self._known.add(path.name)
-                if shard is not None:
-                    self.shards.append(shard)
         if len(self.shards) > count:
             self._index()
         if self.shards:
@@ -77,39 +78,18 @@ class FeatureStore:
         self._index()
         self.refresh()
 
-    def _open(self, path: Path) -> Shard | None:
-        """Opens and verifies a shard; `None` where it is broken or unreadable.
-
-        Raises:
-            FileNotFoundError: the shard has vanished.
-        """
-        try:
-            if self.digests.digest(path)[:NAME_DIGITS] != path.stem:
-                raise ShardError("the content does not match its digest")
-            shard = open_shard(path)
-            if canonical_json(shard.spec) != self.spec.canonical:
-                raise ShardError(f"expected features of {self.spec.canonical}, got {shard.spec}")
-        except ShardError as error:
-            quarantine(path, error)
-            return None
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            log.warning("the shard %s cannot be read and is skipped: %s", path, error)
-            return None
+    def _open(self, path: Path) -> Shard:
+        shard = verified_shard(path, self.digests)
+        if canonical_json(shard.spec) != self.spec.canonical:
+            raise ShardError(f"expected features of {self.spec.canonical}, got {shard.spec}")
         return shard
 
     def _index(self) -> None:
         """Sorts all keys by their first eight bytes. Of equal keys that of the first shard is used."""
-        keys = np.concatenate([shard.keys for shard in self.shards] or [self._keys[:0]])
-        counts = [len(shard.keys) for shard in self.shards]
-        locations = np.stack(
-            [
-                np.repeat(np.arange(len(counts)), counts),
-                np.concatenate([np.arange(count) for count in counts] or [np.zeros(0, np.int64)]),
-            ],
-            axis=1,
-        )
+        keys = np.concatenate([self._keys[:0], *(shard.keys for shard in self.shards)])
+        sizes = [(number, len(shard.keys)) for number, shard in enumerate(self.shards)]
+        pairs = [np.stack([np.full(size, number), np.arange(size)], axis=1) for number, size in sizes]
+        locations = np.concatenate([self._locations[:0], *pairs])
         prefixes = _prefixes(keys)
         order = np.argsort(prefixes, kind="stable")
         self._prefixes, self._keys, self._locations = prefixes[order], keys[order], locations[order]
@@ -135,15 +115,15 @@ class FeatureStore:
             position[pending] += 1
         return Location(shard, entry)
 
-    def reasons(self, keys: Sequence[bytes]) -> dict[int, str]:
-        """{index in `keys`: why its source cannot be decoded}."""
+    def reasons(self, keys: Sequence[bytes]) -> dict[bytes, str]:
+        """{key: why its source cannot be decoded} of those of `keys` whose source cannot."""
         location = self.locate(keys)
         reasons = {}
         for number, shard in enumerate(self.shards):
             if shard.reasons:
-                for index in np.flatnonzero(location.shard == number):
+                for index in np.flatnonzero(location.shard == number).tolist():
                     if (reason := shard.reasons.get(int(location.entry[index]))) is not None:
-                        reasons[int(index)] = reason
+                        reasons[keys[index]] = reason
         return reasons
 
     def add(self, keys: list[bytes], values: list[NDArray[np.floating]], reasons: dict[int, str]) -> None:
@@ -165,13 +145,8 @@ class FeatureStore:
 def open_reader(
     parts: Sequence[tuple[FeatureStore, Sequence[bytes | None]]], settings: FeaturesConfig
 ) -> FeatureReader:
-    """One reader over the keys of several stores, concatenated. `None` in a later part repeats the features that the
-    first part has at the same index.
-
-    Args:
-        parts: stores of features of equal dimension, each with its keys; all lists have the same length.
-        settings: how features are read.
-    """
+    """One reader over the equally many keys of several stores, concatenated. The features of all stores have one
+    dimension. `None` in a later part repeats the features that the first part has at the same index."""
     stores = [store for store, _ in parts]
     while True:
         try:
@@ -200,7 +175,7 @@ def _concatenate(
         own = np.stack([shard, location.entry])
         given = np.array([key is not None for key in keys])
         rows.append(np.where(given, own, rows[0]) if rows else own)
-    return FeatureReader(shards, Location(*np.concatenate(rows, axis=1)), mapped=settings.mmap)
+    return FeatureReader.from_shards(shards, Location(*np.concatenate(rows, axis=1)), mapped=settings.mmap)
 
 
 def _prefixes(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:

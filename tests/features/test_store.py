@@ -93,7 +93,7 @@ def test_a_reason_is_stored_instead_of_features(tmp_path: Path) -> None:
     store.add([key(0), key(1)], [np.zeros((0, DIM), "float32"), entry(1)], {0: "the sound is silent"})
     store.refresh()
     assert store.locate([key(0)]).found.all()
-    assert store.reasons([key(1), key(0)]) == {1: "the sound is silent"}
+    assert store.reasons([key(1), key(0)]) == {key(0): "the sound is silent"}
     assert store.reader([key(0), key(1)], FeaturesConfig(preload="none")).present.tolist() == [False, True]
 
 
