@@ -8,10 +8,10 @@ from pathlib import Path
 
 from emorec.markdown import markdown_table, with_deviation
 from emorec.reporting.aggregate import SUMMARY_METRICS, Group, distinction, distinctions
+from emorec.runs.results import SHOWN
 from emorec.storage.atomic import make_folder, write_text
 
 BEST = "**best**"
-SHOWN = {"classification": ("weighted_f1", "uar", "accuracy"), "regression": ("ccc", "mae", "pearson")}
 
 
 def _numbers(values: Sequence[int]) -> str:

@@ -21,82 +21,48 @@ from emorec.storage.links import link_relative
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1  # version of run.json
 WEIGHTS = "weights"
 SUFFIX = ".safetensors"
 DOOMED = ".doomed"  # suffix of the mark of a weight file that a collection is about to remove
 DOOMED_SECONDS = 10.0  # after which the collection counts as dead
 CLAIM = "claim.json"  # in the directory of a run that a process trains
-STATUSES = ("running", "finished", "failed", "interrupted")
 
 
 @dataclass(kw_only=True)
 class RunRecord:
-    """`run.json`.
+    """`run.json`."""
 
-    Attributes:
-        run_id: 12 hex digits, the name of the directory.
-        group_id: equal for runs that differ only in seed and fold.
-        identity: digest of the whole identity.
-        status: "running", "finished", "failed" or "interrupted".
-        seed: the seed.
-        fold: fold of the protocol, or `None`.
-        task: {name, labels, monitor, direction}.
-        choices: {config group: name} of the composed config.
-        overrides: overrides of the command line.
-        started: ISO 8601 time of the (last) start.
-        ended: ISO 8601 time of the end.
-        timings: {step: seconds}.
-        epochs: number of trained epochs.
-        best_epoch: the epoch whose weights are kept, chosen on validation.
-        data: utterances by split, bad media, notes about the corpus.
-        weights: {component: sha256 of its file}.
-        features: {modality: folder of its features in the cache}.
-        feature_specs: {modality: specs of its features, one for each layer, with resolved revisions}.
-        test_reads: time and reason of each reading of the test split.
-        provenance: code, versions, machine.
-        error: last line of the error of a failed run.
-        attempts: number of starts.
-        restarts: number of starts from scratch, after a failure or by `rerun`; the others resumed.
-        tags: tags of the last start.
-        notes: notes of the last start.
-        schema: version of this file.
-    """
-
-    run_id: str
-    group_id: str
-    identity: str
-    status: str
+    run_id: str  # 12 hex digits, the name of the directory
+    group_id: str  # equal for runs that differ only in seed and fold
+    identity: str  # digest of the whole identity
+    status: str  # "running", "finished", "failed" or "interrupted"
     seed: int
-    fold: int | None
-    task: dict[str, Any]
-    choices: dict[str, str]
-    overrides: list[str]
-    started: str
-    ended: str | None = None
-    timings: dict[str, float] = field(default_factory=dict)
-    epochs: int = 0
-    best_epoch: int | None = None
-    data: dict[str, Any] = field(default_factory=dict)
-    weights: dict[str, str] = field(default_factory=dict)
-    features: dict[str, str] = field(default_factory=dict)
+    fold: int | None  # fold of the protocol
+    task: dict[str, Any]  # {name, labels, monitor, direction}
+    choices: dict[str, str]  # {config group: name} of the composed config
+    overrides: list[str]  # of the command line
+    started: str  # ISO 8601 time of the (last) start
+    ended: str | None = None  # ISO 8601 time of the end
+    timings: dict[str, float] = field(default_factory=dict)  # {step: seconds}
+    epochs: int = 0  # number of trained epochs
+    best_epoch: int | None = None  # the epoch whose weights are kept, chosen on validation
+    data: dict[str, Any] = field(default_factory=dict)  # utterances by split, bad media, notes about the corpus
+    weights: dict[str, str] = field(default_factory=dict)  # {component: sha256 of its file}
+    features: dict[str, str] = field(default_factory=dict)  # {modality: folder of its features in the cache}
+    # {modality: specs of its features, one for each layer, with resolved revisions}
     feature_specs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    test_reads: list[dict[str, str]] = field(default_factory=list)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    error: str | None = None
-    attempts: int = 1
-    restarts: int = 0
-    tags: list[str] = field(default_factory=list)
-    notes: str | None = None
-    schema: int = SCHEMA
+    test_reads: list[dict[str, str]] = field(default_factory=list)  # time and reason of each reading of the test split
+    provenance: dict[str, Any] = field(default_factory=dict)  # code, versions, machine
+    error: str | None = None  # last line of the error of a failed run
+    attempts: int = 1  # number of starts
+    restarts: int = 0  # number of starts from scratch, after a failure or by `rerun`; the others resumed
+    tags: list[str] = field(default_factory=list)  # of the last start
+    notes: str | None = None  # of the last start
+    schema: int = 1  # version of this file
 
 
 class CheckpointStore:
-    """The folder `checkpoints/`: a directory for each run, and `weights/`, which stores equal weights once.
-
-    Args:
-        root: the folder.
-    """
+    """The folder `checkpoints/`: a directory for each run, and `weights/`, which stores equal weights once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -160,15 +126,8 @@ class CheckpointStore:
         return record
 
     def publish(self, run_id: str, components: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str]:
-        """Stores weights by content and links them into `model/` of a run.
-
-        Args:
-            run_id: id of the run.
-            components: {component: its weights}.
-
-        Returns:
-            {component: sha256 of its file}
-        """
+        """Stores {component: its weights} by content, links them into `model/` of a run, and returns {component: sha256
+        of its file}."""
         from safetensors.torch import save
 
         digests = {}

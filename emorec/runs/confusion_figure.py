@@ -10,17 +10,10 @@ WHITE_TEXT_FROM = 0.55  # share above which white text is easier to read on the 
 
 
 def confusion_figure(confusion: ArrayLike, labels: Sequence[str], *, title: str | None = None) -> Any:
-    """Plots a confusion matrix; each cell shows its share of the true class, as colour and text, and the count.
+    """Plots counts (C, C), whose rows are true classes, as a matplotlib `Figure`, which pyplot does not manage.
 
-    The colours are one hue from light to dark, readable with every kind of colour vision.
-
-    Args:
-        confusion: (C, C) counts; rows are true classes.
-        labels: (C,) names of the classes.
-        title: title of the figure.
-
-    Returns:
-        A matplotlib `Figure`, which need not be closed, as pyplot does not manage it.
+    Each cell shows its share of the true class, as colour and text, and the count. The colours are one hue from light
+    to dark, readable with every kind of colour vision.
     """
     from matplotlib.figure import Figure
 

@@ -13,17 +13,11 @@ ID_DIGITS = 12
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What identifies a run.
+    """What identifies a run."""
 
-    Attributes:
-        run_id: 12 hex digits.
-        group_id: the same for runs that differ only in seed and fold.
-        digest: of the whole identity, 64 hex digits; tells two runs with the same run id apart.
-    """
-
-    run_id: str
-    group_id: str
-    digest: str
+    run_id: str  # 12 hex digits
+    group_id: str  # the same for runs that differ only in seed and fold
+    digest: str  # of the whole identity, 64 hex digits; tells two runs with the same run id apart
 
 
 def _without(config: dict[str, Any], keys: tuple[tuple[str, ...], ...]) -> dict[str, Any]:

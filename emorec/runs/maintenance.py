@@ -18,17 +18,11 @@ GRACE_SECONDS = 24 * 3600.0
 
 @dataclass
 class Collection:
-    """The weight files that a collection removed, or would remove.
+    """The weight files that a collection removed, or would remove."""
 
-    Attributes:
-        removed: names of the removed files.
-        bytes: size of the removed files.
-        kept: number of other files.
-    """
-
-    removed: list[str] = field(default_factory=list)
-    bytes: int = 0
-    kept: int = 0
+    removed: list[str] = field(default_factory=list)  # their names
+    bytes: int = 0  # their size
+    kept: int = 0  # number of other files
 
 
 def used_features(root: Path) -> set[str]:
@@ -57,11 +51,7 @@ def linked_weights(store: CheckpointStore) -> set[str]:
 
 
 def verify(store: CheckpointStore) -> dict[str, str]:
-    """Hashes all weights and checks the links of all runs.
-
-    Returns:
-        {file: what is wrong with it}
-    """
+    """Hashes all weights and checks the links of all runs; returns {file: what is wrong with it}."""
     broken = {}
     for path in list_folder(store.root / WEIGHTS, f"*{SUFFIX}"):
         with suppress(FileNotFoundError):  # collected in the meantime
@@ -80,25 +70,18 @@ def _link_problem(path: Path, digest: str) -> str | None:
     """What is wrong with a run's link to (or copy of) the weights of a digest; `None` if nothing is."""
     try:
         if path.is_symlink() and path.exists():
-            return (
-                None
-                if path.readlink().name == f"{digest}{SUFFIX}"
-                else f"expected a link to {digest}, got {path.readlink().name}"
-            )
+            name = path.readlink().name
+            return None if name == f"{digest}{SUFFIX}" else f"expected a link to {digest}, got {name}"
         return None if hash_file(path) == digest else "the content does not match its digest"
     except FileNotFoundError:
         return "the link leads nowhere"
 
 
 def collect_weights(store: CheckpointStore, *, grace: float = GRACE_SECONDS, act: bool) -> Collection:
-    """Removes weight files that no run links to and that are older than `grace`.
+    """Removes weight files that no run links to and that were last touched more than `grace` seconds ago; only reports
+    them if not `act`.
 
     A run that publishes weights touches the file, links it, and then checks that it still exists.
-
-    Args:
-        store: the store.
-        grace: seconds since a file was last touched.
-        act: whether to remove the files, or only to report them.
     """
     result, folder = Collection(), store.root / WEIGHTS
     if not folder.is_dir():
@@ -139,10 +122,8 @@ def _remove_unlinked(store: CheckpointStore, path: Path) -> bool:
 
 
 def remove_run(store: CheckpointStore, record: RunRecord, *, act: bool) -> list[str]:
-    """Removes the directory of a run; its weights stay until they are collected.
-
-    Returns:
-        The files that were removed, or would be if not `act`.
+    """Removes the directory of a run, whose weights stay until they are collected; returns the files that were removed,
+    or would be if not `act`.
 
     Raises:
         UserError: a process trains the run.

@@ -14,38 +14,22 @@ from emorec.storage.atomic import write_bytes, write_json
 if TYPE_CHECKING:
     from emorec.models.emotion_model import Predictions
 
-LINE_METRICS = {
-    "classification": ("val/weighted_f1", "test/weighted_f1", "test/uar", "test/accuracy"),
-    "regression": ("val/ccc", "test/ccc", "test/mae", "test/pearson"),
-}
-
-
-def metrics_of(predictions: "Predictions", split: str, task: Task) -> dict[str, Any]:
-    """`<split>/<metric>` of a split; for classes also `<split>/per_class` and `<split>/confusion` (rows: targets)."""
-    scores: dict[str, Any] = {f"{split}/{name}": value for name, value in predictions.scores.items()}
-    if task.kind == "regression":
-        return scores
-    from emorec.metrics.classification import confusion_matrix, per_class_scores
-
-    confusion = confusion_matrix(predictions.target, predictions.logits.argmax(1), len(task.labels))
-    return {
-        **scores,
-        f"{split}/per_class": per_class_scores(confusion, task.labels),
-        f"{split}/confusion": confusion.tolist(),
-    }
+SHOWN = {"classification": ("weighted_f1", "uar", "accuracy"), "regression": ("ccc", "mae", "pearson")}  # of test
+LINE_METRICS = {kind: (f"val/{names[0]}", *(f"test/{name}" for name in names)) for kind, names in SHOWN.items()}
 
 
 def write_results(folder: Path, predictions: "Mapping[str, Predictions]", task: Task) -> dict[str, Any]:
-    """Writes `metrics.json` and `predictions.parquet` into a folder and returns the metrics.
-
-    Args:
-        folder: of the run, or of an evaluation.
-        predictions: {split: `Predictions`}.
-        task: what is predicted.
-    """
+    """Writes `metrics.json` and `predictions.parquet` of {split: predictions} into a folder and returns the metrics:
+    `<split>/<metric>`, and for classes `<split>/per_class` and `<split>/confusion` (rows: targets)."""
     metrics: dict[str, Any] = {"labels": list(task.labels)}
     for split, predicted in predictions.items():
-        metrics |= metrics_of(predicted, split, task)
+        metrics |= {f"{split}/{name}": value for name, value in predicted.scores.items()}
+        if task.kind == "classification":
+            from emorec.metrics.classification import confusion_matrix, per_class_scores
+
+            confusion = confusion_matrix(predicted.target, predicted.logits.argmax(1), len(task.labels))
+            metrics[f"{split}/per_class"] = per_class_scores(confusion, task.labels)
+            metrics[f"{split}/confusion"] = confusion.tolist()
     write_predictions(folder / "predictions.parquet", predictions, task)
     write_json(folder / "metrics.json", metrics)
     return metrics
@@ -62,15 +46,11 @@ def write_predictions(path: Path, predictions: "Mapping[str, Predictions]", task
         columns: dict[str, Any] = {"id": list(predicted.id), "split": [split] * len(predicted.id)}
         if task.kind == "regression":
             columns |= {"target": predicted.target.numpy(), "predicted": predicted.logits[:, 0].numpy()}
-            tables.append(pyarrow.table(columns))
-            continue
-        probabilities = predicted.logits.softmax(1)
-        columns |= {
-            "target": [task.labels[number] if number >= 0 else None for number in predicted.target.tolist()],
-            "predicted": [task.labels[number] for number in predicted.logits.argmax(1).tolist()],
-        }
-        for number, label in enumerate(task.labels):
-            columns[f"probability_{label}"] = probabilities[:, number].numpy()
+        else:
+            columns["target"] = [task.labels[index] if index >= 0 else None for index in predicted.target.tolist()]
+            columns["predicted"] = [task.labels[index] for index in predicted.logits.argmax(1).tolist()]
+            probabilities = predicted.logits.softmax(1).numpy()
+            columns |= {f"probability_{label}": probabilities[:, index] for index, label in enumerate(task.labels)}
         tables.append(pyarrow.table(columns))
     stream = io.BytesIO()
     parquet.write_table(pyarrow.concat_tables(tables), stream)
@@ -80,10 +60,9 @@ def write_predictions(path: Path, predictions: "Mapping[str, Predictions]", task
 def read_metrics(folder: Path) -> dict[str, Any]:
     """`metrics.json` of a run's directory; empty where there is none."""
     try:
-        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+        return dict(json.loads((folder / "metrics.json").read_text()))
     except FileNotFoundError:
         return {}
-    return metrics
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
@@ -97,9 +76,8 @@ def read_history(folder: Path) -> list[dict[str, float]]:
 
 def scalar_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The metrics that are numbers."""
-    return {
-        key: float(value) for key, value in metrics.items() if isinstance(value, int | float) and key.count("/") == 1
-    }
+    numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+    return {key: float(value) for key, value in numbers.items() if key.count("/") == 1}
 
 
 def line_metrics(folder: Path) -> dict[str, float]:
