@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from emorec.annotations import Share
 from emorec.batch import FusionOutput
+from emorec.dropout import Dropout
 from emorec.fusion.fusion import Fusion
 from emorec.fusion.pooling import Pooling
 
@@ -24,7 +25,7 @@ class Gated(Fusion):
 
     def __init__(self, *, dims: dict[str, int], hidden: int, pooling: Pooling = "mean", dropout: Share = 0.0) -> None:
         super().__init__(dims=dims, hidden=hidden, pooling=pooling)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.values = nn.ModuleDict({modality: nn.Linear(dim, hidden) for modality, dim in dims.items()})
         self.gate = nn.Linear(sum(dims.values()), hidden * len(dims))
 

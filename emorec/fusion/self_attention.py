@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from emorec.annotations import PositiveCount, Share
 from emorec.batch import FusionOutput
+from emorec.dropout import Dropout
 from emorec.errors import UserError
 from emorec.fusion.fusion import Fusion
 from emorec.fusion.pooling import Pooling
@@ -40,9 +41,9 @@ class SelfAttention(Fusion):
         self.attention = nn.MultiheadAttention(hidden, heads, dropout=dropout, batch_first=True)
         self.first_norm, self.second_norm = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
         self.feed_forward = nn.Sequential(
-            nn.Linear(hidden, 2 * hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * hidden, hidden)
+            nn.Linear(hidden, 2 * hidden), nn.GELU(), Dropout(dropout), nn.Linear(2 * hidden, hidden)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def fuse(self, vectors: dict[str, Tensor], present: dict[str, Tensor]) -> FusionOutput:
         tokens = torch.stack([self.tokens[name](vector) for name, vector in vectors.items()], dim=1)  # (B, M, H)

@@ -4,6 +4,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from emorec.dropout import Dropout
+
 
 class Head(nn.Module):
     """A linear layer with dropout before it.
@@ -16,7 +18,7 @@ class Head(nn.Module):
 
     def __init__(self, *, hidden: int, outputs: int, dropout: float) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Dropout(dropout), nn.Linear(hidden, outputs))
+        self.layers = nn.Sequential(Dropout(dropout), nn.Linear(hidden, outputs))
 
     def start_at(self, value: float) -> None:
         """Sets the bias, so that training starts near a value such as the targets' mean."""

@@ -4,6 +4,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from emorec.dropout import Dropout
+
 
 class Projection(nn.Module):
     """Dropout, a linear layer and GELU, on each frame.
@@ -16,7 +18,7 @@ class Projection(nn.Module):
 
     def __init__(self, *, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Dropout(dropout), nn.Linear(dim, hidden), nn.GELU())
+        self.layers = nn.Sequential(Dropout(dropout), nn.Linear(dim, hidden), nn.GELU())
 
     def forward(self, features: Tensor) -> Tensor:
         return cast(Tensor, self.layers(features))  # (B, T, D) -> (B, T, H)
