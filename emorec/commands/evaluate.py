@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from emorec.config.composition import compose_once
 from emorec.config.schema import EvaluateConfig
+from emorec.imports import quick_imports
 from emorec.runs.logs import start_logging
 
 
@@ -13,8 +14,9 @@ def main(words: Sequence[str]) -> int:
     if composed is None:
         return 0
     start_logging()
-    _ = composed.config
-    from emorec.training.evaluation import evaluate_run
+    with quick_imports():
+        _ = composed.config
+        from emorec.training.evaluation import evaluate_run
 
     print(evaluate_run(composed).line)
     return 0

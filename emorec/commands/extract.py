@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from emorec.config.composition import compose_once
 from emorec.config.schema import ExtractConfig
+from emorec.imports import quick_imports
 from emorec.runs.logs import start_logging
 
 
@@ -13,8 +14,9 @@ def main(words: Sequence[str]) -> int:
     if composed is None:
         return 0
     start_logging()
-    config = composed.config
-    from emorec.datamodules.preparer import DataPreparer
+    with quick_imports():
+        config = composed.config
+        from emorec.datamodules.preparer import DataPreparer
 
     preparer = DataPreparer.of(config)
     data = preparer.prepare(config, *preparer.components(config))

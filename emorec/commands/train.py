@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from emorec.config.composition import Composer, composer, parse, print_with_hydra
 from emorec.config.schema import TrainConfig
 from emorec.errors import UserError
+from emorec.imports import quick_imports
 from emorec.runs.logs import start_logging
 from emorec.sweeps.report import JobReport, reporting
 
@@ -19,8 +20,9 @@ def main(words: Sequence[str]) -> int:
         with reporting() as report, composer(line, TrainConfig) as open_composer:
             return _run_once(open_composer, report)
     with composer(line, TrainConfig) as open_composer:
-        from emorec.sweeps.multirun import run_all
-        from emorec.training.distributed import under_torchrun
+        with quick_imports():
+            from emorec.sweeps.multirun import run_all
+            from emorec.training.distributed import under_torchrun
 
         if under_torchrun():
             raise UserError(
@@ -30,15 +32,16 @@ def main(words: Sequence[str]) -> int:
 
 
 def _run_once(open_composer: Composer[TrainConfig], report: JobReport) -> int:
-    composed = open_composer.compose(open_composer.line.overrides)
-    if composed.wants_all_folds:
-        raise UserError("expected -m with dataset.fold=all, which stands for one run for each fold")
-    config = composed.config
+    with quick_imports():  # the config imports what its parts name
+        composed = open_composer.compose(open_composer.line.overrides)
+        if composed.wants_all_folds:
+            raise UserError("expected -m with dataset.fold=all, which stands for one run for each fold")
+        config = composed.config
 
-    from emorec.datamodules.preparer import DataPreparer
-    from emorec.runs.results import line_metrics
-    from emorec.training.distributed import exit_now, own_assignment
-    from emorec.training.lifecycle import train
+        from emorec.datamodules.preparer import DataPreparer
+        from emorec.runs.results import line_metrics
+        from emorec.training.distributed import exit_now, own_assignment
+        from emorec.training.lifecycle import train
 
     outcome = train(composed, DataPreparer.of(config))
     if own_assignment() is not None:

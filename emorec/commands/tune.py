@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from emorec.config.composition import composer, parse, print_with_hydra
 from emorec.config.schema import TuneConfig
 from emorec.errors import UserError
+from emorec.imports import quick_imports
 from emorec.markdown import markdown_table
 from emorec.runs.logs import start_logging
 from emorec.tuning.study import JOURNAL, Study, require_optuna
@@ -28,8 +29,9 @@ def main(words: Sequence[str]) -> int:
         raise UserError("expected no -m, since a study makes its trials itself; search=… says what it tries")
     require_optuna()
     start_logging()
-    from emorec.tuning.trials import prepare_search, run_trial, write_best
-    from emorec.tuning.workers import follow_parent, run_workers
+    with quick_imports():
+        from emorec.tuning.trials import prepare_search, run_trial, write_best
+        from emorec.tuning.workers import follow_parent, run_workers
 
     follow_parent()
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 Start = Literal["auto", "fork", "spawn"]
-PRELOADED = ("emorec.commands.train", "emorec.sweeps.report", "emorec.training.lifecycle")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 WATCH_SECONDS = 0.5  # between two looks at a parent process
 
@@ -61,7 +60,7 @@ def start_warm_parent() -> None:
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)  # its libraries must not start threads
     try:
-        multiprocessing.set_forkserver_preload(list(PRELOADED))
+        multiprocessing.set_forkserver_preload(["emorec.training.preload"])
         forkserver.ensure_running()
     finally:
         for name, value in before.items():

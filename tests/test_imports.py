@@ -1,0 +1,37 @@
+import gc
+import subprocess
+import sys
+from contextlib import suppress
+
+from emorec.imports import quick_imports
+
+
+def test_the_garbage_collector_is_off_in_the_block_alone() -> None:
+    assert gc.isenabled()
+    states = []
+    with suppress(ImportError), quick_imports():
+        states.append(gc.isenabled())
+        raise ImportError
+    assert [*states, gc.isenabled()] == [False, True]
+
+
+def test_it_stays_off_for_who_has_turned_it_off() -> None:
+    gc.disable()
+    try:
+        with quick_imports():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_only_what_the_first_block_leaves_is_never_collected() -> None:
+    code = (
+        "import gc\nfrom emorec.imports import quick_imports\n"
+        "with quick_imports():\n    import json\n"
+        "before = gc.get_freeze_count()\n"
+        "with quick_imports():\n    kept = [[] for _ in range(1000)]\n"
+        "print(before > 1000, gc.get_freeze_count() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "0"]
