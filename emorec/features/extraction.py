@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from emorec.storage.folders import keep_modification_time
 log = logging.getLogger(__name__)
 
 CLAIM = "extraction.claim"
+KEYS_AT_ONCE = 256  # to hand one text to a thread takes longer than to hash it
 
 
 @dataclass(kw_only=True)
@@ -54,16 +56,20 @@ def source_keys(
     """The key of each source, and {id: reason} for sources whose file is missing or cannot be read."""
     missing: dict[str, str] = {}
 
-    def key(item: tuple[str, Source | None]) -> bytes | None:
-        identifier, source = item
+    def key(identifier: str, source: Source | None) -> bytes | None:
         try:
             return None if source is None else bytes.fromhex(source.key(digests.digest))
         except OSError as error:
             missing[identifier] = f"{source.path if source else ''}: {error.strerror or error}"
             return None
 
+    def keys_of(start: int) -> list[bytes | None]:
+        return [key(*item) for item in items[start : start + KEYS_AT_ONCE]]
+
+    items = list(sources.items())
     with ThreadPoolExecutor(workers) as pool:
-        keys = dict(zip(sources, pool.map(key, sources.items(), chunksize=64), strict=True))
+        blocks = pool.map(keys_of, range(0, len(items), KEYS_AT_ONCE))
+        keys = dict(zip(sources, chain.from_iterable(blocks), strict=True))
     return keys, missing
 
 

@@ -14,11 +14,13 @@ SURROGATES = "surrogateescape"  # file names need not be UTF-8
 
 
 def _with_plain_numbers(value: Any) -> Any:
+    if value is None or isinstance(value, str):  # most values are: this is first for speed
+        return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, dict):
         return {str(key): _with_plain_numbers(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):  # a union would be made anew at each call
         return [_with_plain_numbers(item) for item in value]
     return value
 
