@@ -44,12 +44,12 @@ def make_launcher(
         return ClusterLauncher(folder, settings)
     import torch
 
-    gpus, cores = usable_gpus(torch.cuda.device_count()), usable_cores()
-    slots = len(gpus) if gpus and any(map(_on_gpu, configs)) else max(1, cores // 2)
+    gpus = usable_gpus(torch.cuda.device_count())
+    slots = len(gpus) if gpus and any(map(_on_gpu, configs)) else _slots_without_gpu(configs)
     return LocalLauncher(
         slots=settings.slots or slots,
         gpus=gpus,
-        cores=cores,
+        cores=usable_cores(),
         timeout=settings.timeout,
         grace=settings.grace,
         forked=forks(settings.start),
@@ -67,13 +67,23 @@ def resolve_launcher(
     """
     if not isinstance(settings, AutoLauncherConfig):
         return settings
-    memory, devices = usable_memory(), max(config.trainer.devices for config in configs)
-    by_memory = len(configs) if memory is None else memory // JOB_BYTES
-    slots = min(usable_cores() // devices, by_memory, len(configs))
+    slots = _slots_without_gpu(configs)
     if len(configs) < FEWEST_JOBS or slots < 2 or not forks():
         return BasicLauncherConfig(name="basic")
     log.info("%d jobs, %d at a time (launcher=local); launcher=basic runs them in one process", len(configs), slots)
     return LocalLauncherConfig(name="local", slots=slots)
+
+
+def _slots_without_gpu(configs: Sequence[TrainConfig]) -> int:
+    """Number of jobs that the cores and the memory of this machine allow at a time; at least 1."""
+    threads = max(config.trainer.devices * _threads(config) for config in configs)
+    memory = usable_memory()
+    by_memory = len(configs) if memory is None else memory // JOB_BYTES
+    return max(1, min(usable_cores() // threads, by_memory, len(configs)))
+
+
+def _threads(config: TrainConfig) -> int:
+    return 1 if config.trainer.threads == "auto" else config.trainer.threads
 
 
 def _on_gpu(config: TrainConfig) -> bool:
