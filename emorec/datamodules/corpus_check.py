@@ -131,7 +131,7 @@ def _check_splits(result: CorpusCheck, corpus: Corpus, manifest: Manifest) -> di
     try:
         task = corpus.chosen_task(manifest)
         rule = choose(manifest.protocols, corpus.protocol, f"dataset.protocol (dataset={corpus.name})")
-        result.parts_speakers = rule.speaker_independent
+        result.parts_speakers = rule.separates_speakers
         splits = corpus.split(manifest)
         check_classes(task, splits)
     except UserError as error:

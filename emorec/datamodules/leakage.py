@@ -42,7 +42,7 @@ def check_splits_apart(data: PreparedData) -> None:
         f"train or val ({', '.join(shared[:3])}{' …' if len(shared) > 3 else ''})"
     )
     protocol = data.manifest.protocols.get(data.corpus.protocol)
-    if protocol is not None and protocol.speaker_independent:
+    if protocol is not None and protocol.separates_speakers:
         raise UserError(f"expected splits that share no recording (dataset={data.manifest.dataset}): {message}")
     log.warning("%s: %s; emorec data check lists them", data.manifest.dataset, message)
 

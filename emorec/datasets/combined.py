@@ -18,8 +18,6 @@ class Combined(Corpus):
         corpora: {name: configured corpus}; each is split by its own protocol and fold.
         task: name of the combined task; each corpus contributes the task that it is configured for.
         protocol: "own": the protocols of the corpora.
-        fold: `None`.
-        limit: keep only this many utterances in total, spread evenly over splits and classes.
     """
 
     name: ClassVar[str] = "combined"
@@ -44,7 +42,7 @@ class Combined(Corpus):
             problems += [replace(item, where=f"{name}/{item.where}") for item in manifest.problems]
             if not any(item.fatal for item in manifest.problems):  # otherwise it cannot be split
                 rule = choose(manifest.protocols, corpus.protocol, f"dataset.corpora.{name}.protocol")
-                separate = separate and rule.speaker_independent and not rule.validation_shares_speakers
+                separate = separate and rule.separates_speakers and not rule.validation_shares_speakers
                 for split, items in corpus.split(manifest).items():
                     split_of |= {f"{name}/{item.id}": split for item in items}
             utterances += [_renamed(item, name, tasks[name], task) for item in manifest.utterances]
@@ -52,7 +50,7 @@ class Combined(Corpus):
             dataset="+".join(self.corpora),
             utterances=tuple(sorted(utterances, key=lambda item: item.id)),
             tasks={self.task: task},
-            protocols={"own": ListedFolds((split_of,), has_folds=False, separates_speakers=separate)},
+            protocols={"own": ListedFolds((split_of,), separates_speakers=separate)},
             problems=tuple(problems),
             notes=tuple(f"{name}: {note}" for name, item in manifests.items() for note in item.notes),
         )

@@ -51,7 +51,6 @@ class Custom(Corpus):
         split_seed: seed of built splits.
         label_order: the labels in the order of their numbers; `None` for all labels, sorted.
         monitor: the metric that selects the best epoch; `None` for uar, or ccc for targets.
-        limit: keep only this many utterances, spread evenly over splits and classes.
     """
 
     name: ClassVar[str] = "custom"
@@ -159,11 +158,6 @@ class Custom(Corpus):
         return utterances, task
 
     def _label_order(self) -> tuple[str, ...] | None:
-        """The configured order of the labels, if any.
-
-        Raises:
-            UserError: it is empty or repeats a label.
-        """
         order = self.label_order
         if order is None:
             return None
@@ -184,14 +178,12 @@ class Custom(Corpus):
             if not given:
                 raise UserError("expected a column split in the table for dataset.protocol=given, found none")
             split_of = {item.id: item.split for item in utterances if item.split is not None}
-            note = "splits are the table's"
-            if "val" not in split_of.values():
-                note += ", with a part of train as val"
-            if rest := len(utterances) - len(split_of):
-                note += f"; {rest} utterances without one are left out"
-            if "val" not in split_of.values():
-                split_of = add_validation(utterances, self.split_seed)
-            return ListedFolds((split_of,), has_folds=False), note
+            rest = len(utterances) - len(split_of)
+            left_out = f"; {rest} utterances without one are left out" if rest else ""
+            if "val" in split_of.values():
+                return ListedFolds((split_of,)), f"splits are the table's{left_out}"
+            split_of = add_validation(utterances, self.split_seed)
+            return ListedFolds((split_of,)), f"splits are the table's, with a part of train as val{left_out}"
         if name not in BUILDERS:
             raise UserError(f"expected dataset.protocol in {('auto', 'given', *BUILDERS)}, got {self.protocol!r}")
         rule = BUILDERS[name](utterances, self.task, self.folds, self.split_seed)

@@ -76,16 +76,9 @@ class Demo(Corpus):
 
 
 def make_corpus(folder: Path, *, speakers: int = 8, clips_per_speaker: int = CLIPS_PER_SPEAKER) -> None:
-    """Generates the demo corpus in a temporary folder and renames it to `folder`, which is therefore never partial.
-
-    Args:
-        folder: the folder to create.
-        speakers: number of speakers.
-        clips_per_speaker: number of clips of each speaker.
-    """
+    """Generates the demo corpus in a temporary folder and renames it to `folder`, which is therefore never partial."""
     from emorec.datasets.demo_synthesis import write_clip
 
-    make_folder(folder.parent)
     draft = make_folder(folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp")
     log.info("generating the demo corpus in %s: %d clips", folder, speakers * clips_per_speaker)
     try:

@@ -41,13 +41,8 @@ CLOSINGS = ("again.", "as always.", "today.", "these days.", "if you ask me.", "
 def write_clip(audio: Path, video: Path, *, speaker: int, arousal: float, valence: float, generator: Generator) -> str:
     """Writes one clip as FLAC and as MP4 with the same sound, and returns its sentence.
 
-    Args:
-        audio: path of the FLAC file.
-        video: path of the MP4 file.
-        speaker: number of the speaker, which determines the voice and the face.
-        arousal: -1 or 1, expressed by the voice.
-        valence: -1 or 1, expressed by the face.
-        generator: random generator for all variation.
+    The number of the speaker determines the voice and the face. The voice expresses the arousal and the face the
+    valence, each -1 or 1.
     """
     import soundfile
 
@@ -119,9 +114,8 @@ def _face(
 
 
 def _sentence(arousal: float, valence: float, generator: Generator) -> str:
-    hint = tuple(int(sign * (-1 if generator.random() < MISLEADING_WORDS else 1)) for sign in (arousal, valence))
-    predicates = PREDICATES[hint[0], hint[1]]
-    parts = (OPENINGS, SUBJECTS, predicates, CLOSINGS)
+    hints = tuple(int(sign * (-1 if generator.random() < MISLEADING_WORDS else 1)) for sign in (arousal, valence))
+    parts = (OPENINGS, SUBJECTS, PREDICATES[hints[0], hints[1]], CLOSINGS)
     return " ".join(part[generator.integers(len(part))] for part in parts)
 
 

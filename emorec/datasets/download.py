@@ -43,10 +43,7 @@ class RemoteFile:
 
 
 def read_record(address: str) -> dict[str, RemoteFile]:
-    """The files of a Zenodo record, by name.
-
-    Args:
-        address: URL of the record in the Zenodo API (…/api/records/<number>).
+    """The files of a Zenodo record by name; `address` is its URL in the Zenodo API (…/api/records/<number>).
 
     Raises:
         UserError: the record cannot be read.
@@ -106,7 +103,7 @@ def fetch(item: RemoteFile, path: Path, *, progress: bool) -> Path:
         try:
             _append(item, partial, progress)
             break
-        except (urllib.error.URLError, OSError) as error:
+        except OSError as error:
             if isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code != 416:
                 raise UserError(f"{item.address}: {error}") from error
             if attempt == ATTEMPTS:
@@ -116,22 +113,20 @@ def fetch(item: RemoteFile, path: Path, *, progress: bool) -> Path:
     digest = _md5(partial)
     if digest != item.md5:
         partial.unlink()
-        raise UserError(
-            f"expected MD5 {item.md5} of {item.name}, got {digest}; the file was removed, download it again"
-        )
+        removed = "the file was removed, download it again"
+        raise UserError(f"expected MD5 {item.md5} of {item.name}, got {digest}; {removed}")
     partial.replace(path)
     return path
 
 
 def _append(item: RemoteFile, partial: Path, progress: bool) -> None:
-    """Appends the missing bytes to a partial file."""
     start = partial.stat().st_size if partial.exists() else 0
     if start == item.size:
         return
     if start > item.size:
         start = 0
     with _open(item.address, {"Range": f"bytes={start}-"} if start else {}) as response:
-        if start and response.status != 206:  # the server ignores ranges and sends the whole file
+        if response.status != 206:  # the server sends the whole file
             start = 0
         with (
             partial.open("ab" if start else "wb") as stream,

@@ -9,7 +9,7 @@ from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from emorec.annotations import Count, PositiveCount
 from emorec.datasets.splits import Protocol, assign_splits
@@ -66,8 +66,7 @@ class Manifest:
         """
         rows = []
         for utterance in self.utterances:
-            row: dict[str, Any] = dict(vars(utterance))
-            row["audio"], row["video"] = utterance.audio is not None, utterance.video is not None
+            row = {**vars(utterance), "audio": utterance.audio is not None, "video": utterance.video is not None}
             if not utterance.audio_is_cut:  # keeps the digests of manifests that are older than this field
                 del row["audio_is_cut"]
             rows.append(row)
@@ -83,12 +82,10 @@ class Manifest:
     def dialogues(self) -> dict[str, tuple[Utterance, ...]]:
         """The utterances of each dialogue in the order of their turns."""
         dialogues: dict[str, list[Utterance]] = defaultdict(list)
-        for utterance in self.utterances:
+        for utterance in sorted(self.utterances, key=lambda item: item.turn or 0):
             if utterance.dialogue is not None:
                 dialogues[utterance.dialogue].append(utterance)
-        return {
-            name: tuple(sorted(turns, key=lambda item: item.turn or 0)) for name, turns in sorted(dialogues.items())
-        }
+        return {name: tuple(turns) for name, turns in sorted(dialogues.items())}
 
     def previous_turns(self, utterance: Utterance, count: int) -> tuple[Utterance, ...]:
         """Up to `count` turns of the same dialogue before `utterance`, oldest first."""
@@ -160,8 +157,8 @@ class Corpus(ABC):
         """The utterances of train, val and test as configured."""
         self.chosen_task(manifest)
         rule = choose(manifest.protocols, self.protocol, f"dataset.protocol (dataset={self.name})")
-        where = f"dataset={self.name}, dataset.protocol={self.protocol}"
-        where = f"{where} ({'; '.join(manifest.notes)})" if manifest.notes else where
+        notes = f" ({'; '.join(manifest.notes)})" if manifest.notes else ""
+        where = f"dataset={self.name}, dataset.protocol={self.protocol}{notes}"
         return assign_splits(manifest.utterances, rule, fold=self.fold, task=self.task, limit=self.limit, where=where)
 
     def require_folder(self, hint: str) -> None:
@@ -174,9 +171,8 @@ class Corpus(ABC):
 
     def files(self) -> list[Path]:
         """All files below the folder of the corpus, linked folders included, sorted."""
-        return sorted(
-            Path(folder, name) for folder, _, names in os.walk(self.folder, followlinks=True) for name in names
-        )
+        tree = os.walk(self.folder, followlinks=True)
+        return sorted(Path(folder, name) for folder, _, names in tree for name in names)
 
     def build_manifest(
         self,
@@ -238,11 +234,8 @@ def count_problems(rows: Iterable[tuple[str, str, int, int]], kind: str = "count
     ]
 
 
-def media_notes(utterances: Sequence[Utterance]) -> tuple[str, ...]:
+def media_notes(utterances: Sequence[Utterance]) -> list[str]:
     """A note for each of audio and video that some utterances lack."""
     counts = {name: sum(getattr(item, name) is not None for item in utterances) for name in ("audio", "video")}
-    return tuple(
-        f"{name}: {count} of {len(utterances)} utterances have a file"
-        for name, count in counts.items()
-        if count < len(utterances)
-    )
+    total = len(utterances)
+    return [f"{name}: {count} of {total} utterances have a file" for name, count in counts.items() if count < total]

@@ -94,13 +94,11 @@ class Ravdess(Corpus):
             detail = f"expected {' or '.join(channels)} as 03-*.wav or .flac, or as 01-* or 02-*.mp4, under Actor_XX/"
             problems.append(Problem("missing", str(self.folder), f"{detail}, found none"))
         counts = Counter((str(item.speaker), str(item.metadata["channel"])) for item in utterances)
-        problems += count_problems(
-            (
-                (f"Actor_{actor}", f"{channel} clips", CLIPS_PER_ACTOR[channel], count)
-                for (actor, channel), count in sorted(counts.items())
-            ),
-            kind="missing",
-        )
+        rows = [
+            (f"Actor_{actor}", f"{channel} clips", CLIPS_PER_ACTOR[channel], count)
+            for (actor, channel), count in sorted(counts.items())
+        ]
+        problems += count_problems(rows, kind="missing")
         notes = [*_absences(counts, channels)]
         if any(item.video for item in utterances):  # a copy with audio alone is common, so it needs no note
             notes += media_notes(utterances)
@@ -131,13 +129,7 @@ class Ravdess(Corpus):
 
 
 def _utterance(name: str, files: dict[str, Path], labels: tuple[str, ...]) -> Utterance:
-    """The utterance of a recording.
-
-    Args:
-        name: the file name without the modality, which all versions share.
-        files: the versions by modality.
-        labels: the labels of the task.
-    """
+    """The utterance of a recording. `name`: its file name without the modality; `files`: its versions by modality."""
     channel, emotion, intensity, statement, repetition, actor = name.split("-")
     label = EMOTIONS[int(emotion) - 1]
     return Utterance(

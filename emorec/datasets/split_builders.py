@@ -108,10 +108,8 @@ def _by_speaker(utterances: Sequence[Utterance], task: str, minimum: int, name: 
 
 
 def _folds(parts: Sequence[Sequence[str]], *, separates_speakers: bool) -> ListedFolds:
-    def split(index: int, fold: int) -> str:
-        return "test" if index == fold else "val" if index == (fold + 1) % len(parts) else "train"
-
-    lists = [
-        {name: split(index, fold) for index, part in enumerate(parts) for name in part} for fold in range(len(parts))
-    ]
+    lists = []
+    for fold in range(len(parts)):
+        held_out = {fold: "test", (fold + 1) % len(parts): "val"}
+        lists.append({name: held_out.get(index, "train") for index, part in enumerate(parts) for name in part})
     return ListedFolds(tuple(lists), separates_speakers=separates_speakers)

@@ -4,45 +4,39 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from emorec.datasets.utterance import SPLITS, Utterance
 from emorec.errors import UserError, raise_problems
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Protocol(ABC):
-    """A rule that assigns each utterance to a split."""
+    """A rule that assigns each utterance to a split.
+
+    Attributes:
+        separates_speakers: whether no speaker is in two splits.
+        validation_shares_speakers: whether train and val may share speakers although the protocol separates them.
+    """
+
+    separates_speakers: bool = True
+    validation_shares_speakers: bool = False
 
     @property
     def folds(self) -> int:
         """The number of folds; 0 if there is only one way to split."""
         return 0
 
-    @property
-    def speaker_independent(self) -> bool:
-        """Whether no speaker is in two splits."""
-        return True
-
-    @property
-    def validation_shares_speakers(self) -> bool:
-        """Whether train and val may share speakers although the protocol is speaker-independent."""
-        return False
-
     @abstractmethod
     def split_of(self, utterance: Utterance, fold: int) -> str | None:
         """The split of an utterance, or `None` if the protocol leaves it out."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OfficialSplit(Protocol):
     """The split that the authors of the corpus assigned to each utterance."""
 
     separates_speakers: bool = False
-
-    @property
-    def speaker_independent(self) -> bool:
-        return self.separates_speakers
 
     def split_of(self, utterance: Utterance, fold: int) -> str | None:
         return utterance.split
@@ -70,11 +64,9 @@ class HeldOutSpeakers(Protocol):
     """Test speakers. About one in `val_every` of the other dialogues is in val, whoever speaks in it."""
 
     test: frozenset[str]
+    _: KW_ONLY
     val_every: int = 10
-
-    @property
-    def validation_shares_speakers(self) -> bool:
-        return True
+    validation_shares_speakers: bool = True
 
     def split_of(self, utterance: Utterance, fold: int) -> str | None:
         if utterance.speaker in self.test:
@@ -85,19 +77,15 @@ class HeldOutSpeakers(Protocol):
 
 @dataclass(frozen=True)
 class ListedFolds(Protocol):
-    """{utterance id: split} of each fold. `separates_speakers`: whether no speaker is in two splits."""
+    """{utterance id: split} of each fold, or of the only way to split."""
 
     lists: tuple[Mapping[str, str], ...]
-    has_folds: bool = True
+    _: KW_ONLY
     separates_speakers: bool = False
 
     @property
     def folds(self) -> int:
-        return len(self.lists) if self.has_folds else 0
-
-    @property
-    def speaker_independent(self) -> bool:
-        return self.separates_speakers
+        return len(self.lists) if len(self.lists) > 1 else 0
 
     def split_of(self, utterance: Utterance, fold: int) -> str | None:
         return self.lists[fold].get(utterance.id)
@@ -123,7 +111,7 @@ def assign_splits(
         where: the names of the corpus and the protocol, for errors.
 
     Raises:
-        UserError: the fold does not exist, a split is empty, or a speaker-independent protocol repeats a speaker.
+        UserError: the fold does not exist, a split is empty, or a speaker is in two splits that are to be separate.
     """
     number = _checked_fold(protocol, fold, where)
     splits: dict[str, list[Utterance]] = {name: [] for name in SPLITS}
@@ -133,7 +121,10 @@ def assign_splits(
             splits[split].append(utterance)
     assignment = _limited(splits, limit, task)
     empty = [f"no utterances in {name}" for name in SPLITS if not assignment[name]]
-    leaks = speaker_leaks(assignment, protocol)
+    separate: Mapping[str, Sequence[Utterance]] = assignment
+    if protocol.validation_shares_speakers:
+        separate = {"train or val": assignment["train"] + assignment["val"], "test": assignment["test"]}
+    leaks = speaker_overlap(separate) if protocol.separates_speakers else []
     raise_problems(f"the split of {where}, dataset.fold={'null' if fold is None else fold}", [*empty, *leaks])
     return assignment
 
@@ -148,15 +139,6 @@ def _checked_fold(protocol: Protocol, fold: int | None, where: str) -> int:
     return fold
 
 
-def speaker_leaks(splits: Mapping[str, Sequence[Utterance]], protocol: Protocol) -> list[str]:
-    """One line for each speaker in two splits that the protocol keeps separate."""
-    if not protocol.speaker_independent:
-        return []
-    if protocol.validation_shares_speakers:
-        return speaker_overlap({"train or val": [*splits["train"], *splits["val"]], "test": splits["test"]})
-    return speaker_overlap(splits)
-
-
 def speaker_overlap(splits: Mapping[str, Sequence[Utterance]]) -> list[str]:
     """One line for each speaker in more than one split."""
     splits_of: dict[str, set[str]] = defaultdict(set)
@@ -164,11 +146,8 @@ def speaker_overlap(splits: Mapping[str, Sequence[Utterance]]) -> list[str]:
         for utterance in utterances:
             if utterance.speaker is not None:
                 splits_of[utterance.speaker].add(name)
-    return [
-        f"speaker {speaker} is in {' and '.join(sorted(names))}"
-        for speaker, names in sorted(splits_of.items())
-        if len(names) > 1
-    ]
+    repeated = {speaker: sorted(names) for speaker, names in sorted(splits_of.items()) if len(names) > 1}
+    return [f"speaker {speaker} is in {' and '.join(names)}" for speaker, names in repeated.items()]
 
 
 def _limited(splits: dict[str, list[Utterance]], limit: int | None, task: str) -> dict[str, tuple[Utterance, ...]]:

@@ -76,10 +76,10 @@ def read_any_table(path: Path, known: Iterable[str], problems: list[Problem]) ->
     columns does not matter. The first row of a Parquet file is line 1, and its cells are converted to text.
     """
     names = set(known)
-    parquet = path.suffix.lower() == ".parquet"
-    rows = (
-        _parquet_rows(path, problems) if parquet else read_table(path, (), problems, delimiter=_delimiter(path, names))
-    )
+    if path.suffix.lower() == ".parquet":
+        rows = _parquet_rows(path, problems)
+    else:
+        rows = read_table(path, (), problems, delimiter=_delimiter(path, names))
     columns = rows[0][1].keys() if rows else ()
     renamed = {name: name.lower() for name in columns if name.lower() in names and name.lower() not in columns}
     return [
@@ -93,14 +93,11 @@ def _parquet_rows(path: Path, problems: list[Problem]) -> list[tuple[int, dict[s
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
+        rows = parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowInvalid, OSError) as error:
         problems.append(Problem("encoding", str(path), f"expected Parquet, got {error}"))
         return []
-    return [
-        (line, {name.strip(): _text(value) for name, value in row.items()})
-        for line, row in enumerate(table.to_pylist(), 1)
-    ]
+    return [(line, {name.strip(): _text(value) for name, value in row.items()}) for line, row in enumerate(rows, 1)]
 
 
 def _text(value: object) -> str:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from emorec.datasets.fixtures.iemocap import RELEASE
-from emorec.datasets.iemocap import Iemocap
+from emorec.datasets.iemocap import RELEASE, Iemocap
 from emorec.errors import UserError
 from tests.conftest import SHARED_DATA
 from tests.datasets.conftest import Roots, by_id, configured
