@@ -47,22 +47,18 @@ def _boot_id() -> str:
     return ""
 
 
-def _process_start(pid: int) -> str:
+def _process_state(pid: int) -> tuple[str, str]:
+    """The state of a process, "Z" for a zombie, and its start time; both are empty where they are unknown."""
     with suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    return ""
-
-
-def _is_zombie(pid: int) -> bool:
-    with suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return False
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], fields[19]
+    return "", ""
 
 
 def this_process() -> Holder:
     """This process as a holder, with a new token."""
     pid = os.getpid()
-    return Holder(socket.gethostname(), _boot_id(), pid, _process_start(pid), uuid.uuid4().hex)
+    return Holder(socket.gethostname(), _boot_id(), pid, _process_state(pid)[1], uuid.uuid4().hex)
 
 
 def read_holder(path: Path) -> Holder | None:
@@ -77,23 +73,20 @@ def is_dead(holder: Holder) -> bool:
     """Whether the holder's process is known to have ended, which is never known for a process on another host."""
     if holder.host != socket.gethostname():
         return False
-    if holder.boot != _boot_id():
-        return True
-    if _process_start(holder.pid) != holder.started or _is_zombie(holder.pid):
+    state, started = _process_state(holder.pid)
+    if holder.boot != _boot_id() or started != holder.started or state == "Z":
         return True
     try:
         os.kill(holder.pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
+    except OSError as error:  # a `PermissionError` if another user's process is alive
+        return isinstance(error, ProcessLookupError)
     return False
 
 
 class Claim:
     """A held claim, until `release` or the end of the `with` block.
 
-    A thread touches the file until then. `lost` becomes true when another process has taken the claim over.
+    `lost` becomes true when another process has taken the claim over.
     """
 
     def __init__(self, path: Path, holder: Holder) -> None:
@@ -222,7 +215,7 @@ def acquire(
     *,
     stale_after: float = STALE_SECONDS,
     poll: float = 0.2,
-    waiting: Callable[[Holder | None], bool] | None = None,
+    waiting: Callable[[Holder | None], bool | None] | None = None,
 ) -> Claim | None:
     """Waits until this process holds the claim at `path`.
 
@@ -230,7 +223,7 @@ def acquire(
         path: the file of the claim.
         stale_after: seconds without a heartbeat after which a claim is taken over.
         poll: seconds between two attempts.
-        waiting: called with the holder after each failed attempt; false gives up.
+        waiting: called with the holder after each failed attempt; gives up if it returns `False`.
 
     Returns:
         The claim, which the caller releases; `None` where `waiting` gave up.
@@ -241,7 +234,7 @@ def acquire(
             log.warning("taking over from %s: no sign of life for %.0f s (%s)", watch.holder, stale_after, path)
             remove_stale(path, watch.holder)
             continue
-        if waiting is not None and not waiting(read_holder(path)):
+        if waiting is not None and waiting(read_holder(path)) is False:
             return None
         time.sleep(poll)
     return claim
@@ -256,13 +249,7 @@ def claimed(
     waiting: Callable[[Holder | None], None] | None = None,
 ) -> Iterator[Claim]:
     """Holds the claim at `path` inside the block and waits for it without a limit. Arguments as for `acquire`."""
-
-    def keep_waiting(holder: Holder | None) -> bool:
-        if waiting is not None:
-            waiting(holder)
-        return True
-
-    claim = acquire(path, stale_after=stale_after, poll=poll, waiting=keep_waiting)
+    claim = acquire(path, stale_after=stale_after, poll=poll, waiting=waiting)
     assert claim is not None
     with claim:
         yield claim
