@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,7 +59,7 @@ def read_record(address: str) -> dict[str, RemoteFile]:
                 raise UserError(f"expected MD5 digests in the record {address}, got {item['checksum']!r}")
             name = str(item["key"])
             files[name] = RemoteFile(name, str(item["links"]["self"]), int(item["size"]), digest)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
         raise UserError(f"expected a record's description at {address}, got {error!r}") from error
     return files
 
@@ -103,7 +104,7 @@ def fetch(item: RemoteFile, path: Path, *, progress: bool) -> Path:
         try:
             _append(item, partial, progress)
             break
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             if isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code != 416:
                 raise UserError(f"{item.address}: {error}") from error
             if attempt == ATTEMPTS:

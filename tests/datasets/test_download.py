@@ -7,6 +7,7 @@ import stat
 import threading
 import zipfile
 from collections.abc import Iterator
+from http.client import BadStatusLine
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,27 @@ def packed(entries: dict[str, bytes]) -> bytes:
 
 
 CONTENT = bytes(range(256)) * 40_000  # 10 MB
+
+
+def test_a_record_that_is_cut_off_is_a_user_error(server: Server) -> None:
+    server.files["a.zip"] = b"content"
+    server.cut_after = 10
+    with pytest.raises(UserError, match="expected a record's description"):
+        remote(server, "a.zip")
+
+
+def test_a_malformed_response_is_tried_again(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files["a.zip"] = CONTENT
+    item = remote(server, "a.zip")
+    opened, responses = download._open, iter([BadStatusLine("nonsense")])
+
+    def open_at_the_second_attempt(*arguments: Any) -> Any:
+        for error in responses:
+            raise error
+        return opened(*arguments)
+
+    monkeypatch.setattr(download, "_open", open_at_the_second_attempt)
+    assert fetch(item, tmp_path / "a.zip", progress=False).read_bytes() == CONTENT
 
 
 def test_a_file_is_downloaded(server: Server, tmp_path: Path) -> None:
