@@ -22,15 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A finished run.
+    """A finished run."""
 
-    Attributes:
-        record: `run.json`: the task, the data, timings, provenance.
-        folder: the run's directory.
-    """
-
-    record: RunRecord
-    folder: Path
+    record: RunRecord  # `run.json`: the task, the data, timings, provenance
+    folder: Path  # the run's directory
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -90,10 +85,10 @@ def load_run(run: str | Path, *, checkpoints: str | Path | None = None) -> Loade
         >>> run = load_run("3a2afb35c1c5")
         >>> run.metrics["test/uar"], run.predictions.head()
     """
-    folder = Path(run).expanduser()
+    folder = Path(run).expanduser().absolute()
     if (folder / "run.json").is_file():
-        store = CheckpointStore(folder.absolute().parent)
-        record = store.read(folder.absolute().name)
+        store = CheckpointStore(folder.parent)
+        record = store.read(folder.name)
         assert record is not None
     else:
         store = _store(checkpoints)
@@ -108,10 +103,7 @@ def runs(*, checkpoints: str | Path | None = None) -> "pandas.DataFrame":
 
     The columns are `run_id`, `group_id`, `status`, `seed`, `fold`, `started`, `epochs` and `best_epoch`; what was
     composed (`dataset`, `encoder/text`, `fusion`, …); each value of the config under its dotted key; and the metrics
-    under theirs (`val/uar`, `test/uar`, …).
-
-    Args:
-        checkpoints: the store; see `load_run`.
+    under theirs (`val/uar`, `test/uar`, …). For `checkpoints` see `load_run`.
     """
     import pandas
 

@@ -17,18 +17,12 @@ class RunLogger:
     def started(self, record: RunRecord, config: Mapping[str, Any], folder: Path) -> None:
         """Training starts or resumes, or test is read of a run that is finished.
 
-        Args:
-            record: the run; `record.restarts` counts how often it started from scratch again.
-            config: resolved, plain data.
-            folder: the run's directory.
+        The config is resolved, plain data; `folder` is the run's directory; `record.restarts` counts how often the run
+        started from scratch again.
         """
 
     def resumed(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Training resumes after the epochs of an earlier start.
-
-        Args:
-            rows: what `epoch` was called with for each of them.
-        """
+        """Training resumes after the epochs of an earlier start, with the row that `epoch` got for each of them."""
 
     def epoch(self, row: Mapping[str, float]) -> None:
         """An epoch has ended. After a resume, epochs that follow the loaded state are passed again.
@@ -41,16 +35,7 @@ class RunLogger:
         """
 
     def finished(self, record: RunRecord, metrics: Mapping[str, Any]) -> None:
-        """The run has its results.
-
-        Args:
-            record: with its timings, best epoch and weights.
-            metrics: the content of `metrics.json`.
-        """
+        """The run has its results: timings, best epoch and weights in `record`, and the content of `metrics.json`."""
 
     def closed(self, status: str) -> None:
-        """The run has ended. Also called where `started` was not.
-
-        Args:
-            status: "finished", "failed", "interrupted" or "stopped".
-        """
+        """The run has ended as "finished", "failed", "interrupted" or "stopped". Also called without `started`."""

@@ -66,10 +66,8 @@ class LightningLogger(RunLogger):
 
     def __init__(self, name: str, component: Component) -> None:
         if name in RUN_FOLDERS or not re.fullmatch(r"\w[\w-]*", name):
-            names = ", ".join(RUN_FOLDERS)
-            raise UserError(
-                f"{component.where}: expected a name of letters, digits, '_' and '-' besides {names}, got {name!r}"
-            )
+            expected = f"a name of letters, digits, '_' and '-' besides {', '.join(RUN_FOLDERS)}"
+            raise UserError(f"{component.where}: expected {expected}, got {name!r}")
         _check_package(component)
         component.check_complete(*_derived_arguments(component, Path(), ""))
         parameters = inspect.signature(component.target).parameters
@@ -118,8 +116,8 @@ class LightningLogger(RunLogger):
         try:
             action()
         except Exception as error:  # each tracker has its own errors
-            reason = first_line(error)[:REASON_CHARACTERS]
             if not self._failed:
+                reason = first_line(error)[:REASON_CHARACTERS]
                 log.warning("logger.%s fails (%s): the training goes on without it", self._name, reason)
             self._failed = True
 
@@ -131,8 +129,7 @@ class LightningLogger(RunLogger):
         if stored and self._id_argument is None:
             remove_tree(folder)
         self._state = stored if continues else {"start": start, "id": None, "epoch": -1}
-        make_folder(folder)
-        self._write_state()
+        write_json(folder / STATE, self._state)
         _create_database(str(self._component.arguments.get("tracking_uri")))
         derived = _derived_arguments(self._component, folder, tracking_name(record))
         if continues:
@@ -144,18 +141,15 @@ class LightningLogger(RunLogger):
                 logger.log_hyperparams({**flat(published_config(config)), **own})
         if self._id_argument is not None:
             self._state["id"] = logger.version
-        self._write_state()
+        write_json(folder / STATE, self._state)
         self._logger = logger
 
-    def _write_state(self) -> None:
-        assert self._folder is not None
-        write_json(self._folder / STATE, self._state)
-
     def _log_epoch(self, row: Mapping[str, float]) -> None:
+        assert self._folder is not None
         # a logger has a step of its own, which is the epoch here
         self._log({"global_step" if name == "step" else name: value for name, value in row.items()}, int(row["epoch"]))
         self._state["epoch"] = int(row["epoch"])
-        self._write_state()
+        write_json(self._folder / STATE, self._state)
 
     def _log(self, metrics: Mapping[str, Any], epoch: int | None) -> None:
         assert self._logger is not None
@@ -184,10 +178,7 @@ def _check_package(component: Component) -> None:
 
 def _derived_arguments(component: Component, folder: Path, name: str) -> dict[str, Any]:
     """Those of the arguments that follow from the run, that the class takes and that the config does not give."""
-    values = {
-        **dict.fromkeys(("save_dir", "dir", "root_dir"), str(folder)),
-        **dict.fromkeys(("run_name", "name"), name),
-    }
+    values = {**dict.fromkeys(("save_dir", "dir", "root_dir"), str(folder)), "run_name": name, "name": name}
     if issubclass(component.target, CSVLogger | TensorBoardLogger):
         values |= {"name": "", "version": ""}  # folders below the logger's own
     return {key: values[key] for key in component.lacks(*values)}

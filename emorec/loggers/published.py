@@ -21,14 +21,8 @@ def tracking_name(record: RunRecord) -> str:
 
 
 def published_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that is sent to a tracking server: what defines the result, without this machine's folders.
-
-    Args:
-        config: resolved, primitives only.
-
-    Returns:
-        The config without its operational keys; of an absolute path only the last name is kept.
-    """
+    """The part of a resolved config that is sent to a tracking server: what defines the result, without this machine's
+    folders. Operational keys are left out; of an absolute path only the last name is kept."""
     return {key: _without_folders(value) for key, value in config.items() if key not in OPERATIONAL}
 
 

@@ -9,28 +9,21 @@ from pathlib import Path
 
 from emorec.errors import UserError
 from emorec.loggers.wandb import FOLDER, UNSENT, folders_to_environment, tidy
-from emorec.runs.checkpoint_store import CLAIM, CheckpointStore
+from emorec.runs.checkpoint_store import CheckpointStore
+from emorec.runs.maintenance import is_trained
 from emorec.storage.folders import list_folder
-from emorec.storage.leases import is_live, time_at
 
 SYNCED = ".synced"  # W&B appends it to the name of an uploaded file, and puts a file of that name beside it
 
 
 @dataclass(frozen=True)
 class Upload:
-    """The result for one folder of W&B.
-
-    Attributes:
-        run_id: of the run.
-        folder: of one start of the run.
-        status: "uploaded", "failed", "waiting" in a dry run, or "running" while the run still writes it.
-        error: why it failed.
-    """
+    """The result for one folder of W&B."""
 
     run_id: str
-    folder: str
-    status: str
-    error: str | None = None
+    folder: str  # of one start of the run
+    status: str  # "uploaded", "failed", "waiting" in a dry run, or "running" while the run still writes it
+    error: str | None = None  # why it failed
 
     def __str__(self) -> str:
         return f"run {self.run_id}  {self.status}{f': {self.error}' if self.error else ''}  {self.folder}"
@@ -55,8 +48,8 @@ def uploads(
 
     Args:
         store: where the runs are.
-        runs: their ids, or the first digits of them.
-        all_runs: takes all runs; `runs` is empty then.
+        runs: their ids, or the first digits of them; empty for `all_runs`.
+        all_runs: takes all runs.
         act: false for a dry run.
         timeout: seconds for each folder.
 
@@ -67,11 +60,7 @@ def uploads(
         raise UserError("expected either the ids of runs or --all")
     for record in store.records() if all_runs else map(store.find, runs):
         run = store.folder(record.run_id)
-        claim = run / CLAIM
-        try:
-            running = claim.exists() and is_live(claim, time_at(run))
-        except FileNotFoundError:
-            continue  # the run was removed in the meantime
+        running = is_trained(run)
         for folder in waiting(run):
             if running or not act:
                 yield Upload(record.run_id, str(folder), "running" if running else "waiting")

@@ -149,12 +149,12 @@ class WandbLogger(RunLogger):
         if folder.is_dir():
             (folder / UNSENT).write_text(reason)
 
-    def _unmark(self, folder: Path, identifier: str) -> None:
+    def _unmark(self) -> None:
         """Removes the marks of an online run that ended without an error, and of its earlier starts that were killed.
 
         A later upload of these would replace the results by what was known then. Marks that hold an error stay.
         """
-        for mark in folder.parent.glob(f"run-*-{identifier}/{UNSENT}"):
+        for mark in Path(self._run.settings.sync_dir).parent.glob(f"run-*-{self._run.id}/{UNSENT}"):
             with suppress(FileNotFoundError):  # uploaded in the meantime
                 if mark.stat().st_size == 0:
                     mark.unlink()
@@ -214,7 +214,7 @@ class WandbLogger(RunLogger):
     def _finish(self, status: str) -> None:
         self._run.summary["status"] = status
         self._run.finish(exit_code=EXIT_CODES.get(status, 1))
-        self._unmark(Path(self._run.settings.sync_dir), self._run.id)
+        self._unmark()
         self._run = None
 
 

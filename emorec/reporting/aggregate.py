@@ -22,19 +22,12 @@ HIDDEN_CHOICES = {"experiment", "paths", "logger", "launcher", "dataset"}
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, read from its directory.
-
-    Attributes:
-        record: content of `run.json`.
-        folder: directory of the run.
-        config: {dotted key: value}.
-        metrics: content of `metrics.json`.
-    """
+    """A finished run, read from its directory."""
 
     record: RunRecord
     folder: Path
-    config: dict[str, Any]
-    metrics: dict[str, Any]
+    config: dict[str, Any]  # {dotted key: value}
+    metrics: dict[str, Any]  # content of `metrics.json`
 
 
 @dataclass(frozen=True)
@@ -84,22 +77,16 @@ def finished_runs(store: CheckpointStore) -> list[Run]:
         folder = store.folder(record.run_id)
         if record.status == "finished":
             try:
-                config = stored_config(folder)
                 metrics = json.loads((folder / "metrics.json").read_text())
-            except FileNotFoundError:
+                runs.append(Run(record, folder, flat(stored_config(folder)), metrics))
+            except FileNotFoundError:  # the run was removed in the meantime
                 if folder.is_dir():
                     raise
-                continue  # the run was removed in the meantime
-            runs.append(Run(record, folder, flat(config), metrics))
     return runs
 
 
 def matching(runs: Iterable[Run], filters: Mapping[str, Sequence[str]]) -> list[Run]:
-    """Filters runs by composed choices and config values.
-
-    Args:
-        runs: the runs.
-        filters: {key: accepted values}.
+    """The runs whose composed choices and config values are among those that `filters` accepts for their keys.
 
     Raises:
         UserError: no run has one of the keys.
@@ -109,7 +96,6 @@ def matching(runs: Iterable[Run], filters: Mapping[str, Sequence[str]]) -> list[
         if runs and not any(key in run.record.choices or key in run.config for run in runs):
             known = sorted({name for run in runs for name in (*run.record.choices, *run.config)})
             raise UserError(f"expected a filter in {known}, got {key!r}")
-
     return [run for run in runs if all(_choice_or_value(run, key) in values for key, values in filters.items())]
 
 
@@ -137,7 +123,7 @@ def distinctions(groups: Sequence[Group]) -> list[str]:
     hidden = [".".join(keys) for keys in OPERATIONAL_KEYS + GROUPED_KEYS]
     hidden += [key.replace("/", ".") for key in differing]  # the choice stands for its values
     for key in sorted({key for group in groups for key in group.runs[0].config}):
-        if is_location(key) or any(key == name or key.startswith(f"{name}.") for name in hidden):
+        if is_location(key) or any(f"{key}.".startswith(f"{name}.") for name in hidden):
             continue
         if len({str(group.runs[0].config.get(key)) for group in groups}) > 1:
             differing.append(key)

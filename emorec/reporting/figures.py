@@ -21,11 +21,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def plot_confusion(group: Group, path: Path, *, split: str, title: str) -> bool:
-    """Plots the sum of the confusion matrices of a group's runs.
-
-    Returns:
-        False if a run has no confusion matrix of the split.
-    """
+    """Plots the sum of the confusion matrices of a group's runs; false if a run has none of the split."""
     key = f"{split}/confusion"
     if any(key not in run.metrics for run in group.runs):
         return False
@@ -46,13 +42,12 @@ def plot_curves(group: Group, path: Path, *, title: str) -> None:
         left.plot(epochs, [row["train/loss"] for row in rows], "C0", alpha=0.6, label="train" if first else None)
         left.plot(epochs, [row["val/loss"] for row in rows], "C1", alpha=0.6, label="validation" if first else None)
         right.plot(epochs, [row[monitor] for row in rows], "C1", alpha=0.6)
-        best = [(row["epoch"], row[monitor]) for row in rows if row["epoch"] == run.record.best_epoch]
-        for epoch, value in best:
-            right.plot(epoch, value, "o", color="C3", markersize=5, label="best epoch" if first else None)
-    left.set_ylabel("loss")
-    right.set_ylabel(monitor)
-    for axes in (left, right):
-        axes.set_xlabel("epoch")
+        for row in rows:
+            if row["epoch"] == run.record.best_epoch:
+                label = "best epoch" if first else None
+                right.plot(row["epoch"], row[monitor], "o", color="C3", markersize=5, label=label)
+    for axes, label in ((left, "loss"), (right, monitor)):
+        axes.set(xlabel="epoch", ylabel=label)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)

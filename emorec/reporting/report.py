@@ -21,29 +21,18 @@ def _numbers(values: Sequence[int]) -> str:
     return ", ".join(map(str, values)) or "–"
 
 
-def _shown_metrics(groups: Sequence[Group]) -> list[str]:
-    monitor = groups[0].first.task["monitor"]
-    return [f"val/{monitor}", *(f"test/{name}" for name in SHOWN[groups[0].kind])]
-
-
 def group_table(groups: Sequence[Group]) -> str:
     """A Markdown table of the groups of one contest; the first, which is best on validation, is marked."""
-    keys, metrics = distinctions(groups), _shown_metrics(groups)
+    keys, first = distinctions(groups), groups[0]
+    metrics = [f"val/{first.first.task['monitor']}", *(f"test/{name}" for name in SHOWN[first.kind])]
     rows = []
     for index, group in enumerate(groups):
         scores = [group.score(metric) for metric in metrics]
         is_best = index == 0 and len(groups) > 1 and scores[0] is not None
-        rows.append(
-            [
-                group.group_id,
-                *(distinction(group, key) for key in keys),
-                str(len(group.runs)),
-                _numbers(group.seeds),
-                _numbers(group.folds),
-                *("–" if score is None else with_deviation(*score) for score in scores),
-                BEST if is_best else "",
-            ]
-        )
+        row = [group.group_id, *(distinction(group, key) for key in keys), str(len(group.runs))]
+        row += [_numbers(group.seeds), _numbers(group.folds)]
+        row += ["–" if score is None else with_deviation(*score) for score in scores]
+        rows.append([*row, BEST if is_best else ""])
     return markdown_table(["group", *keys, "n", "seeds", "folds", *metrics, "by validation"], rows)
 
 
@@ -56,18 +45,15 @@ def tables_of(groups: Sequence[Group]) -> str:
     )
 
 
-def _csv(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def _csv(*rows: Sequence[object]) -> str:
     stream = io.StringIO()
-    table = csv.writer(stream, lineterminator="\n")
-    table.writerow(headers)
-    table.writerows(rows)
+    csv.writer(stream, lineterminator="\n").writerows(rows)
     return stream.getvalue()
 
 
 def groups_csv(groups: Sequence[Group]) -> str:
     """A table of groups as CSV: mean and standard deviation of each metric on validation and test."""
-    metrics = _all_metrics(groups)
-    keys = distinctions(groups)
+    metrics, keys = _all_metrics(groups), distinctions(groups)
     headers = ["group_id", "dataset", "task", "protocol", *keys, "n", "seeds", "folds"]
     headers += [f"{metric}/{part}" for metric in metrics for part in ("mean", "std")]
     rows: list[list[object]] = []
@@ -78,7 +64,7 @@ def groups_csv(groups: Sequence[Group]) -> str:
             score = group.score(metric)
             row += ["", ""] if score is None else [score[0], "" if score[1] is None else score[1]]
         rows.append(row)
-    return _csv(headers, rows)
+    return _csv(headers, *rows)
 
 
 def _all_metrics(groups: Sequence[Group]) -> list[str]:
@@ -95,7 +81,7 @@ def runs_csv(groups: Sequence[Group]) -> str:
         for group in groups
         for run in group.runs
     ]
-    return _csv([*fields, *metrics], rows)
+    return _csv([*fields, *metrics], *rows)
 
 
 def write_report(folder: Path, groups: Sequence[Group]) -> str:
@@ -107,8 +93,7 @@ def write_report(folder: Path, groups: Sequence[Group]) -> str:
     from emorec.reporting.figures import plot_confusion, plot_curves
 
     figures = make_folder(folder / "figures")
-    tables = tables_of(groups)
-    keys = distinctions(groups)
+    tables, keys = tables_of(groups), distinctions(groups)
     sections = ["# Report\n", tables, "## Figures\n"]
     current = set()
     for group in groups:

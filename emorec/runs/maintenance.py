@@ -121,6 +121,13 @@ def _remove_unlinked(store: CheckpointStore, path: Path) -> bool:
         mark.unlink(missing_ok=True)
 
 
+def is_trained(folder: Path) -> bool:
+    """Whether a process trains the run in a directory."""
+    with suppress(FileNotFoundError):  # another process removes the run
+        return (folder / CLAIM).exists() and is_live(folder / CLAIM, time_at(folder))
+    return False
+
+
 def remove_run(store: CheckpointStore, record: RunRecord, *, act: bool) -> list[str]:
     """Removes the directory of a run, whose weights stay until they are collected; returns the files that were removed,
     or would be if not `act`.
@@ -129,9 +136,8 @@ def remove_run(store: CheckpointStore, record: RunRecord, *, act: bool) -> list[
         UserError: a process trains the run.
     """
     folder = store.folder(record.run_id)
-    with suppress(FileNotFoundError):  # another process is removing the run
-        if (folder / CLAIM).exists() and is_live(folder / CLAIM, time_at(folder)):
-            raise UserError(f"expected a run that no process trains, got {record.run_id}: {folder / CLAIM} is held")
+    if is_trained(folder):
+        raise UserError(f"expected a run that no process trains, got {record.run_id}: {folder / CLAIM} is held")
     names = [str(path.relative_to(folder)) for path in list_tree(folder) if not path.is_dir()]
     if act:
         temporary = store.root / f".{record.run_id}.{uuid.uuid4().hex}.tmp"

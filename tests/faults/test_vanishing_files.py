@@ -29,7 +29,7 @@ from emorec.storage.claims import try_claim
 from emorec.storage.digests import FileDigests
 from emorec.training import states as states_module
 from emorec.training.states import AtomicCheckpointIO, newest_state, states
-from emorec.tuning.journal import drop_broken_lines
+from emorec.tuning.study import drop_broken_lines
 from tests.features.test_store import SPEC, filled, key
 from tests.runs.test_checkpoint_store import WEIGHTS, record
 
@@ -358,7 +358,7 @@ def test_links_that_vanish_are_tidied(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_run_that_was_removed_has_no_uploads(checkpoints: CheckpointStore, vanish_before: Vanish) -> None:
     claim = try_claim(checkpoints.folder(FIRST) / CLAIM)
     assert claim is not None
-    vanish_before(sync, "time_at", checkpoints.folder(FIRST))
+    vanish_before(run_maintenance, "time_at", checkpoints.folder(FIRST))
     with claim:
         assert list(sync.uploads(checkpoints, [FIRST], act=False, timeout=1.0)) == []
 
