@@ -3,12 +3,13 @@
 import argparse
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from emorec.config.composition import compose_once
 from emorec.config.schema import PathsConfig, ReportConfig
 from emorec.errors import UserError
+from emorec.runs.logs import start_logging
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -37,19 +38,23 @@ def size(text: str) -> int:
     return round(float(match[1]) * BYTES[match[2]])
 
 
-def add_action(actions: "argparse._SubParsersAction[Parser]", name: str, text: str) -> Parser:
-    """Adds a subcommand that takes `--json` and overrides such as `paths.cache=…`."""
-    action = actions.add_parser(name, help=text, description=text)
-    action.add_argument("--json", action="store_true", help="print JSON")
-    return action
+def subcommands(command: str, description: str, actions: Mapping[str, str]) -> tuple[Parser, dict[str, Parser]]:
+    """The parser of a command, and {name: parser} of its actions {name: help}, which all take `--json`."""
+    parser = Parser(prog=f"emorec {command}", description=description)
+    group = parser.add_subparsers(dest="action", required=True, parser_class=Parser)
+    parsers = {name: group.add_parser(name, help=text, description=text) for name, text in actions.items()}
+    for action in parsers.values():
+        action.add_argument("--json", action="store_true", help="print JSON")
+    return parser, parsers
 
 
 def parse(parser: Parser, words: Sequence[str]) -> tuple[argparse.Namespace, PathsConfig]:
-    """The parsed arguments, and the paths of the config with the overrides among them."""
+    """The parsed arguments, and the paths of the config with the overrides among them; starts to log."""
     overrides = [word for word in words if re.match(r"[\w.]+=", word)]
     arguments = parser.parse_args([word for word in words if word not in overrides])
     composed = compose_once("report", ReportConfig, overrides)
     assert composed is not None
+    start_logging()
     return arguments, composed.config.paths
 
 

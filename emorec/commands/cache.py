@@ -2,35 +2,30 @@
 
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
-from emorec.commands.arguments import Parser, add_action, duration, emit, parse, size, summary
+from emorec.commands.arguments import duration, emit, parse, size, subcommands, summary
 from emorec.config.schema import PathsConfig
 from emorec.markdown import markdown_table
-from emorec.runs.logs import start_logging
+
+ACTIONS = {
+    "ls": "lists the stored features, by spec",
+    "verify": "hashes every shard again and quarantines broken ones",
+    "gc": "removes the features of whole specs; a dry run without --yes",
+    "compact": "merges small shards",
+}
 
 
 def main(words: Sequence[str]) -> int:
     """Runs a subcommand; `verify` returns 1 where something is broken."""
-    parser = Parser(prog="emorec cache", description="Manages the stored features.")
-    actions = parser.add_subparsers(dest="action", required=True, parser_class=Parser)
-    add_action(actions, "ls", "lists the stored features, by spec")
-    add_action(actions, "verify", "hashes every shard again and quarantines broken ones")
-    collect = add_action(actions, "gc", "removes the features of whole specs; a dry run without --yes")
-    collect.add_argument("--older-than", type=duration, help="last used longer ago, such as 30d")
-    collect.add_argument("--unused", action="store_true", help="not used by any run")
-    collect.add_argument("--max-size", type=size, help="longest unused first, down to this size, such as 50GB")
-    collect.add_argument("--yes", action="store_true", help="remove them")
-    add_action(actions, "compact", "merges small shards")
+    parser, action = subcommands("cache", "Manages the stored features.", ACTIONS)
+    action["gc"].add_argument("--older-than", type=duration, help="last used longer ago, such as 30d")
+    action["gc"].add_argument("--unused", action="store_true", help="not used by any run")
+    action["gc"].add_argument("--max-size", type=size, help="longest unused first, down to this size, such as 50GB")
+    action["gc"].add_argument("--yes", action="store_true", help="remove them")
     arguments, paths = parse(parser, words)
-    start_logging()
-    run: dict[str, Callable[[Namespace, PathsConfig], int]] = {
-        "ls": _list,
-        "verify": _verify,
-        "gc": _collect,
-        "compact": _compact,
-    }
+    run = {"ls": _list, "verify": _verify, "gc": _collect, "compact": _compact}
     return run[arguments.action](arguments, paths)
 
 
@@ -38,21 +33,19 @@ def _list(arguments: Namespace, paths: PathsConfig) -> int:
     from emorec.features.inventory import inventory
 
     entries = inventory(paths.cache)
-    names = ("folder", "checkpoint", "revision", "utterances", "bad", "shards")
+    counts = ("utterances", "bad", "shards")
 
     def table() -> str:
         rows = [
             [
-                *(
-                    "" if entry[name] is None else str(entry[name])[: 12 if name == "revision" else None]
-                    for name in names
-                ),
+                *(entry["folder"], entry["checkpoint"] or "", (entry["revision"] or "")[:12]),
+                *(str(entry[name]) for name in counts),
                 f"{entry['bytes'] / 1e6:.1f}",
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(entry["last_use"])),
             ]
             for entry in entries
         ]
-        return markdown_table(["features", *names[1:], "MB", "last use"], rows)
+        return markdown_table(["features", "checkpoint", "revision", *counts, "MB", "last use"], rows)
 
     return emit(arguments, entries, table)
 

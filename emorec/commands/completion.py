@@ -4,13 +4,13 @@ import os
 from collections.abc import Sequence
 
 from emorec.config.composition import CommandLine, print_with_hydra
+from emorec.config.schema import SCHEMAS
 
 SUBCOMMANDS = {
     "data": ("check", "download", "fixture"),
     "cache": ("ls", "verify", "gc", "compact"),
     "runs": ("ls", "show", "verify", "gc", "rm", "export", "sweeps", "sync"),
 }
-CONFIG_NAMES = {name: name for name in ("train", "tune", "extract", "evaluate", "report", "data")}
 
 
 def main(words: Sequence[str], commands: Sequence[str]) -> int:
@@ -28,14 +28,13 @@ def main(words: Sequence[str], commands: Sequence[str]) -> int:
     depth = 2 if command in SUBCOMMANDS else 1
     if len(complete) < depth:
         print("\n".join(SUBCOMMANDS[command]))
-    elif command in CONFIG_NAMES:
+    elif command in SCHEMAS:
         os.environ["COMP_LINE"] = _rest(line, depth)
-        print_with_hydra(CommandLine(CONFIG_NAMES[command], overrides, [flag]))
+        print_with_hydra(CommandLine(command, overrides, [flag]))
     return 0
 
 
 def _rest(line: str, depth: int) -> str:
     """The line without the command's words: "emorec data check da" -> "emorec da"."""
     parts = line.lstrip().split(maxsplit=depth + 1)
-    rest = parts[depth + 1] if len(parts) > depth + 1 else ""
-    return f"emorec {rest}"
+    return f"emorec {' '.join(parts[depth + 1 :])}"
