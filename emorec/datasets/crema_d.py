@@ -12,7 +12,7 @@ from typing import ClassVar
 from emorec.datasets.manifest import Corpus, Manifest, Problem, count_problems, media_notes
 from emorec.datasets.splits import SpeakerFolds
 from emorec.datasets.tables import read_table
-from emorec.datasets.utterance import Task, Utterance
+from emorec.datasets.utterance import Metadata, Task, Utterance
 
 EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified"}
@@ -87,10 +87,10 @@ def _files(folder: Path, suffix: str, problems: list[Problem]) -> dict[str, Path
     return files
 
 
-def _demographics(path: Path, problems: list[Problem]) -> dict[str, dict[str, str | int | float]]:
+def _demographics(path: Path, problems: list[Problem]) -> dict[str, Metadata]:
     """The columns of the optional table for each actor. Its problems are not fatal."""
     table_problems: list[Problem] = []
-    people: dict[str, dict[str, str | int | float]] = {}
+    people: dict[str, Metadata] = {}
     for _, row in read_table(path, DEMOGRAPHIC_COLUMNS, table_problems) if path.is_file() else []:
         values = {column.lower(): row[column].strip() for column in DEMOGRAPHIC_COLUMNS[1:] if row[column].strip()}
         people[row["ActorID"].strip()] = {
@@ -100,9 +100,7 @@ def _demographics(path: Path, problems: list[Problem]) -> dict[str, dict[str, st
     return people
 
 
-def _utterance(
-    name: str, sound: Path | None, video: Path | None, people: dict[str, dict[str, str | int | float]]
-) -> Utterance:
+def _utterance(name: str, sound: Path | None, video: Path | None, people: dict[str, Metadata]) -> Utterance:
     actor, sentence, emotion, level = name.split("_")
     bad = name in BAD_CLIPS
     return Utterance(

@@ -95,7 +95,8 @@ class Custom(Corpus):
         rows = read_any_table(path, COLUMNS, problems)
         if not rows:
             problems.append(Problem("table", str(path), "expected rows, found none"))
-        columns = list(rows[0].cells) if rows else ["id", "label"]
+            return []
+        columns = list(rows[0].cells)
         if "id" not in columns:
             problems.append(Problem("column", str(path), f"expected a column id, found {columns}"))
             return []
@@ -139,7 +140,10 @@ class Custom(Corpus):
         labels: tuple[str, ...] = (self.task,)
         if not regression:
             names = sorted({text for row in rows if (text := row.text("label"))})
-            labels = self._label_order() or tuple(names)
+            labels = tuple(names) if self.label_order is None else tuple(map(str, self.label_order))
+            if len(set(labels)) < len(labels) or (self.label_order is not None and not labels):
+                got = f"got {self.label_order!r}"
+                raise UserError(f"expected dataset.label_order to be a list of different labels, {got}")
             if rows and not names:
                 problems.append(Problem("label", rows[0].where, "expected a label in some row, found none in any"))
         folder = self._table_path.parent if self.table is not None else self.folder
@@ -156,15 +160,6 @@ class Custom(Corpus):
             direction="min" if monitor in ("loss", "mae", "rmse") else "max",
         )
         return utterances, task
-
-    def _label_order(self) -> tuple[str, ...] | None:
-        order = self.label_order
-        if order is None:
-            return None
-        labels = tuple(map(str, order))
-        if not labels or len(set(labels)) < len(labels):
-            raise UserError(f"expected dataset.label_order to be a list of different labels, got {order!r}")
-        return labels
 
     def _rule(self, utterances: Sequence[Utterance]) -> tuple[Protocol, str]:
         """The configured protocol and a note on it."""

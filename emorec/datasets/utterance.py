@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 Target = int | float | tuple[float, ...]
+Metadata = dict[str, str | int | float]
 SPLITS = ("train", "val", "test")
 VOTES = "_votes"  # suffix of a target that holds the raters' votes on a task
 
@@ -69,7 +70,7 @@ class Utterance:
     turn: int | None = None
     session: str | None = None
     split: str | None = None
-    metadata: dict[str, str | int | float] = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=dict)
 
     def segment(self, modality: str) -> tuple[float | None, float | None]:
         """Start and end of the utterance in the file of a modality, in seconds."""

@@ -152,26 +152,19 @@ def _create_without_link(path: Path, text: str) -> bool:
     return True
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds an advisory lock on a folder.
+def remove_stale(path: Path, stale: Holder | None) -> None:
+    """Removes the claim if `stale` still holds it, under an advisory lock on the folder.
 
     On a disk where locks have no effect two processes can take a claim over at once; one of them loses it later.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
         with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def remove_stale(path: Path, stale: Holder | None) -> None:
-    """Removes the claim if `stale` still holds it."""
-    with _locked(path.parent):
+            fcntl.flock(folder, fcntl.LOCK_EX)
         if read_holder(path) == stale:
             path.unlink(missing_ok=True)
+    finally:
+        os.close(folder)
 
 
 class Watch:

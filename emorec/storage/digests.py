@@ -72,13 +72,8 @@ class FileDigests:
             OSError: the file is missing or cannot be read.
         """
         status = os.stat(path)
-        identity = (
-            os.path.abspath(path),
-            str(status.st_size),
-            str(status.st_mtime_ns),
-            str(status.st_ctime_ns),
-            str(status.st_ino),
-        )
+        numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        identity = (os.path.abspath(path), *map(str, numbers))
         if identity not in self._known:
             self._known[identity] = hash_file(path)
             if "\n" not in identity[0] and "\t" not in identity[0]:
