@@ -237,8 +237,11 @@ def test_a_run_that_breaks_fails_its_trial_and_without_any_result_the_exit_code_
 
 
 def test_a_bad_trial_is_stopped_early(root: Path, tune: Callable[..., tuple[int, dict[str, Any]]]) -> None:
-    pruning = ["study.pruner=median", "study.startup=1", "study.warmup=1", "study.trials=6", "trainer.max_epochs=6"]
-    code, found = tune(*pruning, "search.optimizer.lr.low=1e-7")
+    pruning = ["study.pruner=median", "study.startup=1", "study.warmup=1", "study.trials=6", "study.seed=3"]
+    rates = ["~search.optimizer.lr.low", "~search.optimizer.lr.high", "search.optimizer.lr.distribution=choice"]
+    code, found = tune(
+        *pruning, *rates, "trainer.max_epochs=6", "+search.optimizer.lr.values=[0.03,1e-7]", "~search.model.dropout"
+    )
     assert code == 0
     assert found["trials"]["pruned"] >= 1
     assert sum(found["trials"].values()) == 6
