@@ -23,6 +23,7 @@ def main(names: list[str]) -> int:
     os.environ["EMOREC_ROOT"] = str(root)
     benchmarks: dict[str, Callable[[], Figure | list[Figure]]] = {
         "cached_epoch_vs_raw_loop": lambda: training.cached_epoch(root, rounds=9, epochs=6),
+        "dropout_vs_torch": training.dropout,
         "feature_gather_vs_memcpy": lambda: features.gather(root / "gather"),
         "extraction_vs_forward": lambda: extraction.extraction(root / "extraction"),
         "sweeps": lambda: training.sweeps(root),

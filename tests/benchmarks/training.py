@@ -6,25 +6,34 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from emorec.config.composition import composer, parse
+from emorec.config.composition import Composed, composer, parse
 from emorec.config.schema import TrainConfig
 from emorec.datamodules.preparer import DataPreparer
+from emorec.dropout import Dropout
 from emorec.metrics.classification import confusion_matrix, summary_scores
+from emorec.models.lightning_overhead import FastModule
 from emorec.training.lifecycle import train
-from tests.benchmarks.figure import Figure, emorec, rounds_of
+from emorec.training.trainer import make_trainer
+from tests.benchmarks.figure import Figure, emorec, interleaved, rounds_of, seconds
 
 CONF = Path(__file__).parent / "conf"
 HEAD = ["encoder/audio=none", "encoder/video=none", "encoder/text=random", "dataset=synthetic", "batch_size=64"]
 HEAD += ["model.normalisation=none", "trainer.patience=null", "progress=false"]
 FLAGS = ["--config-dir", str(CONF)]
 HIDDEN, CLASSES, DROPOUT = 128, 7, 0.3
+STEPS = 157  # of an epoch
 Split = tuple[Tensor, Tensor]
 
 
@@ -56,11 +65,15 @@ def raw_epoch(network: nn.Module, optimizer: torch.optim.Optimizer, train_split:
     return time.perf_counter() - started
 
 
-def splits(preparer: DataPreparer, overrides: list[str]) -> tuple[Split, Split]:
-    """Training and validation as tensors in memory."""
+def _composed(overrides: list[str]) -> Composed[TrainConfig]:
     line = parse("train", [*overrides, *FLAGS])
     with composer(line, TrainConfig) as open_composer:
-        config = open_composer.compose(line.overrides).config
+        return open_composer.compose(line.overrides)
+
+
+def splits(preparer: DataPreparer, overrides: list[str]) -> tuple[Split, Split]:
+    """Training and validation as tensors in memory."""
+    config = _composed(overrides).config
     module = preparer.prepare(config, *preparer.components(config)).module(config)
     tensors = []
     for name in ("train", "val"):
@@ -87,23 +100,66 @@ def cached_epoch(root: Path, *, rounds: int, epochs: int) -> Figure:
     number = iter(range(1_000_000))
 
     def ours() -> float:
-        words = [*HEAD, f"seed={next(number)}", f"trainer.max_epochs={epochs}", "test=false", *FLAGS]
-        line = parse("train", words)
-        with composer(line, TrainConfig) as open_composer:
-            folder = train(open_composer.compose(line.overrides), preparer).folder
-        return _median_epoch(folder)
+        words = [*HEAD, f"seed={next(number)}", f"trainer.max_epochs={epochs}", "test=false"]
+        return _median_epoch(train(_composed(words), preparer).folder)
 
     def raw(*, fused: bool) -> float:
         network = raw_network(768)
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=fused)
         return statistics.median([raw_epoch(network, optimizer, train_split, val_split) for _ in range(epochs)][1:])
 
-    peers = [lambda: _one_thread(lambda: raw(fused=True)), lambda: _one_thread(lambda: raw(fused=False))]
-    measured = rounds_of(ours, *peers, rounds=rounds)
-    ratio, unfused = (statistics.median(own[0] / own[side] for own in measured) for side in (1, 2))
+    peers = [lambda: raw(fused=True), lambda: raw(fused=False), lambda: _empty_epoch(epochs)]
+    measured = rounds_of(ours, *[partial(_one_thread, peer) for peer in peers], rounds=rounds)
+    ratio, unfused = (statistics.median(times[0] / times[side] for times in measured) for side in (1, 2))
+    empty = statistics.median(times[3] / times[1] for times in measured)
     own, peer = (statistics.median(times[side] for times in measured) for side in (0, 1))
-    note = f"{own / 157 * 1e3:.2f} ms a step against {peer / 157 * 1e3:.2f}; {unfused:.3f} of a loop that is not fused"
+    note = f"{own / STEPS * 1e3:.2f} ms a step against {peer / STEPS * 1e3:.2f}; {unfused:.3f} of a loop that is not "
+    note += f"fused; Lightning with a module that does nothing is {empty:.3f}"
     return Figure("cached_epoch_vs_raw_loop", ratio, "ratio", "<= 1.10", note)
+
+
+class _EmptyModule(FastModule):
+    """One parameter, and steps that do nothing with the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.ends: list[float] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.weight.sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+    def on_train_epoch_end(self) -> None:
+        self.ends.append(time.perf_counter())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1e-3, fused=True)
+
+
+def _empty_epoch(epochs: int) -> float:
+    """Median seconds of an epoch in which Lightning does all that it does, and the module nothing."""
+    module = _EmptyModule()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = _composed([*HEAD, f"trainer.max_epochs={epochs}"]).config.trainer
+        trainer = make_trainer(settings, [], Path(folder))
+        trainer.fit(module, *(DataLoader(torch.zeros(steps, 1)) for steps in (STEPS, 18)))  # type: ignore[arg-type]
+    return statistics.median(after - before for before, after in pairwise(module.ends))
+
+
+def dropout(*, rounds: int = 9) -> Figure:
+    """emorec's dropout on the features of a batch, forward and backward, against torch's."""
+    features = torch.randn(64, 768, requires_grad=True)
+
+    def apply(module: nn.Module) -> float:
+        return seconds(lambda: [module(features).sum().backward() for _ in range(300)])
+
+    sides = [partial(_one_thread, partial(apply, kind(DROPOUT))) for kind in (Dropout, nn.Dropout)]
+    own, peer = interleaved(*sides, rounds=rounds)
+    note = f"{own / 300 * 1e6:.0f} us against {peer / 300 * 1e6:.0f}"
+    return Figure("dropout_vs_torch", own / peer, "ratio", "<= 0.5", note)
 
 
 def busy_neighbour(root: Path, *, rounds: int = 3) -> Figure:
