@@ -6,8 +6,7 @@ utterance with a target is NaN or infinite, every metric is NaN, so that such a 
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,12 +17,11 @@ from emorec.batch import IGNORED
 
 
 def confusion_matrix(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """Counts (C, C): row the target, column the prediction. All NaN where a logit is not finite.
+    """Counts (C, C) of `classes` = C: row the target, column the prediction. All NaN where a logit is not finite.
 
     Args:
         target: (N,) class numbers; negative ones do not count.
         predicted: (N,) class numbers or (N, C) logits.
-        classes: C.
 
     Raises:
         ValueError: the logits are not of C classes.
@@ -43,10 +41,8 @@ def _with_target(target: Tensor, predicted: Tensor, classes: int) -> tuple[Tenso
     return target[known], predicted[known]
 
 
-@dataclass(frozen=True)
-class ClassScores:
-    """Scores of each class, each (C,) float64: precision, recall, F1 (0 where undefined) and support, its number of
-    targets."""
+class ClassScores(NamedTuple):
+    """Scores of each class, (C,) float64 each, 0 where undefined; `support` is the number of targets."""
 
     precision: Tensor
     recall: Tensor
@@ -106,15 +102,10 @@ def summary_scores(confusion: Tensor) -> dict[str, float]:
 
 def per_class_scores(confusion: Tensor, labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     """{label: {precision, recall, f1, support}} from a confusion matrix (C, C) of counts."""
-    scores = class_scores(confusion)
+    rows = torch.stack(class_scores(confusion), dim=1).tolist()  # (C, 4)
     return {
-        label: {
-            "precision": float(scores.precision[number]),
-            "recall": float(scores.recall[number]),
-            "f1": float(scores.f1[number]),
-            "support": int(scores.support[number]),
-        }
-        for number, label in enumerate(labels)
+        label: {"precision": precision, "recall": recall, "f1": f1, "support": int(support)}
+        for label, (precision, recall, f1, support) in zip(labels, rows, strict=True)
     }
 
 
@@ -125,9 +116,6 @@ class ConfusionMatrixMetric(MulticlassConfusionMatrix):
 
     Class attributes:
         kind: of the tasks it is for, as in losses.
-
-    Args:
-        num_classes: C.
     """
 
     kind: ClassVar[str] = "classification"

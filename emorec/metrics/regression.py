@@ -14,6 +14,7 @@ from typing import ClassVar, Concatenate, ParamSpec
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from emorec.errors import UserError
 from emorec.metrics.classification import accuracy, confusion_matrix, weighted_f1
@@ -74,42 +75,17 @@ def concordance(target: Tensor, predicted: Tensor, /) -> Tensor:
     return torch.where(spread > 0, 2 * covariance / spread.clamp_min(1e-300), 1.0)
 
 
-def _binned(target: Tensor, predicted: Tensor, thresholds: Sequence[float]) -> Tensor:
-    """Confusion matrix (k + 1, k + 1) of the intervals between k ascending thresholds."""
-    bounds = torch.tensor(thresholds, dtype=torch.float64, device=target.device)
-    return confusion_matrix(torch.bucketize(target, bounds), torch.bucketize(predicted, bounds), len(bounds) + 1)
-
-
 @_of_known_targets
-def binned_accuracy(target: Tensor, predicted: Tensor, /, thresholds: Sequence[float]) -> Tensor:
-    """Share of the predictions in the target's interval; a threshold belongs to the interval below it."""
-    return accuracy(_binned(target, predicted, thresholds))
+def binned_score(
+    target: Tensor, predicted: Tensor, /, thresholds: Sequence[float], score: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """A score of the confusion matrix (k + 1, k + 1) of the intervals between k ascending thresholds.
 
-
-@_of_known_targets
-def binned_weighted_f1(target: Tensor, predicted: Tensor, /, thresholds: Sequence[float]) -> Tensor:
-    """Mean of the intervals' F1, weighted by support; a threshold belongs to the interval below it."""
-    return weighted_f1(_binned(target, predicted, thresholds))
-
-
-def regression_scores(target: Tensor, predicted: Tensor, cuts: Sequence[Sequence[float]] = ()) -> dict[str, float]:
-    """`mae`, `rmse`, `pearson` and `ccc` of targets (N,) and predictions (N,); empty where no target is known.
-
-    For each set of k thresholds in `cuts` also `accuracy_<k + 1>`, and for a single threshold `weighted_f1`.
+    A threshold belongs to the interval below it.
     """
-    if target.isnan().all():
-        return {}
-    scores = {
-        "mae": mean_absolute_error(target, predicted),
-        "rmse": root_mean_squared_error(target, predicted),
-        "pearson": pearson(target, predicted),
-        "ccc": concordance(target, predicted),
-    }
-    for thresholds in cuts:
-        scores[f"accuracy_{len(thresholds) + 1}"] = binned_accuracy(target, predicted, thresholds)
-        if len(thresholds) == 1:
-            scores["weighted_f1"] = binned_weighted_f1(target, predicted, thresholds)
-    return {name: float(value) for name, value in scores.items()}
+    bounds = torch.tensor(thresholds, dtype=torch.float64, device=target.device)
+    intervals = torch.bucketize(target, bounds), torch.bucketize(predicted, bounds)
+    return score(confusion_matrix(*intervals, len(bounds) + 1))
 
 
 class RegressionMetric(Metric):
@@ -141,16 +117,11 @@ class RegressionMetric(Metric):
         return torch.float64
 
     @abstractmethod
-    def score(self, target: Tensor, predicted: Tensor) -> Tensor:
+    def score(self, target: Tensor, predicted: Tensor, /) -> Tensor:
         """The value () of targets (M,) and predictions (M,)."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Adds a batch.
-
-        Args:
-            preds: (N,) or (N, 1) values.
-            target: (N,) values; NaN ones do not count.
-        """
+        """Adds a batch: `preds` (N,) or (N, 1), and `target` (N,), of which NaN ones do not count."""
         target, preds = _with_target(target, preds)
         self.preds.append(preds)
         self.target.append(target)
@@ -160,41 +131,33 @@ class RegressionMetric(Metric):
         return self.score(self._joined(self.target), self._joined(self.preds))
 
     def _joined(self, state: Tensor | list[Tensor]) -> Tensor:
-        if isinstance(state, Tensor):  # gathered from all ranks
-            return state
-        return torch.cat(state) if state else torch.zeros(0, dtype=self.dtype, device=self.device)
+        return dim_zero_cat(state) if len(state) else torch.zeros(0, dtype=self.dtype, device=self.device)
 
 
 class MeanAbsoluteError(RegressionMetric):
     """Mean of |prediction - target|."""
 
     higher_is_better = False
-
-    def score(self, target: Tensor, predicted: Tensor) -> Tensor:
-        return mean_absolute_error(target, predicted)
+    score = staticmethod(mean_absolute_error)
 
 
 class RootMeanSquaredError(RegressionMetric):
     """Square root of the mean of (prediction - target)²."""
 
     higher_is_better = False
-
-    def score(self, target: Tensor, predicted: Tensor) -> Tensor:
-        return root_mean_squared_error(target, predicted)
+    score = staticmethod(root_mean_squared_error)
 
 
 class Pearson(RegressionMetric):
     """Pearson's correlation; 0 where targets or predictions do not vary."""
 
-    def score(self, target: Tensor, predicted: Tensor) -> Tensor:
-        return pearson(target, predicted)
+    score = staticmethod(pearson)
 
 
 class Concordance(RegressionMetric):
     """Lin's concordance correlation coefficient, with variances over N."""
 
-    def score(self, target: Tensor, predicted: Tensor) -> Tensor:
-        return concordance(target, predicted)
+    score = staticmethod(concordance)
 
 
 class BinnedMetric(RegressionMetric):
@@ -210,16 +173,22 @@ class BinnedMetric(RegressionMetric):
             raise UserError(f"expected metric.thresholds to ascend, got {list(thresholds)}")
         self.thresholds = tuple(thresholds)
 
+    @staticmethod
+    @abstractmethod
+    def score_of_intervals(confusion: Tensor) -> Tensor:
+        """The value () of the intervals' confusion matrix (k + 1, k + 1)."""
+
+    def score(self, target: Tensor, predicted: Tensor, /) -> Tensor:
+        return binned_score(target, predicted, self.thresholds, self.score_of_intervals)
+
 
 class BinnedAccuracy(BinnedMetric):
     """Share of the predictions in the target's interval."""
 
-    def score(self, target: Tensor, predicted: Tensor) -> Tensor:
-        return binned_accuracy(target, predicted, self.thresholds)
+    score_of_intervals = staticmethod(accuracy)
 
 
 class BinnedWeightedF1(BinnedMetric):
     """Mean of the intervals' F1, weighted by support."""
 
-    def score(self, target: Tensor, predicted: Tensor) -> Tensor:
-        return binned_weighted_f1(target, predicted, self.thresholds)
+    score_of_intervals = staticmethod(weighted_f1)

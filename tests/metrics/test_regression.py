@@ -7,13 +7,15 @@ from sklearn import metrics as reference
 from torchmetrics import MetricCollection
 
 from emorec.errors import UserError
+from emorec.metrics.classification import accuracy, weighted_f1
 from emorec.metrics.regression import (
     BinnedAccuracy,
     BinnedWeightedF1,
+    binned_score,
     concordance,
     mean_absolute_error,
     pearson,
-    regression_scores,
+    root_mean_squared_error,
 )
 
 RANDOM = np.random.default_rng(4)
@@ -21,6 +23,23 @@ TARGET = RANDOM.uniform(-1, 1, 200).round(1)
 PREDICTED = np.clip(0.6 * TARGET + RANDOM.normal(0, 0.4, 200), -1.5, 1.5)
 CH_SIMS = ((0.0,), (-0.1, 0.1), (-0.7, -0.1, 0.1, 0.7))
 NAN, INFINITY = float("nan"), float("inf")
+
+
+def regression_scores(
+    target: torch.Tensor, predicted: torch.Tensor, cuts: tuple[tuple[float, ...], ...] = ()
+) -> dict[str, float]:
+    """All scores; for each set of k thresholds in `cuts` also `accuracy_<k + 1>`, and for one threshold the F1."""
+    values = {
+        "mae": mean_absolute_error(target, predicted),
+        "rmse": root_mean_squared_error(target, predicted),
+        "pearson": pearson(target, predicted),
+        "ccc": concordance(target, predicted),
+    }
+    for thresholds in cuts:
+        values[f"accuracy_{len(thresholds) + 1}"] = binned_score(target, predicted, thresholds, accuracy)
+        if len(thresholds) == 1:
+            values["weighted_f1"] = binned_score(target, predicted, thresholds, weighted_f1)
+    return {name: float(value) for name, value in values.items()}
 
 
 def scores(**changes: object) -> dict[str, float]:
@@ -107,11 +126,10 @@ def test_a_prediction_that_is_not_finite_makes_every_score_nan(value: float) -> 
     assert all(np.isnan(score) for score in values.values()), values
 
 
-def test_without_a_known_target_there_are_no_scores_and_each_metric_is_nan() -> None:
+def test_without_a_known_target_every_score_is_nan() -> None:
     for target in (torch.tensor([NAN, NAN]), torch.zeros(0)):
-        assert regression_scores(target, torch.zeros_like(target), CH_SIMS) == {}
-        for score in (mean_absolute_error, pearson, concordance):
-            assert score(target, torch.zeros_like(target)).isnan()
+        values = regression_scores(target, torch.zeros_like(target), CH_SIMS)
+        assert all(np.isnan(score) for score in values.values()), values
 
 
 def test_predictions_may_be_a_column() -> None:
