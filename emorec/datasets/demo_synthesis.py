@@ -125,7 +125,6 @@ def write_video(
     """Writes a video file. Its suffix selects MP4 (H.264, AAC), AVI (MPEG-4, PCM) or FLV (Sorenson, MP3).
 
     Args:
-        path: the file.
         frames: (N, H, W, 3).
         frame_rate: frames per second.
         sound: (samples,) or (channels, samples) with 1 or 6 channels; `None` for a file without a sound track.

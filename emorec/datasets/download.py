@@ -65,10 +65,7 @@ def read_record(address: str) -> dict[str, RemoteFile]:
 
 
 def fetch_archives(files: Iterable[RemoteFile], folder: Path, *, progress: bool) -> int:
-    """Downloads archives and unpacks each into a folder of its name, unless that was done before.
-
-    Returns:
-        The number of archives unpacked by this call.
+    """Downloads archives and unpacks each into a folder of its name, unless done before; returns how many it unpacked.
 
     Raises:
         UserError: a file cannot be downloaded, has a wrong digest, or is refused.

@@ -17,22 +17,14 @@ TRANSCRIPT = re.compile(rf"(Ses0[1-5]\w+) \[{NUMBER}-{NUMBER}\]:(.*)")
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """The evaluation of one turn.
+    """The evaluation of one turn."""
 
-    Attributes:
-        name: the name of the utterance.
-        start: start in the dialogue, in seconds.
-        end: end in the dialogue, in seconds.
-        consensus: one of `CODES`.
-        dimensions: mean ratings of valence, activation and dominance, nominally 1 to 5.
-        ratings: the labels given by each outside rater, in lower case; a rater may give several.
-    """
-
-    name: str
-    start: float
-    end: float
-    consensus: str
-    dimensions: tuple[float, float, float]
+    name: str  # of the utterance
+    start: float  # seconds in the dialogue
+    end: float  # seconds in the dialogue
+    consensus: str  # one of `CODES`
+    dimensions: tuple[float, float, float]  # mean ratings of valence, activation and dominance, nominally 1 to 5
+    # the labels given by each outside rater, in lower case; a rater may give several
     ratings: list[tuple[str, ...]] = field(default_factory=list)
 
 

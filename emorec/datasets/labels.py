@@ -11,12 +11,9 @@ LabelMap = Mapping[str, Sequence[str]]
 
 
 def relabel(manifest: Manifest, task_name: str, labels: LabelMap) -> Manifest:
-    """Maps the classes of one task to those of a label map. An utterance of another class loses its target.
+    """Maps the classes of one classification task to those of a label map: {new class: the labels that it replaces}.
 
-    Args:
-        manifest: the corpus.
-        task_name: a classification task.
-        labels: {new class: the labels that it replaces}; labels that this corpus does not have are ignored.
+    An utterance of another class loses its target. Labels that this corpus does not have are ignored.
 
     Raises:
         UserError: the task is unknown or a regression, a label is mapped to two classes, or no label is of this corpus.

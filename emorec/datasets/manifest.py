@@ -20,19 +20,12 @@ from emorec.storage.digests import digest_of
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem in a corpus.
+    """A problem in a corpus."""
 
-    Attributes:
-        kind: a category to count by, such as "missing", "duplicate" or "label".
-        where: the id of the utterance, or the file and line.
-        detail: what was expected and what was found.
-        fatal: whether the problem must be fixed before training.
-    """
-
-    kind: str
-    where: str
-    detail: str
-    fatal: bool = True
+    kind: str  # a category to count by, such as "missing", "duplicate" or "label"
+    where: str  # the id of the utterance, or the file and line
+    detail: str  # what was expected and what was found
+    fatal: bool = True  # whether the problem must be fixed before training
 
     def __str__(self) -> str:
         return f"{self.where}: {self.detail}"
@@ -40,23 +33,14 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A whole corpus.
-
-    Attributes:
-        dataset: the name of the corpus.
-        utterances: all utterances, sorted by id.
-        tasks: the prediction tasks, by name.
-        protocols: the ways to split the corpus, by name.
-        problems: what the reader found wrong.
-        notes: remarks on this copy of the corpus, such as absent actors.
-    """
+    """A whole corpus."""
 
     dataset: str
-    utterances: tuple[Utterance, ...]
-    tasks: dict[str, Task]
-    protocols: dict[str, Protocol]
-    problems: tuple[Problem, ...] = ()
-    notes: tuple[str, ...] = ()
+    utterances: tuple[Utterance, ...]  # sorted by id
+    tasks: dict[str, Task]  # the prediction tasks, by name
+    protocols: dict[str, Protocol]  # the ways to split the corpus, by name
+    problems: tuple[Problem, ...] = ()  # what the reader found wrong
+    notes: tuple[str, ...] = ()  # remarks on this copy of the corpus, such as absent actors
 
     @cached_property
     def digest(self) -> str:

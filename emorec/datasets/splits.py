@@ -12,15 +12,10 @@ from emorec.errors import UserError, raise_problems
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol(ABC):
-    """A rule that assigns each utterance to a split.
+    """A rule that assigns each utterance to a split."""
 
-    Attributes:
-        separates_speakers: whether no speaker is in two splits.
-        validation_shares_speakers: whether train and val may share speakers although the protocol separates them.
-    """
-
-    separates_speakers: bool = True
-    validation_shares_speakers: bool = False
+    separates_speakers: bool = True  # whether no speaker is in two splits
+    validation_shares_speakers: bool = False  # whether train and val may share speakers all the same
 
     @property
     def folds(self) -> int:
@@ -100,13 +95,11 @@ def assign_splits(
     limit: int | None = None,
     where: str = "",
 ) -> dict[str, tuple[Utterance, ...]]:
-    """The utterances of each split, in the given order.
+    """The utterances of each split, in the given order, without those that have no target for the task.
 
     Args:
         utterances: the whole corpus.
-        protocol: the rule.
-        fold: the fold; `None` for a protocol without folds.
-        task: utterances without a target for this task are left out.
+        fold: `None` for a protocol without folds.
         limit: keep only this many utterances, spread evenly over splits and classes.
         where: the names of the corpus and the protocol, for errors.
 

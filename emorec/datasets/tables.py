@@ -14,17 +14,11 @@ DELIMITERS = ",;\t"
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table.
+    """A row of a table."""
 
-    Attributes:
-        where: file and line, for problems.
-        cells: {column: text}.
-        problems: collects the problems of all rows.
-    """
-
-    where: str
-    cells: Mapping[str, str]
-    problems: list[Problem]
+    where: str  # file and line, for problems
+    cells: Mapping[str, str]  # {column: text}
+    problems: list[Problem]  # collects the problems of all rows
 
     def reject(self, kind: str, column: str, expected: str) -> None:
         """Adds the problem that a cell is not as expected, such as "to be a number"."""

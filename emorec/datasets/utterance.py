@@ -12,65 +12,38 @@ VOTES = "_votes"  # suffix of a target that holds the raters' votes on a task
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is predicted.
+    """What is predicted."""
 
-    Attributes:
-        name: key of the targets, such as "emotion".
-        kind: classification (targets are class numbers) or regression (targets are values).
-        labels: the names of the classes in the order of their numbers; for regression the names of the dimensions.
-        monitor: the validation metric that selects the best epoch, such as "weighted_f1".
-        direction: whether a larger or a smaller monitor is better.
-        cuts: for regression, sets of thresholds; each set turns the values into classes, whose accuracy is reported.
-    """
-
-    name: str
-    kind: Literal["classification", "regression"] = "classification"
-    labels: tuple[str, ...]
-    monitor: str = "weighted_f1"
-    direction: Literal["max", "min"] = "max"
+    name: str  # key of the targets, such as "emotion"
+    kind: Literal["classification", "regression"] = "classification"  # targets are class numbers, or values
+    labels: tuple[str, ...]  # names of the classes in the order of their numbers; for regression, of the dimensions
+    monitor: str = "weighted_f1"  # the validation metric that selects the best epoch
+    direction: Literal["max", "min"] = "max"  # whether a larger or a smaller monitor is better
+    # For regression: each set of thresholds turns the values into classes, whose accuracy is reported.
     cuts: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Utterance:
-    """One utterance: its media and its annotation.
+    """One utterance: its media and its annotation. Start and end are seconds in the file."""
 
-    Attributes:
-        id: unique within the dataset; contains the split if the corpus repeats ids across splits.
-        dataset: the name of the corpus.
-        audio: the sound file, or a video with a sound track.
-        video: the video file.
-        text: the transcript.
-        start: start of the utterance in the file, in seconds; `None` for the start of the file.
-        end: end of the utterance in the file, in seconds; `None` for the end of the file.
-        crop: the half of the frame that shows the speaker; `None` for the whole frame.
-        audio_is_cut: whether the sound file contains this utterance only, so that `start` and `end` apply to the video
-            alone (see `segment`).
-        targets: {task: class number or value}; "<task>_votes" holds the share of votes for each class, summing to 1.
-        speaker: the same name for the same person in the whole corpus.
-        dialogue: the dialogue it belongs to.
-        turn: its number in the dialogue; gaps are allowed.
-        session: the recording session.
-        split: the split assigned by the corpus's authors: "train", "val" or "test".
-        metadata: other annotation of the corpus (intensity, statement, season …).
-    """
-
-    id: str
+    id: str  # unique within the dataset; contains the split if the corpus repeats ids across splits
     dataset: str
-    audio: Path | None = None
+    audio: Path | None = None  # the sound file, or a video with a sound track
     video: Path | None = None
-    text: str | None = None
-    start: float | None = None
-    end: float | None = None
-    crop: Literal["left", "right"] | None = None
-    audio_is_cut: bool = False
+    text: str | None = None  # the transcript
+    start: float | None = None  # `None` for the start of the file
+    end: float | None = None  # `None` for the end of the file
+    crop: Literal["left", "right"] | None = None  # the half of the frame that shows the speaker; `None` for the whole
+    audio_is_cut: bool = False  # the sound file contains this utterance only: `start` and `end` apply to the video
+    # {task: class number or value}; "<task>_votes" holds the share of votes for each class, summing to 1
     targets: dict[str, Target]
-    speaker: str | None = None
+    speaker: str | None = None  # the same name for the same person in the whole corpus
     dialogue: str | None = None
-    turn: int | None = None
-    session: str | None = None
-    split: str | None = None
-    metadata: Metadata = field(default_factory=dict)
+    turn: int | None = None  # its number in the dialogue; gaps are allowed
+    session: str | None = None  # the recording session
+    split: str | None = None  # "train", "val" or "test", as assigned by the corpus's authors
+    metadata: Metadata = field(default_factory=dict)  # other annotation of the corpus (intensity, statement, season …)
 
     def segment(self, modality: str) -> tuple[float | None, float | None]:
         """Start and end of the utterance in the file of a modality, in seconds."""

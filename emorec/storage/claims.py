@@ -210,16 +210,13 @@ def acquire(
     poll: float = 0.2,
     waiting: Callable[[Holder | None], bool | None] | None = None,
 ) -> Claim | None:
-    """Waits until this process holds the claim at `path`.
+    """Waits until this process holds the claim at `path`, which the caller releases; `None` where `waiting` gave up.
 
     Args:
         path: the file of the claim.
         stale_after: seconds without a heartbeat after which a claim is taken over.
         poll: seconds between two attempts.
         waiting: called with the holder after each failed attempt; gives up if it returns `False`.
-
-    Returns:
-        The claim, which the caller releases; `None` where `waiting` gave up.
     """
     watch = Watch(path, stale_after)
     while (claim := try_claim(path)) is None:

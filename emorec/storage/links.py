@@ -11,8 +11,7 @@ from emorec.storage.atomic import make_folder, replacing, sync
 def link_relative(target: Path, link: Path) -> bool:
     """Points `link` at `target` by a relative path, so that the link works in a moved tree.
 
-    Returns:
-        False where the filesystem does not support links and a copy was made instead.
+    Returns false where the filesystem does not support links and a copy was made instead.
     """
     make_folder(link.parent)
     temporary = link.parent / f".{link.name}.{uuid.uuid4().hex}.tmp"
