@@ -13,6 +13,7 @@ from emorec.config.composition import Composed, Composer
 from emorec.config.keys import OPERATIONAL, OPERATIONAL_KEYS, is_location, leaves, nested
 from emorec.config.schema import TrainConfig
 from emorec.storage.atomic import write_text
+from emorec.tuning.search_space import key_of, top_key
 
 Leaves = dict[tuple[str, ...], Any]
 OF_A_TRIAL = {"test", "on_running", "rerun", "sweep", "tags", "notes"}  # operational, and not part of the experiment
@@ -21,17 +22,11 @@ _NOTHING = object()
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment file.
-
-    Attributes:
-        path: of the file.
-        command: trains it.
-        differences: keys in which it does not compose to the wanted config; none, if all went well.
-    """
+    """An experiment file."""
 
     path: Path
-    command: str
-    differences: list[str]
+    command: str  # trains it
+    differences: list[str]  # keys in which it does not compose to the wanted config; none, if all went well
 
 
 def write_experiment(
@@ -42,36 +37,40 @@ def write_experiment(
     Args:
         composer: of the command line that the config came from.
         wanted: the config.
-        folder: `--config-dir` of the command that trains it.
+        folder: a `--config-dir` of the command that trains it.
         name: of the experiment.
         note: the file's second line.
         keys: what the command line or a search set; what follows from it by interpolation is left out.
     """
-    trainer = Composer(replace(composer.line, config_name="train", config_dir=None), TrainConfig)
+    line = composer.line
+    trainer = Composer(replace(line, config_name="train", config_dir=None), TrainConfig)
+    labs = [] if line.config_dir is None else [line.config_dir]
+    where_things_are = OPERATIONAL - OF_A_TRIAL
+    overrides = [f"experiment={name}", *(word for word in line.overrides if top_key(key_of(word)) in where_things_are)]
+
+    def compose(text: str) -> Leaves:
+        """What an experiment of this text composes to, by its command."""
+        with TemporaryDirectory() as temporary:
+            write_text(Path(temporary) / "experiment" / f"{name}.yaml", text)
+            return _defining_leaves(trainer.compose([_search_path(temporary, *labs), *overrides]).values)
+
     defaults = trainer.compose([]).choices
     groups = {
         group: choice
         for group, choice in wanted.choices.items()
-        if group != "experiment" and _top(group) not in OPERATIONAL and defaults.get(group) != choice
+        if group != "experiment" and top_key(group) not in OPERATIONAL and defaults.get(group) != choice
     }
     goal = _defining_leaves(wanted.values)
     set_here = {tuple(key.split(".")) for key in keys}
-    values = {path: value for path, value in goal.items() if path in set_here}
-    locations = _location_overrides(composer)
-    composed = _composed(trainer, composer.line.config_dir, name, _text(groups, values), locations)
-    values = {path: goal[path] for path in goal if path in values or composed.get(path, _NOTHING) != goal[path]}
-    text = _text(groups, values)
-    composed = _composed(trainer, composer.line.config_dir, name, text, locations)
-    differing = {path for path in {**goal, **composed} if goal.get(path, _NOTHING) != composed.get(path, _NOTHING)}
+    composed = compose(_text(groups, {path: value for path, value in goal.items() if path in set_here}))
+    text = _text(groups, {path: goal[path] for path in goal if path in set_here or _differ(goal, composed, path)})
+    composed = compose(text)
+    differing = sorted(".".join(path) for path in {**goal, **composed} if _differ(goal, composed, path))
+    where = [_search_path(str(folder), *labs)] if labs else ["--config-dir", str(folder)]
+    command = shlex.join(["emorec", "train", *where, *overrides])
     path = folder / "experiment" / f"{name}.yaml"
-    command = _command(composer, folder, name)
     write_text(path, f"# {command}\n# {note}\n{text}")
-    return Experiment(path, command, sorted(".".join(keys) for keys in differing))
-
-
-def key_of(override: str) -> str:
-    """The key that an override sets, chooses or deletes."""
-    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+    return Experiment(path, command, differing)
 
 
 def defining(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,8 +88,8 @@ def _defining_leaves(values: Mapping[str, Any]) -> Leaves:
     }
 
 
-def _top(key: str) -> str:
-    return key.partition(".")[0].partition("/")[0]
+def _differ(one: Leaves, other: Leaves, path: tuple[str, ...]) -> bool:
+    return bool(one.get(path, _NOTHING) != other.get(path, _NOTHING))
 
 
 def _text(groups: Mapping[str, str], values: Leaves) -> str:
@@ -98,30 +97,5 @@ def _text(groups: Mapping[str, str], values: Leaves) -> str:
     return OmegaConf.to_yaml(OmegaConf.create({**(defaults if groups else {}), **nested(values)}))
 
 
-def _location_overrides(composer: Composer[Any]) -> list[str]:
-    """The overrides that say where things are, which the experiment's command repeats."""
-    return [word for word in composer.line.overrides if _top(key_of(word)) in OPERATIONAL - OF_A_TRIAL]
-
-
-def _composed(
-    trainer: Composer[TrainConfig], config_dir: str | None, name: str, text: str, locations: Sequence[str]
-) -> Leaves:
-    """What an experiment of this text composes to, by its command."""
-    with TemporaryDirectory() as folder:
-        write_text(Path(folder) / "experiment" / f"{name}.yaml", text)
-        folders = [folder, *([config_dir] if config_dir else [])]
-        overrides = [_search_path(folders), f"experiment={name}", *locations]
-        return _defining_leaves(trainer.compose(overrides).values)
-
-
-def _search_path(folders: Sequence[str]) -> str:
+def _search_path(*folders: str) -> str:
     return "hydra.searchpath=[{}]".format(",".join(f"'file://{folder}'" for folder in folders))
-
-
-def _command(composer: Composer[Any], folder: Path, name: str) -> str:
-    """The command that trains an experiment, in the same locations."""
-    line = composer.line
-    where = ["--config-dir", str(folder)]
-    if line.config_dir is not None:  # two folders
-        where = [_search_path([str(folder), line.config_dir])]
-    return shlex.join(["emorec", "train", *where, f"experiment={name}", *_location_overrides(composer)])

@@ -24,15 +24,10 @@ CORPUS_KEYS = ("dataset", "labels")  # scores on different data are not comparab
 
 @dataclass(frozen=True)
 class Entry:
-    """One key of a search space.
+    """One key of a search space."""
 
-    Attributes:
-        key: key of the override, such as "optimizer.lr" or "encoder/text".
-        settings: `distribution` and its arguments, checked.
-    """
-
-    key: str
-    settings: dict[str, Any]
+    key: str  # of the override, such as "optimizer.lr" or "encoder/text"
+    settings: dict[str, Any]  # `distribution` and its arguments, checked
 
     def suggest(self, trial: "Trial") -> Any:
         """Draws a value for a trial."""
@@ -46,12 +41,7 @@ class Entry:
 
 
 def parse_space(node: Mapping[str, Any], problems: list[str]) -> list[Entry]:
-    """Parses `search` of a config.
-
-    Args:
-        node: {key: distribution}; keys may be nested.
-        problems: a line is appended for each error.
-    """
+    """Parses `search` of a config, {key: distribution}; keys may be nested. Each error adds a line to `problems`."""
     entries: dict[str, Entry] = {}
     for key, settings in _leaves(node):
         repeated = ["is given twice"] if key in entries else []
@@ -62,12 +52,18 @@ def parse_space(node: Mapping[str, Any], problems: list[str]) -> list[Entry]:
     return list(entries.values())
 
 
+def key_of(override: str) -> str:
+    """The key that an override sets, chooses or deletes."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def top_key(key: str) -> str:
+    """The first name of a key or of a group: "encoder" of "encoder.text.layer" and of "encoder/text"."""
+    return key.partition(".")[0].partition("/")[0]
+
+
 def check_keys(
-    entries: Sequence[Entry],
-    *,
-    config: Mapping[str, Any],
-    groups: Mapping[str, str],
-    given: Sequence[str],
+    entries: Sequence[Entry], *, config: Mapping[str, Any], groups: Mapping[str, str], given: Sequence[str]
 ) -> list[str]:
     """Checks the keys of a search space and returns a line for each error.
 
@@ -80,10 +76,9 @@ def check_keys(
     problems = []
     for entry in entries:
         key = entry.key
-        top = key.partition(".")[0].partition("/")[0]
-        if top in NOT_SEARCHED:
+        if top_key(key) in NOT_SEARCHED:
             problem = "changes no result of a run, so it cannot be searched"
-        elif top in CORPUS_KEYS:
+        elif top_key(key) in CORPUS_KEYS:
             problem = "scores on different data are not comparable: tune for one corpus, split and label map"
         elif key in given:
             problem = f"is in the search space and on the command line; remove one of them (~search.{key})"
@@ -175,6 +170,4 @@ def _range_problems(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _is_number(value: Any, *, whole: bool) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-        return False
-    return math.isfinite(value)
+    return isinstance(value, int if whole else int | float) and not isinstance(value, bool) and math.isfinite(value)

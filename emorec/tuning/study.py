@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from emorec.config.schema import StudyConfig
 from emorec.errors import UserError, raise_problems
-from emorec.storage.atomic import follow_folder_mode, make_folder
+from emorec.storage.atomic import follow_folder_mode, make_folder, write_bytes
 from emorec.storage.claims import Claim, Watch, acquire
 from emorec.storage.leases import in_use, take_lease, time_at
-from emorec.tuning.journal import drop_broken_lines
 from emorec.tuning.search_space import Entry
 
 if TYPE_CHECKING:
@@ -28,9 +27,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Definition = Mapping[str, Mapping[str, Any]]
 JOURNAL = "journal.log"
 ATTEMPTS = 3  # attempts at a trial whose workers die
 WAIT_SECONDS = 0.5  # between two checks of the trials of other workers
+_NOTHING = object()
 
 
 def require_optuna() -> None:
@@ -48,12 +49,31 @@ def require_optuna() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
+def drop_broken_lines(journal: Path) -> None:
+    """Removes lines that are incomplete after a kill or a full disk; Optuna could not read the lines after them."""
+    try:
+        lines = journal.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return
+    complete = [line for line in lines if line.endswith(b"\n") and _is_json(line)]
+    if complete and len(complete) < len(lines):  # a file without any complete line is no journal
+        log.warning("%s: removed %d incomplete lines", journal, len(lines) - len(complete))
+        write_bytes(journal, b"".join(complete))
+
+
+def _is_json(line: bytes) -> bool:
+    with suppress(ValueError):
+        json.loads(line)
+        return True
+    return False
+
+
 class Study:
     """A study as one worker sees it; a context manager.
 
     Args:
-        folder: folder of the study; the first worker creates it.
-        settings: settings of this worker.
+        folder: of the study; the first worker creates it.
+        settings: of this worker.
         direction: "max" or "min".
         definition: {part: {key: primitive value}} that must be equal for all workers.
         stale_after: seconds without a heartbeat after which a worker on another host counts as dead.
@@ -63,13 +83,7 @@ class Study:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        settings: StudyConfig,
-        *,
-        direction: str,
-        definition: Mapping[str, Mapping[str, Any]],
-        stale_after: float,
+        self, folder: Path, settings: StudyConfig, *, direction: str, definition: Definition, stale_after: float
     ) -> None:
         self.folder, self.settings, self.direction = make_folder(folder), settings, direction
         self.stale_after = stale_after
@@ -131,7 +145,7 @@ class Study:
             return pruners.SuccessiveHalvingPruner(min_resource=max(1, settings.warmup))
         return pruners.NopPruner()
 
-    def _check(self, definition: dict[str, dict[str, Any]]) -> None:
+    def _check(self, definition: Definition) -> None:
         """Compares the definition with that of the study, or stores it in a new study."""
         stored = self._study.user_attrs.get("definition")
         if stored is None:
@@ -252,9 +266,6 @@ class Study:
         """Ends a trial with an error."""
         _note(trial, "error", error)
         self._study.tell(trial.number, state=_state("FAIL"), skip_if_finished=True)
-
-
-_NOTHING = object()
 
 
 def _note(trial: "Trial", key: str, value: str) -> None:

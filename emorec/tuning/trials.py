@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from emorec.config.composition import Composed, Composer
 from emorec.config.locations import config_folder
@@ -17,51 +17,42 @@ from emorec.loggers.base import RunLogger, StopRun
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.results import read_metrics
 from emorec.training.lifecycle import train
-from emorec.tuning.experiment_file import Experiment, defining, key_of, write_experiment
-from emorec.tuning.search_space import Entry, check_keys, hydra_override, parse_space
-from emorec.tuning.study import Study
+from emorec.tuning.experiment_file import Experiment, defining, write_experiment
+from emorec.tuning.search_space import Entry, check_keys, hydra_override, key_of, parse_space, top_key
+from emorec.tuning.study import Definition, Study
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
+V = TypeVar("V")
 OWN_KEYS = ("study", "search")  # of the config of `emorec tune`, not of a trial's
 log = logging.getLogger(__name__)
 
 
-def _without_own(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in OWN_KEYS}
+def _without_own(mapping: Mapping[str, V]) -> dict[str, V]:
+    return {key: value for key, value in mapping.items() if key not in OWN_KEYS}
 
 
 @dataclass(frozen=True)
 class Search:
-    """What a worker needs for its trials.
-
-    Attributes:
-        composer: of the command line.
-        base: the config that the trials' values are laid over.
-        entries: the search space.
-        study: open.
-        monitor: what a trial is judged by, such as "val/uar".
-        preparer: what the runs share.
-    """
+    """What a worker needs for its trials."""
 
     composer: Composer[TuneConfig]
-    base: Composed[TuneConfig]
     entries: list[Entry]
     study: Study
-    monitor: str
-    preparer: DataPreparer
+    monitor: str  # what a trial is judged by, such as "val/uar"
+    preparer: DataPreparer  # what the runs share
 
     def trial_config(self, parameters: Mapping[str, Any]) -> Composed[TrainConfig]:
         """The config of a trial's run: that of `emorec train` with the same overrides."""
         given = self.composer.line.overrides
         drawn = [hydra_override(key, value) for key, value in parameters.items()]
         composed = self.composer.compose([*given, *drawn, "on_running=wait"])
-        kept = [word for word in given if key_of(word).partition(".")[0] not in OWN_KEYS]
+        kept = [override for override in given if top_key(key_of(override)) not in OWN_KEYS]
         return Composed(
             schema=TrainConfig,
             values=_without_own(composed.values),
-            choices={group: name for group, name in composed.choices.items() if group not in OWN_KEYS},
+            choices=_without_own(composed.choices),
             overrides=[*kept, *drawn, "test=false"],
         )
 
@@ -79,7 +70,7 @@ def prepare_search(composer: Composer[TuneConfig]) -> Search:
     corpus, _ = preparer.components(config)
     manifest = preparer.manifest(config, corpus)
     task = corpus.chosen_task(manifest)
-    definition: dict[str, dict[str, Any]] = {
+    definition: Definition = {
         "objective": {"monitor": task.monitor, "direction": task.direction},
         "corpus": {"digest": manifest.digest},
         "search": {entry.key: entry.settings for entry in entries},
@@ -87,22 +78,13 @@ def prepare_search(composer: Composer[TuneConfig]) -> Search:
         "config": defining(_without_own(base.values)),
     }
     folder = config.paths.checkpoints.absolute() / "studies" / config.study.name
-    study = Study(
-        folder,
-        config.study,
-        direction=task.direction,
-        definition=definition,
-        stale_after=config.extraction.stale_after,
-    )
-    return Search(composer, base, entries, study, f"val/{task.monitor}", preparer)
+    stale_after = config.extraction.stale_after
+    study = Study(folder, config.study, direction=task.direction, definition=definition, stale_after=stale_after)
+    return Search(composer, entries, study, f"val/{task.monitor}", preparer)
 
 
 def _checked_space(composer: Composer[TuneConfig], base: Composed[TuneConfig]) -> list[Entry]:
-    """The search space of a config.
-
-    Raises:
-        UserError: lists everything in the config that does not fit.
-    """
+    """The search space of a config; everything in the config that does not fit is in one `UserError`."""
     line, values, problems = composer.line, base.values, list[str]()
     build(TuneConfig, values, "", problems)
     is_valid = not problems  # else each value of the search space would be refused as well
@@ -112,9 +94,8 @@ def _checked_space(composer: Composer[TuneConfig], base: Composed[TuneConfig]) -
     if taken:
         problems.append(f"study.name: expected a name that no experiment has, got {name!r} ({taken[0]})")
     entries = parse_space(values.get("search") or {}, problems)
-    groups = {group: choice for group, choice in base.choices.items() if group not in OWN_KEYS}
-    given = [key_of(word) for word in line.overrides]
-    wrong = check_keys(entries, config=_without_own(values), groups=groups, given=given)
+    given = list(map(key_of, line.overrides))
+    wrong = check_keys(entries, config=_without_own(values), groups=_without_own(base.choices), given=given)
     reported = {message.partition(":")[0] for message in (*problems, *wrong)}
     sound = [entry for entry in entries if f"search.{entry.key}" not in reported]
     refused = _refused_values(composer, sound) if is_valid else []
@@ -136,12 +117,7 @@ def _refused_values(composer: Composer[TuneConfig], entries: Sequence[Entry]) ->
 
 
 class StudyLogger(RunLogger):
-    """Reports each epoch of a trial's run to the study, and ends the run when the study prunes it.
-
-    Args:
-        trial: of the study.
-        monitor: such as "val/uar".
-    """
+    """Reports each epoch of a trial's run to the study, and ends the run when the study prunes it."""
 
     def __init__(self, trial: "Trial", monitor: str) -> None:
         self.trial, self.monitor = trial, monitor
@@ -195,21 +171,12 @@ def write_best(search: Search) -> Experiment | None:
         return None
     best, name = complete[0], search.study.settings.name
     note = f"The best of study {name}: trial {best.number}, {search.monitor}={best.value:.4f}, run {run_of(best)}."
-    given = [key_of(word) for word in search.composer.line.overrides]
-    experiment = write_experiment(
-        search.composer,
-        search.trial_config(best.params),
-        folder=search.study.folder,
-        name=name,
-        note=note,
-        keys=[*given, *best.params],
-    )
+    keys = [*map(key_of, search.composer.line.overrides), *best.params]
+    composed, folder = search.trial_config(best.params), search.study.folder
+    experiment = write_experiment(search.composer, composed, folder=folder, name=name, note=note, keys=keys)
     if experiment.differences:
-        log.warning(
-            "%s does not compose to the whole config of the trial: it differs in %s",
-            experiment.path,
-            ", ".join(experiment.differences),
-        )
+        differences, path = ", ".join(experiment.differences), experiment.path
+        log.warning("%s does not compose to the whole config of the trial: it differs in %s", path, differences)
     return experiment
 
 

@@ -21,12 +21,7 @@ def follow_parent() -> None:
 
 
 def run_workers(line: CommandLine, count: int) -> None:
-    """Runs workers until the study has its trials. One that fails is reported; the study goes on with the others.
-
-    Args:
-        line: the command line of this process.
-        count: how many.
-    """
+    """Runs `count` workers until the study has its trials. One that fails is reported; the others go on."""
     arguments = ["tune", *line.flags, *line.overrides, "study.workers=1"]
     workers = [start_child(arguments, os.environ) for _ in range(count)]
     try:
