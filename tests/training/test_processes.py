@@ -195,6 +195,7 @@ def test_on_running_skip_goes_on_without_waiting(
     process = emorec_process("train", *words, root=root)
     try:
         wait_for(lambda: list(root.glob("checkpoints/*/claim.json")), process)
+        process.send_signal(signal.SIGSTOP)  # else it could finish while this process imports
         assert main(["train", *words, "on_running=skip"]) == 0
         assert f"process {process.pid} on {os.uname().nodename}" in capsys.readouterr().out
     finally:
