@@ -38,21 +38,13 @@ ALL_FOLDS = "all"  # as `dataset.fold`, it stands for every fold of the protocol
 
 @dataclass
 class CommandLine:
-    """The arguments of a command, flags apart from overrides.
-
-    Attributes:
-        config_name: the command's config.
-        overrides: `key=value`, in order.
-        flags: all flags with their values, in order.
-        multirun: whether `-m` is among them.
-        config_dir: a lab's own configs.
-    """
+    """The arguments of a command, flags apart from overrides."""
 
     config_name: str
-    overrides: list[str] = field(default_factory=list)
-    flags: list[str] = field(default_factory=list)
-    multirun: bool = False
-    config_dir: str | None = None
+    overrides: list[str] = field(default_factory=list)  # `key=value`, in order
+    flags: list[str] = field(default_factory=list)  # all flags with their values, in order
+    multirun: bool = False  # whether `-m` is among them
+    config_dir: str | None = None  # a lab's own configs
 
     @property
     def prints_only(self) -> bool:
@@ -61,21 +53,13 @@ class CommandLine:
 
 @dataclass(frozen=True)
 class Composed(Generic[C]):
-    """A composed config.
-
-    Attributes:
-        schema: of the config.
-        values: the config as plain data, resolved; this is what identifies a run and is written to `config.yaml`.
-        choices: {group: name} that were composed.
-        overrides: what the command line changed.
-        config_dir: a lab's own configs.
-    """
+    """A composed config."""
 
     schema: type[C]
-    values: dict[str, Any]
-    choices: dict[str, str]
-    overrides: list[str]
-    config_dir: str | None = None
+    values: dict[str, Any]  # plain data, resolved; this is what identifies a run and is written to `config.yaml`
+    choices: dict[str, str]  # {group: name} that were composed
+    overrides: list[str]  # what the command line changed
+    config_dir: str | None = None  # a lab's own configs
 
     @cached_property
     def config(self) -> C:
@@ -185,11 +169,7 @@ def _check_overrides(line: CommandLine, overrides: Sequence[str]) -> None:
 
 @contextmanager
 def _hydra_errors(known: Callable[[], Mapping[str, Any]] = dict) -> Iterator[None]:
-    """Says what Hydra and OmegaConf refuse in terms of keys.
-
-    Args:
-        known: gives the config as {dotted key: value}, for hints.
-    """
+    """Says what Hydra and OmegaConf refuse in terms of keys; `known` gives {dotted key: value} for hints."""
     try:
         yield
     except MissingMandatoryValue as error:
@@ -253,13 +233,9 @@ class Composer(Generic[C]):
                 for group, name in node.hydra.runtime.choices.items()
                 if name is not None and not group.startswith("hydra") and "@" not in group.removesuffix("@_global_")
             }
-            with open_dict(node):
-                node.pop("hydra")
-            values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-        assert isinstance(values, dict)
-        named = {str(key): value for key, value in values.items()}
-        check_config(named)
-        return Composed(self.schema, named, choices, list(overrides), self.line.config_dir)
+            values = _plain(node, resolve=True)
+        check_config(values)
+        return Composed(self.schema, values, choices, list(overrides), self.line.config_dir)
 
     def _composed(self, overrides: Sequence[str]) -> DictConfig:
         extra = [] if self.line.config_dir is None else [f"hydra.searchpath=[file://{self.line.config_dir}]"]
@@ -267,11 +243,17 @@ class Composer(Generic[C]):
 
     def _known_keys(self, overrides: Sequence[str]) -> dict[str, Any]:
         """{dotted key: value} of the config with the choices that overrides make."""
-        line = self.line
-        choices = [word for word in overrides if _choices_of(line, overrides, word.partition("=")[0].lstrip("+"))]
-        values = OmegaConf.to_container(self._composed(choices), resolve=False)
-        assert isinstance(values, dict)
-        return flat({str(key): value for key, value in values.items() if key != "hydra"})
+        choices = [word for word in overrides if _choices_of(self.line, overrides, word.partition("=")[0].lstrip("+"))]
+        return flat(_plain(self._composed(choices), resolve=False))
+
+
+def _plain(node: DictConfig, *, resolve: bool) -> dict[str, Any]:
+    """A composed config without Hydra's own part; missing values are errors where interpolations are resolved."""
+    with open_dict(node):
+        node.pop("hydra")
+    values = OmegaConf.to_container(node, resolve=resolve, throw_on_missing=resolve)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def compose_once(config_name: str, schema: type[C], words: Sequence[str]) -> Composed[C] | None:

@@ -6,9 +6,10 @@ value. Imports nothing heavy: every command line is looked at before anything el
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from emorec.config.keys import leaves
 from emorec.errors import UserError
 
 # The last words of a name that is given to credentials. A `pad_token` or `max_tokens` is none.
@@ -43,10 +44,7 @@ INLINE = re.compile(r"""[{,]\s*['"]?([\w-]+)['"]?\s*:\s*['"]?(?=[^\s,}])""")  # 
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Refuses a command line that holds a credential.
-
-    Args:
-        words: flags, overrides and all else.
+    """Refuses a command line of flags, overrides and other words that holds a credential.
 
     Raises:
         UserError: names each override, or the place of a word that is none.
@@ -70,8 +68,9 @@ def check_config(config: Mapping[str, Any]) -> None:
         UserError: names each key.
     """
     problems = []
-    for key, value in _leaves(config, ""):
-        text = "" if value is None or isinstance(value, bool) else str(value)
+    for path, value in leaves(config, into_lists=True):
+        text = "" if value is None or isinstance(value, bool | Mapping) else str(value)  # a mapping here is empty
+        key = ".".join(path)
         what = _kind_of_setting(key, text) if text else None
         if what is not None:
             problems.append(f"{key} looks like {what}")
@@ -84,18 +83,6 @@ def _refuse(where: str, problems: Sequence[str]) -> None:
             f"expected no credential in {where}, for it would be written to disk: {'; '.join(problems)}. "
             "Use the environment (such as WANDB_API_KEY or HF_TOKEN) or ~/.netrc; nothing was written"
         )
-
-
-def _leaves(node: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Each value of nested dicts and lists with its dotted key."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _leaves(value, f"{place}.{key}" if place else str(key))
-    elif isinstance(node, list | tuple):
-        for item in node:
-            yield from _leaves(item, place)
-    else:
-        yield place, node
 
 
 def _kind_of_setting(key: str, value: str) -> str | None:

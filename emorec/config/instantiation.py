@@ -31,34 +31,25 @@ LIBRARIES = (
     "torchmetrics.regression",
 )
 TRUST_VARIABLE = "EMOREC_TRUST"
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 # Of arguments that optimizers of any library share: torch's own annotations say less.
 BOUNDS = {"lr": Positive, "weight_decay": NonNegative, "momentum": NonNegative}
 
 
 @dataclass(frozen=True)
 class Component:
-    """A config node that names a class: what it takes is checked, and the object is made once, by `make`.
-
-    Attributes:
-        target: the class.
-        arguments: of its constructor; nodes inside them are components, which are made with it.
-        where: the node's key.
-        node: as it stands in the config.
-    """
+    """A config node that names a class: what it takes is checked, and the object is made once, by `make`."""
 
     target: type
-    arguments: Mapping[str, Any]
-    where: str
-    node: Mapping[str, Any]
+    arguments: Mapping[str, Any]  # of its constructor; nodes inside them are components, which are made with it
+    where: str  # the node's key
+    node: Mapping[str, Any]  # as it stands in the config
 
     @classmethod
     def from_node(cls, node: Mapping[str, Any], path: str, problems: list[str]) -> "Component | None":
-        """Locates the class and checks the arguments that are given.
+        """Locates the class of a resolved node and checks the arguments that are given.
 
-        Args:
-            node: resolved, plain data.
-            path: the node's key.
-            problems: a line is added for everything that does not fit; then the result is `None`.
+        A line is added to `problems` for everything that does not fit; then the result is `None`.
         """
         inner: list[str] = []
         try:
@@ -66,22 +57,17 @@ class Component:
         except UserError as error:
             problems.append(str(error))
             return None
-        given = {
-            key: _with_components(value, join(path, key), inner) for key, value in node.items() if key != "_target_"
-        }
+        values = {key: value for key, value in node.items() if key != "_target_"}
+        given = {key: _with_components(value, join(path, key), inner) for key, value in values.items()}
         arguments = {} if inner else check_arguments(target, given, path, inner, BOUNDS)
         problems += inner
         return None if inner else cls(target, arguments, path, node)
 
     def make(self, kind: type[T], **derived: Any) -> T:
-        """Makes the object.
-
-        Args:
-            kind: what the class has to be derived from.
-            **derived: arguments that are computed, not configured; those that the class does not take are an error.
+        """Makes the object, with arguments that are derived, not configured.
 
         Raises:
-            UserError: the class is none of this kind, or the arguments do not fit it.
+            UserError: the class is not derived from `kind`, or the arguments do not fit it.
         """
         if not issubclass(self.target, kind):
             raise UserError(f"{self.where}: expected a class derived from {kind.__name__}, got {self.target.__name__}")
@@ -97,12 +83,8 @@ class Component:
     def check_complete(self, *derived: str) -> None:
         """Raises a `UserError` where the constructor needs an argument that is neither given nor derived later."""
         for name, parameter in inspect.signature(self.target).parameters.items():
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or name in (
-                *derived,
-                *self.arguments,
-            ):
-                continue
-            if parameter.default is parameter.empty:
+            is_needed = parameter.default is parameter.empty and parameter.kind not in VARIADIC
+            if is_needed and name not in (*derived, *self.arguments):
                 raise UserError(f"{join(self.where, name)}: expected a value, got nothing")
 
     def lacks(self, *names: str) -> list[str]:

@@ -3,25 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# What may differ between two starts of the same run. Each is a path of keys.
-OPERATIONAL_KEYS = (
-    ("paths",),
-    ("extraction",),
-    ("features",),
-    ("progress",),
-    ("logger",),
-    ("metric",),
-    ("launcher",),
-    ("sweep",),
-    ("checkpoint",),
-    ("tags",),
-    ("notes",),
-    ("test",),
-    ("on_running",),
-    ("rerun",),
-    ("trainer", "threads"),
-)
-OPERATIONAL = frozenset(keys[0] for keys in OPERATIONAL_KEYS if len(keys) == 1)  # whole groups of keys
+# What may differ between two starts of the same run: whole groups of keys, and all of it as paths of keys.
+OPERATIONAL = frozenset({"paths", "extraction", "features", "progress", "logger", "launcher", "sweep", "checkpoint"})
+OPERATIONAL |= {"metric", "tags", "notes", "test", "on_running", "rerun"}
+OPERATIONAL_KEYS = (*((key,) for key in sorted(OPERATIONAL)), ("trainer", "threads"))
 LOCATIONS = ("root", "table")  # of a dataset, or of each of several: where a corpus lies does not count
 LOCAL_KEYS = ("model", "revision", "path")  # of an encoder that reads a local folder or file
 GROUPED_KEYS = (("seed",), ("dataset", "fold"))  # differ between the runs of a group

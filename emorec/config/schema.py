@@ -34,25 +34,15 @@ class PathsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionConfig:
-    """How features are computed; nothing here changes them.
+    """How features are computed; nothing here changes them."""
 
-    Attributes:
-        batch_size: utterances in one forward pass.
-        workers: threads that decode media.
-        on_bad_media: "skip" leaves an utterance's modality out with a warning, "fail" ends with a list of them.
-        device: where encoders run; `None` for the GPU if there is one.
-        stale_after: seconds without a heartbeat after which another host's work is taken over.
-        verify: hash every file again, instead of trusting its size, times and inode.
-        progress: whether bars are drawn.
-    """
-
-    batch_size: PositiveCount = 16
-    workers: PositiveCount = 2
-    on_bad_media: Literal["skip", "fail"] = "skip"
-    device: str | None = None
-    stale_after: Positive = STALE_SECONDS
-    verify: bool = False
-    progress: bool = True
+    batch_size: PositiveCount = 16  # utterances in one forward pass
+    workers: PositiveCount = 2  # threads that decode media
+    on_bad_media: Literal["skip", "fail"] = "skip"  # leave an utterance's modality out, or end with a list of them
+    device: str | None = None  # where encoders run; `None` for the GPU if there is one
+    stale_after: Positive = STALE_SECONDS  # seconds without a heartbeat after which a host's work is taken over
+    verify: bool = False  # hash every file again, instead of trusting its size, times and inode
+    progress: bool = True  # whether bars are drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,27 +242,16 @@ class TrainConfig(ExtractConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """A search for the best config.
+    """A search for the best config."""
 
-    Attributes:
-        name: of the study, and of the experiment that it writes.
-        trials: how many, over all workers.
-        workers: processes that this start of the command adds to the study.
-        seed: of the sampler.
-        startup: trials that are drawn at random before the sampler learns from them.
-        pruner: what ends a trial early.
-        warmup: epochs that each trial gets.
-        timeout: seconds after which a worker starts no further trial.
-    """
-
-    name: StudyName
-    trials: PositiveCount
-    workers: PositiveCount = 1
-    seed: Seed
-    startup: Count
-    pruner: Literal["none", "median", "asha"]
-    warmup: Count
-    timeout: Positive | None
+    name: StudyName  # of the study, and of the experiment that it writes
+    trials: PositiveCount  # over all workers
+    workers: PositiveCount = 1  # processes that this start of the command adds to the study
+    seed: Seed  # of the sampler
+    startup: Count  # trials that are drawn at random before the sampler learns from them
+    pruner: Literal["none", "median", "asha"]  # what ends a trial early
+    warmup: Count  # epochs that each trial gets
+    timeout: Positive | None  # seconds after which a worker starts no further trial
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -32,10 +33,10 @@ NAMES = {
     None: "null",
 }
 BOUNDS: dict[Any, tuple[str, str, Callable[[Any, Any], bool]]] = {
-    Ge: ("of at least", "ge", lambda value, bound: value >= bound),
-    Gt: ("above", "gt", lambda value, bound: value > bound),
-    Le: ("of at most", "le", lambda value, bound: value <= bound),
-    Lt: ("below", "lt", lambda value, bound: value < bound),
+    Ge: ("of at least", "ge", operator.ge),
+    Gt: ("above", "gt", operator.gt),
+    Le: ("of at most", "le", operator.le),
+    Lt: ("below", "lt", operator.lt),
 }
 _SEQUENCES, _MAPPINGS = (list, tuple, Sequence), (dict, Mapping)
 _PRIMITIVES: dict[Any, Any] = {
@@ -70,13 +71,9 @@ def describe(annotation: Any) -> str:
 
 
 def check(value: Any, annotation: Any, path: str, problems: list[str]) -> Any:
-    """Checks a value against an annotation.
+    """Checks plain data against an annotation, and adds a line to `problems` for everything that does not fit.
 
-    Args:
-        value: plain data: dicts, lists and primitives.
-        annotation: what is expected. A class that is neither a dataclass nor a primitive takes any object that is none.
-        path: the value's dotted key.
-        problems: a line is added for everything that does not fit.
+    A class that is neither a dataclass nor a primitive takes any object that is none; `path` is the value's dotted key.
 
     Returns:
         The value, with mappings made into the dataclasses that the annotation names, and texts into paths.
@@ -224,17 +221,9 @@ def validated(cls: type[T], values: Mapping[str, Any], *, heading: str = "the co
 def check_arguments(
     target: type, arguments: Mapping[str, Any], path: str, problems: list[str], bounds: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Checks arguments against a constructor's annotations.
+    """Checks the arguments that are given against a constructor's annotations, and converts them; see `check`.
 
-    Args:
-        target: the class.
-        arguments: by name; those that are missing are not looked at.
-        path: the component's key.
-        problems: a line is added for everything that does not fit.
-        bounds: {argument: annotation} that is stricter than the constructor's own.
-
-    Returns:
-        The arguments, converted as by `check`.
+    `bounds` are {argument: annotation} that are stricter than the constructor's own.
     """
     parameters = inspect.signature(target).parameters
     takes_all = any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values())
@@ -250,10 +239,9 @@ def check_arguments(
 
 def unknown_keys(values: Mapping[str, Any], known: Iterable[str], path: str) -> list[str]:
     """A line for each key that is not known, with the nearest one that is."""
-    names = [name for name in known if name != "self"]
-    return [
-        f"{join(path, str(key))}: unknown key{suggestion(str(key), names, path)}" for key in values if key not in names
-    ]
+    names = list(known)
+    unknown = [str(key) for key in values if key not in names]
+    return [f"{join(path, key)}: unknown key{suggestion(key, names, path)}" for key in unknown]
 
 
 def suggestion(key: str, known: Sequence[str], path: str = "") -> str:
@@ -272,7 +260,7 @@ def join(path: str, key: str) -> str:
 @lru_cache(maxsize=256)
 def _annotations(target: Any) -> dict[str, Any]:
     """{field or parameter: its annotation}; of another package's class only those that can be resolved."""
-    source: Any = target if dataclasses.is_dataclass(target) else target.__init__  # type: ignore[misc]
+    source: Any = target if dataclasses.is_dataclass(target) else target.__init__
     try:
         annotations = get_type_hints(source, include_extras=True)
     except (NameError, TypeError, AttributeError):
