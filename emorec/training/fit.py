@@ -14,7 +14,6 @@ import lightning.pytorch as lightning
 import torch
 
 import emorec
-from emorec.config.schema import TrainConfig
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.errors import UserError
 from emorec.features.devices import exact_float32
@@ -56,58 +55,44 @@ def fit(
         preemption: knows of signals.
         loggers: are called after each epoch.
     """
-    with training_threads(context.config.trainer) as threads:
-        record.provenance["threads"] = threads
-        return _fit(context, record, state, owned=owned, preemption=preemption, loggers=loggers)
-
-
-def _fit(
-    context: RunContext,
-    record: RunRecord,
-    state: Path | None,
-    *,
-    owned: Callable[[], bool],
-    preemption: Preemption,
-    loggers: Sequence[RunLogger],
-) -> dict[str, Any]:
     config, folder = context.config, context.folder
     rank = int(os.environ.get("RANK", "0")) if config.trainer.world_size > 1 else 0
+    with training_threads(config.trainer) as threads:
+        record.provenance["threads"] = threads
+        _seed(config.seed)
+        with _timed(record, "setup"):
+            module = context.data.module(config)
+            model = model_for(context.parts, config.model, module)
+            fit_statistics(model, module)
+        counts = ", ".join(f"{split} {len(items)}" for split, items in context.data.splits.items())
+        log.info("run %s: %s utterances; %d parameters", record.run_id, counts, model.trained_parameters)
 
-    _seed(config.seed)
-    with _timed(record, "setup"):
-        module = context.data.module(config)
-        model = model_for(context.parts, config.model, module)
-        fit_statistics(model, module)
-    counts = ", ".join(f"{split} {len(items)}" for split, items in context.data.splits.items())
-    log.info("run %s: %s utterances; %d parameters", record.run_id, counts, model.trained_parameters)
+        # a strategy that shards takes the model apart: the best weights then go into a copy
+        final_model = copy.deepcopy(model) if config.trainer.strategy == "fsdp" else model
+        with Progress(f"run {record.run_id}", config.trainer.max_epochs, config.progress and not rank) as progress:
+            history, best, callbacks = _callbacks(context, progress, loggers if not rank else (), owned, preemption)
+            trainer = make_trainer(config.trainer, callbacks, folder)
+            with _timed(record, "training"), exact_float32():
+                _run(trainer, model, module, state, preemption)
+        if rank:
+            return {}
 
-    # a strategy that shards takes the model apart: the best weights then go into a copy
-    final_model = copy.deepcopy(model) if config.trainer.strategy == "fsdp" else model
-    title = f"run {record.run_id}"
-    with Progress(title, config.trainer.max_epochs, config.progress and not rank) as progress:
-        history, best, callbacks = _callbacks(context, progress, loggers if not rank else (), owned, preemption)
-        trainer = make_trainer(config.trainer, callbacks, folder)
-        with _timed(record, "training"), exact_float32():
-            _run(trainer, model, module, state, preemption)
-    if rank:
-        return {}
+        if history.first_step is not None:
+            record.timings["process_to_first_step"] = round(history.first_step - emorec.STARTED, 3)
+        if best.epoch is None:
+            raise UserError(f"expected a finite {best.monitor} in some epoch, got none: the training diverged")
+        record.epochs, record.best_epoch = len(history.rows), best.epoch
+        final_model.load_state_dict(best.load(), strict=True)
+        history.write()
 
-    if history.first_step is not None:
-        record.timings["process_to_first_step"] = round(history.first_step - emorec.STARTED, 3)
-    if best.epoch is None:
-        raise UserError(f"expected a finite {best.monitor} in some epoch, got none: the training diverged")
-    record.epochs, record.best_epoch = len(history.rows), best.epoch
-    final_model.load_state_dict(best.load(), strict=True)
-    history.write()
-
-    with _timed(record, "evaluation"):
-        predictions = {"val": predict(final_model, module.loader("val"), config.trainer)}
-        if config.test:
-            predictions["test"] = predict_test(context, final_model, module, record)
-    metrics = write_results(folder, predictions, module.task)
-    record.weights = context.store.publish(record.run_id, final_model.components())
-    record.status = "finished"
-    return metrics
+        with _timed(record, "evaluation"):
+            predictions = {"val": predict(final_model, module.loader("val"), config.trainer)}
+            if config.test:
+                predictions["test"] = predict_test(context, final_model, module, record)
+        metrics = write_results(folder, predictions, module.task)
+        record.weights = context.store.publish(record.run_id, final_model.components())
+        record.status = "finished"
+        return metrics
 
 
 def _seed(seed: int) -> None:
@@ -123,26 +108,18 @@ def _callbacks(
     owned: Callable[[], bool],
     preemption: Preemption,
 ) -> tuple[History, BestWeights, list[lightning.Callback]]:
-    config, task, folder = context.config, context.data.task, context.folder
-    monitor, resume = f"val/{task.monitor}", folder / "resume"
-    history = History(path=folder / "history.csv", monitor=monitor, progress=progress, loggers=loggers)
+    config, task, resume = context.config, context.data.task, context.folder / "resume"
+    monitor, patience = f"val/{task.monitor}", config.trainer.patience
+    callbacks: list[lightning.Callback] = []
+    if patience is not None:
+        callbacks.append(
+            ResumableEarlyStopping(monitor, mode=task.direction, patience=patience, check_on_train_epoch_end=False)
+        )
+    history = History(path=context.folder / "history.csv", monitor=monitor, progress=progress, loggers=loggers)
     best = BestWeights(folder=resume, monitor=monitor, direction=task.direction, owned=owned)
-    saver = SaveStates(
-        folder=resume,
-        every_seconds=config.checkpoint.every_seconds,
-        owned=owned,
-        preemption=preemption,
-        seed=config.seed,
-    )
-    early_stopping = [] if config.trainer.patience is None else [_early_stopping(config, monitor, task.direction)]
-    return history, best, [*early_stopping, history, best, saver]  # a saved state holds what the others did before
-
-
-def _early_stopping(config: TrainConfig, monitor: str, direction: str) -> ResumableEarlyStopping:
-    assert config.trainer.patience is not None
-    return ResumableEarlyStopping(
-        monitor, mode=direction, patience=config.trainer.patience, check_on_train_epoch_end=False
-    )
+    seconds = config.checkpoint.every_seconds
+    saver = SaveStates(folder=resume, every_seconds=seconds, owned=owned, preemption=preemption, seed=config.seed)
+    return history, best, [*callbacks, history, best, saver]  # a saved state holds what the others did before
 
 
 def _run(

@@ -108,16 +108,8 @@ class ForkedProcess:
         start_warm_parent()
         streams = [_Descriptor(item if isinstance(item, int) else item.fileno()) for item in (stdout, stderr)]
         with _without_main():
-            self._process = multiprocessing.get_context("forkserver").Process(
-                target=_work,
-                args=(
-                    list(arguments),
-                    dict(environment),
-                    str(folder or Path.cwd()),
-                    streams,
-                    new_session,
-                ),
-            )
+            call = (list(arguments), dict(environment), str(folder or Path.cwd()), streams, new_session)
+            self._process = multiprocessing.get_context("forkserver").Process(target=_work, args=call)
             self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
@@ -181,7 +173,7 @@ def _work(
     from emorec.training.threads import thread_limit
 
     # Python means a forked process to use the server that it came from; its own check starts another one
-    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined,method-assign]
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
     if new_session:
         os.setsid()
     for target, stream in enumerate(streams, start=1):
