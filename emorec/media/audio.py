@@ -48,12 +48,8 @@ class AudioSettings(MediaSettings):
 def read_audio(source: Source, settings: AudioSettings, *, reader: Reader | None = None) -> Waveform:
     """The sound of a source, or of the view that it names: mono, float32, (samples,), at the settings' rate.
 
-    Full scale is ±1; sound mixed from 5.1 can exceed it.
-
-    Args:
-        source: file, segment and view.
-        settings: how the sound is read.
-        reader: of sound tracks; `None` for decord, then PyAV.
+    Full scale is ±1; sound mixed from 5.1 can exceed it. The `reader` is that of sound tracks; `None` for decord, then
+    PyAV.
 
     Raises:
         MediaError: the sound is not decodable, empty, truncated, too short, silent, or not a number.

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Self
 import numpy as np
 from annotated_types import Ge, Le
 from numpy.random import Generator
-from numpy.typing import NDArray
 
 from emorec.annotations import Count, NonNegative, Probability
 from emorec.config.validation import build
@@ -108,17 +107,14 @@ class AudioAugmentation(Augmentation):
         return bool(self.time_masks or self.frequency_masks)
 
     def vary(self, waveform: Waveform, generator: Generator, *, shortest: int = 1) -> Waveform:
-        """A view of a waveform.
+        """A view of a waveform (samples,); no sound is sped up to fewer samples than `shortest`.
 
-        Args:
-            waveform: (samples,).
-            generator: of the view.
-            shortest: no sound is sped up to fewer samples than this.
+        Speed is that of Ko et al. (2015), Interspeech: length and pitch change with it.
         """
         if self.speed is not None:
             factor = round(generator.uniform(*self.speed) * SPEED_STEPS)
             if len(waveform) * SPEED_STEPS >= shortest * factor:
-                waveform = at_speed(waveform, factor)
+                waveform = resampled(waveform, factor, SPEED_STEPS)
         if self.noise_snr is not None:
             waveform = with_noise(waveform, generator.uniform(*self.noise_snr), generator)
         if self.gain is not None:
@@ -126,13 +122,7 @@ class AudioAugmentation(Augmentation):
         return waveform
 
     def mask(self, frames: Waveform, generator: Generator, *, hop: float) -> Waveform:
-        """A view of a spectrogram.
-
-        Args:
-            frames: (T, bands).
-            generator: of the view.
-            hop: seconds between frames.
-        """
+        """A view of a spectrogram (T, bands) whose frames are `hop` seconds apart."""
         longest = min(round(self.time_mask_seconds / hop), int(WIDEST_TIME_MASK * len(frames)))
         largest = min(self.frequency_mask_bands, frames.shape[1])
         masked, mean = frames.copy(), frames.mean(axis=0)  # (T, bands), (bands,)
@@ -150,14 +140,6 @@ def _mask_range(generator: Generator, longest: int, length: int) -> tuple[int, i
     width = int(generator.integers(0, longest + 1))
     start = int(generator.integers(0, length - width + 1))
     return start, start + width
-
-
-def at_speed(waveform: Waveform, factor: int) -> Waveform:
-    """Plays a waveform (samples,) at a speed of `factor` hundredths: length and pitch change with it.
-
-    Speed perturbation of Ko et al. (2015), Interspeech.
-    """
-    return resampled(waveform, factor, SPEED_STEPS)
 
 
 def with_noise(waveform: Waveform, snr: float, generator: Generator) -> Waveform:
@@ -193,7 +175,8 @@ class VideoAugmentation(Augmentation):
     def vary(self, frames: Frames, generator: Generator) -> Frames:
         """A view of frames (N, H, W, 3)."""
         if self.drop_frames > 0:
-            frames = frames[_shown_indices(generator.random(len(frames)) >= self.drop_frames)]
+            kept = generator.random(len(frames)) >= self.drop_frames
+            frames = frames[np.maximum.accumulate(np.where(kept, np.arange(len(kept)), 0))]
         if self.crop < 1:
             frames = _cropped(frames, generator.uniform(self.crop, 1.0), generator)
         if self.flip > 0 and generator.random() < self.flip:
@@ -202,12 +185,6 @@ class VideoAugmentation(Augmentation):
             factors = generator.uniform(1 - self.color_jitter, 1 + self.color_jitter, 3)
             frames = with_colors(frames, *(float(factor) for factor in factors))
         return np.ascontiguousarray(frames)
-
-
-def _shown_indices(kept: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(N,) index of the frame that is shown instead of each frame: its own, or that of the last kept one before it."""
-    indices: NDArray[np.int64] = np.maximum.accumulate(np.where(kept, np.arange(len(kept)), 0))
-    return indices
 
 
 def _cropped(frames: Frames, share: float, generator: Generator) -> Frames:

@@ -24,15 +24,10 @@ Filter = tuple[tuple[float, float, float], tuple[float, float, float]]  # numera
 
 
 def trim_silence(waveform: Waveform, sample_rate: int, below: float) -> Waveform:
-    """Cuts off what lies before the first and after the last loud frame of a waveform.
+    """Cuts off what lies before the first and after the last loud frame of a waveform (samples,).
 
     Endpoints are detected by short-time energy, after Rabiner and Sambur (1975), Bell System Technical Journal 54(2).
-    The threshold is relative to the loudest frame, so at least one frame is always kept.
-
-    Args:
-        waveform: (samples,).
-        sample_rate: Hz.
-        below: dB below the loudest frame; quieter frames are silence.
+    Frames that are more than `below` dB below the loudest one are silence, so at least one frame is always kept.
     """
     window, hop = max(1, round(TRIM_WINDOW * sample_rate)), max(1, round(TRIM_HOP * sample_rate))
     starts = np.arange(0, len(waveform), hop)
@@ -61,16 +56,11 @@ class Compression:
 
 
 def compress(waveform: Waveform, sample_rate: int, settings: Compression) -> Waveform:
-    """Reduces the level of a waveform where it is above the threshold.
+    """Reduces the level of a waveform (samples,), full scale ±1, where it is above the threshold.
 
     A feed-forward compressor with a hard knee and the smooth decoupled peak detector of Giannoulis, Massberg and Reiss
     (2012), J. Audio Eng. Soc. 60(6), "Digital dynamic range compressor design". Levels are the peaks of milliseconds;
     the gain is interpolated between them. There is no make-up gain.
-
-    Args:
-        waveform: (samples,), full scale ±1.
-        sample_rate: Hz.
-        settings: of the compressor.
     """
     hop = max(1, round(LEVEL_HOP * sample_rate))
     starts = np.arange(0, len(waveform), hop)
@@ -113,14 +103,10 @@ def k_weighting(sample_rate: int) -> tuple[Filter, Filter]:
 
 
 def loudness(waveform: Waveform, sample_rate: int) -> float:
-    """Gated loudness of a waveform (samples,) in LUFS, by ITU-R BS.1770-4 for one channel.
+    """Gated loudness of a waveform (samples,), full scale ±1, in LUFS, by ITU-R BS.1770-4 for one channel.
 
     The standard does not define the loudness of sound shorter than one block of 0.4 s, or without a block above the
     absolute gate of -70 LUFS. Both are measured here without gates, the former as one block.
-
-    Args:
-        waveform: (samples,), full scale ±1.
-        sample_rate: Hz.
     """
     weighted = waveform.astype(np.float64)
     for numerator, denominator in k_weighting(sample_rate):
@@ -131,7 +117,7 @@ def loudness(waveform: Waveform, sample_rate: int) -> float:
         return _lufs(energy[-1] / len(waveform))
     starts = np.arange(0, len(waveform) - block + 1, hop)
     powers = (energy[starts + block] - energy[starts]) / block
-    audible = powers[powers > _power(ABSOLUTE_GATE)]
+    audible = powers[powers > 10 ** ((ABSOLUTE_GATE - LOUDNESS_OFFSET) / 10)]
     if len(audible) == 0:
         return _lufs(powers.mean())
     gated = audible[audible > audible.mean() * 10 ** (RELATIVE_GATE / 10)]
@@ -140,10 +126,6 @@ def loudness(waveform: Waveform, sample_rate: int) -> float:
 
 def _lufs(power: float) -> float:
     return LOUDNESS_OFFSET + 10 * math.log10(power) if power > 0 else -math.inf
-
-
-def _power(lufs: float) -> float:
-    return float(10 ** ((lufs - LOUDNESS_OFFSET) / 10))
 
 
 def with_loudness(waveform: Waveform, sample_rate: int, target: float) -> Waveform:

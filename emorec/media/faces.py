@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from emorec.errors import UserError
 from emorec.media.resizing import Frames, resized
-from emorec.storage.digests import hash_file
+from emorec.storage.digests import FileDigests
 
 NO_FACES, HAAR = "none", "haar"
 CASCADE = "haarcascade_frontalface_alt2.xml"
@@ -32,6 +32,7 @@ Boxes = NDArray[np.float64]  # (N, 4): x1, y1, x2, y2, pixels
 Detector = Callable[[Frames], Boxes]
 
 _lock = threading.Lock()
+_digests = FileDigests()
 _local = threading.local()  # a cascade is not thread-safe: each thread has its own
 
 
@@ -59,22 +60,16 @@ def face_identity(faces: str, where: str) -> dict[str, str]:
     Raises:
         UserError: the file is missing or cannot be read.
     """
-    return {"cascade": CASCADE} if faces == HAAR else {"onnx": _model_digest(*_model_state(faces, where))}
+    return {"cascade": CASCADE} if faces == HAAR else {"onnx": _model(faces, where)[1]}
 
 
-def _model_state(path: str, where: str) -> tuple[str, int, int]:
-    """Path, size and modification time of a model; while they do not change, neither does its content."""
-    path = str(Path(path).expanduser())
+def _model(faces: str, where: str) -> tuple[str, str]:
+    """Path and sha256 of a model's file, which is hashed again only where it changed."""
+    path = Path(faces).expanduser()
     try:
-        status = Path(path).stat()
+        return str(path), _digests.digest(path)
     except OSError as error:
         raise UserError(f"expected {where} to be a file that can be read, got {path}: {error.strerror}") from error
-    return path, status.st_size, status.st_mtime_ns
-
-
-@lru_cache(maxsize=16)
-def _model_digest(path: str, size: int, time: int) -> str:
-    return hash_file(Path(path))
 
 
 def find_face(frames: Frames, faces: str, margin: float, where: str) -> tuple[int, int, int] | None:
@@ -92,7 +87,7 @@ def find_face(frames: Frames, faces: str, margin: float, where: str) -> tuple[in
     Raises:
         UserError: the detector is not installed or missing, or the model has other inputs or outputs.
     """
-    detect = _haar(where) if faces == HAAR else _onnx(*_model_state(faces, where), where)
+    detect = _haar(where) if faces == HAAR else _onnx(*_model(faces, where), where)
     faces_found = []  # (x, y, size) of the frames that show one
     for frame in frames:
         boxes = detect(frame)
@@ -145,9 +140,9 @@ def _loaded_cascade(where: str) -> Any:
     return cv2.CascadeClassifier(str(Path(folder, CASCADE)))
 
 
-def _onnx(path: str, size: int, time: int, where: str) -> Detector:
+def _onnx(path: str, digest: str, where: str) -> Detector:
     with _lock:  # all threads share one session
-        session = _session(path, size, time, where)
+        session = _session(path, digest, where)
     given, names = session.get_inputs()[0], [output.name for output in session.get_outputs()]
     outputs = ["boxes", "scores"] if {"boxes", "scores"} <= set(names) else names[:2]
     fixed = [length if isinstance(length, int) else 0 for length in given.shape[2:]]
@@ -182,7 +177,7 @@ def _onnx_errors() -> tuple[type[Exception], ...]:
 
 
 @lru_cache(maxsize=4)
-def _session(path: str, size: int, time: int, where: str) -> Any:
+def _session(path: str, digest: str, where: str) -> Any:
     try:
         import onnxruntime
     except ImportError as error:

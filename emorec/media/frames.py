@@ -5,6 +5,7 @@ Both give the same pixels: they number frames in display order, and scale and ro
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emorec.media.resizing import Frames, resized
-from emorec.media.source import MediaError, Reader, reason_of
+from emorec.media.source import MediaError, Reader, open_container, reason_of
 
 SMALLEST = 64  # pixels; decord does not reliably scale to fewer
 LATE_FRAMES = 2  # number of frames at the end that a decoder may not return
@@ -72,22 +73,17 @@ def picture_of(path: Path) -> Picture:
     Raises:
         MediaError: the file is not a video.
     """
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise MediaError("the file has no video track")
-            stream = container.streams.video[0]
-            pixels = stream.codec_context.format
-            picture = Picture(
-                size=(int(stream.height), int(stream.width)),
-                frames=int(stream.frames or 0),
-                seconds=(container.duration or 0) / av.time_base,
-                deep=pixels is not None and any(part.bits > 8 for part in pixels.components),
-            )
-    except (av.FFmpegError, IndexError) as error:
-        raise MediaError(f"the video is not decodable: {reason_of(error)}") from error
+    with open_container(path, lambda reason: MediaError(f"the video is not decodable: {reason}")) as container:
+        if not container.streams.video:
+            raise MediaError("the file has no video track")
+        stream = container.streams.video[0]
+        pixels = stream.codec_context.format
+        picture = Picture(
+            size=(int(stream.height), int(stream.width)),
+            frames=int(stream.frames or 0),
+            seconds=(container.duration or 0) / 1e6,  # from microseconds
+            deep=pixels is not None and any(part.bits > 8 for part in pixels.components),
+        )
     if not all(picture.size):
         raise MediaError("the video states no picture size")
     return picture
@@ -111,7 +107,7 @@ class DecordFrames:
         self._path, self._picture = path, picture
         self._errors = (decord.DECORDError, RuntimeError, IndexError)
         try:
-            self._reader: Any = decord.VideoReader(str(path), num_threads=1)
+            self._reader: Any = self._open()
             height, width = self._reader[0].shape[:2]  # as shown: decord rotates clips as their header says
             starts = self._reader.get_frame_timestamp(range(len(self._reader)))[:, 0].astype(np.float64)
         except self._errors as error:
@@ -122,17 +118,20 @@ class DecordFrames:
             # in containers without times, and in clips cut without re-encoding; decord then returns other frames
             raise DecodingError("the times of the frames are not in order")
 
-    def read(self, indices: NDArray[np.int64], size: Size | None = None) -> Frames:
+    def _open(self, **scaling: int) -> Any:
         import decord
 
-        scaling = size is not None and _scales_itself(self.size, self._picture.size, size)
+        return decord.VideoReader(str(self._path), num_threads=1, **scaling)
+
+    def read(self, indices: NDArray[np.int64], size: Size | None = None) -> Frames:
+        scaling: dict[str, int] = {}
+        if size is not None and _scales_itself(self.size, self._picture.size, size):
+            scaling = {"height": size[0], "width": size[1]}
         reader, self._reader = self._reader, None  # a reader that is kept goes on decoding in a thread of its own
         try:
-            if scaling and size is not None:
+            if scaling or reader is None:
                 del reader
-                reader = decord.VideoReader(str(self._path), width=size[1], height=size[0], num_threads=1)
-            elif reader is None:
-                reader = decord.VideoReader(str(self._path), num_threads=1)
+                reader = self._open(**scaling)
             frames: Frames = reader.get_batch(indices).asnumpy()
         except self._errors as error:
             raise DecodingError(reason_of(error)) from error
@@ -147,7 +146,8 @@ class AvFrames:
         self.starts: NDArray[np.float64] = self._times()
         if len(self.starts) == 0:
             raise DecodingError("it has no frame")
-        first = next(self._decoded(), None)
+        with self._decoding() as decoded:
+            first = next(decoded, None)
         if first is None:
             raise DecodingError("no frame can be decoded")
         self._turns = round(first.rotation / 90) % 4  # quarters, counterclockwise
@@ -155,20 +155,15 @@ class AvFrames:
 
     def _times(self) -> NDArray[np.float64]:
         """Time of each frame, seconds, from the packets' headers."""
-        import av
-
         times, corrupt, packets = [], False, 0
-        try:
-            with av.open(str(self._path)) as container:
-                stream = container.streams.video[0]
-                for packet in container.demux(stream):
-                    time = packet.dts if packet.pts is None else packet.pts
-                    if packet.size and time is not None:
-                        packets, corrupt = packets + 1, bool(packet.is_corrupt)
-                        times += [] if packet.is_discard else [time]
-                scale = float(stream.time_base)
-        except av.FFmpegError as error:
-            raise DecodingError(reason_of(error)) from error
+        with open_container(self._path, DecodingError) as container:
+            stream = container.streams.video[0]
+            for packet in container.demux(stream):
+                time = packet.dts if packet.pts is None else packet.pts
+                if packet.size and time is not None:
+                    packets, corrupt = packets + 1, bool(packet.is_corrupt)
+                    times += [] if packet.is_discard else [time]
+            scale = float(stream.time_base)
         if corrupt:
             raise DecodingError("it is truncated: its last packet is cut off")
         if packets < SHARE_OF_STATED * self._picture.frames:
@@ -176,74 +171,59 @@ class AvFrames:
         seconds = (np.sort(np.array(times, np.float64)) - min(times, default=0)) * scale
         return seconds.astype(np.float32).astype(np.float64)  # the precision of decord
 
-    def _decoded(self) -> Iterator[Any]:
-        import av
-
-        try:
-            with av.open(str(self._path)) as container:
-                stream = container.streams.video[0]
-                stream.codec_context.thread_count = 1
-                yield from container.decode(stream)
-        except av.FFmpegError as error:
-            raise DecodingError(reason_of(error)) from error
+    @contextmanager
+    def _decoding(self) -> Iterator[Iterator[Any]]:
+        """Yields the decoded frames; errors of PyAV within the block are decoding errors."""
+        with open_container(self._path, DecodingError) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            yield container.decode(stream)
 
     def read(self, indices: NDArray[np.int64], size: Size | None = None) -> Frames:
         if size is not None and not _scales_itself(self.size, self._picture.size, size):
             return resized(self.read(indices), size)
         wanted, last = set(indices.tolist()), int(indices.max())
         pixels: dict[int, Frames] = {}
-        convert, frame, index = _Converter(size, upside_down=self._turns == 2), None, -1
-        for index, frame in enumerate(self._decoded()):
-            if index in wanted:
-                pixels[index] = convert(frame)
-            if index >= last:
-                break
-        if frame is None or index + LATE_FRAMES < last:
-            raise DecodingError(f"expected {len(self.starts)} frames, got {index + 1}")
-        for missing in wanted - pixels.keys():
-            pixels[missing] = convert(frame)
+        graph, frame, index = None, None, -1
+
+        def convert(frame: Any) -> Frames:
+            nonlocal graph
+            graph = graph or _filter_graph(frame, size, upside_down=self._turns == 2)
+            graph.push(frame)
+            converted: Frames = graph.pull().to_ndarray()  # (H, W, 3)
+            return converted
+
+        with self._decoding() as decoded:
+            for index, frame in enumerate(decoded):
+                if index in wanted:
+                    pixels[index] = convert(frame)
+                if index >= last:
+                    break
+            if frame is None or index + LATE_FRAMES < last:
+                raise DecodingError(f"expected {len(self.starts)} frames, got {index + 1}")
+            for missing in wanted - pixels.keys():
+                pixels[missing] = convert(frame)
         frames = np.stack([pixels[index] for index in indices.tolist()])  # (N, H, W, 3)
         return np.ascontiguousarray(np.rot90(frames, self._turns, axes=(1, 2))) if self._turns % 2 else frames
 
 
-class _Converter:
-    """Converts frames to RGB of one size, with the FFmpeg filters that decord uses."""
+def _filter_graph(frame: Any, size: Size | None, *, upside_down: bool) -> Any:
+    """The FFmpeg filters that decord uses: they convert frames like `frame` to RGB of one size."""
+    import av.filter
 
-    def __init__(self, size: Size | None, *, upside_down: bool) -> None:
-        self._size, self._upside_down = size, upside_down
-        self._graph: Any = None
-
-    def __call__(self, frame: Any) -> Frames:
-        """(H, W, 3)."""
-        import av
-
-        try:
-            if self._graph is None:
-                self._graph = self._built(frame)
-            self._graph.push(frame)
-            pixels: Frames = self._graph.pull().to_ndarray()
-        except av.FFmpegError as error:
-            raise DecodingError(reason_of(error)) from error
-        return pixels
-
-    def _built(self, frame: Any) -> Any:
-        import av.filter
-
-        height, width = self._size or (frame.height, frame.width)
-        graph = av.filter.Graph()
-        parts = [
-            graph.add_buffer(
-                width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base
-            ),
-            *(graph.add(name) for name in (("vflip", "hflip") if self._upside_down else ())),
-            graph.add("scale", f"{width}:{height}:flags=bilinear"),
-            graph.add("format", "rgb24"),
-            graph.add("buffersink"),
-        ]
-        for one, other in itertools.pairwise(parts):
-            one.link_to(other)
-        graph.configure()
-        return graph
+    height, width = size or (frame.height, frame.width)
+    graph = av.filter.Graph()
+    parts = [
+        graph.add_buffer(width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base),
+        *(graph.add(name) for name in (("vflip", "hflip") if upside_down else ())),
+        graph.add("scale", f"{width}:{height}:flags=bilinear"),
+        graph.add("format", "rgb24"),
+        graph.add("buffersink"),
+    ]
+    for one, other in itertools.pairwise(parts):
+        one.link_to(other)
+    graph.configure()
+    return graph
 
 
 FRAME_READERS: dict[Reader, Callable[[Path, Picture], FrameReader]] = {"decord": DecordFrames, "av": AvFrames}

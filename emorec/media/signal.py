@@ -167,9 +167,7 @@ def _resample(waveform: "Tensor", *, down: int, up: int) -> "Tensor":
 def _spectrogram(waveform: "Tensor", *, points: int, window: "Tensor", hop: int) -> "Tensor":
     import torch
 
-    spectrum = torch.stft(
-        waveform, points, hop, len(window), window, center=True, pad_mode="constant", return_complex=True
-    )
+    spectrum = torch.stft(waveform, points, hop, len(window), window, pad_mode="constant", return_complex=True)
     return spectrum.abs().square()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emorec.media.signal import Waveform
-from emorec.media.source import MediaError, Reader, reason_of
+from emorec.media.source import MediaError, Reader, open_container
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".flv", ".webm", ".m4v"})
 PACKETS_SECONDS = 0.25  # a container may state a few more packets than there are
@@ -29,22 +29,21 @@ SURROUND_WEIGHTS = np.array([2**-0.5, 2**-0.5, 1.0, 0.0, 0.5, 0.5], dtype=np.flo
 def decode_sound(
     path: Path, head: bytes, start: float | None, end: float | None, reader: Reader | None = None
 ) -> tuple[Waveform, int]:
-    """The sound of a file from `start` to `end`: mono (samples,), and its rate in Hz.
+    """The sound of a file from `start` to `end` (seconds; `None` for its own): mono (samples,), and its rate in Hz.
 
     The format is detected from the content; the name only decides which decoder tries first.
 
     Args:
         path: the file.
         head: its first 12 bytes.
-        start: seconds; `None` for its start.
-        end: seconds; `None` for its end.
         reader: of sound tracks; `None` for decord, then PyAV.
 
     Raises:
         MediaError: the sound is not decodable or truncated.
     """
     _refuse_truncated(path, head)
-    if _is_sound_file(head) or path.suffix.lower() not in VIDEO_SUFFIXES:
+    is_sound = head[:4] == b"fLaC" or (head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE")
+    if is_sound or path.suffix.lower() not in VIDEO_SUFFIXES:
         decoded = _decode_sound_file(path, start, end)
         if decoded is not None:
             return decoded
@@ -54,10 +53,6 @@ def decode_sound(
 
 def _sample(seconds: float | None, rate: int, default: int) -> int:
     return default if seconds is None else max(0, round(seconds * rate))
-
-
-def _is_sound_file(head: bytes) -> bool:
-    return head[:4] == b"fLaC" or (head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE")
 
 
 def _refuse_truncated(path: Path, head: bytes) -> None:
@@ -145,24 +140,23 @@ def _decode_sound_track(path: Path, reader: Reader | None) -> tuple[Waveform, in
     return waveform, rate
 
 
+def _undecodable(reason: str) -> MediaError:
+    return MediaError(f"the sound track is not decodable: {reason}")
+
+
 def _track(path: Path) -> tuple[int, float, float, str]:
     """Rate in Hz, stated length in seconds, share of it that must be there, and codec of the first sound track."""
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.audio:
-                raise MediaError("the video has no sound track")
-            track = container.streams.audio[0]
-            rate, codec = int(track.rate or 0), str(track.codec_context.name)
-            if track.duration and track.time_base:
-                stated, share = float(track.duration * track.time_base), SHARE_OF_TRACK
-            else:  # of the file, whose video track may be longer
-                stated, share = (container.duration or 0) / av.time_base, SHARE_OF_FILE
-    except (av.FFmpegError, IndexError) as error:
-        raise MediaError(f"the sound track is not decodable: {reason_of(error)}") from error
+    with open_container(path, _undecodable) as container:
+        if not container.streams.audio:
+            raise MediaError("the video has no sound track")
+        track = container.streams.audio[0]
+        rate, codec = int(track.rate or 0), str(track.codec_context.name)
+        if track.duration and track.time_base:
+            stated, share = float(track.duration * track.time_base), SHARE_OF_TRACK
+        else:  # of the file, whose video track may be longer
+            stated, share = (container.duration or 0) / 1e6, SHARE_OF_FILE  # from microseconds
     if rate <= 0:
-        raise MediaError("the sound track is not decodable: it states no sample rate")
+        raise _undecodable("it states no sample rate")
     return rate, stated, share, codec
 
 
@@ -184,12 +178,9 @@ def _by_decord(path: Path, rate: int) -> Waveform | None:
 def _by_av(path: Path, rate: int) -> Waveform:
     import av
 
-    try:
-        with av.open(str(path)) as container:
-            resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
-            frames = [mono for frame in container.decode(audio=0) for mono in resampler.resample(frame)]
-            frames += resampler.resample(None) if frames else []
-            parts = [frame.to_ndarray()[0] for frame in frames]
-    except (av.FFmpegError, IndexError, ValueError) as error:
-        raise MediaError(f"the sound track is not decodable: {reason_of(error)}") from error
+    with open_container(path, _undecodable) as container:
+        resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
+        frames = [mono for frame in container.decode(audio=0) for mono in resampler.resample(frame)]
+        frames += resampler.resample(None) if frames else []
+        parts = [frame.to_ndarray()[0] for frame in frames]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)

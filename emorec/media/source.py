@@ -1,12 +1,13 @@
 """What an encoder will read for one utterance."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from emorec.errors import UserError
+from emorec.errors import UserError, first_line
 from emorec.media.augmentation import Augmentation
 from emorec.storage.digests import digest_of
 
@@ -52,10 +53,7 @@ class Source:
         return self.start, self.end
 
     def key(self, file_digest: Callable[[Path], str]) -> str:
-        """sha256 of the source, 64 hex digits. The file's content counts, its path does not.
-
-        Args:
-            file_digest: sha256 of a file's content.
+        """sha256 of the source, 64 hex digits. `file_digest` of the file's content counts, its path does not.
 
         Raises:
             OSError: the file is missing or cannot be read.
@@ -90,12 +88,7 @@ class MediaSettings:
         return own
 
     def check_views(self, views: int, where: str, *, spectrogram: bool = False) -> None:
-        """Checks that augmented views differ from the source, and that the encoder can make them.
-
-        Args:
-            views: number of views of each utterance.
-            where: key of the encoder in the config, for errors.
-            spectrogram: whether the encoder computes a spectrogram that can be masked.
+        """Checks that an encoder, `where` in the config, can make augmented views that differ from the source.
 
         Raises:
             UserError: there are views and `augmentation` changes nothing, or asks for masks without a spectrogram.
@@ -130,5 +123,16 @@ def read_head(path: Path) -> bytes:
 
 def reason_of(error: Exception) -> str:
     """The first line of a decoder's error, without FFmpeg's prefix."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"^\[[^]]*\]\s*\S*:\s*", "", lines[0])[:200]
+    return re.sub(r"^\[[^]]*\]\s*\S*:\s*", "", first_line(error))[:200]
+
+
+@contextmanager
+def open_container(path: Path, failure: Callable[[str], Exception]) -> Iterator[Any]:
+    """Opens a file with PyAV; errors of PyAV within the block are raised as `failure(reason)`."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            yield container
+    except (av.FFmpegError, IndexError, ValueError) as error:
+        raise failure(reason_of(error)) from error

@@ -5,7 +5,6 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Le
-from numpy.typing import NDArray
 
 from emorec.annotations import Pattern, PositiveCount
 from emorec.media.augmentation import VideoAugmentation, generator_of
@@ -60,7 +59,7 @@ def read_video(
     Args:
         source: file, segment, crop and view.
         settings: how the frames are read.
-        reader: "decord" or "av"; `None` for decord, then PyAV.
+        reader: `None` for decord, then PyAV.
         missed: counts the clip if no face was found in it.
 
     Raises:
@@ -100,13 +99,16 @@ def _decoded(source: Source, settings: VideoSettings, reader: Reader | None, mis
 
 
 def _cut(video: FrameReader, source: Source, settings: VideoSettings, missed: FaceMisses | None) -> Frames:
-    first, last = _frame_range(video.starts, source.start, source.end)
+    starts = video.starts
+    first = 0 if source.start is None else int(np.searchsorted(starts, source.start - 1e-6))
+    last = len(starts) if source.end is None else int(np.searchsorted(starts, source.end))
     if last <= first:
         raise MediaError(f"the video has no frame between {source.start} and {source.end} s")
     # (N,), at the middle of N equal stretches
     indices = first + ((np.arange(settings.frames) + 0.5) * (last - first) / settings.frames).astype(np.int64)
     height, width = video.size
-    left, right = _columns(source.crop, width)
+    halves: dict[str | None, tuple[int, int]] = {"left": (0, width // 2), "right": (width // 2, width)}
+    left, right = halves.get(source.crop, (0, width))  # the first column that is shown, and the one after the last
     if settings.cuts_faces:
         whole = video.read(indices)[:, :, left:right]  # (N, H, W, 3)
         square = find_face(whole, str(settings.faces), settings.face_margin, f"{settings.where}.faces")
@@ -120,22 +122,6 @@ def _cut(video: FrameReader, source: Source, settings: VideoSettings, missed: Fa
     frames = video.read(indices, target)
     start = round(left * scale)
     end = min(frames.shape[2], max(start + settings.size, round(right * scale)))
-    return _centre(frames[:, :, end - max(settings.size, end - start) : end], settings.size)
-
-
-def _columns(crop: str | None, width: int) -> tuple[int, int]:
-    """The first column of the half that is shown, and the one after its last."""
-    if crop == "left":
-        return 0, width // 2
-    return (width // 2, width) if crop == "right" else (0, width)
-
-
-def _frame_range(starts: NDArray[np.float64], start: float | None, end: float | None) -> tuple[int, int]:
-    """The first frame of the segment, and the one after its last."""
-    first = 0 if start is None else int(np.searchsorted(starts, start - 1e-6))
-    return first, len(starts) if end is None else int(np.searchsorted(starts, end))
-
-
-def _centre(frames: Frames, size: int) -> Frames:
-    top, left = (frames.shape[1] - size) // 2, (frames.shape[2] - size) // 2
-    return np.ascontiguousarray(frames[:, top : top + size, left : left + size])
+    frames = frames[:, :, end - max(settings.size, end - start) : end]
+    top, left = ((length - settings.size) // 2 for length in frames.shape[1:3])
+    return np.ascontiguousarray(frames[:, top : top + settings.size, left : left + settings.size])

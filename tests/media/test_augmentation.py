@@ -23,7 +23,6 @@ from emorec.media.augmentation import (
     LUMINANCE,
     AudioAugmentation,
     VideoAugmentation,
-    at_speed,
     generator_of,
     with_colors,
     with_noise,
@@ -110,7 +109,7 @@ def test_the_gain_of_each_view_is_one_number_of_the_interval(speech: Path) -> No
 
 @pytest.mark.parametrize("factor", [80, 90, 97, 110, 125])
 def test_speed_changes_duration_and_pitch_by_its_factor(factor: int) -> None:
-    result = at_speed(tone(2.0, pitch=400.0), factor)
+    result = AudioAugmentation(speed=(factor / 100, factor / 100)).vary(tone(2.0, pitch=400.0), generator())
     assert len(result) == pytest.approx(32_000 * 100 / factor, abs=1)
     spectrum = np.abs(np.fft.rfft(result * np.hanning(len(result))))
     assert np.argmax(spectrum) * 16_000 / len(result) == pytest.approx(400.0 * factor / 100, abs=1.0)
@@ -118,7 +117,7 @@ def test_speed_changes_duration_and_pitch_by_its_factor(factor: int) -> None:
 
 
 def test_a_speed_of_one_leaves_the_sound_as_it_is() -> None:
-    np.testing.assert_array_equal(at_speed(tone(0.5), 100), tone(0.5))
+    np.testing.assert_array_equal(AudioAugmentation(speed=(1.0, 1.0)).vary(tone(0.5), generator()), tone(0.5))
 
 
 def test_the_lengths_of_views_spread_over_the_interval(speech: Path) -> None:
