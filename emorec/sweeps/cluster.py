@@ -33,23 +33,14 @@ FILE_SECONDS = 15.0  # after a job has left the queue, until its files are visib
 
 @dataclass
 class ClusterJob:
-    """The function that submitit calls on a node for each task of a job: it runs `emorec train` and waits for it.
+    """The function that submitit calls on a node for each task of a job: it runs `emorec train` and waits for it."""
 
-    Attributes:
-        arguments: of `emorec`.
-        report: file for the job's report.
-        state: file that is written when the job starts, and again with the exit code when it ends.
-        log: file for the output of the first task; each other task has its own file beside it.
-        environment: the `EMOREC_` variables of the process that started the sweep.
-        grace: seconds between SIGTERM and SIGKILL, in which the job can save.
-    """
-
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...]  # of `emorec`
     report: Path
-    state: Path
-    log: Path
-    environment: dict[str, str]
-    grace: float
+    state: Path  # written when the job starts, and again with the exit code when it ends
+    log: Path  # output of the first task; each other task has its own file beside it
+    environment: dict[str, str]  # the `EMOREC_` variables of the process that started the sweep
+    grace: float  # seconds between SIGTERM and SIGKILL, in which the job can save
     _process: JobProcess | None = field(default=None, repr=False)
 
     def __call__(self) -> int:
@@ -65,11 +56,7 @@ class ClusterJob:
             grace=self.grace,
         )
         if node.cluster == "local":  # Slurm sends SIGTERM to all processes of a job
-
-            def ask_to_end(*_: object) -> None:
-                process.ask_to_end()
-
-            signal.signal(signal.SIGTERM, ask_to_end)
+            signal.signal(signal.SIGTERM, lambda *_: process.ask_to_end())
         if rank == 0:
             write_json(self.state, {"host": node.hostname})
         try:
@@ -108,9 +95,7 @@ class _Submitted:
 class ClusterLauncher(Launcher):
     """Submits jobs as Slurm arrays, one for each number of machines and devices, and watches them.
 
-    Args:
-        folder: folder of the sweep; it must have the same path on all nodes.
-        settings: `launcher` of the config.
+    The folder of the sweep must have the same path on all nodes.
     """
 
     interval = 0.5
@@ -168,10 +153,11 @@ class ClusterLauncher(Launcher):
     def stop(self, *, at_once: bool) -> None:
         self._stopped = True
         for submitted in self._submitted:
+            process = getattr(submitted.job, "_process", None)  # of submitit's local executor
             if self.cluster == "slurm":
                 submitted.job.cancel(check=False)  # SIGTERM, and SIGKILL after the cluster's own grace period
-            else:
-                _signal_local(submitted.job, signal.SIGKILL if at_once else signal.SIGTERM)
+            elif process is not None and process.poll() is None:
+                process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
 
     def close(self) -> None:
         if self._submitted:
@@ -244,10 +230,3 @@ def _read_state(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return state
-
-
-def _signal_local(job: "Job[int]", number: signal.Signals) -> None:
-    """Sends a signal to a job of submitit's local executor."""
-    process = getattr(job, "_process", None)
-    if process is not None and process.poll() is None:
-        process.send_signal(number)

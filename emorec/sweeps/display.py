@@ -60,12 +60,7 @@ def sweeps_table(sweeps: Sequence[SweepRecord]) -> str:
 
 
 class Display:
-    """A context manager that shows jobs.
-
-    Args:
-        jobs: all jobs of the sweep.
-        live: whether to show a live table if stderr is a terminal; otherwise `changed` logs lines.
-    """
+    """A context manager that shows jobs: a live table if stderr is a terminal, else `changed` logs lines."""
 
     def __init__(self, jobs: Sequence[JobRecord], *, live: bool) -> None:
         self.jobs = jobs
@@ -78,9 +73,8 @@ class Display:
             from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(
-                get_renderable=self._table, console=Console(stderr=True), refresh_per_second=2, transient=True
-            )
+            console = Console(stderr=True)
+            self._live = Live(get_renderable=self._table, console=console, refresh_per_second=2, transient=True)
             self._live.start()
         return self
 

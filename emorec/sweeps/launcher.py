@@ -15,23 +15,14 @@ from emorec.sweeps.stop import Stop
 
 @dataclass(frozen=True)
 class Task:
-    """A job that can be started.
+    """A job that can be started."""
 
-    Attributes:
-        record: updated while the job runs.
-        arguments: of `emorec` in the job's own process.
-        folder: folder of the sweep.
-        devices: number of devices on each machine.
-        nodes: number of machines.
-        on_gpu: whether the devices are GPUs on a machine that has some.
-    """
-
-    record: JobRecord
-    arguments: tuple[str, ...]
-    folder: Path
-    devices: int = 1
-    nodes: int = 1
-    on_gpu: bool = True
+    record: JobRecord  # updated while the job runs
+    arguments: tuple[str, ...]  # of `emorec` in the job's own process
+    folder: Path  # of the sweep
+    devices: int = 1  # on each machine
+    nodes: int = 1  # number of machines
+    on_gpu: bool = True  # whether the devices are GPUs on a machine that has some
 
     @property
     def report(self) -> Path:
@@ -114,16 +105,11 @@ def status_of(
     if reason is None and (status == "interrupted" or exit_code == Preempted.exit_code):
         return "interrupted", error
     if reason is None and report is None:
-        killed = f"killed by signal {-exit_code} ({_signal_name(-exit_code)})"
-        reason = killed if exit_code < 0 else f"ended with exit code {exit_code} and without a report"
+        reason = f"ended with exit code {exit_code} and without a report"
+        if exit_code < 0:
+            name = next((known.name for known in signal.Signals if known == -exit_code), "unknown")
+            reason = f"killed by signal {-exit_code} ({name})"
     return "failed", reason or error
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "unknown"
 
 
 def launch(launcher: Launcher, tasks: Sequence[Task], stop: Stop) -> None:

@@ -3,17 +3,10 @@
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from emorec.config.composition import CommandLine, Composer
-from emorec.config.schema import (
-    BasicLauncherConfig,
-    LauncherConfig,
-    LocalLauncherConfig,
-    SlurmLauncherConfig,
-    TrainConfig,
-)
+from emorec.config.schema import BasicLauncherConfig, LocalLauncherConfig, SlurmLauncherConfig, TrainConfig
 from emorec.errors import Preempted, UserError
 from emorec.markdown import markdown_table
 from emorec.runs.logs import log_to
@@ -51,10 +44,13 @@ def run_all(composer: Composer[TrainConfig]) -> int:
             raise UserError(errors.pop())
         _print_result(jobs, None)
         return 1
-    launcher, name = resolve_launcher(_common_launcher(configs), configs), configs[0].sweep.name
-    folder = (configs[0].paths.checkpoints / "sweeps" / name).absolute()
+    first = configs[0]
+    if any(config.launcher != first.launcher for config in configs):
+        raise UserError("expected one launcher for all jobs of a multirun, got several values of launcher")
+    launcher, name = resolve_launcher(first.launcher, configs), first.sweep.name
+    folder = (first.paths.checkpoints / "sweeps" / name).absolute()
     sweep = SweepRecord(folder, name, launcher.name, jobs)
-    with sweep.claim(configs[0].extraction.stale_after):
+    with sweep.claim(first.extraction.stale_after):
         sweep.resume()
         sweep.write()
         try:
@@ -71,12 +67,6 @@ def run_all(composer: Composer[TrainConfig]) -> int:
     return stopped or sweep.exit_code
 
 
-def _common_launcher(configs: Sequence[TrainConfig]) -> LauncherConfig:
-    if any(config.launcher != configs[0].launcher for config in configs):
-        raise UserError("expected one launcher for all jobs of a multirun, got several values of launcher")
-    return configs[0].launcher
-
-
 def _run_here(planned: Sequence[PlannedJob], preparers: Preparers, sweep: SweepRecord) -> int:
     """Runs the jobs in this process; returns the exit code after an interruption, else 0."""
     first: dict[str, JobRecord] = {}  # {digest of the config: its first job}
@@ -90,7 +80,7 @@ def _run_here(planned: Sequence[PlannedJob], preparers: Preparers, sweep: SweepR
             record.copy_outcome(same)
             continue
         log.info("job %d of %d: %s", index + 1, len(planned), " ".join(record.overrides))
-        before = replace(record)
+        earlier = record.started, record.ended, record.seconds
         record.start()
         record.log = f"logs/{record.number}.txt"
         sweep.write()
@@ -98,7 +88,7 @@ def _run_here(planned: Sequence[PlannedJob], preparers: Preparers, sweep: SweepR
             with log_to(sweep.folder / record.log):
                 trained = _run_one(job, preparers)
             if not trained:
-                record.started, record.ended, record.seconds = before.started, before.ended, before.seconds
+                record.started, record.ended, record.seconds = earlier
         except (KeyboardInterrupt, Preempted) as stopped:
             for rest in planned[index:]:
                 if rest.record.status in ("running", "waiting"):

@@ -2,7 +2,7 @@
 
 import logging
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,12 +52,21 @@ class Preparers:
 def plan(composer: Composer[TrainConfig], preparers: Preparers) -> list[PlannedJob]:
     """All jobs of a command line; a job whose config is wrong is marked as invalid."""
     planned: list[PlannedJob] = []
-    for overrides in expand(composer.line.overrides):
-        for words, composed, error in _composed(composer, preparers, overrides):
-            record = JobRecord(len(planned) + 1, words)
-            if error is not None:
-                mark_invalid(record, error)
-            planned.append(PlannedJob(record, composed))
+    waiting = expand(composer.line.overrides)
+    while waiting:
+        overrides = waiting.pop(0)
+        record, composed = JobRecord(len(planned) + 1, overrides), None
+        try:
+            composed = composer.compose(overrides)
+            if composed.wants_all_folds:
+                folds = _count_folds(composed.for_fold(0).config, preparers)
+                waiting[:0] = expand_folds(overrides, folds)
+                continue
+            _ = composed.config
+        except UserError as error:
+            composed = None
+            mark_invalid(record, str(error))
+        planned.append(PlannedJob(record, composed))
     return planned
 
 
@@ -65,25 +74,6 @@ def mark_invalid(record: JobRecord, error: str) -> None:
     """Marks a job as invalid and logs the error."""
     record.status, record.error = "invalid", error
     log.error("job %d is invalid: %s", record.number, error)
-
-
-def _composed(
-    composer: Composer[TrainConfig], preparers: Preparers, overrides: Sequence[str]
-) -> Iterator[tuple[list[str], Composed[TrainConfig] | None, str | None]]:
-    """(overrides, config, error) of a job, or of each of its folds."""
-    words = list(overrides)
-    try:
-        composed = composer.compose(words)
-        if not composed.wants_all_folds:
-            _ = composed.config
-            yield words, composed, None
-            return
-        folds = _count_folds(composed.for_fold(0).config, preparers)
-    except UserError as error:
-        yield words, None, str(error)
-        return
-    for with_fold in expand_folds(words, folds):
-        yield from _composed(composer, preparers, with_fold)
 
 
 def _count_folds(config: TrainConfig, preparers: Preparers) -> int:
@@ -97,11 +87,6 @@ def jobs_to_start(planned: Sequence[PlannedJob], preparers: Preparers, folder: P
     """Computes the features of all jobs and returns the jobs to start.
 
     The others are invalid or finished, or have the same run as an earlier job (`same_as`).
-
-    Args:
-        planned: all jobs.
-        preparers: preparers of their data.
-        folder: folder of the sweep.
     """
     first: dict[Path, JobRecord] = {}  # {directory of the run: its first job}
     chosen = []
@@ -133,8 +118,7 @@ def _prepare(record: JobRecord, composed: Composed[TrainConfig], preparers: Prep
         record.end("failed", f"{type(error).__name__}: {error}")
         log.error("job %d failed: %s (%s)", record.number, record.error, folder / record.log)
         return False
-    record.run_id = context.identity.run_id
-    record.status = "waiting" if finished is None else "finished"
+    record.run_id, record.status = context.identity.run_id, "waiting"
     if finished is not None:
-        record.metrics = line_metrics(context.folder)
+        record.status, record.metrics = "finished", line_metrics(context.folder)
     return True

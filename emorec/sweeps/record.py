@@ -34,34 +34,22 @@ def timestamp() -> str:
 class JobRecord:
     """One job.
 
-    Attributes:
-        number: counted from 1.
-        overrides: overrides of this job.
-        status: "waiting", "running"; then "finished", "skipped" (another process trains the run), "interrupted" (the
-            same command resumes it), "failed", or "invalid" (its config is wrong, it is not started).
-        run_id: id of its run, once it is known.
-        started: time of its start; `None` for a job that was not started, such as a finished or an invalid one.
-        ended: time of its end.
-        seconds: duration.
-        metrics: {name: value} for the table.
-        exit_code: exit code of its process; negative for the signal that killed it.
-        error: the error of a failed or invalid job.
-        log: path of its output, relative to the folder of the sweep.
-        same_as: number of an earlier job with the same run.
+    Its status is "waiting", "running"; then "finished", "skipped" (another process trains the run), "interrupted" (the
+    same command resumes it), "failed", or "invalid" (its config is wrong, it is not started).
     """
 
-    number: int
+    number: int  # counted from 1
     overrides: list[str]
     status: str = "waiting"
-    run_id: str | None = None
-    started: str | None = None
+    run_id: str | None = None  # once it is known
+    started: str | None = None  # `None` for a job that was not started, such as a finished or an invalid one
     ended: str | None = None
-    seconds: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)
-    exit_code: int | None = None
-    error: str | None = None
-    log: str | None = None
-    same_as: int | None = None
+    seconds: float = 0.0  # from its start to its end
+    metrics: dict[str, float] = field(default_factory=dict)  # {name: value} for the table
+    exit_code: int | None = None  # negative for the signal that killed it
+    error: str | None = None  # of a failed or invalid job
+    log: str | None = None  # path of its output, relative to the folder of the sweep
+    same_as: int | None = None  # number of an earlier job with the same run
 
     def start(self) -> None:
         """Marks it as running from now."""
@@ -94,31 +82,18 @@ class JobRecord:
 
 @dataclass
 class SweepRecord:
-    """A multirun.
+    """A multirun."""
 
-    Attributes:
-        folder: `checkpoints/sweeps/<name>`.
-        name: name of the sweep.
-        launcher: name of the launcher.
-        jobs: jobs of this command.
-        others: jobs of earlier commands with the same sweep name that are not among `jobs`.
-        started: time of the start.
-        ended: time of the end; `None` while it runs, or if it was killed.
-    """
-
-    folder: Path
+    folder: Path  # `checkpoints/sweeps/<name>`
     name: str
     launcher: str
-    jobs: list[JobRecord]
-    others: list[JobRecord] = field(default_factory=list)
+    jobs: list[JobRecord]  # of this command
+    others: list[JobRecord] = field(default_factory=list)  # of earlier commands with this name, not among `jobs`
     started: str = field(default_factory=timestamp)
-    ended: str | None = None
+    ended: str | None = None  # `None` while it runs, or if it was killed
 
     def claim(self, stale_after: float) -> Claim:
-        """Claims the folder for this process.
-
-        Args:
-            stale_after: seconds without a heartbeat after which a sweep on another host counts as dead.
+        """Claims the folder for this process. A sweep on another host counts as dead after `stale_after` seconds.
 
         Raises:
             UserError: another process runs a sweep of this name.

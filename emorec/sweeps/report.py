@@ -26,18 +26,11 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class JobReport:
-    """The outcome of a job.
-
-    Attributes:
-        status: "finished", "skipped", "interrupted" or "failed".
-        run_id: id of its run.
-        metrics: {name: value} for the table of the sweep.
-        error: the error of a failed job.
-    """
+    """The outcome of a job; its status is "finished", "skipped", "interrupted" or "failed"."""
 
     status: str = "failed"
     run_id: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)  # {name: value} for the table of the sweep
     error: str | None = None
 
     def succeed(self, *, run_id: str, status: str, metrics: Mapping[str, float]) -> None:
@@ -72,15 +65,11 @@ def reporting() -> Iterator[JobReport]:
         report.error = f"{type(error).__name__}: {error}"
         raise
     finally:
-        if path is not None:
-            _write(Path(path), report)
-
-
-def _write(path: Path, report: JobReport) -> None:
-    try:
-        write_json(path, asdict(report))
-    except OSError as error:  # the sweep still gets the exit code
-        log.warning("the report of this job could not be written: %s", error)
+        try:
+            if path is not None:
+                write_json(Path(path), asdict(report))
+        except OSError as error:  # the sweep still gets the exit code
+            log.warning("the report of this job could not be written: %s", error)
 
 
 def end_with_parent(parent: int, grace: float) -> None:
