@@ -34,26 +34,21 @@ class _Publisher:
         self._clear()
 
     def _clear(self) -> None:
-        self.keys: list[bytes] = []
-        self.values: list[NDArray[Any]] = []
-        self.reasons: dict[int, str] = {}
-        self.bytes = 0
-        self.since = time.monotonic()
+        self.entries: list[tuple[bytes, NDArray[Any], str | None]] = []
+        self.bytes, self.since = 0, time.monotonic()
 
     def add(self, key: bytes, values: NDArray[Any], reason: str | None) -> None:
-        if key not in self._missing:
-            return
-        if reason is not None:
-            self.reasons[len(self.keys)] = reason
-        self.keys.append(key)
-        self.values.append(values)
-        self.bytes += values.nbytes
-        if self.bytes > PUBLISH_BYTES or time.monotonic() - self.since > PUBLISH_SECONDS:
-            self.publish()
+        if key in self._missing:
+            self.entries.append((key, values, reason))
+            self.bytes += values.nbytes
+            if self.bytes > PUBLISH_BYTES or time.monotonic() - self.since > PUBLISH_SECONDS:
+                self.publish()
 
     def publish(self) -> None:
-        if self.keys:
-            self.store.add(self.keys, self.values, self.reasons)
+        if self.entries:
+            keys, values, reasons = map(list, zip(*self.entries, strict=True))
+            known = {index: reason for index, reason in enumerate(reasons) if reason is not None}
+            self.store.add(keys, values, known)
         self._clear()
 
 
@@ -74,7 +69,7 @@ def compute(
         sources: {key: source}.
         names: {key: utterance id}, for errors.
         settings: how features are computed.
-        title: title of the progress bar.
+        title: of the progress bar.
 
     Raises:
         UserError: a file changed while it was read, the stored dtype cannot hold a value, or the device computes wrong

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -31,23 +31,14 @@ KEYS_AT_ONCE = 256  # to hand one text to a thread takes longer than to hash it
 
 @dataclass(kw_only=True)
 class ExtractionReport:
-    """The result of `extract`.
+    """The result of `extract`. Utterances whose media cannot be used count neither as found nor as computed."""
 
-    Attributes:
-        keys: {utterance id: key of its features}; `None` where the modality is absent or its file is missing.
-        found: number of utterances whose features were in the store.
-        computed: number of utterances whose features were computed.
-        bad: {utterance id: why its media cannot be used}; these count neither as found nor as computed.
-        seconds: duration of the computation.
-        padding: share of padding among the computed frames.
-    """
-
-    keys: dict[str, bytes | None]
-    found: int = 0
-    computed: int = 0
-    bad: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-    padding: float = 0.0
+    keys: dict[str, bytes | None]  # {utterance id: key of its features}; `None` where it has no media, or no file
+    found: int = 0  # number of utterances whose features were in the store
+    computed: int = 0  # number of utterances whose features were computed
+    bad: dict[str, str] = field(default_factory=dict)  # {utterance id: why its media cannot be used}
+    seconds: float = 0.0  # duration of the computation
+    padding: float = 0.0  # share of padding among the computed frames
 
 
 def source_keys(
@@ -128,7 +119,7 @@ def _compute_missing(
         return missing
     with ExitStack() as claims:
         for store in sorted(stores, key=lambda item: item.folder):  # in one order, to prevent deadlocks
-            waiting = _WaitingLog(title, store)
+            waiting = _waiting_log(title, store)
             claims.enter_context(claimed(store.folder / CLAIM, stale_after=settings.stale_after, waiting=waiting))
             store.refresh()  # another process may have done it in the meantime
         missing = _missing(stores, wanted)
@@ -177,20 +168,18 @@ def _missing(stores: Sequence[FeatureStore], wanted: Mapping[bytes, str]) -> dic
     return {key: name for (key, name), is_stored in zip(wanted.items(), stored, strict=True) if not is_stored}
 
 
-class _WaitingLog:
+def _waiting_log(title: str, store: FeatureStore) -> Callable[[Holder | None], None]:
     """Logs every half minute which process this one waits for."""
+    due = 0.0
 
-    def __init__(self, title: str, store: FeatureStore) -> None:
-        self.title, self.store = title, store
-        self._next = 0.0
+    def waiting(holder: Holder | None) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + 30
+            store.refresh()
+            log.info("%s: waiting for %s, which computes them (%d stored so far)", title, holder or "?", len(store))
 
-    def __call__(self, holder: Holder | None) -> None:
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + 30
-        self.store.refresh()
-        message = "%s: waiting for %s, which computes them (%d stored so far)"
-        log.info(message, self.title, holder or "?", len(self.store))
+    return waiting
 
 
 def _log_report(report: ExtractionReport, stores: Sequence[FeatureStore], title: str, on_bad_media: str) -> None:

@@ -9,11 +9,7 @@ from emorec.features.reader import FeatureReader
 
 
 class LayeredReader:
-    """A `FeatureReader` of the features of L layers, concatenated to (B, T, L · D).
-
-    Args:
-        readers: one for each layer, over the same utterances.
-    """
+    """A `FeatureReader` of the features of L layers, each with its reader of the same utterances, as (B, T, L · D)."""
 
     def __init__(self, readers: Sequence[FeatureReader]) -> None:
         self.readers = tuple(readers)

@@ -28,9 +28,7 @@ def relative_deviation(narrow: Tensor, exact: Tensor, layers: int) -> float:
 class PrecisionCheck:
     """Compares the features of one utterance with those computed in float32, before any features are stored.
 
-    Args:
-        encoder: a loaded encoder; one that computes in float32 is not checked.
-        device: the device it is on.
+    The encoder is loaded and on `device`; one that computes in float32 is not checked.
     """
 
     def __init__(self, encoder: Encoder, device: str) -> None:
@@ -38,14 +36,9 @@ class PrecisionCheck:
         self._pending = encoder.precision != "float32"
 
     def compare(self, item: Any, features: Tensor, name: str) -> None:
-        """Checks the first utterance that it is called with; later calls do nothing.
+        """Checks the first utterance that it is called with, and its features (T, L · D); later calls do nothing.
 
         An utterance without finite and nonzero features in float32 is not conclusive: the next one is checked.
-
-        Args:
-            item: what `encoder.read` returned.
-            features: (T, L · D), its features in the encoder's precision.
-            name: id of the utterance.
 
         Raises:
             UserError: the features deviate from those in float32.
@@ -63,7 +56,7 @@ class PrecisionCheck:
         self._pending = False
         deviation = relative_deviation(features, exact, layers)
         if not deviation <= LARGEST_DEVIATION:  # NaN fails too
-            setting = f"encoder.{encoder.modality}.precision"
+            setting = f"{encoder.where}.precision"
             remedy = f"use {setting}=float32"
             if torch.device(self.device).type == "cpu":
                 remedy += ", or set the environment variable ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16"

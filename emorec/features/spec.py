@@ -10,33 +10,19 @@ from emorec.storage.digests import canonical_json, digest_of
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
-    """Everything that determines a stored feature except its source. Each field changes the digest.
+    """Everything that determines a stored feature except its source. Each field changes the digest."""
 
-    Attributes:
-        encoder: class of the encoder.
-        version: version of the encoder's output.
-        dtype: stored dtype, "float16" or "float32".
-        checkpoint: name of the model on the hub; "local" for a folder, whose path does not count.
-        revision: commit on the hub, or digest of the folder.
-        layer: layer of the hidden states.
-        pooling: pooling over time.
-        processor: settings of the tokenizer or of the signal transform.
-        media: settings of the decoder.
-        state: digest of the state that the encoder learned from data.
-        schema: version of the shard format.
-    """
-
-    encoder: str
-    version: int
-    dtype: str
-    checkpoint: str | None = None
-    revision: str | None = None
-    layer: int | None = None
-    pooling: str | None = None
-    processor: dict[str, Any] = field(default_factory=dict)
-    media: dict[str, Any] = field(default_factory=dict)
-    state: str | None = None
-    schema: int = 1
+    encoder: str  # its class
+    version: int  # of the encoder's output
+    dtype: str  # stored dtype, "float16" or "float32"
+    checkpoint: str | None = None  # name of the model on the hub; "local" for a folder, whose path does not count
+    revision: str | None = None  # commit on the hub, or digest of the folder
+    layer: int | None = None  # of the hidden states
+    pooling: str | None = None  # over time
+    processor: dict[str, Any] = field(default_factory=dict)  # settings of the tokenizer or of the signal transform
+    media: dict[str, Any] = field(default_factory=dict)  # settings of the decoder
+    state: str | None = None  # digest of the state that the encoder learned from data
+    schema: int = 1  # version of the shard format
 
     @cached_property
     def digest(self) -> str:

@@ -26,13 +26,7 @@ QUARANTINE_SUFFIX = ".bad"
 
 
 class FeatureStore:
-    """The features of one spec under `root`.
-
-    Args:
-        root: the cache, in which the store is the folder named by the spec.
-        spec: identity of the features.
-        digests: verifies a shard against its name when it is first opened.
-    """
+    """The features of one spec: a folder of the cache `root`, named by the spec. `digests` verify each new shard."""
 
     def __init__(self, root: Path, spec: FeatureSpec, digests: FileDigests) -> None:
         self.spec = spec
@@ -136,10 +130,9 @@ class FeatureStore:
 
     def lease(self) -> None:
         """Keeps maintenance from removing the store while features are mapped; ends with this object."""
-        if self._lease is None and self.shards:
-            self._lease = take_lease(self.folder)
-            if self._lease is not None:
-                weakref.finalize(self, self._lease.release)
+        if self._lease is None and self.shards and (lease := take_lease(self.folder)) is not None:
+            self._lease = lease
+            weakref.finalize(self, lease.release)
 
 
 def open_reader(
