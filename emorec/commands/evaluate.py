@@ -18,5 +18,5 @@ def main(words: Sequence[str]) -> int:
         _ = composed.config
         from emorec.training.evaluation import evaluate_run
 
-    print(evaluate_run(composed).line)
+    print(evaluate_run(composed))
     return 0

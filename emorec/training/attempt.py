@@ -1,7 +1,7 @@
 """One attempt at a run whose claim is held: recorded first, then trained here or on several ranks."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from emorec.config.composition import Composed
 from emorec.config.schema import TrainConfig
 from emorec.datamodules.leakage import splits_csv
 from emorec.errors import Preempted
-from emorec.loggers.base import RunLogger, StopRun
+from emorec.loggers.base import StopRun
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.storage.atomic import write_text
 from emorec.storage.claims import Claim
@@ -63,23 +63,12 @@ def begin(context: RunContext, record: RunRecord, *, resumes: bool) -> Path | No
 
 
 def train_attempt(
-    context: RunContext,
-    record: RunRecord,
-    state: Path | None,
-    claim: Claim,
-    *,
-    loggers: Sequence[RunLogger],
-    preemption: Preemption,
+    context: RunContext, record: RunRecord, state: Path | None, claim: Claim, preemption: Preemption
 ) -> RunRecord:
-    """Trains on as many ranks as the config asks for, and returns the record with the results.
+    """Trains on as many ranks as the config asks for, from a state if there is one.
 
-    Args:
-        context: the run.
-        record: of this start.
-        state: to resume from.
-        claim: of the run.
-        loggers: beside those of the config.
-        preemption: knows of signals.
+    Returns:
+        The record of this start, with the results.
     """
     config = context.config
     assignment = Assignment(trains=True, state=None if state is None else str(state))
@@ -88,7 +77,7 @@ def train_attempt(
         return _train_on_own_ranks(context, record, assignment, preemption)
     if is_external:
         send_assignment(record.run_id, assignment)
-    return train_here(context, record, state, owned=lambda: not claim.lost, loggers=loggers, preemption=preemption)
+    return train_here(context, record, state, owned=lambda: not claim.lost, preemption=preemption)
 
 
 def _train_on_own_ranks(
@@ -109,17 +98,10 @@ def _train_on_own_ranks(
 
 
 def train_here(
-    context: RunContext,
-    record: RunRecord,
-    state: Path | None,
-    *,
-    owned: Callable[[], bool],
-    loggers: Sequence[RunLogger],
-    preemption: Preemption,
+    context: RunContext, record: RunRecord, state: Path | None, *, owned: Callable[[], bool], preemption: Preemption
 ) -> RunRecord:
     """Trains in this process, and returns the record with the results."""
-    loggers = [*context.loggers, *loggers]
-    status = "failed"
+    loggers, status = context.loggers, "failed"
     try:
         for logger in loggers:
             logger.started(record, context.composed.values, context.folder)

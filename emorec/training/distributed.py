@@ -35,17 +35,11 @@ ACKNOWLEDGE_SECONDS = 60.0  # for all ranks to read that there is nothing to tra
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the process that holds a run's claim tells the ranks.
+    """What the process that holds a run's claim tells the ranks."""
 
-    Attributes:
-        trains: false where the run needs no training.
-        state: path of the state to resume from.
-        parent: the process that has started the ranks, if it is emorec.
-    """
-
-    trains: bool
-    state: str | None = None
-    parent: int | None = None
+    trains: bool  # false where the run needs no training
+    state: str | None = None  # path of the state to resume from
+    parent: int | None = None  # the process that has started the ranks, if it is emorec
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,23 +66,10 @@ def load_weights(model: EmotionModel, components: dict[str, dict[str, Any]], run
         raise UserError(f"expected the weights of run {run_id} to fit its model: {error}") from error
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The result of an evaluation.
+def evaluate_run(composed: Composed[EvaluateConfig]) -> str:
+    """Applies a finished run to a split of its corpus, or to another corpus; returns a line that sums it up.
 
-    Attributes:
-        folder: with `metrics.json` and `predictions.parquet`.
-        metrics: the content of `metrics.json`.
-        line: sums it up.
-    """
-
-    folder: Path
-    metrics: dict[str, Any]
-    line: str
-
-
-def evaluate_run(composed: Composed[EvaluateConfig]) -> Evaluation:
-    """Applies a finished run to a split of its corpus, or to another corpus.
+    Metrics and predictions are written to a folder in the run's `evaluations/`.
 
     Raises:
         UserError: the run is not finished, or the data does not fit it.
@@ -119,7 +105,7 @@ def evaluate_run(composed: Composed[EvaluateConfig]) -> Evaluation:
     values = [f"{split}/{key}={metrics[f'{split}/{key}']:.4f}" for key in LINE_METRICS[data.task.kind]]
     total = f" of {len(data.manifest.utterances)}" if split == WHOLE else ""
     counts = [f"dataset={data.manifest.dataset}", f"utterances={len(predictions.id)}{total}"]
-    return Evaluation(target, metrics, "  ".join([f"run {record.run_id}", *counts, *values, str(target)]))
+    return "  ".join([f"run {record.run_id}", *counts, *values, str(target)])
 
 
 def _check_labels(labels: list[str], record: RunRecord, dataset: str) -> None:

@@ -38,21 +38,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of `train`.
-
-    Attributes:
-        run_id: the run.
-        status: its status, or "skipped" where another process runs it.
-        folder: its directory.
-        line: what is printed.
-        trained: whether this call trained it.
-    """
+    """The result of `train`."""
 
     run_id: str
-    status: str
+    status: str  # of the run, or "skipped" where another process runs it
     folder: Path
-    line: str
-    trained: bool = False
+    line: str  # what is printed
+    trained: bool = False  # whether this call trained it
 
 
 def train(composed: Composed[TrainConfig], preparer: DataPreparer, loggers: Sequence[RunLogger] = ()) -> Outcome:
@@ -64,7 +56,7 @@ def train(composed: Composed[TrainConfig], preparer: DataPreparer, loggers: Sequ
     Args:
         composed: the config.
         preparer: what the runs of this process share.
-        loggers: log the run where it is trained now, beside the config's own loggers.
+        loggers: log the run, beside the config's own loggers.
 
     Raises:
         UserError: the config, the data or the store is not as expected.
@@ -79,13 +71,13 @@ def train(composed: Composed[TrainConfig], preparer: DataPreparer, loggers: Sequ
             launches = assignment is None and rank is None and settings.world_size > 1
             if launches and forks():
                 start_warm_parent()  # of the ranks; it imports while this process prepares the run
-            context = prepare_run(composed, preparer, load_features=not launches)
+            context = prepare_run(composed, preparer, loggers, load_features=not launches)
         if assignment is None and rank:
             assignment = receive_assignment(context.identity.run_id)
         if assignment is not None:
-            return _work_as_rank(context, assignment, loggers, preemption)
+            return _work_as_rank(context, assignment, preemption)
         try:
-            return _train_or_report(context, loggers, preemption)
+            return _train_or_report(context, preemption)
         except (UserError, OSError):
             _release_ranks(context)
             raise
@@ -94,7 +86,10 @@ def train(composed: Composed[TrainConfig], preparer: DataPreparer, loggers: Sequ
 def finished_record(context: RunContext) -> RunRecord | None:
     """The record of a run that has nothing left to do, else `None`."""
     record = context.store.check_identity(context.identity)
-    return record if record is not None and _is_done(record, context) else None
+    if record is None or record.status != "finished" or context.config.rerun:
+        return None
+    lacks_test = context.config.test and "test/loss" not in read_metrics(context.folder)
+    return None if lacks_test else record
 
 
 def _release_ranks(context: RunContext) -> None:
@@ -103,9 +98,7 @@ def _release_ranks(context: RunContext) -> None:
         send_assignment(context.identity.run_id, Assignment(trains=False))
 
 
-def _work_as_rank(
-    context: RunContext, assignment: Assignment, loggers: Sequence[RunLogger], preemption: Preemption
-) -> Outcome:
+def _work_as_rank(context: RunContext, assignment: Assignment, preemption: Preemption) -> Outcome:
     """Trains as one rank of a run whose claim another process holds: rank 0 keeps the record."""
     run_id, state = context.identity.run_id, None if assignment.state is None else Path(assignment.state)
     record = context.store.read(run_id)
@@ -117,7 +110,7 @@ def _work_as_rank(
 
     if os.environ["RANK"] == "0":
         with log_to(context.folder / "log.txt"):
-            record = train_here(context, record, state, owned=owned, loggers=loggers, preemption=preemption)
+            record = train_here(context, record, state, owned=owned, preemption=preemption)
             context.store.write(replace(record, ended=now()))
     else:
         with quiet():
@@ -125,7 +118,7 @@ def _work_as_rank(
     return Outcome(run_id, record.status, context.folder, "")
 
 
-def _train_or_report(context: RunContext, loggers: Sequence[RunLogger], preemption: Preemption) -> Outcome:
+def _train_or_report(context: RunContext, preemption: Preemption) -> Outcome:
     record = finished_record(context)
     if record is None:
         check_devices(context.config.trainer)  # only now: a finished run is reported on any machine
@@ -140,18 +133,12 @@ def _train_or_report(context: RunContext, loggers: Sequence[RunLogger], preempti
             record = finished_record(context)
             if record is None:
                 earlier = context.store.check_identity(context.identity)
-                return _run(context, earlier, claim, loggers, preemption)
+                return _run(context, earlier, claim, preemption)
     _release_ranks(context)
     log.info("run %s is finished (%s)", record.run_id, record.ended)
     if record.provenance.get("source") != source_digest():
         log.warning("run %s was made by another version of emorec; rerun=true trains it again", record.run_id)
     return Outcome(record.run_id, record.status, context.folder, result_line(record, context.folder))
-
-
-def _is_done(record: RunRecord, context: RunContext) -> bool:
-    if record.status != "finished" or context.config.rerun:
-        return False
-    return not context.config.test or "test/loss" in read_metrics(context.folder)
 
 
 def _claim(context: RunContext) -> Claim | None:
@@ -169,9 +156,7 @@ def _claim(context: RunContext) -> Claim | None:
     return acquire(context.folder / CLAIM, stale_after=context.config.extraction.stale_after, waiting=waiting)
 
 
-def _run(
-    context: RunContext, earlier: RunRecord | None, claim: Claim, loggers: Sequence[RunLogger], preemption: Preemption
-) -> Outcome:
+def _run(context: RunContext, earlier: RunRecord | None, claim: Claim, preemption: Preemption) -> Outcome:
     """Works on a run whose claim is held: trains it, or only reads test where that is all that is missing."""
     rerun = context.config.rerun
     only_test = earlier is not None and earlier.status == "finished" and not rerun
@@ -187,7 +172,7 @@ def _run(
         else:
             record = context.new_record(earlier, resumes=resumes)
             state = begin(context, record, resumes=resumes)
-            record = train_attempt(context, record, state, claim, loggers=loggers, preemption=preemption)
+            record = train_attempt(context, record, state, claim, preemption)
         record = replace(record, ended=now())
         context.store.write(record)
         shutil.rmtree(folder / "resume", ignore_errors=True)  # only now: after a kill before this the run resumes

@@ -1,6 +1,7 @@
 """Everything that one run is made of, made once and handed on."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -26,16 +27,7 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class RunContext:
-    """One run.
-
-    Attributes:
-        composed: the config, as plain data too.
-        data: corpus, splits and features.
-        parts: fusion, loss, metrics, and what makes optimizer and schedule.
-        loggers: of the config.
-        identity: of the run.
-        store: where the run goes.
-    """
+    """One run."""
 
     composed: Composed[TrainConfig]
     data: PreparedData
@@ -53,13 +45,8 @@ class RunContext:
         """The run's directory."""
         return self.store.folder(self.identity.run_id)
 
-    def new_record(self, earlier: RunRecord | None, *, resumes: bool = False) -> RunRecord:
-        """The record of a start.
-
-        Args:
-            earlier: the record of the start before it.
-            resumes: whether this start goes on where that one was interrupted.
-        """
+    def new_record(self, earlier: RunRecord | None, *, resumes: bool) -> RunRecord:
+        """The record of a start. `resumes`: it goes on where the start of the record `earlier` was interrupted."""
         config, data = self.config, self.data
         task = asdict(data.task)
         return RunRecord(
@@ -92,12 +79,19 @@ class RunContext:
         )
 
 
-def prepare_run(composed: Composed[TrainConfig], preparer: DataPreparer, *, load_features: bool = True) -> RunContext:
+def prepare_run(
+    composed: Composed[TrainConfig],
+    preparer: DataPreparer,
+    loggers: Sequence[RunLogger] = (),
+    *,
+    load_features: bool = True,
+) -> RunContext:
     """Makes everything that a run needs and computes the features that are missing.
 
     Args:
         composed: the config.
         preparer: what the runs of this process share.
+        loggers: beside those of the config.
         load_features: whether features are loaded as the config says; not in a process that leaves training to others.
 
     Raises:
@@ -107,7 +101,7 @@ def prepare_run(composed: Composed[TrainConfig], preparer: DataPreparer, *, load
     if not load_features:
         config = replace(config, features=replace(config.features, preload="none"))
     corpus, encoders = preparer.components(config)
-    loggers = make_loggers(config.logger)
+    all_loggers = (*make_loggers(config.logger), *loggers)
     task = corpus.chosen_task(preparer.manifest(config, corpus))
     parts = make_parts(config, task)
     check_monitor(parts, task)
@@ -115,16 +109,11 @@ def prepare_run(composed: Composed[TrainConfig], preparer: DataPreparer, *, load
     check_classes(task, data.splits)
     check_sizes(data.splits, config.trainer.world_size)
     check_splits_apart(data)
-    store = CheckpointStore(config.paths.checkpoints)
-    return RunContext(composed, data, parts, tuple(loggers), run_identity(composed, data), store)
-
-
-def run_identity(composed: Composed[TrainConfig], data: PreparedData) -> RunIdentity:
-    """The identity of the run that a config and its data define."""
-    return identify(
+    identity = identify(
         composed.values,
         manifest_digest=data.manifest.digest,
         feature_specs={modality: item.digest for modality, item in data.features.items()},
         sources={modality: item.sources for modality, item in data.features.items()},
         local_models=frozenset(name for name, item in data.features.items() if item.specs[0].checkpoint == LOCAL),
     )
+    return RunContext(composed, data, parts, all_loggers, identity, CheckpointStore(config.paths.checkpoints))

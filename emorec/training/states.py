@@ -83,8 +83,7 @@ def _with_best_weights(state: dict[str, Any]) -> dict[str, Any]:
     callbacks = state.get("callbacks", {})
     history = callbacks.get("History", {})
     if "best_weights" in history:
-        names = {"epoch": "best_epoch", "score": "best_score", "weights": "best_weights"}
-        callbacks["BestWeights"] = {name: history[key] for name, key in names.items()}
+        callbacks["BestWeights"] = {name: history[f"best_{name}"] for name in ("epoch", "score", "weights")}
     return state
 
 
@@ -97,7 +96,7 @@ def newest_state(folder: Path) -> Path | None:
     """The newest state whose file, and whose file of best weights, match their digests; warns of those that do not."""
     for index, path in enumerate(states(folder)):
         try:
-            valid = hash_file(path)[:DIGEST_DIGITS] == path.stem.rpartition("-")[2] and _has_best_weights(path)
+            valid = _is_whole(path) and _has_best_weights(path)
         except FileNotFoundError:
             continue  # another process has removed it in the meantime
         if valid:
@@ -108,9 +107,11 @@ def newest_state(folder: Path) -> Path | None:
     return None
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a file's content has the digest that its name ends with."""
+    return hash_file(path)[:DIGEST_DIGITS] == path.stem.rpartition("-")[2]
+
+
 def _has_best_weights(path: Path) -> bool:
     name = read_state(path).get("callbacks", {}).get("BestWeights", {}).get("file")
-    if name is None:
-        return True
-    weights = path.parent / name
-    return bool(weights.is_file() and hash_file(weights)[:DIGEST_DIGITS] == weights.stem.rpartition("-")[2])
+    return name is None or ((path.parent / name).is_file() and _is_whole(path.parent / name))
