@@ -132,8 +132,13 @@ class ClusterLauncher(Launcher):
         for task in tasks:
             _state_path(task).unlink(missing_ok=True)
             arrays[task.nodes, task.devices].append(task)
+        variables = {name: value for name, value in os.environ.items() if name.startswith("EMOREC_")}
         for (nodes, devices), members in arrays.items():
-            jobs = self._submit_array(list(map(self._cluster_job, members)), nodes=nodes, tasks_per_node=devices)
+            functions = [
+                ClusterJob(task.arguments, task.report, _state_path(task), task.log, variables, self.grace)
+                for task in members
+            ]
+            jobs = self._submit_array(functions, nodes=nodes, tasks_per_node=devices)
             self._submitted += map(_Submitted, members, jobs)
             log.info("submitted %d jobs: %s", len(jobs), ", ".join(job.job_id for job in jobs))
 
@@ -177,10 +182,6 @@ class ClusterLauncher(Launcher):
                 return [executor.submit(function) for function in functions]
         except (RuntimeError, ValueError, NameError, FailedJobError) as error:
             raise UserError(f"launcher=slurm (launcher.cluster={self.cluster}) could not submit: {error}") from error
-
-    def _cluster_job(self, task: Task) -> ClusterJob:
-        environment = {name: value for name, value in os.environ.items() if name.startswith("EMOREC_")}
-        return ClusterJob(task.arguments, task.report, _state_path(task), task.log, environment, self.grace)
 
     def _finish_lost(self) -> None:
         """Ends the records of jobs that left the queue without an exit code: out of memory, node failure, scancel."""

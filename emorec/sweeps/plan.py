@@ -13,7 +13,6 @@ from emorec.errors import UserError, choose
 from emorec.features.devices import release_memory
 from emorec.runs.results import line_metrics
 from emorec.storage.atomic import write_text
-from emorec.storage.digests import digest_of
 from emorec.sweeps.expansion import expand, expand_folds
 from emorec.sweeps.record import JobRecord
 from emorec.training.lifecycle import finished_record
@@ -34,11 +33,11 @@ class Preparers:
     """One `DataPreparer` for each cache that the jobs of a multirun use."""
 
     def __init__(self) -> None:
-        self._preparers: dict[str, DataPreparer] = {}
+        self._preparers: dict[tuple[Path, bool], DataPreparer] = {}
 
     def of(self, config: TrainConfig) -> DataPreparer:
         """The preparer for a config."""
-        key = digest_of([str(config.paths.cache), config.extraction.verify])
+        key = (config.paths.cache, config.extraction.verify)
         if key not in self._preparers:
             self._preparers[key] = DataPreparer.of(config)
         return self._preparers[key]
