@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,36 +32,22 @@ END_TOLERANCE = 0.25  # seconds: annotators round
 
 @dataclass(kw_only=True)
 class CorpusCheck:
-    """The result of a check.
-
-    Attributes:
-        dataset: name of the corpus.
-        protocol: protocol of the split, with the fold.
-        utterances: number of utterances.
-        counts: {split: {label: number of utterances}} for classification.
-        values: {split: {"count", "mean", "deviation", "smallest", "largest"}} for regression.
-        seconds: {modality: {"total", "shortest", "longest"}} of the media that can be decoded.
-        modalities: {modality: number of utterances that have it}.
-        problems: problems of the corpus.
-        speakers: number of named speakers.
-        overlap: speakers in more than one split.
-        leaks: {"dialogues", "recordings" or "sentences": number of those in more than one split}.
-        parts_speakers: whether the protocol promises splits without common speakers.
-        notes: notes about the corpus.
-    """
+    """The result of a check."""
 
     dataset: str
-    protocol: str
+    protocol: str  # of the split, with the fold
     utterances: int
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)  # {split: {label: utterances}}, classification
+    # {split: {"count", "mean", "deviation", "smallest", "largest"}} for regression
     values: dict[str, dict[str, float]] = field(default_factory=dict)
+    # {modality: {"total", "shortest", "longest"}} of the media that can be decoded
     seconds: dict[str, dict[str, float]] = field(default_factory=dict)
-    modalities: dict[str, int] = field(default_factory=dict)
+    modalities: dict[str, int] = field(default_factory=dict)  # {modality: number of utterances that have it}
     problems: list[Problem] = field(default_factory=list)
-    speakers: int = 0
-    overlap: list[str] = field(default_factory=list)
-    leaks: dict[str, int] = field(default_factory=dict)
-    parts_speakers: bool = False
+    speakers: int = 0  # number of named speakers
+    overlap: list[str] = field(default_factory=list)  # speakers in more than one split
+    leaks: dict[str, int] = field(default_factory=dict)  # {"dialogues", "recordings" or "sentences": in several splits}
+    parts_speakers: bool = False  # whether the protocol promises splits without common speakers
     notes: tuple[str, ...] = ()
 
     @property
@@ -201,10 +187,8 @@ def _check_media(result: CorpusCheck, manifest: Manifest, extraction: Extraction
         except OSError as error:
             return None, Problem("missing", utterance.id, f"{modality}: {error.strerror or error} ({path})", fatal)
         if end is not None and file_end and end > file_end + END_TOLERANCE:
-            detail = (
-                f"{modality}: expected the end at {end:g} s within the file, which ends at {file_end:.2f} s ({path})"
-            )
-            return seconds, Problem("segment", utterance.id, detail, fatal=False)
+            within = f"expected the end at {end:g} s within the file, which ends at {file_end:.2f} s"
+            return seconds, Problem("segment", utterance.id, f"{modality}: {within} ({path})", fatal=False)
         return seconds, None
 
     stated = [(item, name) for name in MODALITIES for item in manifest.utterances if getattr(item, name) is not None]
@@ -225,21 +209,15 @@ def _check_duplicates(result: CorpusCheck, manifest: Manifest, split_of: Mapping
     """Reports equal content; it is fatal across the splits of a protocol that separates speakers."""
     digests = FileDigests()
     for modality in ("audio", "video"):
-        names: dict[tuple[Any, ...], list[str]] = defaultdict(list)  # {content: utterances}
+        groups: dict[tuple[Any, ...], list[str]] = defaultdict(list)  # {content: utterances}
         for item in manifest.utterances:
             path: Path | None = getattr(item, modality)
             if path is not None and path.is_file():
-                names[digests.digest(path), *item.segment(modality), item.crop].append(item.id)
-        result.problems += _duplicates(names.values(), modality, split_of, result.parts_speakers)
-
-
-def _duplicates(
-    groups: Iterable[list[str]], modality: str, split_of: Mapping[str, str], fatal_across: bool
-) -> Iterable[Problem]:
-    for group in groups:
-        names = list(dict.fromkeys(group))  # a repeated id is reported as such
-        if len(names) > 1:
-            splits = sorted({split_of[name] for name in names if name in split_of})
-            across = f", across {' and '.join(splits)}" if len(splits) > 1 else ""
-            detail = f"the same {modality} as {', '.join(names[1:])}{across}"
-            yield Problem("duplicate", names[0], detail, fatal_across and len(splits) > 1)
+                groups[digests.digest(path), *item.segment(modality), item.crop].append(item.id)
+        for first, *others in (dict.fromkeys(names) for names in groups.values()):  # a repeated id is reported as such
+            if others:
+                splits = sorted({split_of[name] for name in (first, *others) if name in split_of})
+                across = f", across {' and '.join(splits)}" if len(splits) > 1 else ""
+                detail = f"the same {modality} as {', '.join(others)}{across}"
+                fatal = result.parts_speakers and len(splits) > 1
+                result.problems.append(Problem("duplicate", first, detail, fatal))

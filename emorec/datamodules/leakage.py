@@ -62,12 +62,7 @@ def splits_csv(data: PreparedData) -> str:
 
 
 def check_not_trained_on(data: PreparedData, split: str, folder: Path) -> None:
-    """Checks that a run is not tested on utterances that it was trained or selected on, under whatever name.
-
-    Args:
-        data: what is to be tested on.
-        split: which of its splits.
-        folder: the run's directory.
+    """Checks that the run in a folder was not trained or selected on utterances of a split, under whatever name.
 
     Raises:
         UserError: names some of the utterances that were used.

@@ -15,23 +15,14 @@ from emorec.storage.digests import digest_of
 
 @dataclass(frozen=True)
 class PreparedFeatures:
-    """The features of one modality for N utterances.
+    """The features of one modality for N utterances."""
 
-    Attributes:
-        specs: what identifies them: one for each layer, and with augmented views one more for each layer.
-        report: what was found and computed, views aside.
-        reader: index n holds the n-th utterance's features, index n + v · N those of its view v.
-        sources: digest over what the encoder reads, in the order of the utterances.
-        layers: how many layers' features lie side by side.
-        views: how many augmented views there are of each utterance.
-    """
-
-    specs: tuple[FeatureSpec, ...]
-    report: ExtractionReport
-    reader: Reader
-    sources: str
-    layers: int = 1
-    views: int = 0
+    specs: tuple[FeatureSpec, ...]  # one for each layer, and with augmented views one more for each layer
+    report: ExtractionReport  # what was found and computed, views aside
+    reader: Reader  # index n holds the n-th utterance's features, index n + v · N those of its view v
+    sources: str  # digest over what the encoder reads, in the order of the utterances
+    layers: int = 1  # whose features lie side by side
+    views: int = 0  # augmented ones of each utterance
 
     @property
     def digest(self) -> str:
@@ -42,29 +33,17 @@ class PreparedFeatures:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """A corpus with its features, split.
-
-    Attributes:
-        corpus: as configured.
-        manifest: the whole corpus.
-        task: what is predicted.
-        splits: {split: its utterances that have a modality}.
-        features: {modality: features of all splits' utterances}.
-        indices: {split: (N,) indices into the features' readers}.
-        count: how many utterances the readers hold.
-        bad: {modality: number of utterances whose media cannot be used}.
-        left_out: number of utterances without any modality.
-    """
+    """A corpus with its features, split."""
 
     corpus: Corpus
-    manifest: Manifest
+    manifest: Manifest  # the whole corpus
     task: Task
-    splits: dict[str, tuple[Utterance, ...]]
-    features: dict[str, PreparedFeatures]
-    indices: dict[str, torch.Tensor]
-    count: int
-    bad: dict[str, int]
-    left_out: int
+    splits: dict[str, tuple[Utterance, ...]]  # {split: its utterances that have a modality}
+    features: dict[str, PreparedFeatures]  # {modality: features of all splits' utterances}
+    indices: dict[str, torch.Tensor]  # {split: (N,) indices into the features' readers}
+    count: int  # of utterances in the readers
+    bad: dict[str, int]  # {modality: number of utterances whose media cannot be used}
+    left_out: int  # number of utterances without any modality
 
     def module(self, config: TrainConfig) -> UtteranceDataModule:
         """The batches of the three splits."""

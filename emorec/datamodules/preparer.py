@@ -101,12 +101,9 @@ class DataPreparer:
         whole: bool = False,
         widths: Mapping[str, int] | None = None,
     ) -> PreparedData:
-        """The corpus, its splits and all features of a config.
+        """The corpus, its splits and all features of a config, for its corpus and its {modality: encoder}.
 
         Args:
-            config: of the command.
-            corpus: of the config.
-            encoders: of the config, {modality: encoder}.
             whole: each split is the whole corpus, to evaluate a run that was not trained on it.
             widths: {modality: width of its features} of a trained model, which works without a modality that the
                 corpus lacks.
@@ -125,42 +122,26 @@ class DataPreparer:
             for modality, encoder in encoders.items()
         }
         present = torch.stack([item.reader.present[: len(chosen)] for item in features.values()]).any(0)  # views aside
-        indices = {
-            split: torch.tensor(
-                [index for index, item in enumerate(chosen) if item.id in names[split] and present[index]],
-                dtype=torch.long,
-            )
-            for split in SPLITS
-        }
-        kept = {split: tuple(chosen[index] for index in indices[split].tolist()) for split in SPLITS}
+        usable = [index for index, is_present in enumerate(present.tolist()) if is_present]
+        rows = {split: [index for index in usable if chosen[index].id in names[split]] for split in SPLITS}
+        indices = {split: torch.tensor(rows[split], dtype=torch.long) for split in SPLITS}
+        kept = {split: tuple(chosen[index] for index in rows[split]) for split in SPLITS}
         left_out = int((~present).sum())
         if left_out:
             log.warning(
                 "%d of %d utterances have none of %s and are left out", left_out, len(chosen), ", ".join(features)
             )
-        raise_problems(
-            f"dataset={manifest.dataset}",
-            [f"no utterance of {split} has usable media" for split in SPLITS if not kept[split]],
-        )
+        unusable = [f"no utterance of {split} has usable media" for split in SPLITS if not kept[split]]
+        raise_problems(f"dataset={manifest.dataset}", unusable)
         bad = {modality: len(item.report.bad) for modality, item in features.items() if item.report.bad}
         return PreparedData(corpus, manifest, task, kept, features, indices, len(chosen), bad, left_out)
 
     def _prepared(
-        self,
-        config: ExtractConfig,
-        encoder: Encoder,
-        manifest: Manifest,
-        chosen: Sequence[Utterance],
-        width: int | None,
+        self, config: ExtractConfig, encoder: Encoder, manifest: Manifest, chosen: list[Utterance], width: int | None
     ) -> PreparedFeatures:
-        """The features of some utterances in one modality; runs that ask for the same share them.
+        """The features of the chosen utterances in one modality; runs that ask for the same share them.
 
-        Args:
-            config: of the command.
-            encoder: of the modality.
-            manifest: the whole corpus.
-            chosen: the utterances.
-            width: of the features, where the utterances need not have any.
+        `width` is that of the features, where the utterances need not have any, else `None`.
         """
         modality, node = encoder.modality, config.encoder.used()[encoder.modality].node
         settings = [vars(config.extraction), vars(config.features)]
@@ -172,12 +153,7 @@ class DataPreparer:
         return self._features[key]
 
     def _extracted(
-        self,
-        config: ExtractConfig,
-        encoder: Encoder,
-        manifest: Manifest,
-        chosen: Sequence[Utterance],
-        width: int | None,
+        self, config: ExtractConfig, encoder: Encoder, manifest: Manifest, chosen: list[Utterance], width: int | None
     ) -> PreparedFeatures:
         modality, settings = encoder.modality, config.extraction
         sources = {item.id: encoder.source(item, manifest) for item in chosen}
@@ -188,13 +164,9 @@ class DataPreparer:
                     f"that has it; use encoder/{modality}=none"
                 )
             log.warning("no utterance of dataset=%s has %s: it is left out", manifest.dataset, modality)
-            return PreparedFeatures(
-                specs=(),
-                report=ExtractionReport(keys=dict.fromkeys(sources)),
-                reader=FeatureReader.absent(len(sources), width),
-                sources=digest_of([]),
-                layers=len(encoder.layers),
-            )
+            report = ExtractionReport(keys=dict.fromkeys(sources))
+            reader = FeatureReader.absent(len(sources), width)
+            return PreparedFeatures((), report, reader, digest_of([]), layers=len(encoder.layers))
         stores = self._stores(encoder.specs())
         report = extract(stores, encoder, sources, settings, title=f"{modality} features")
         keys = [report.keys[item.id] for item in chosen]
