@@ -14,9 +14,6 @@ class Concat(Fusion):
     """Concatenates the vectors of the modalities, zero for a missing one, and applies a linear layer.
 
     Args:
-        dims: {modality: D}.
-        hidden: H of the fused vector.
-        pooling: pooling over time.
         dropout: dropout before and after the layer.
     """
 

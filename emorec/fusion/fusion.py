@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from emorec.batch import FusionOutput
-from emorec.fusion.pooling import Pooling, make_pooling
+from emorec.fusion.pooling import POOLINGS, Pooling
 
 
 class Fusion(nn.Module, ABC):
@@ -22,7 +22,7 @@ class Fusion(nn.Module, ABC):
         super().__init__()
         self.dims = dict(dims)
         self.hidden = hidden
-        self.pool = nn.ModuleDict({modality: make_pooling(pooling, dim) for modality, dim in dims.items()})
+        self.pool = nn.ModuleDict({modality: POOLINGS[pooling](dim) for modality, dim in dims.items()})
 
     def forward(self, features: dict[str, Tensor], mask: dict[str, Tensor], present: dict[str, Tensor]) -> FusionOutput:
         """Fuses a batch.

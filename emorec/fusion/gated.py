@@ -17,9 +17,6 @@ class Gated(Fusion):
     a softmax over the available ones.
 
     Args:
-        dims: {modality: D}.
-        hidden: H of the fused vector.
-        pooling: pooling over time.
         dropout: dropout of the vectors of the modalities.
     """
 

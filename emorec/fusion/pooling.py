@@ -7,15 +7,7 @@ from torch import Tensor, nn
 
 
 def masked_mean(sequence: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the frames where the mask is true; zero for a row without such frames.
-
-    Args:
-        sequence: (B, T, D).
-        mask: (B, T).
-
-    Returns:
-        (B, D)
-    """
+    """(B, D), the mean of a sequence (B, T, D) where the mask (B, T) is true; zero for a row without such frames."""
     if sequence.shape[1] == 1:
         return sequence.squeeze(1) * mask
     weights = mask[:, :, None].to(sequence.dtype)
@@ -84,8 +76,3 @@ POOLINGS: dict[Pooling, type[nn.Module]] = {
     "attention": AttentionPooling,
     "attentive_statistics": AttentiveStatisticsPooling,
 }
-
-
-def make_pooling(name: Pooling, dim: int) -> nn.Module:
-    """The pooling called `name` for sequences (B, T, dim)."""
-    return POOLINGS[name](dim)

@@ -17,10 +17,7 @@ class SelfAttention(Fusion):
     Attention is within the utterance: (B, M, H), never across the batch. Vaswani et al. (2017), arXiv 1706.03762.
 
     Args:
-        dims: {modality: D}.
         hidden: H of the tokens and of the fused vector, a multiple of `heads`.
-        pooling: pooling over time.
-        heads: number of attention heads.
         dropout: dropout of the layer.
     """
 

@@ -13,10 +13,7 @@ class CrossEntropy(ClassificationLoss):
     """Mean cross-entropy; with class weights a weighted mean.
 
     Args:
-        task: the task whose logits and targets are compared.
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, arXiv 1512.00567).
-        class_weights: "none", "inverse" or "effective_number".
-        weights: {name of a scalar: its weight in the sum}.
     """
 
     def __init__(

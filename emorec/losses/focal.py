@@ -32,10 +32,7 @@ class Focal(ClassificationLoss):
     """Focal loss with optional class weights.
 
     Args:
-        task: the task whose logits and targets are compared.
         gamma: γ; the larger it is, the less easy utterances count.
-        class_weights: "none", "inverse" or "effective_number".
-        weights: {name of a scalar: its weight in the sum}.
     """
 
     def __init__(

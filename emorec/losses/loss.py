@@ -31,11 +31,7 @@ class Loss(nn.Module, ABC):
         self.weights = dict(weights or {})
 
     def fit(self, class_counts: Tensor) -> None:
-        """Takes what the loss needs from the training split.
-
-        Args:
-            class_counts: (C,) utterances of each class.
-        """
+        """Takes what the loss needs from the training split: `class_counts` (C,), the utterances of each class."""
 
     @abstractmethod
     def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
@@ -51,9 +47,7 @@ class ClassificationLoss(Loss):
     """A loss of logits (B, C) against class numbers (B,).
 
     Args:
-        task: the task whose logits and targets are compared.
         class_weights: "none", "inverse" or "effective_number"; `fit` makes `class_weight` (C,) of it, or `None`.
-        weights: {name of a scalar: its weight in the sum}.
     """
 
     kind: ClassVar[Literal["classification", "regression"]] = "classification"

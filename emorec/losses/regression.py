@@ -25,9 +25,7 @@ class Huber(RegressionLoss):
     """Huber (1964): quadratic up to `delta`, linear above.
 
     Args:
-        task: the task whose predictions and targets are compared.
         delta: up to which difference it is quadratic, in the targets' unit.
-        weights: {name of a scalar: its weight in the sum}.
     """
 
     def __init__(self, *, task: str, delta: Positive = 1.0, weights: dict[str, float] | None = None) -> None:
