@@ -24,29 +24,19 @@ def _move(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
 class Batch:
     """The utterances of one step, with all configured modalities. A missing one is a zero row where `present` is false.
 
-    Attributes:
-        id: B ids, unique within the dataset.
-        features: {modality: (B, T, D)} of cached encoders, in their stored type.
-        inputs: {modality: what a live encoder's `collate` returned}.
-        mask: {modality: (B, T)}, true where there is data; T ≥ 1.
-        present: {modality: (B,)}, true where the utterance has the modality; true somewhere in each row.
-        targets: {task: (B,)} class numbers (int64) or {task: (B,) or (B, K)} values (float32).
-        target_mask: {task: (B,)}, true where the utterance has the target.
-        speaker: (B,) number of the speaker in the whole corpus, -1 where unknown.
-        dialogue: (B,) number of the dialogue in the whole corpus, -1 where there is none.
-        turn: (B,) position in the dialogue, -1 where there is none.
+    The keys of dictionaries are modalities, or tasks for targets.
     """
 
-    id: tuple[str, ...]
-    features: dict[str, Tensor]
-    mask: dict[str, Tensor]
-    present: dict[str, Tensor]
-    targets: dict[str, Tensor]
-    target_mask: dict[str, Tensor]
-    speaker: Tensor
-    dialogue: Tensor
-    turn: Tensor
-    inputs: dict[str, Any] = field(default_factory=dict)
+    id: tuple[str, ...]  # unique within the dataset
+    features: dict[str, Tensor]  # (B, T, D) of cached encoders, in their stored type
+    mask: dict[str, Tensor]  # (B, T), true where there is data; T ≥ 1
+    present: dict[str, Tensor]  # (B,), true where the utterance has the modality; true somewhere in each row
+    targets: dict[str, Tensor]  # (B,) class numbers (int64), or (B,) or (B, K) values (float32)
+    target_mask: dict[str, Tensor]  # (B,), true where the utterance has the target
+    speaker: Tensor  # (B,) number of the speaker in the whole corpus, -1 where unknown
+    dialogue: Tensor  # (B,) number of the dialogue in the whole corpus, -1 where there is none
+    turn: Tensor  # (B,) position in the dialogue, -1 where there is none
+    inputs: dict[str, Any] = field(default_factory=dict)  # what a live encoder's `collate` returned
 
     def __len__(self) -> int:
         return len(self.id)
@@ -61,32 +51,20 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class FusionOutput:
-    """The output of a fusion.
+    """The output of a fusion."""
 
-    Attributes:
-        fused: (B, H), one vector for each utterance.
-        vectors: {modality: (B, H)}, zero where the modality is missing.
-        logits: {modality: (B, C)} if the fusion classifies each modality, else `None`.
-        losses: {name: scalar} additional losses of the fusion.
-    """
-
-    fused: Tensor
-    vectors: dict[str, Tensor]
-    logits: dict[str, Tensor] | None = None
-    losses: dict[str, Tensor] = field(default_factory=dict)
+    fused: Tensor  # (B, H), one vector for each utterance
+    vectors: dict[str, Tensor]  # {modality: (B, H)}, zero where the modality is missing
+    logits: dict[str, Tensor] | None = None  # {modality: (B, C)} if the fusion classifies each modality
+    losses: dict[str, Tensor] = field(default_factory=dict)  # {name: scalar}, additional losses of the fusion
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOutput:
-    """The output of the model, which losses take.
+    """The output of the model, which losses take."""
 
-    Attributes:
-        logits: {task: (B, C)}; for regression (B, 1).
-        fusion: output of the fusion; `fusion.fused` is the input of the heads, after the context.
-    """
-
-    logits: dict[str, Tensor]
-    fusion: FusionOutput
+    logits: dict[str, Tensor]  # {task: (B, C)}; for regression (B, 1)
+    fusion: FusionOutput  # `fusion.fused` is the input of the heads, after the context
 
 
 # So that torch finds the tensors in the output of a module: FSDP and export need them.

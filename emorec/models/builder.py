@@ -98,25 +98,19 @@ def metric_kind(target: type) -> str:
 def build_model(
     parts: ModelParts, settings: ModelConfig, task: Task, *, widths: Mapping[str, int], layers: Mapping[str, int]
 ) -> EmotionModel:
-    """A model for features of some widths, not fitted to any data.
+    """A model for features of some widths, not fitted to any data; a second one of the same parts would share them.
 
     Args:
-        parts: used as they are; a second model of the same parts would share them.
-        settings: of the config.
-        task: what is predicted.
         widths: {modality: width of its features, of all layers side by side}.
         layers: {modality: number of layers}.
     """
     hidden, dropout = settings.hidden, settings.dropout
     return EmotionModel(
         task=task,
-        normalisations={
-            modality: Normalisation(kind=settings.normalisation, dim=width) for modality, width in widths.items()
-        },
-        layer_sums={modality: LayerSum(layers[modality]) for modality in widths if layers[modality] > 1},
+        normalisations={name: Normalisation(kind=settings.normalisation, dim=dim) for name, dim in widths.items()},
+        layer_sums={name: LayerSum(layers[name]) for name in widths if layers[name] > 1},
         projections={
-            modality: Projection(dim=width // layers[modality], hidden=hidden, dropout=dropout)
-            for modality, width in widths.items()
+            name: Projection(dim=dim // layers[name], hidden=hidden, dropout=dropout) for name, dim in widths.items()
         },
         fusion=parts.fusion,
         head=Head(hidden=hidden, outputs=len(task.labels), dropout=dropout),

@@ -19,10 +19,6 @@ MakeScheduler = Callable[[Optimizer, int], dict[str, Any]]
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-def _never() -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class BatchResult:
     """Logits (B, C), targets (B,) and mean loss () of one batch, on the model's device."""
@@ -34,19 +30,12 @@ class BatchResult:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model predicts for some utterances.
-
-    Attributes:
-        id: N names.
-        logits: (N, C) float32; for regression the predicted values (N, 1).
-        target: (N,) class numbers; for regression values, NaN where there is none.
-        scores: `loss` (mean over the utterances) and the metrics.
-    """
+    """What a model predicts for N utterances."""
 
     id: tuple[str, ...]
-    logits: Tensor
-    target: Tensor
-    scores: dict[str, float]
+    logits: Tensor  # (N, C) float32; for regression the predicted values (N, 1)
+    target: Tensor  # (N,) class numbers; for regression values, NaN where there is none
+    scores: dict[str, float]  # `loss` (mean over the utterances) and the metrics
 
 
 class EmotionModel(FastModule):
@@ -139,7 +128,7 @@ class EmotionModel(FastModule):
     def _score(self, results: list[BatchResult], *, across_ranks: bool) -> dict[str, float]:
         """`loss` and all metrics of some batches; with several ranks the metrics' states are reduced over them."""
         sizes = torch.tensor([len(result.target) for result in results])
-        are_distributed = distributed.is_initialized if across_ranks else _never
+        are_distributed = distributed.is_initialized if across_ranks else lambda: False
         loss = MeanMetric(distributed_available_fn=are_distributed).to(results[0].loss.device)
         loss.update(torch.stack([result.loss for result in results]), sizes.to(results[0].loss.device))
         for metric in self.metrics.values(copy_state=False):

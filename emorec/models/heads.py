@@ -8,13 +8,7 @@ from emorec.dropout import Dropout
 
 
 class Head(nn.Module):
-    """A linear layer with dropout before it.
-
-    Args:
-        hidden: H of the fused vector.
-        outputs: C, the number of classes, or 1 for regression.
-        dropout: before the layer.
-    """
+    """Dropout and a linear layer, from the fused vector (B, `hidden`) to (B, `outputs`): C classes, or 1 value."""
 
     def __init__(self, *, hidden: int, outputs: int, dropout: float) -> None:
         super().__init__()
@@ -25,4 +19,4 @@ class Head(nn.Module):
         nn.init.constant_(cast(nn.Linear, self.layers[1]).bias, value)
 
     def forward(self, fused: Tensor) -> Tensor:
-        return cast(Tensor, self.layers(fused))  # (B, H) -> (B, C)
+        return cast(Tensor, self.layers(fused))

@@ -18,15 +18,10 @@ STEP_COUNTS = ("total_steps", "T_max")
 
 @dataclass(frozen=True)
 class OptimizerFactory:
-    """Makes the optimizer of a config.
-
-    Attributes:
-        component: the optimizer's node.
-        precision: of the trainer.
-    """
+    """Makes the optimizer of a config."""
 
     component: Component
-    precision: str
+    precision: str  # of the trainer
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """The optimizer of some parameters."""
@@ -44,18 +39,12 @@ class SchedulerFactory:
     """Makes the learning-rate schedule of a config.
 
     A schedule that takes the number of all steps counts steps; any other counts epochs, as torch's documentation does.
-
-    Attributes:
-        component: the schedule's node.
-        monitor: the metric that `ReduceLROnPlateau` watches, such as "val/uar".
-        direction: of the monitor, "max" or "min".
-        epochs: of the whole training.
     """
 
     component: Component
-    monitor: str
-    direction: str
-    epochs: int
+    monitor: str  # what `ReduceLROnPlateau` watches, such as "val/uar"
+    direction: str  # of the monitor, "max" or "min"
+    epochs: int  # of the whole training
 
     def __call__(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
         """What Lightning takes as `lr_scheduler`."""

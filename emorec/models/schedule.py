@@ -19,12 +19,7 @@ class Warmup(LambdaLR):
     """
 
     def __init__(
-        self,
-        optimizer: Optimizer,
-        *,
-        total_steps: int,
-        warmup: Share = 0.1,
-        floor: Probability = 0.0,
+        self, optimizer: Optimizer, *, total_steps: int, warmup: Share = 0.1, floor: Probability = 0.0
     ) -> None:
         steps = max(1, round(total_steps * warmup))
 

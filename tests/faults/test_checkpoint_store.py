@@ -25,6 +25,7 @@ from emorec.runs.maintenance import collect_weights
 from emorec.storage.links import link_relative
 from emorec.training.callbacks.save_states import SaveStates
 from emorec.training.lifecycle import CLAIM
+from emorec.training.preemption import Preemption
 from emorec.training.states import AtomicCheckpointIO, newest_state, states
 from tests.faults.conftest import (
     FORK,
@@ -254,7 +255,8 @@ def save_on(root: Path, journal: Path, temporary: Path, first: int) -> None:
     os.environ["TMPDIR"] = str(temporary)
     tempfile.tempdir = None
     assert Path(tempfile.gettempdir()) == temporary
-    store, saver = CheckpointStore(root), SaveStates(folder=root / "resume", every_seconds=0, owned=lambda: True)
+    store, calm = CheckpointStore(root), Preemption()
+    saver = SaveStates(folder=root / "resume", every_seconds=0, owned=lambda: True, preemption=calm, seed=0)
     for number in range(first, first + 10_000):
         numbers = torch.full((STATE_SIZE,), float(number))
         state = {"number": number, "numbers": numbers}

@@ -24,6 +24,7 @@ from emorec.progress import Progress
 from emorec.training.callbacks.best_weights import BestWeights
 from emorec.training.callbacks.history import History
 from emorec.training.callbacks.save_states import GENERATIONS, RunTakenOverError, SaveStates
+from emorec.training.preemption import Preemption
 from emorec.training.states import AtomicCheckpointIO, newest_state, read_state, states
 
 
@@ -210,7 +211,8 @@ def best_files(folder: Path) -> list[str]:
 
 
 def make_saver(folder: Path, *, every_seconds: float = 0.0, owned: bool = True) -> SaveStates:
-    return SaveStates(folder=folder / "resume", every_seconds=every_seconds, owned=lambda: owned)
+    folder, calm = folder / "resume", Preemption()
+    return SaveStates(folder=folder, every_seconds=every_seconds, owned=lambda: owned, preemption=calm, seed=0)
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, [3, 2]), (2, [6, 5]), (5, [15, 14])])

@@ -39,17 +39,10 @@ class SaveStates(EpochCallback):
     """
 
     def __init__(
-        self,
-        *,
-        folder: Path,
-        every_seconds: float,
-        owned: Callable[[], bool],
-        preemption: Preemption | None = None,
-        seed: int = 0,
+        self, *, folder: Path, every_seconds: float, owned: Callable[[], bool], preemption: Preemption, seed: int
     ) -> None:
         self.folder, self.every_seconds, self.owned = folder, every_seconds, owned
-        self.preemption = preemption or Preemption()
-        self.seed = seed
+        self.preemption, self.seed = preemption, seed
         self._last = time.monotonic()
         self._random: list[dict[str, Any]] | None = None
 
