@@ -21,13 +21,7 @@ class Preempted(BaseException):
 
 
 def raise_problems(heading: str, problems: Iterable[str], *, shown: int = 20) -> None:
-    """Raises a `UserError` that lists all problems; does nothing without problems.
-
-    Args:
-        heading: what was checked.
-        problems: one line for each problem.
-        shown: number of lines to list; the others are counted.
-    """
+    """Raises a `UserError` that lists problems, one line each, the first `shown` of them; does nothing without any."""
     lines = list(problems)
     if not lines:
         return

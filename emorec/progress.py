@@ -5,44 +5,31 @@ from typing import Any
 
 
 class Progress:
-    """A context manager that shows a progress bar.
-
-    Args:
-        title: text before the bar.
-        total: count at the end.
-        enabled: whether to show the bar if stderr is a terminal.
-    """
+    """A context manager that shows a bar from 0 to `total` behind a title, if enabled and stderr is a terminal."""
 
     def __init__(self, title: str, total: int, enabled: bool = True) -> None:
         self.title, self.total = title, total
         self.enabled = enabled and sys.stderr.isatty()
         self._bar: Any = None
-        self._task: Any = None
 
     def __enter__(self) -> "Progress":
         if self.enabled:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
+            columns = (BarColumn(), MofNCompleteColumn(), "{task.fields[note]}", TimeRemainingColumn())
+            self._bar = Bar("{task.description}", *columns, console=Console(stderr=True))
             self._bar.start()
-            self._task = self._bar.add_task(self.title, total=self.total, note="")
+            self._bar.add_task(self.title, total=self.total, note="")
         return self
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """Advances the bar by `count`, with `note` behind it; by default the rate."""
         if self._bar is not None:
-            speed = self._bar.tasks[0].speed
-            text = note if note is not None else (f"{speed:.1f}/s" if speed else "")
-            self._bar.update(self._task, advance=count, note=text)
+            task = self._bar.tasks[0]
+            rate = f"{task.speed:.1f}/s" if task.speed else ""
+            self._bar.update(task.id, advance=count, note=rate if note is None else note)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

@@ -24,9 +24,8 @@ class UtteranceTable:
     """The utterances of one split as tensors, which are gathered into batches without a loop over utterances.
 
     Args:
-        utterances: N utterances.
-        manifest: manifest of their corpus.
-        task: task of the targets.
+        utterances: N utterances of the manifest's corpus.
+        task: of the targets.
         readers: {modality: reader of features}.
         indices: (N,) index of each utterance in the readers.
         views: {modality: number of augmented views in the readers}; view v of index i has index i + v · stride.
@@ -74,7 +73,7 @@ class UtteranceTable:
 
         Args:
             rows: (R,) numbers of utterances.
-            batch_size: size of each batch but the last.
+            batch_size: of all batches but the last.
             start: number of batches to skip without reading them.
             draws: (N,) a random number for each utterance, which chooses its view; `None` for no augmented views.
         """
@@ -163,10 +162,8 @@ class BatchLoader:
     """Iterates over the batches of a table. Its state allows a run to resume within an epoch.
 
     Args:
-        table: the utterances.
-        batch_size: size of each batch but the last.
-        shuffle: whether each epoch has a new order.
-        seed: seed of the order.
+        batch_size: of all batches but the last.
+        shuffle: whether each epoch has a new order, which depends on `seed`.
         shard: (rank, number of ranks W). With `shuffle` all ranks get equally many utterances, so an epoch leaves out
             up to W - 1, different ones each time. Otherwise each utterance is on exactly one rank.
     """
@@ -220,14 +217,12 @@ class UtteranceDataModule(lightning.LightningDataModule):
     """The three splits of a corpus on cached features.
 
     Args:
-        manifest: the whole corpus.
         splits: {split: its utterances}.
-        task: task to predict.
         readers: {modality: reader of features}.
         indices: {split: (N,) index of each utterance in the readers}.
         batch_size: number of utterances in a training batch.
         batch_size_per: what `batch_size` counts: "step", the utterances of all ranks, or "device", those of each rank.
-        seed: seed of the order of the training split.
+        seed: of the order of the training split.
         layers: {modality: number of layers whose features are concatenated}; 1 by default.
         views: {modality: number of augmented views in the readers}, from which training draws.
         stride: number of indices of a view.

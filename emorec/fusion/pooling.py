@@ -15,11 +15,10 @@ def masked_mean(sequence: Tensor, mask: Tensor) -> Tensor:
 
 
 class MeanPooling(nn.Module):
-    """`masked_mean`; `dim` is D."""
+    """`masked_mean`; like every pooling it is made for D, which it does not need."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.dim = dim
 
     def forward(self, sequence: Tensor, mask: Tensor) -> Tensor:
         return masked_mean(sequence, mask)
@@ -30,7 +29,6 @@ class AttentionPooling(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.dim = dim
         self.score = nn.Sequential(nn.Linear(dim, max(1, dim // 2)), nn.Tanh(), nn.Linear(max(1, dim // 2), 1))
 
     def weights(self, sequence: Tensor, mask: Tensor) -> Tensor:
@@ -57,7 +55,6 @@ class AttentiveStatisticsPooling(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.dim = dim
         self.attention = AttentionPooling(dim)
         self.layer = nn.Linear(2 * dim, dim)
 
