@@ -1,14 +1,13 @@
 """Pretrained checkpoints: which one a name stands for, and how it is loaded."""
 
 import json
-from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from emorec.errors import UserError, first_line
-from emorec.storage.digests import FileDigests, digest_of
+from emorec.storage.digests import FileDigests
 
 # The files of a local checkpoint that decide its output: weights, configs, tokenizers. Only safetensors are loaded.
 CHECKPOINT_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
@@ -21,14 +20,18 @@ UNUSED = ("pooler", "masked_spec_embed")
 PARTS = {"AutoFeatureExtractor": "preprocessor_config.json"}
 
 
-def digest_files(files: Mapping[str, Path], digests: FileDigests) -> str:
-    """sha256 over names and contents of files."""
-    return digest_of({name: digests.digest(path) for name, path in files.items()})
+def local_folder(model: str) -> Path | None:
+    """The folder of this machine that `model` names; `None` for a name on the hub."""
+    folder = Path(model).expanduser()
+    return folder if folder.is_dir() else None
 
 
-def is_local(model: str) -> bool:
-    """Whether `model` is a folder of this machine and not a name on the hub."""
-    return Path(model).expanduser().is_dir()
+def _cached(model: str, revision: str, name: str) -> Path | None:
+    """A file of a hub model, where the hub's local cache has it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(model, name, revision=revision)
+    return Path(path) if isinstance(path, str) else None
 
 
 def resolve_revision(model: str, revision: str, digests: FileDigests) -> tuple[str, str]:
@@ -39,18 +42,16 @@ def resolve_revision(model: str, revision: str, digests: FileDigests) -> tuple[s
     Raises:
         UserError: the model is neither a folder, nor in the local cache, nor available on the hub.
     """
-    if is_local(model):
-        folder = Path(model).expanduser()
+    if folder := local_folder(model):
         if not list(folder.glob("*.safetensors")):
             raise UserError(f"expected safetensors weights in {folder}, got none")
         return LOCAL, digests.digest_folder(folder, CHECKPOINT_SUFFIXES)
-    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
 
     try:
-        cached = try_to_load_from_cache(model, "config.json", revision=revision)
-        if isinstance(cached, str):
-            return model, Path(cached).parent.name  # …/snapshots/<commit>/config.json
+        if cached := _cached(model, revision, "config.json"):
+            return model, cached.parent.name  # …/snapshots/<commit>/config.json
         commit = HfApi().model_info(model, revision=revision, timeout=20).sha
     except HFValidationError as error:
         raise UserError(f"expected a hub model's name or a local folder, got {model!r}, which is neither") from error
@@ -79,18 +80,12 @@ def _hub_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
 def _location(model: str, revision: str, part: str) -> tuple[str, dict[str, str]]:
     """Name and options for `from_pretrained`: a folder where all files are present, so that no network is needed.
 
-    Args:
-        model: name on the hub, or a local folder.
-        revision: commit on the hub.
-        part: the file that is needed beside the weights.
+    The file `part` is needed beside the weights.
     """
-    if is_local(model):
-        return str(Path(model).expanduser()), {}
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(model, part, revision=revision)
-    if isinstance(cached, str):
-        snapshot = Path(cached).parent
+    if folder := local_folder(model):
+        return str(folder), {}
+    if cached := _cached(model, revision, part):
+        snapshot = cached.parent
         index = snapshot / "model.safetensors.index.json"
         shards = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else {"model.safetensors"}
         if all((snapshot / shard).exists() for shard in shards):
@@ -105,17 +100,16 @@ def read_settings(model: str, revision: str, name: str) -> dict[str, Any]:
         UserError: the file is missing or contains no JSON object.
     """
     try:
-        if is_local(model):
-            path = Path(model).expanduser() / name
+        if folder := local_folder(model):
+            path = folder / name
         else:
             from huggingface_hub import hf_hub_download
 
             path = Path(hf_hub_download(model, name, revision=revision))
         settings = json.loads(path.read_text())
     except _hub_errors(ValueError) as error:
-        raise UserError(
-            f"expected {name} in the checkpoint of {model!r}, it cannot be read: {first_line(error)}"
-        ) from error
+        reason = first_line(error)
+        raise UserError(f"expected {name} in the checkpoint of {model!r}, it cannot be read: {reason}") from error
     if not isinstance(settings, dict):
         kind = type(settings).__name__
         raise UserError(f"expected a JSON object in {name} of the checkpoint of {model!r}, got {kind}")
@@ -124,12 +118,9 @@ def read_settings(model: str, revision: str, name: str) -> dict[str, Any]:
 
 def _conversion_advice(model: str, revision: str, reason: str) -> str:
     """How to convert a hub model that has pickled weights only; empty for other models."""
-    if is_local(model):
+    if local_folder(model):
         return ""
-    from huggingface_hub import try_to_load_from_cache
-
-    pickled = isinstance(try_to_load_from_cache(model, "pytorch_model.bin", revision=revision), str)
-    if not pickled and "with `safetensors`" not in reason:
+    if "with `safetensors`" not in reason and not _cached(model, revision, "pytorch_model.bin"):
         return ""
     convert = "from transformers import AutoModel as M; M.from_pretrained('FOLDER').save_pretrained('FOLDER')"
     return (
@@ -166,7 +157,6 @@ def load_pretrained(factory: Any, model: str, revision: str) -> Any:
     network, report = loaded
     missing = sorted(key for key in report["missing_keys"] if not any(word in key for word in UNUSED))
     if missing:
-        raise UserError(
-            f"expected all weights in the checkpoint of {model!r}, missing are {missing[:5]} ({len(missing)})"
-        )
+        count = len(missing)
+        raise UserError(f"expected all weights in the checkpoint of {model!r}, missing are {missing[:5]} ({count})")
     return network

@@ -91,12 +91,11 @@ class Encoder(nn.Module, ABC):
 
     def check_views(self) -> None:
         """Raises a `UserError` where augmented views are asked for and there is nothing to augment."""
-        if not self.views:
-            return
-        if self.media is None:
+        if self.media is not None:
+            self.media.check_views(self.views, self.where, spectrogram=self.has_spectrogram)
+        elif self.views:
             name = type(self).__name__
             raise UserError(f"expected {self.where}.views=0 for {name}, which has no views, got {self.views}")
-        self.media.check_views(self.views, self.where, spectrogram=self.has_spectrogram)
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -119,13 +118,7 @@ class Encoder(nn.Module, ABC):
         return self.specs()[0]
 
     def source(self, utterance: Utterance, manifest: Manifest, *, view: int = 0) -> Source | None:
-        """The source of an utterance; `None` where it lacks the modality.
-
-        Args:
-            utterance: an utterance of the manifest.
-            manifest: the whole corpus.
-            view: number of an augmented view; 0 for the utterance as it is.
-        """
+        """The source of an utterance, or of its augmented `view` if above 0; `None` where it lacks the modality."""
         if self.modality == "text":
             return None if utterance.text is None else Source(modality="text", text=utterance.text)
         path = utterance.audio if self.modality == "audio" else utterance.video

@@ -20,12 +20,7 @@ IDS = ".txt"  # file beside a table in .npy: the ids of its rows, one a line
 
 
 class Header(NamedTuple):
-    """What is known of an array before it is read.
-
-    Attributes:
-        shape: (D,) or (T, D) of a valid array.
-        fault: why it cannot be read; empty for a valid array.
-    """
+    """Shape of an array, (D,) or (T, D) of a valid one, and why it cannot be read; empty for a valid one."""
 
     shape: tuple[int, ...]
     fault: str = ""
@@ -46,11 +41,7 @@ def npy_header(stream: IO[bytes]) -> Header:
 
 
 class FeatureFile(ABC):
-    """Arrays (D,) or (T, D) by utterance id.
-
-    Args:
-        path: the file or folder.
-    """
+    """Arrays (D,) or (T, D) by utterance id, in the file or folder `path`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -205,12 +196,8 @@ class NpyTable(FeatureFile):
             return npy_header(stream)
 
     @cached_property
-    def ids(self) -> Collection[str]:
-        return self._rows.keys()
-
-    @cached_property
     def _rows(self) -> dict[str, int]:
-        path = self.path.with_suffix(IDS)
+        path = self.files[f"features{IDS}"]
         if not path.is_file():
             raise UserError(f"expected the ids of the rows of {self.path} in {path}, got no such file")
         names = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
@@ -220,6 +207,10 @@ class NpyTable(FeatureFile):
         repeated = sorted(name for name, times in Counter(names).items() if times > 1)
         raise_problems(f"ids in {path}", [f"{name}: found more than once" for name in repeated])
         return {name: row for row, name in enumerate(names)}
+
+    @property
+    def ids(self) -> Collection[str]:
+        return self._rows.keys()
 
     def header(self, identifier: str) -> Header:
         return Header(self._whole.shape[1:], self._whole.fault)
@@ -240,11 +231,7 @@ FORMATS: Mapping[str, Callable[[Path], FeatureFile]] = {
 
 
 def open_features(path: Path, where: str) -> FeatureFile:
-    """Opens the features at a path, in any of the formats.
-
-    Args:
-        path: the file or folder.
-        where: the key of the path in the config, for errors.
+    """Opens the features at a path, in any of the formats; `where` is the path's key in the config.
 
     Raises:
         UserError: the path is missing, empty, damaged or in an unknown format.

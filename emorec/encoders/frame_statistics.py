@@ -10,11 +10,10 @@ from emorec.annotations import PositiveCount
 from emorec.encoders.encoder import Training
 from emorec.encoders.functionals import FrameEncoder
 from emorec.errors import UserError
+from emorec.media.augmentation import LUMINANCE
 from emorec.media.faces import FaceMisses
 from emorec.media.source import Source
 from emorec.media.video import VideoSettings, read_video
-
-LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
 @dataclass(kw_only=True, eq=False)
@@ -36,9 +35,8 @@ class FrameStatistics(FrameEncoder):
     def __post_init__(self, training: Training) -> None:
         super().__post_init__(training)
         if self.media.size % self.grid:
-            raise UserError(
-                f"expected encoder.video.media.size to be a multiple of grid={self.grid}, got {self.media.size}"
-            )
+            size, grid = self.media.size, self.grid
+            raise UserError(f"expected encoder.video.media.size to be a multiple of grid={grid}, got {size}")
 
     @property
     def frame_dim(self) -> int:

@@ -18,7 +18,7 @@ def functionals(frames: NDArray[np.float32]) -> NDArray[np.float32]:
     """(T, D) to (1, 8 D): mean, standard deviation, five percentiles, mean absolute difference of neighbours."""
     movement = np.abs(np.diff(frames, axis=0)).mean(axis=0) if len(frames) > 1 else np.zeros_like(frames[0])
     percentiles = np.percentile(frames, PERCENTILES, axis=0)  # (5, D)
-    rows = np.concatenate([frames.mean(axis=0)[None], frames.std(axis=0)[None], percentiles, movement[None]])
+    rows = np.vstack([frames.mean(axis=0), frames.std(axis=0), percentiles, movement])
     return rows.reshape(1, -1).astype(np.float32)
 
 

@@ -45,10 +45,7 @@ class HashedNgrams(UtteranceEncoder):
         from sklearn.feature_extraction.text import HashingVectorizer
 
         self._vectorizer: Any = HashingVectorizer(
-            n_features=self.dim,
-            analyzer=self.analyzer,
-            ngram_range=(self.shortest, self.longest),
-            dtype=np.float32,
+            n_features=self.dim, analyzer=self.analyzer, ngram_range=(self.shortest, self.longest), dtype=np.float32
         )
 
     def features(self, source: Source) -> NDArray[np.float32]:

@@ -102,7 +102,11 @@ class HuggingFaceEncoder(Encoder):
         missing = [layer for layer in self.layers if not LAST <= layer <= count]
         if missing:
             shown = missing[0] if len(self.layers) == 1 else missing
-            raise UserError(f"expected {self.where}.layer from -1 to {count} for {self.model}, got {shown}")
+            raise self._misfit(f"layer from -1 to {count}", shown)
+
+    def _misfit(self, expected: str, got: Any) -> UserError:
+        """The error of an argument that does not fit the network."""
+        return UserError(f"expected {self.where}.{expected} for {self.model}, got {got}")
 
     def _output(self, *inputs: Tensor, **named: Tensor) -> Any:
         """The output of the network, with the hidden states that `_states` needs."""

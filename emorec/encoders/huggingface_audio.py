@@ -12,7 +12,6 @@ from torch import Tensor
 from emorec.encoders.encoder import Inputs
 from emorec.encoders.huggingface import HuggingFaceEncoder
 from emorec.encoders.speech import speech_network
-from emorec.errors import UserError
 from emorec.media.audio import AudioSettings, read_audio
 from emorec.media.signal import Waveform
 from emorec.media.source import MediaError, Source
@@ -55,17 +54,12 @@ class HuggingFaceAudio(HuggingFaceEncoder):
 
         extractor = self._pretrained(transformers.AutoFeatureExtractor)
         if extractor.sampling_rate != self.media.sample_rate:
-            raise UserError(
-                f"expected encoder.audio.media.sample_rate={extractor.sampling_rate} for {self.model}, "
-                f"got {self.media.sample_rate}"
-            )
+            raise self._misfit(f"media.sample_rate={extractor.sampling_rate}", self.media.sample_rate)
         speech = speech_network(extractor, self._frozen(transformers.AutoModel), self.model)
         self._require_layers(speech)
         if speech.longest is not None and self._longest > speech.longest:
             limit = speech.longest / self.media.sample_rate
-            raise UserError(
-                f"expected encoder.audio.max_seconds up to {limit:g} for {self.model}, got {self.max_seconds}"
-            )
+            raise self._misfit(f"max_seconds up to {limit:g}", self.max_seconds)
         self.pads_exactly = speech.pads_exactly
         return speech
 

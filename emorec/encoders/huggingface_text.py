@@ -12,22 +12,12 @@ from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
 from emorec.encoders.encoder import Inputs
 from emorec.encoders.huggingface import HuggingFaceEncoder
-from emorec.errors import UserError
 from emorec.media.source import Source
 from emorec.media.text import read_text
 
 
 def pool_tokens(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """Pools the tokens of each text; either side may be padded.
-
-    Args:
-        hidden: (B, T, D).
-        mask: (B, T), true where there is a token.
-        pooling: "mean" over tokens, "cls" the first token, "last" the last token.
-
-    Returns:
-        (B, 1, D)
-    """
+    """Pools tokens (B, T, D) to (B, 1, D): their "mean", the first ("cls") or the "last" of those in `mask` (B, T)."""
     if pooling == "mean":
         weights = mask[:, :, None].to(hidden.dtype)
         return (hidden * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
@@ -88,9 +78,7 @@ class HuggingFaceText(HuggingFaceEncoder):
         offset = backbone.config.pad_token_id + 1 if "roberta" in backbone.config.model_type else 0
         positions = getattr(backbone.config, "max_position_embeddings", 1 << 30) - offset
         if self.max_length > positions:
-            raise UserError(
-                f"expected encoder.text.max_length up to {positions} for {self.model}, got {self.max_length}"
-            )
+            raise self._misfit(f"max_length up to {positions}", self.max_length)
         return backbone
 
     def read(self, source: Source) -> str:

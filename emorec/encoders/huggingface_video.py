@@ -11,7 +11,7 @@ from torch import Tensor
 from emorec.encoders.checkpoint import read_settings
 from emorec.encoders.encoder import Inputs
 from emorec.encoders.huggingface import LAST, HuggingFaceEncoder
-from emorec.encoders.pictures import NETWORKS, clip_steps, one_token, pixel_scaling, stated_size
+from emorec.encoders.pictures import NETWORKS, clip_steps, pixel_scaling, stated_size
 from emorec.errors import UserError, choose
 from emorec.media.faces import FaceMisses
 from emorec.media.resizing import Frames
@@ -57,7 +57,7 @@ class HuggingFaceVideo(HuggingFaceEncoder):
         processor = read_settings(self.model, revision, "preprocessor_config.json")
         size = stated_size(processor, self.model)
         if size != self.media.size:
-            raise UserError(f"expected encoder.video.media.size={size} for {self.model}, got {self.media.size}")
+            raise self._misfit(f"media.size={size}", self.media.size)
         if self.summary == "cls" and (network.clip or not network.tokens):
             raise UserError(f"expected encoder.video.summary=mean for {self.model} ({kind}), got 'cls'")
         factor, shift = pixel_scaling(processor, self.model)
@@ -67,10 +67,10 @@ class HuggingFaceVideo(HuggingFaceEncoder):
         if network.tokens:
             self._require_layers(backbone)
         elif self.layers != (LAST,):
-            raise UserError(f"expected encoder.video.layer=-1 for {self.model}, got {list(self.layers)}")
+            raise self._misfit("layer=-1", list(self.layers))
         frames = backbone.config.num_frames if network.clip else self.media.frames
         if frames != self.media.frames:
-            raise UserError(f"expected encoder.video.media.frames={frames} for {self.model}, got {self.media.frames}")
+            raise self._misfit(f"media.frames={frames}", self.media.frames)
         self.register_buffer("_factor", factor, persistent=False)
         self.register_buffer("_shift", shift, persistent=False)
         self._network = network
@@ -111,5 +111,6 @@ class HuggingFaceVideo(HuggingFaceEncoder):
         else:
             if self.summary == "cls" and self._network.factory == "CLIPVisionModel":
                 output.last_hidden_state = self._backbone.post_layernorm(output.last_hidden_state)
-            vectors = one_token(self._states(output), self._patches(), self.summary)  # (B · F, L · D)
+            hidden = self._states(output)  # (B · F, tokens, L · D): the class token, others, the patches
+            vectors = hidden[:, 0] if self.summary == "cls" else hidden[:, -self._patches() :].mean(1)
         return vectors.reshape(*pixels.shape[:2], -1)

@@ -12,19 +12,12 @@ from emorec.errors import UserError
 
 @dataclass(frozen=True)
 class PictureNetwork:
-    """How one kind of network reads frames and orders its output.
+    """How one kind of network reads frames and orders its output."""
 
-    Attributes:
-        factory: the class of transformers that loads it.
-        clip: whether it reads all frames of an utterance together.
-        tokens: whether it returns a vector for each patch; otherwise one for the picture.
-        patches_first: whether the tokens of a clip are ordered by patch, then by time.
-    """
-
-    factory: str = "AutoModel"
-    clip: bool = False
-    tokens: bool = True
-    patches_first: bool = False
+    factory: str = "AutoModel"  # the class of transformers that loads it
+    clip: bool = False  # whether it reads all frames of an utterance together
+    tokens: bool = True  # whether it returns a vector for each patch; otherwise one for the picture
+    patches_first: bool = False  # whether the tokens of a clip are ordered by patch, then by time
 
     def steps(self, config: Any) -> int:
         """The number of time steps of a clip's tokens."""
@@ -67,8 +60,7 @@ def stated_size(processor: Mapping[str, Any], model: str) -> int:
 def pixel_scaling(processor: Mapping[str, Any], model: str) -> tuple[Tensor, Tensor]:
     """The normalisation of a `preprocessor_config.json` for pixels from 0 to 255, as `pixels * factor + shift`.
 
-    Returns:
-        factor and shift, (3, 1, 1) each.
+    Both are (3, 1, 1).
 
     Raises:
         UserError: mean or deviation are missing.
@@ -91,31 +83,11 @@ def pixel_scaling(processor: Mapping[str, Any], model: str) -> tuple[Tensor, Ten
     return factor.float(), shift.float()
 
 
-def one_token(hidden: Tensor, patches: int, token: str) -> Tensor:
-    """Pools the tokens of each picture.
-
-    Args:
-        hidden: (N, S, D); the patches are the last tokens.
-        patches: how many of the S tokens are patches; the first of the others is the class token.
-        token: "cls" or "mean".
-
-    Returns:
-        (N, D)
-    """
-    return hidden[:, 0] if token == "cls" else hidden[:, -patches:].mean(1)
-
-
 def clip_steps(hidden: Tensor, steps: int, patches: int, *, patches_first: bool) -> Tensor:
-    """Averages the patches of each time step of a clip.
+    """Averages the patches of each of T `steps` of a clip's tokens (B, S, D), which gives (B, T, D).
 
-    Args:
-        hidden: (B, S, D); the patches are the last `steps · patches` tokens.
-        steps: T.
-        patches: P, the patches of each step.
-        patches_first: whether the tokens are ordered by patch, then by time; otherwise by time, then by patch.
-
-    Returns:
-        (B, T, D)
+    The last T · `patches` tokens are the patches: ordered by patch, then by time (`patches_first`), or by time, then by
+    patch.
     """
     tokens = hidden[:, -steps * patches :]  # (B, T · P, D), or (B, P · T, D)
     if patches_first:

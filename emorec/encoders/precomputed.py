@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
-from emorec.encoders.checkpoint import LOCAL, digest_files
+from emorec.encoders.checkpoint import LOCAL
 from emorec.encoders.encoder import Training, UtteranceEncoder
 from emorec.encoders.feature_files import FeatureFile, open_features
 from emorec.media.source import MediaError, Source
+from emorec.storage.digests import digest_of
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Precomputed(UtteranceEncoder):
 
     @cached_property
     def _state(self) -> str:
-        return digest_files(self._file.files, self.digests)
+        return digest_of({name: self.digests.digest(path) for name, path in self._file.files.items()})
 
     @property
     def dim(self) -> int:

@@ -21,10 +21,6 @@ class Speech(nn.Module, ABC):
         shortest: samples of the shortest input that gives a frame.
         longest: samples of the longest input of one pass; `None` where only memory limits it.
         pads_exactly: see `Encoder`.
-
-    Args:
-        extractor: the feature extractor of transformers.
-        backbone: the network of transformers.
     """
 
     shortest: int = 1
@@ -55,13 +51,7 @@ class Speech(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, values: Tensor, samples: Tensor, *, output_hidden_states: bool) -> Any:
-        """The network's output for N windows.
-
-        Args:
-            values: (N, …, S), `prepared` windows padded with zeros.
-            samples: (N,), the samples of each window.
-            output_hidden_states: whether all layers are returned.
-        """
+        """The network's output for N `prepared` windows (N, …, S), padded with zeros, of `samples` (N,) each."""
 
 
 class WaveformSpeech(Speech):

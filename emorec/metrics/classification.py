@@ -132,11 +132,7 @@ class ConfusionMatrixMetric(MulticlassConfusionMatrix):
         """The value () of a confusion matrix (C, C)."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Counts a batch.
-
-        Args:
-            preds: (N, C) logits or (N,) class numbers.
-            target: (N,) class numbers; negative ones do not count.
+        """Counts a batch: `preds` (N, C) logits or (N,) class numbers, and `target` (N,); negative ones do not count.
 
         Raises:
             ValueError: the logits are not of C classes.
