@@ -7,7 +7,6 @@ are often wrong: each modality alone is ambiguous, all three together are not.
 import csv
 import logging
 import shutil
-import uuid
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -20,6 +19,7 @@ from emorec.datasets.splits import OfficialSplit
 from emorec.datasets.tables import read_rows
 from emorec.datasets.utterance import Task, Utterance
 from emorec.storage.atomic import make_folder
+from emorec.storage.folders import temporary_path
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def make_corpus(folder: Path, *, speakers: int = 8, clips_per_speaker: int = CLI
     """Generates the demo corpus in a temporary folder and renames it to `folder`, which is therefore never partial."""
     from emorec.datasets.demo_synthesis import write_clip
 
-    draft = make_folder(folder.parent / f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    draft = make_folder(temporary_path(folder))
     log.info("generating the demo corpus in %s: %d clips", folder, speakers * clips_per_speaker)
     try:
         make_folder(draft / "audio")

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from emorec.features.spec import FeatureSpec
 from emorec.features.store import QUARANTINE_SUFFIX, FeatureStore, quarantine
 from emorec.storage.atomic import remove_orphans
 from emorec.storage.digests import FileDigests
-from emorec.storage.folders import keep_modification_time, list_folder, remove_tree
+from emorec.storage.folders import keep_modification_time, list_folder, remove_folder
 from emorec.storage.leases import in_use, time_at
 
 log = logging.getLogger(__name__)
@@ -106,8 +105,8 @@ def collect(
             if not selected:
                 result.kept += 1
                 continue
-            if act:  # renamed first, so that no reader opens it
-                remove_tree(folders[name].rename(root / f".{name}.{uuid.uuid4().hex}.tmp"))
+            if act:
+                remove_folder(folders[name])
             result.removed.append(name)
             result.bytes += entry["bytes"]
         except FileNotFoundError:

@@ -1,7 +1,6 @@
 """Maintenance of a checkpoint store: verify, collect weights, remove and export runs."""
 
 import shutil
-import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from emorec.errors import UserError
 from emorec.runs.checkpoint_store import CLAIM, DOOMED, SUFFIX, WEIGHTS, CheckpointStore, RunRecord
 from emorec.storage.atomic import make_folder, remove_orphans
 from emorec.storage.digests import hash_file
-from emorec.storage.folders import list_folder, list_tree, remove_tree
+from emorec.storage.folders import list_folder, list_tree, remove_folder, temporary_path
 from emorec.storage.leases import is_live, time_at
 
 GRACE_SECONDS = 24 * 3600.0
@@ -100,7 +99,8 @@ def collect_weights(store: CheckpointStore, *, grace: float = GRACE_SECONDS, act
             result.removed.append(path.name)
             result.bytes += status.st_size
     if act:
-        remove_orphans(folder, grace=max(grace, 3600.0))
+        for place in (folder, store.root):
+            remove_orphans(place, grace=max(grace, 3600.0))
     return result
 
 
@@ -140,10 +140,8 @@ def remove_run(store: CheckpointStore, record: RunRecord, *, act: bool) -> list[
         raise UserError(f"expected a run that no process trains, got {record.run_id}: {folder / CLAIM} is held")
     names = [str(path.relative_to(folder)) for path in list_tree(folder) if not path.is_dir()]
     if act:
-        temporary = store.root / f".{record.run_id}.{uuid.uuid4().hex}.tmp"
         with suppress(FileNotFoundError):  # another process removed the run
-            folder.rename(temporary)
-        remove_tree(temporary)
+            remove_folder(folder)
     return names
 
 
@@ -157,7 +155,7 @@ def export_run(store: CheckpointStore, record: RunRecord, target: Path) -> None:
         raise UserError(f"expected a new folder for run {record.run_id}, got {target}")
     store.load(record)  # raises if weights are missing or damaged
     make_folder(target.parent)
-    draft = target.parent / f".{target.name}.{uuid.uuid4().hex}.tmp"
+    draft = temporary_path(target)
     try:
         shutil.copytree(store.folder(record.run_id), draft, ignore=shutil.ignore_patterns("resume", CLAIM, "*.tmp"))
         draft.rename(target)

@@ -8,15 +8,12 @@ a copy that a killed process leaves incomplete.
 import json
 import os
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from emorec.storage.folders import list_folder, remove_tree
-
-TEMPORARY_SUFFIX = ".tmp"
+from emorec.storage.folders import TEMPORARY_SUFFIX, list_folder, remove_tree, temporary_path
 
 
 def make_folder(path: Path) -> Path:
@@ -52,7 +49,7 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: the disk is full or cannot be written; no partial file remains.
     """
     make_folder(path.parent)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    temporary = temporary_path(path)
     try:
         yield temporary
         follow_folder_mode(temporary)

@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+TEMPORARY_SUFFIX = ".tmp"
 
 
 def list_folder(folder: Path, pattern: str = "*") -> list[Path]:
@@ -25,6 +28,20 @@ def remove_tree(folder: Path) -> None:
     while folder.is_dir():
         with suppress(FileNotFoundError):
             shutil.rmtree(folder)
+
+
+def temporary_path(path: Path) -> Path:
+    """A unique hidden path beside `path`; what a killed process leaves there is removed by `remove_orphans`."""
+    return path.parent / f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder that others read: it is renamed first, so that none of them finds a part of it.
+
+    Raises:
+        FileNotFoundError: another process has removed it.
+    """
+    remove_tree(folder.rename(temporary_path(folder)))
 
 
 @contextmanager

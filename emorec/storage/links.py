@@ -2,10 +2,10 @@
 
 import os
 import shutil
-import uuid
 from pathlib import Path
 
 from emorec.storage.atomic import make_folder, replacing, sync
+from emorec.storage.folders import temporary_path
 
 
 def link_relative(target: Path, link: Path) -> bool:
@@ -14,7 +14,7 @@ def link_relative(target: Path, link: Path) -> bool:
     Returns false where the filesystem does not support links and a copy was made instead.
     """
     make_folder(link.parent)
-    temporary = link.parent / f".{link.name}.{uuid.uuid4().hex}.tmp"
+    temporary = temporary_path(link)
     try:
         # resolved, since a relative path through a linked folder would lead elsewhere
         temporary.symlink_to(os.path.relpath(target.resolve(), link.parent.resolve()))

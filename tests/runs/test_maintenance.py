@@ -290,3 +290,13 @@ def test_an_export_that_fails_half_way_leaves_nothing(store: CheckpointStore, tm
     with pytest.raises((OSError, shutil.Error)):
         export_run(store, read(store, FIRST), tmp_path / "export")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+def test_a_collection_removes_what_a_killed_removal_has_left(store: CheckpointStore) -> None:
+    old, young = (store.root / f".{FIRST}.{name}.tmp" for name in ("old", "young"))
+    for folder in (old, young):
+        (folder / "model").mkdir(parents=True)
+    then = time_at(store.root) - 2 * GRACE_SECONDS
+    os.utime(old, (then, then))
+    collect_weights(store, act=True)
+    assert [path.name for path in store.root.glob(".*.tmp")] == [young.name]
