@@ -132,12 +132,9 @@ def _conversion_advice(model: str, revision: str, reason: str) -> str:
 
 
 def load_pretrained(factory: Any, model: str, revision: str) -> Any:
-    """Calls `factory.from_pretrained` for a resolved model. Never runs code that comes with the model.
+    """Calls `from_pretrained` of a class of transformers. Never runs code that comes with the model.
 
-    Args:
-        factory: a class of transformers; for a class of networks, all weights must be in the checkpoint.
-        model: name on the hub, or a local folder.
-        revision: commit on the hub.
+    For a class of networks, all weights must be in the checkpoint.
 
     Raises:
         UserError: the checkpoint cannot be loaded, or lacks weights that features need.

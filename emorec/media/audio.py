@@ -94,12 +94,10 @@ def _conditioned(waveform: Waveform, settings: AudioSettings) -> Waveform:
         waveform = with_loudness(waveform, settings.sample_rate, settings.loudness)
     if settings.pre_emphasis is not None:
         waveform = pre_emphasise(waveform, settings.pre_emphasis)
-    seconds = len(waveform) / settings.sample_rate
-    if settings.trim is not None and seconds < settings.minimum_seconds:
-        raise MediaError(
-            f"the sound is too short without the silence at its ends: expected {settings.minimum_seconds} s, "
-            f"got {seconds:.3f} s"
-        )
+    seconds, wanted = len(waveform) / settings.sample_rate, settings.minimum_seconds
+    if settings.trim is not None and seconds < wanted:
+        reason = "the sound is too short without the silence at its ends"
+        raise MediaError(f"{reason}: expected {wanted} s, got {seconds:.3f} s")
     if not np.isfinite(waveform).all():
         raise MediaError("the conditioned sound has samples that are not numbers")
     return waveform

@@ -83,15 +83,12 @@ def _decoded(source: Source, settings: VideoSettings, reader: Reader | None, mis
     for name in (reader,) if reader else FRAME_READERS:
         try:
             video = FRAME_READERS[name](source.path, picture)
-            if 2 * len(video.starts) < picture.frames:
-                raise MediaError(
-                    f"the video is truncated: its header states {picture.frames} frames, it has {len(video.starts)}"
-                )
-            if picture.frames == 0 and video.starts[-1] < SHARE_OF_FILE * picture.seconds - FRAMES_SECONDS:
-                raise MediaError(
-                    f"the video is truncated: its header states {picture.seconds:.2f} s, its last frame is at "
-                    f"{video.starts[-1]:.2f} s"
-                )
+            truncated = "the video is truncated: its header states"
+            count, last = len(video.starts), video.starts[-1]
+            if 2 * count < picture.frames:
+                raise MediaError(f"{truncated} {picture.frames} frames, it has {count}")
+            if picture.frames == 0 and last < SHARE_OF_FILE * picture.seconds - FRAMES_SECONDS:
+                raise MediaError(f"{truncated} {picture.seconds:.2f} s, its last frame is at {last:.2f} s")
             return _cut(video, source, settings, missed)
         except DecodingError as error:
             reason = str(error)
