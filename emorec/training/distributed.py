@@ -155,8 +155,19 @@ def launch_ranks(composed: Composed[TrainConfig], assignment: Assignment) -> int
         Preempted: a signal asked this process to end; the ranks have saved.
     """
     release_memory()  # of the GPU on which features were computed: rank 0 uses it now
-    count, port = composed.config.trainer.devices, _free_port()
-    ranks = [_start(composed, assignment, number, count, port) for number in range(count)]
+    count = composed.config.trainer.devices
+    flags = [] if composed.config_dir is None else ["--config-dir", composed.config_dir]
+    arguments = train_arguments(composed.overrides, flags=flags, sweep=composed.config.sweep.name)
+    environment = {
+        **os.environ,
+        VARIABLE: replace(assignment, parent=os.getpid()).to_json(),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(count),
+        "NODE_RANK": "0",
+    }
+    numbers = [{"RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
+    ranks = [start_child(arguments, {**environment, **own}) for own in numbers]
     try:
         return _wait(ranks)
     except (Preempted, KeyboardInterrupt) as stopped:
@@ -164,22 +175,6 @@ def launch_ranks(composed: Composed[TrainConfig], assignment: Assignment) -> int
         raise
     finally:
         end_children(ranks, signal.SIGTERM, grace=0.0)
-
-
-def _start(composed: Composed[TrainConfig], assignment: Assignment, number: int, count: int, port: int) -> Child:
-    flags = [] if composed.config_dir is None else ["--config-dir", composed.config_dir]
-    environment = {
-        **os.environ,
-        VARIABLE: replace(assignment, parent=os.getpid()).to_json(),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(count),
-        "NODE_RANK": "0",
-        "RANK": str(number),
-        "LOCAL_RANK": str(number),
-    }
-    arguments = train_arguments(composed.overrides, flags=flags, sweep=composed.config.sweep.name)
-    return start_child(arguments, environment)
 
 
 def _free_port() -> int:

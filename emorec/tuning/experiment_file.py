@@ -44,15 +44,15 @@ def write_experiment(
     """
     line = composer.line
     trainer = Composer(replace(line, config_name="train", config_dir=None), TrainConfig)
-    labs = [] if line.config_dir is None else [line.config_dir]
-    where_things_are = OPERATIONAL - OF_A_TRIAL
-    overrides = [f"experiment={name}", *(word for word in line.overrides if top_key(key_of(word)) in where_things_are)]
+    config_dirs = [] if line.config_dir is None else [line.config_dir]
+    locations = OPERATIONAL - OF_A_TRIAL  # keys that say where things are
+    overrides = [f"experiment={name}", *(word for word in line.overrides if top_key(key_of(word)) in locations)]
 
     def compose(text: str) -> Leaves:
         """What an experiment of this text composes to, by its command."""
         with TemporaryDirectory() as temporary:
             write_text(Path(temporary) / "experiment" / f"{name}.yaml", text)
-            return _defining_leaves(trainer.compose([_search_path(temporary, *labs), *overrides]).values)
+            return _defining_leaves(trainer.compose([_search_path(temporary, *config_dirs), *overrides]).values)
 
     defaults = trainer.compose([]).choices
     groups = {
@@ -66,8 +66,8 @@ def write_experiment(
     text = _text(groups, {path: goal[path] for path in goal if path in set_here or _differ(goal, composed, path)})
     composed = compose(text)
     differing = sorted(".".join(path) for path in {**goal, **composed} if _differ(goal, composed, path))
-    where = [_search_path(str(folder), *labs)] if labs else ["--config-dir", str(folder)]
-    command = shlex.join(["emorec", "train", *where, *overrides])
+    flags = [_search_path(str(folder), *config_dirs)] if config_dirs else ["--config-dir", str(folder)]
+    command = shlex.join(["emorec", "train", *flags, *overrides])
     path = folder / "experiment" / f"{name}.yaml"
     write_text(path, f"# {command}\n# {note}\n{text}")
     return Experiment(path, command, differing)
