@@ -73,16 +73,11 @@ def _model(faces: str, where: str) -> tuple[str, str]:
 
 
 def find_face(frames: Frames, faces: str, margin: float, where: str) -> tuple[int, int, int] | None:
-    """The square around the face of a clip: top, left and side, pixels; `None` where no frame shows one.
+    """The square around the face of a clip (N, H, W, 3): top, left and side, pixels; `None` where no frame shows one.
 
     The largest face of each frame counts. The square's centre and size are the medians of theirs, so it does not move
-    during the clip, and frames without a face or with a wrong detection hardly change it.
-
-    Args:
-        frames: (N, H, W, 3), at their full size.
-        faces: "haar", or the path of a model.
-        margin: share of the box that is added on each side.
-        where: key of the setting in the config, for errors.
+    during the clip, and frames without a face or with a wrong detection hardly change it. A share `margin` of the size
+    is added on each side.
 
     Raises:
         UserError: the detector is not installed or missing, or the model has other inputs or outputs.

@@ -56,11 +56,7 @@ class FrameReader(Protocol):
     starts: NDArray[np.float64]
 
     def read(self, indices: NDArray[np.int64], size: Size | None = None) -> Frames:
-        """Frames (len(indices), *size, 3).
-
-        Args:
-            indices: in ascending order.
-            size: height and width; `None` for the frames' own.
+        """Frames (len(indices), *size, 3) of ascending indices; `size` is height and width, `None` for the frames' own.
 
         Raises:
             DecodingError: a frame cannot be decoded.

@@ -31,12 +31,8 @@ def decode_sound(
 ) -> tuple[Waveform, int]:
     """The sound of a file from `start` to `end` (seconds; `None` for its own): mono (samples,), and its rate in Hz.
 
-    The format is detected from the content; the name only decides which decoder tries first.
-
-    Args:
-        path: the file.
-        head: its first 12 bytes.
-        reader: of sound tracks; `None` for decord, then PyAV.
+    The format is detected from `head`, the file's first 12 bytes; the name only decides which decoder tries first. The
+    `reader` is that of sound tracks; `None` for decord, then PyAV.
 
     Raises:
         MediaError: the sound is not decodable or truncated.

@@ -56,11 +56,7 @@ def read_video(
 ) -> Frames:
     """The frames of a source, or of the view that it names, RGB: (frames, size, size, 3).
 
-    Args:
-        source: file, segment, crop and view.
-        settings: how the frames are read.
-        reader: `None` for decord, then PyAV.
-        missed: counts the clip if no face was found in it.
+    The `reader` is `None` for decord, then PyAV. A clip in which no face was found is counted in `missed`.
 
     Raises:
         MediaError: the video is not decodable, or has no frame in the segment.

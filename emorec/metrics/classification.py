@@ -17,11 +17,9 @@ from emorec.batch import IGNORED
 
 
 def confusion_matrix(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """Counts (C, C) of `classes` = C: row the target, column the prediction. All NaN where a logit is not finite.
+    """Counts (C, C): row the target, column the prediction. All NaN where a logit is not finite.
 
-    Args:
-        target: (N,) class numbers; negative ones do not count.
-        predicted: (N,) class numbers or (N, C) logits.
+    The targets are class numbers (N,), of which negative ones do not count; the predictions (N,) or logits (N, C).
 
     Raises:
         ValueError: the logits are not of C classes.
