@@ -40,16 +40,16 @@ USAGE = "\n".join(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0, 1 for a failed job or a fatal finding, 2 for a user's error,
     75 where a signal asked for a later start, 130 for ctrl-C."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    first = words[0] if words else "--help"
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    first = given[0] if given else "--help"
     if first in COMMANDS:
         with Preemption() if first in SAVING else nullcontext():
-            code = _run(first, words[1:])
+            code = _run(first, given[1:])
         if arguments is None:  # only Python's shutdown is left
             ignore_signals()
         return code
     if first in COMPLETION_FLAGS:
-        return int(importlib.import_module("emorec.commands.completion").main(words, list(COMMANDS)))
+        return int(importlib.import_module("emorec.commands.completion").main(given, list(COMMANDS)))
     answers = {"--help": USAGE, "-h": USAGE, "help": USAGE, "--version": f"emorec {__version__}"}
     if first in answers:
         print(answers[first])
@@ -58,19 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _call(command: str, words: Sequence[str]) -> int:
+def _call(command: str, arguments: Sequence[str]) -> int:
     try:
-        return int(importlib.import_module(f"emorec.commands.{command}").main(words))
+        return int(importlib.import_module(f"emorec.commands.{command}").main(arguments))
     except RuntimeError as error:  # Python 3.11 wraps what a signal handler raises while a class is made
         if isinstance(error.__cause__, KeyboardInterrupt | Preempted):
             raise error.__cause__ from None
         raise
 
 
-def _run(command: str, words: Sequence[str]) -> int:
+def _run(command: str, arguments: Sequence[str]) -> int:
     try:
-        check_words(words)
-        return _call(command, words)
+        check_words(arguments)
+        return _call(command, arguments)
     except UserError as error:
         message, code = str(error), 2
     except KeyboardInterrupt:

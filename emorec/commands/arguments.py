@@ -48,14 +48,14 @@ def subcommands(command: str, description: str, actions: Mapping[str, str]) -> t
     return parser, parsers
 
 
-def parse(parser: Parser, words: Sequence[str]) -> tuple[argparse.Namespace, PathsConfig]:
+def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace, PathsConfig]:
     """The parsed arguments, and the paths of the config with the overrides among them; starts to log."""
-    overrides = [word for word in words if re.match(r"[\w.]+=", word)]
-    arguments = parser.parse_args([word for word in words if word not in overrides])
+    overrides = [word for word in arguments if re.match(r"[\w.]+=", word)]
+    parsed = parser.parse_args([word for word in arguments if word not in overrides])
     composed = compose_once("report", ReportConfig, overrides)
     assert composed is not None
     start_logging()
-    return arguments, composed.config.paths
+    return parsed, composed.config.paths
 
 
 def emit(arguments: argparse.Namespace, value: object, text: Callable[[], str], *, code: int = 0) -> int:

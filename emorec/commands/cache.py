@@ -17,16 +17,16 @@ ACTIONS = {
 }
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs a subcommand; `verify` returns 1 where something is broken."""
     parser, action = subcommands("cache", "Manages the stored features.", ACTIONS)
     action["gc"].add_argument("--older-than", type=duration, help="last used longer ago, such as 30d")
     action["gc"].add_argument("--unused", action="store_true", help="not used by any run")
     action["gc"].add_argument("--max-size", type=size, help="longest unused first, down to this size, such as 50GB")
     action["gc"].add_argument("--yes", action="store_true", help="remove them")
-    arguments, paths = parse(parser, words)
+    parsed, paths = parse(parser, arguments)
     run = {"ls": _list, "verify": _verify, "gc": _collect, "compact": _compact}
-    return run[arguments.action](arguments, paths)
+    return run[parsed.action](parsed, paths)
 
 
 def _list(arguments: Namespace, paths: PathsConfig) -> int:

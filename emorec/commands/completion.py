@@ -13,9 +13,9 @@ SUBCOMMANDS = {
 }
 
 
-def main(words: Sequence[str], commands: Sequence[str]) -> int:
+def main(arguments: Sequence[str], commands: Sequence[str]) -> int:
     """Completes the command's name here, and lets Hydra complete what follows it."""
-    flag, *overrides = words
+    flag, *overrides = arguments
     if not any(word.startswith("query=") for word in overrides):
         return print_with_hydra(CommandLine("train", overrides, [flag]))
     line = os.environ.get("COMP_LINE", "")

@@ -11,10 +11,10 @@ from emorec.runs.logs import start_logging
 USAGE = "usage: emorec data check|download|fixture [--json] dataset=… [key=value …]"
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs an action; returns 1 where `check` found something fatal."""
-    as_json = "--json" in words
-    rest = [word for word in words if word != "--json"]
+    as_json = "--json" in arguments
+    rest = [word for word in arguments if word != "--json"]
     if rest[:1] in (["--help"], ["-h"]):
         print(USAGE)
         return 0

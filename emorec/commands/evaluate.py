@@ -8,9 +8,9 @@ from emorec.imports import quick_imports
 from emorec.runs.logs import start_logging
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Evaluates, prints the metrics and keeps them under the run's `evaluations/`."""
-    composed = compose_once("evaluate", EvaluateConfig, words)
+    composed = compose_once("evaluate", EvaluateConfig, arguments)
     if composed is None:
         return 0
     start_logging()

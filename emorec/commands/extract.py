@@ -8,9 +8,9 @@ from emorec.imports import quick_imports
 from emorec.runs.logs import start_logging
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Extracts, and prints a line for each modality."""
-    composed = compose_once("extract", ExtractConfig, words)
+    composed = compose_once("extract", ExtractConfig, arguments)
     if composed is None:
         return 0
     start_logging()

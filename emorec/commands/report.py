@@ -10,10 +10,10 @@ from emorec.runs.logs import start_logging
 OWN_KEYS = ("paths", "folder", "progress", "extraction", "features")
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Prints the table of all runs that match the filters, and writes tables and figures."""
     own, filters = [], {}
-    for word in words:
+    for word in arguments:
         key, separator, value = word.partition("=")
         if word.startswith("-") or not separator or key.split(".")[0] in OWN_KEYS:
             own.append(word)

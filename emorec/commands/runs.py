@@ -16,7 +16,7 @@ ACTIONS = {
 }
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Runs a subcommand; `verify` returns 1 where something is broken, `sync` where an upload failed."""
     parser, action = subcommands("runs", "Manages the runs.", ACTIONS)
     action["ls"].add_argument("--sweep", metavar="NAME", help="the jobs of one multirun, with their runs")
@@ -30,7 +30,7 @@ def main(words: Sequence[str]) -> int:
     action["sync"].add_argument("--all", action="store_true", help="all runs")
     action["sync"].add_argument("--dry-run", action="store_false", dest="act", help="only list uploads")
     action["sync"].add_argument("--timeout", type=duration, default=600.0, help="for each upload, 10m by default")
-    arguments, paths = parse(parser, words)
+    parsed, paths = parse(parser, arguments)
     from emorec.commands.run_actions import run_action
 
-    return run_action(arguments, paths.checkpoints)
+    return run_action(parsed, paths.checkpoints)

@@ -10,9 +10,9 @@ from emorec.runs.logs import start_logging
 from emorec.sweeps.report import JobReport, reporting
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Trains; returns 0, or 1 where a job of a multirun failed."""
-    line = parse("train", words)
+    line = parse("train", arguments)
     if line.prints_only:
         return print_with_hydra(line)
     start_logging()

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 SHOWN = 5  # of the best trials
 
 
-def main(words: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Works on a study until it has its trials; returns 0, or 1 if none of them finished."""
-    as_json = "--json" in words
-    line = parse("tune", [word for word in words if word != "--json"])
+    as_json = "--json" in arguments
+    line = parse("tune", [word for word in arguments if word != "--json"])
     if line.prints_only:
         return print_with_hydra(line)
     if line.multirun:
@@ -55,8 +55,8 @@ def main(words: Sequence[str]) -> int:
 
 def _counts(study: Study) -> dict[str, int]:
     states = [trial.state.name for trial in study.finished()]
-    words = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
-    return {word: states.count(state) for state, word in words.items()}
+    names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+    return {name: states.count(state) for state, name in names.items()}
 
 
 def _table(search: "Search", experiment: "Experiment | None") -> str:

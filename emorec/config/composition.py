@@ -84,14 +84,14 @@ class Composed(Generic[C]):
         return replace(self, values={**self.values, **changes})
 
 
-def parse(config_name: str, words: Sequence[str]) -> CommandLine:
+def parse(config_name: str, arguments: Sequence[str]) -> CommandLine:
     """Separates flags from overrides.
 
     Raises:
         UserError: an unknown flag, or one without its value.
     """
     line = CommandLine(config_name)
-    rest = list(words)
+    rest = list(arguments)
     while rest:
         word = rest.pop(0)
         if not word.startswith("-"):
@@ -153,7 +153,7 @@ def _choices_of(line: CommandLine, overrides: Sequence[str], group: str) -> list
 
 
 def _check_overrides(line: CommandLine, overrides: Sequence[str]) -> None:
-    """Refuses words that are no overrides, and choices that a group does not have."""
+    """Refuses arguments that are no overrides, and choices that a group does not have."""
     problems = []
     for override in overrides:
         key, separator, value = override.partition("=")
@@ -256,13 +256,13 @@ def _plain(node: DictConfig, *, resolve: bool) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def compose_once(config_name: str, schema: type[C], words: Sequence[str]) -> Composed[C] | None:
+def compose_once(config_name: str, schema: type[C], arguments: Sequence[str]) -> Composed[C] | None:
     """The config of a command that runs once; `None` where Hydra has answered a printing flag.
 
     Raises:
         UserError: as `Composer.compose`, or `-m` for a command that has no multirun.
     """
-    line = parse(config_name, words)
+    line = parse(config_name, arguments)
     if line.prints_only:
         print_with_hydra(line)
         return None

@@ -268,7 +268,7 @@ def test_a_dataclass_of_a_union_is_chosen_by_its_name() -> None:
         ("cat", "key: expected a mapping, got 'cat'"),
     ],
 )
-def test_a_problem_with_a_union_of_dataclasses_is_told_by_its_name(value: Any, problem: str) -> None:
+def test_a_problem_with_a_union_of_dataclasses_names_it(value: Any, problem: str) -> None:
     assert problems_of(value, Pet) == [problem]
     assert problems_of(value, Pet | None)[0].startswith(problem.partition(", got")[0])
 

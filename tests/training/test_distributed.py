@@ -309,7 +309,7 @@ def test_devices_that_are_not_there_are_refused_before_a_run_begins(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
-def test_a_finished_run_is_told_of_where_its_devices_are_not(
+def test_a_finished_run_is_reported_on_a_machine_without_its_devices(
     root: Path, train_overrides: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patched:

@@ -199,7 +199,7 @@ def test_a_config_that_was_trained_already_is_not_trained_again(
     assert record["attempts"] == 1
 
 
-def test_trials_that_fail_are_told_and_the_study_goes_on(
+def test_trials_that_fail_are_reported_and_the_study_goes_on(
     root: Path,
     words: list[str],
     one_config: list[str],
