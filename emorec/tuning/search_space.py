@@ -29,6 +29,11 @@ class Entry:
     key: str  # of the override, such as "optimizer.lr" or "encoder/text"
     settings: dict[str, Any]  # `distribution` and its arguments, checked
 
+    @property
+    def values(self) -> list[Any]:
+        """All choices, or both ends of the range."""
+        return self.settings.get("values") or [self.settings["low"], self.settings["high"]]
+
     def suggest(self, trial: "Trial") -> Any:
         """Draws a value for a trial."""
         settings = self.settings

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -105,15 +106,25 @@ def _checked_space(composer: Composer[TuneConfig], base: Composed[TuneConfig]) -
 
 def _refused_values(composer: Composer[TuneConfig], entries: Sequence[Entry]) -> list[str]:
     """A line for each choice, and each end of a range, that does not fit the config."""
-    problems = []
-    for entry in entries:
-        values = entry.settings.get("values") or [entry.settings["low"], entry.settings["high"]]
-        for value in values:
-            try:
-                _ = composer.compose([*composer.line.overrides, hydra_override(entry.key, value)]).config
-            except UserError as error:
-                problems.append(f"search.{entry.key}: {' '.join(str(error).split())}")
-    return problems
+    overrides = [[hydra_override(entry.key, value) for value in entry.values] for entry in entries]
+    rounds = zip_longest(*overrides)  # one value of each key: to compose a config for each value would take seconds
+    if not any(_refusal(composer, [override for override in drawn if override is not None]) for drawn in rounds):
+        return []
+    return [
+        f"search.{entry.key}: {problem}"
+        for entry, own in zip(entries, overrides, strict=True)
+        for override in own
+        if (problem := _refusal(composer, [override])) is not None
+    ]
+
+
+def _refusal(composer: Composer[TuneConfig], drawn: Sequence[str]) -> str | None:
+    """Why the config does not take some overrides, in one line; `None` where it does."""
+    try:
+        _ = composer.compose([*composer.line.overrides, *drawn]).config
+    except UserError as error:
+        return " ".join(str(error).split())
+    return None
 
 
 class StudyLogger(RunLogger):
