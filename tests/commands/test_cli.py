@@ -27,21 +27,23 @@ def test_help_and_errors_load_neither_torch_nor_hydra(words: list[str]) -> None:
     assert done.stdout.strip().endswith("[]")
 
 
-def test_a_head_on_stored_features_loads_only_what_torch_lightning_and_the_tables_load(tmp_path: Path) -> None:
+def test_a_head_on_stored_features_loads_only_what_torch_lightning_and_the_tables_load(
+    root: Path, train_overrides: list[str]
+) -> None:
     heavy = "matplotlib pandas scipy sympy transformers jinja2 PIL sklearn wandb optuna submitit tensorboard mlflow "
     heavy += "opensmile av cv2 decord soundfile onnx onnxruntime torchaudio torchvision"  # also of the README's extras
     code = f"import sys; {{first}}; print('loaded', *sorted(set({heavy.split()}) & sys.modules.keys()))"
     run = "from emorec.cli import main; main(sys.argv[1:])"
     peers = "import torch, lightning.pytorch, torchmetrics, hydra, pyarrow; pyarrow.array(['word'])"
-    words = ["train", "experiment=smoke", "encoder/audio=none", "encoder/video=none", "trainer.max_epochs=1"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "EMOREC_ROOT": str(tmp_path)}
+    words = ["train", *train_overrides, "encoder/audio=none", "encoder/video=none", "trainer.max_epochs=1"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 
     def loaded(first: str, *arguments: str) -> set[str]:
         command = [sys.executable, "-c", code.format(first=first), *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         return set(done.stdout.rsplit("loaded", 1)[1].split())
 
-    loaded(run, *words)
+    assert main(words) == 0  # stores the features
     assert loaded(run, *words, "seed=1") <= loaded(peers)
 
 

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import fresh_emorec_process, processes_of
 
 ROUNDS = int(os.environ.get("EMOREC_KILL_ROUNDS", "1"))  # of three kills each
-JOBS, EPOCHS = 6, 80
+JOBS, EPOCHS = 8, 80
 TIMEOUT = 900  # seconds after which a process is taken to hang
 LOCAL = ["launcher=local", "launcher.slots=2", "launcher.start=fork", "launcher.grace=5", "sweep.name=kills"]
 
@@ -103,7 +103,7 @@ def test_a_sweep_whose_processes_are_killed_ends_with_the_results_of_one_that_wa
     delays = random.Random(number)
     sweep = fresh_emorec_process(*words, *LOCAL, root=tmp_path, start_new_session=True)
     for kind in ("job", "warm parent", "sweep"):
-        kill(kind, sweep, delays.uniform(0, 2))
+        kill(kind, sweep, delays.uniform(0, 1.5))
     sweep.communicate(timeout=TIMEOUT)
     assert sweep.returncode == -signal.SIGKILL
     wait_until_none_is_left(tmp_path)
