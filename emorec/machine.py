@@ -4,6 +4,12 @@ import os
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, and that of Windows' Linux
+
+
+def has_gpu_driver() -> bool:
+    """Whether this machine has the driver of a GPU; torch knows better, but takes seconds to import."""
+    return any(Path(path).exists() for path in GPU_DRIVERS)
 
 
 def usable_cores() -> int:

@@ -7,7 +7,9 @@ from emorec.config.schema import TrainConfig
 from emorec.errors import UserError
 from emorec.imports import quick_imports
 from emorec.runs.logs import start_logging
+from emorec.sweeps.expansion import may_fork
 from emorec.sweeps.report import JobReport, reporting
+from emorec.training.processes import start_warm_parent
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -20,6 +22,8 @@ def main(arguments: Sequence[str]) -> int:
         with reporting() as report, composer(line, TrainConfig) as open_composer:
             return _run_once(open_composer, report)
     with composer(line, TrainConfig) as open_composer:
+        if may_fork(line.overrides):
+            start_warm_parent()  # imports while this process does
         with quick_imports():
             from emorec.sweeps.multirun import run_all
             from emorec.training.distributed import under_torchrun

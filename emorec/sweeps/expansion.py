@@ -1,5 +1,6 @@
 """Expands the overrides of a multirun into jobs, with Hydra's own parser."""
 
+import sys
 from collections.abc import Sequence
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -9,8 +10,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from emorec.errors import UserError
+from emorec.machine import has_gpu_driver, usable_cores
 
 FOLD = "dataset.fold"
+FEWEST_JOBS = 4  # fewer jobs do not make up for the seconds in which a second process imports
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
@@ -33,6 +36,15 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     except HydraException as error:
         raise UserError(str(error)) from error
     return [list(job) for job in jobs]
+
+
+def may_fork(overrides: Sequence[str]) -> bool:
+    """Whether the jobs of a multirun are likely to be forked; asked before torch, which knows of GPUs, is imported."""
+    chosen = [override.partition("=")[2] for override in overrides if override.startswith("launcher=")]
+    launcher = chosen[-1] if chosen else "auto"
+    if launcher == "auto" and (usable_cores() == 1 or len(expand(overrides)) < FEWEST_JOBS):
+        return False
+    return launcher in ("auto", "local") and sys.platform.startswith("linux") and not has_gpu_driver()
 
 
 def expand_folds(overrides: Sequence[str], folds: int) -> list[list[str]]:

@@ -14,6 +14,7 @@ from emorec.config.schema import (
     TrainConfig,
 )
 from emorec.machine import usable_cores, usable_memory
+from emorec.sweeps.expansion import FEWEST_JOBS
 from emorec.sweeps.launcher import Launcher, Task
 from emorec.sweeps.local import LocalLauncher, usable_gpus
 from emorec.sweeps.plan import PlannedJob, mark_invalid
@@ -21,7 +22,6 @@ from emorec.training.processes import forks, train_arguments
 
 log = logging.getLogger(__name__)
 
-FEWEST_JOBS = 4  # fewer jobs do not make up for the seconds in which a second process imports
 JOB_BYTES = 1_500_000_000  # upper estimate of the memory of a job that trains a small head
 
 

@@ -226,14 +226,10 @@ def _multirun(root: Path, launcher: str, seeds: range) -> tuple[float, list[floa
 def sweeps(root: Path) -> list[Figure]:
     """Multiruns of 32 runs of 10 epochs, with two jobs at a time and with one, against raw loops of the same steps."""
     train_split, val_split = splits(DataPreparer(root / "cache"), HEAD)
-    peer = basic = local = 0.0
-    starts: list[float] = []
-    for first in (100, 104):  # in two halves, for the machine's speed drifts
-        peer += _raw_loops(16, train_split, val_split)
-        basic += _multirun(root, "launcher=basic", range(first + 200, first + 204))[0]
-        elapsed, half = _multirun(root, "launcher=local launcher.slots=2", range(first, first + 4))
-        local += elapsed
-        starts += half
+    before = _raw_loops(16, train_split, val_split)
+    basic, _ = _multirun(root, "launcher=basic", range(300, 308))
+    local, starts = _multirun(root, "launcher=local launcher.slots=2", range(100, 108))
+    peer = before + _raw_loops(16, train_split, val_split)  # in two halves, for the machine's speed drifts
     return [
         Figure("local_sweep_vs_basic", local / basic, "ratio", "<= 0.65", f"{local:.0f} s against {basic:.0f} s"),
         Figure("sweep32_vs_raw", local / peer, "ratio", "<= 0.75", f"{local:.0f} s against {peer:.0f} s"),

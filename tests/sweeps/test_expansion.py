@@ -1,9 +1,11 @@
 """The jobs of a command line."""
 
+import sys
+
 import pytest
 
 from emorec.errors import UserError
-from emorec.sweeps.expansion import expand, expand_folds, varying
+from emorec.sweeps.expansion import expand, expand_folds, may_fork, varying
 
 
 def test_a_multirun_is_the_product_of_all_values() -> None:
@@ -33,3 +35,25 @@ def test_a_protocol_without_folds_has_one_job() -> None:
 def test_a_table_shows_what_varies() -> None:
     assert varying([["a=1", "b=1"], ["a=1", "b=2"]]) == [["b=1"], ["b=2"]]
     assert varying([["a=1"]]) == [["a=1"]]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["seed=range(4)"], True),
+        (["seed=0,1,2"], False),
+        (["seed=0,1", "launcher=local"], True),
+        (["seed=range(4)", "launcher=auto"], True),
+        (["seed=range(4)", "launcher=local", "launcher=basic"], False),
+        (["seed=range(4)", "launcher=slurm"], False),
+    ],
+)
+def test_jobs_are_likely_to_be_forked_where_there_are_several_or_they_are_asked_to_be(
+    overrides: list[str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr("emorec.sweeps.expansion.usable_cores", lambda: 2)
+    monkeypatch.setattr("emorec.sweeps.expansion.has_gpu_driver", lambda: False)
+    assert may_fork(overrides) is expected
+    monkeypatch.setattr("emorec.sweeps.expansion.has_gpu_driver", lambda: True)
+    assert not may_fork(overrides)
