@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 from emorec import __version__
 from emorec.config.credentials import check_words
-from emorec.errors import Preempted, UserError
+from emorec.errors import Preempted, UserError, raise_interruption
 from emorec.training.preemption import Preemption, ignore_signals
 
 COMMANDS = {
@@ -61,9 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _call(command: str, arguments: Sequence[str]) -> int:
     try:
         return int(importlib.import_module(f"emorec.commands.{command}").main(arguments))
-    except RuntimeError as error:  # Python 3.11 wraps what a signal handler raises while a class is made
-        if isinstance(error.__cause__, KeyboardInterrupt | Preempted):
-            raise error.__cause__ from None
+    except Exception as error:
+        raise_interruption(error)
         raise
 
 

@@ -20,6 +20,19 @@ class Preempted(BaseException):
     exit_code = 75
 
 
+def raise_interruption(error: BaseException) -> None:
+    """Raises the ctrl-C or the preemption that an error hides; does nothing if there is none.
+
+    Libraries may meet a second error while they clean up after a signal, and Python 3.11 wraps what a signal's handler
+    raises while a class is made.
+    """
+    hidden: BaseException | None = error
+    while hidden is not None:
+        if isinstance(hidden, KeyboardInterrupt | Preempted):
+            raise hidden from None
+        hidden = hidden.__cause__ or hidden.__context__
+
+
 def raise_problems(heading: str, problems: Iterable[str], *, shown: int = 20) -> None:
     """Raises a `UserError` that lists problems, one line each, the first `shown` of them; does nothing without any."""
     lines = list(problems)

@@ -20,7 +20,7 @@ from emorec.config.keys import flat
 from emorec.config.locations import config_folder, register_resolvers
 from emorec.config.schema import CommandConfig
 from emorec.config.validation import suggestion, validated
-from emorec.errors import UserError, first_line, raise_problems
+from emorec.errors import UserError, first_line, raise_interruption, raise_problems
 
 C = TypeVar("C", bound=CommandConfig)
 
@@ -176,6 +176,7 @@ def _hydra_errors(known: Callable[[], Mapping[str, Any]] = dict) -> Iterator[Non
         key = error.full_key or str(error).rpartition(" ")[2]
         raise UserError(f"{key}: expected a value, got nothing ({key}=…)") from error
     except (HydraException, OmegaConfBaseException) as error:
+        raise_interruption(error)
         text = str(error).strip()
         if match := re.search(r"Could not override '([^']+)'", text):
             key = getattr(error.__cause__, "full_key", None) or match[1]

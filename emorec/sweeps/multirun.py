@@ -7,7 +7,7 @@ from pathlib import Path
 
 from emorec.config.composition import CommandLine, Composer
 from emorec.config.schema import BasicLauncherConfig, LocalLauncherConfig, SlurmLauncherConfig, TrainConfig
-from emorec.errors import Preempted, UserError
+from emorec.errors import Preempted, UserError, raise_interruption
 from emorec.markdown import markdown_table
 from emorec.runs.logs import log_to
 from emorec.runs.results import line_metrics
@@ -106,6 +106,7 @@ def _run_one(job: PlannedJob, preparers: Preparers) -> bool:
     try:
         outcome = train(composed, preparers.of(composed.config))
     except Exception as error:  # no error of one job stops the others; the run's log has the traceback
+        raise_interruption(error)
         record.end("failed", str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         log.error("job %d failed: %s", record.number, record.error)
         return True

@@ -9,7 +9,7 @@ from pathlib import Path
 from emorec.config.composition import Composed, Composer
 from emorec.config.schema import TrainConfig
 from emorec.datamodules.preparer import DataPreparer
-from emorec.errors import UserError, choose
+from emorec.errors import UserError, choose, raise_interruption
 from emorec.features.devices import release_memory
 from emorec.runs.results import line_metrics
 from emorec.storage.atomic import write_text
@@ -63,6 +63,7 @@ def plan(composer: Composer[TrainConfig], preparers: Preparers) -> list[PlannedJ
                 continue
             _ = composed.config
         except UserError as error:
+            raise_interruption(error)
             composed = None
             mark_invalid(record, str(error))
         planned.append(PlannedJob(record, composed))
@@ -109,9 +110,11 @@ def _prepare(record: JobRecord, composed: Composed[TrainConfig], preparers: Prep
         context = prepare_run(composed, preparers.of(composed.config), load_features=False)
         finished = finished_record(context)
     except UserError as error:
+        raise_interruption(error)
         mark_invalid(record, str(error))
         return False
     except Exception as error:  # no error of one job stops the others
+        raise_interruption(error)
         record.log = f"logs/{record.number}.txt"
         write_text(folder / record.log, traceback.format_exc())
         record.end("failed", f"{type(error).__name__}: {error}")

@@ -13,7 +13,7 @@ from emorec.config.locations import config_folder
 from emorec.config.schema import TrainConfig, TuneConfig
 from emorec.config.validation import build
 from emorec.datamodules.preparer import DataPreparer
-from emorec.errors import Preempted, UserError, raise_problems
+from emorec.errors import Preempted, UserError, raise_interruption, raise_problems
 from emorec.loggers.base import RunLogger, StopRun
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.results import read_metrics
@@ -167,6 +167,7 @@ def run_trial(search: Search, trial: "Trial") -> None:
         study.give_up(trial)
         raise
     except Exception as error:  # whatever breaks one trial, the study goes on; the run's log keeps the traceback
+        raise_interruption(error)
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         study.tell_failed(trial, message)
         log.error("trial %d  failed: %s  %s", trial.number, message, values)
