@@ -27,6 +27,7 @@ def test_help_and_errors_load_neither_torch_nor_hydra(words: list[str]) -> None:
     assert done.stdout.strip().endswith("[]")
 
 
+@pytest.mark.slow
 def test_a_head_on_stored_features_loads_only_what_torch_lightning_and_the_tables_load(
     root: Path, train_overrides: list[str]
 ) -> None:

@@ -14,6 +14,8 @@ from emorec.config.schema import TrainConfig
 from emorec.datamodules.preparer import DataPreparer
 from tests.discovery import names
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["trainer.max_epochs=2", "model.hidden=8", "progress=false"]
 SOUND = ["encoder/text=none", "encoder/video=none"]
 DATASETS = [name for name in names("dataset") if name not in ("demo", "ravdess_crema_d")]

@@ -11,6 +11,8 @@ from PIL import Image
 from emorec.cli import main
 from emorec.datasets.demo import EMOTIONS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, small_demo: Path) -> Path:

@@ -11,6 +11,8 @@ from emorec.cli import main
 from emorec.datasets.demo import EMOTIONS
 from tests.conftest import SHARED_DATA
 
+pytestmark = pytest.mark.slow
+
 
 def train(*overrides: str) -> int:
     return main(["train", *overrides])

@@ -12,6 +12,8 @@ from emorec.config.credentials import check_config, check_words
 from emorec.errors import UserError
 from tests.conftest import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 HEX = "0123456789abcdef0123456789abcdef01234567"  # a key of W&B, or a commit
 WEB_TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
 VALUES = {

@@ -12,6 +12,8 @@ import pytest
 from emorec.cli import main
 from emorec.training.callbacks.history import History
 
+pytestmark = pytest.mark.slow
+
 TARGETS = [
     "os.system",
     "builtins.eval",

@@ -21,6 +21,8 @@ from emorec.datasets.fixtures.media import write_sound
 from emorec.datasets.ravdess import Ravdess
 from emorec.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 class Server(ThreadingHTTPServer):
     """Serves a record as Zenodo does, and its files with ranges."""

@@ -14,6 +14,8 @@ from emorec.datasets.manifest import Corpus
 from emorec.errors import UserError
 from tests.datasets.conftest import WITH_FIXTURE, Roots, configured
 
+pytestmark = pytest.mark.slow
+
 
 def frames_of(path: Path) -> int:
     with av.open(str(path)) as container:

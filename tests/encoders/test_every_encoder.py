@@ -26,6 +26,8 @@ from tests.conftest import REPOSITORY
 from tests.encoders.conftest import ENCODERS, is_computed, is_pretrained, settings_of
 from tests.encoders.tiny_checkpoints import TinyCheckpoints, family_of
 
+pytestmark = pytest.mark.slow
+
 MakeEncoder = Callable[..., Encoder]
 
 # Another valid value of each setting that changes an encoder's output; a new setting needs a line here.

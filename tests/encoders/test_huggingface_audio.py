@@ -24,6 +24,8 @@ from tests.encoders.bfloat16 import bfloat16_is_wrong
 from tests.encoders.conftest import instantiated, voice
 from tests.encoders.tiny_checkpoints import HIDDEN, LAYERS, TinyCheckpoints
 
+pytestmark = pytest.mark.slow
+
 EXACT = ("wav2vec2_layer", "hubert_layer", "wavlm_layer")
 LEAKY = ("wav2vec2_group", "hubert_group", "wavlm_group", "data2vec_audio")
 FAMILIES = (*EXACT, *LEAKY, "whisper")

@@ -18,6 +18,8 @@ from emorec.media.resizing import Frames
 from tests.encoders.conftest import instantiated
 from tests.encoders.tiny_checkpoints import HIDDEN, LAYERS, TinyCheckpoints
 
+pytestmark = pytest.mark.slow
+
 FRAMES = {"videomae": 16, "timesformer": 8, "vivit": 8}
 STEPS = {"videomae": 8, "timesformer": 8, "vivit": 4}
 CLIPS = tuple(FRAMES)

@@ -23,6 +23,8 @@ from emorec.runs.checkpoint_store import RunRecord
 from tests.loggers.wandb_files import read, wandb_files
 from tests.loggers.wandb_server import serving
 
+pytestmark = pytest.mark.slow
+
 RUN = "0123456789ab"
 CONFIG = {
     "dataset": {"_target_": "emorec.datasets.demo.Demo", "root": "/home/somebody/corpus", "fold": None},

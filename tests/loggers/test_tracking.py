@@ -19,6 +19,8 @@ from emorec.training.callbacks.history import History
 from tests.loggers.wandb_files import Written, read, wandb_files
 from tests.loggers.wandb_server import serving
 
+pytestmark = pytest.mark.slow
+
 KEY = "cd" * 20
 OFFLINE = ["logger=wandb", "logger.wandb.mode=offline", "logger.wandb.system_metrics=false"]
 

@@ -167,6 +167,7 @@ def test_views_do_not_depend_on_path_and_modification_time(speech: Path, clip: P
         np.testing.assert_array_equal(looks(there, 2, EVERYTHING[modality]), looks(path, 2, EVERYTHING[modality]))
 
 
+@pytest.mark.slow
 def test_other_processes_make_the_same_views(speech: Path, clip: Path) -> None:
     code = (
         "import hashlib, json, sys\n"

@@ -16,6 +16,8 @@ from emorec.media.video import VideoSettings, read_video
 from tests.conftest import tone
 from tests.media.clips import boxes_of, claiming, index_first, numbered, numbers_of, turned, without_first, write_clip
 
+pytestmark = pytest.mark.slow
+
 Frames = NDArray[np.uint8]
 GAPS = np.random.default_rng(0).integers(20, 300, 24)
 READERS = tuple(FRAME_READERS)

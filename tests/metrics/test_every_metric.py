@@ -282,6 +282,7 @@ def values_of_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[t
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", cases("regression"))
+@pytest.mark.slow
 def test_two_ranks_give_the_value_of_one(
     values_of_two_ranks: list[dict[tuple[str, str], dict[str, Tensor]]], kind: str, case: str
 ) -> None:

@@ -16,6 +16,8 @@ import pytest
 from emorec.storage.leases import is_live
 from tests.conftest import fresh_emorec_process, processes_of
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = int(os.environ.get("EMOREC_KILL_ROUNDS", "1"))  # of three kills each
 JOBS, EPOCHS = 8, 80
 TIMEOUT = 900  # seconds after which a process is taken to hang

@@ -17,6 +17,8 @@ from emorec.sweeps.local import LocalLauncher, usable_gpus
 from emorec.sweeps.record import JobRecord
 from emorec.sweeps.stop import Stop
 
+pytestmark = pytest.mark.slow
+
 REPORT = "import json, os; json.dump({'status': 'finished', 'run_id': 'abc'}, open(os.environ['EMOREC_JOB'], 'w'));"
 SLEEP = "import time; time.sleep(600)"
 

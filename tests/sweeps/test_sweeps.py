@@ -16,6 +16,8 @@ from emorec.errors import Preempted
 from tests.conftest import emorec_process, processes_of
 from tests.sweeps.faulty_loss import FaultyCrossEntropy
 
+pytestmark = pytest.mark.slow
+
 WORDS = [("happy", 1), ("sad", 2), ("happy", 3), ("sad", 4)]
 LOCAL = ["launcher=local", "launcher.slots=2"]
 TIMEOUT = 600  # seconds after which a process is taken to hang
@@ -236,4 +238,4 @@ def test_submitit_runs_jobs_of_which_one_raises(root: Path, words: list[str], fa
     (sweep,) = sweeps(root)
     assert [job["status"] for job in sweep["jobs"]] == ["finished", "failed", "finished"]
     assert sweep["jobs"][1]["error"] == "ValueError: boom"
-    assert processes_of(root) == []
+    wait_for(lambda: not processes_of(root))  # submitit's own processes end a moment later

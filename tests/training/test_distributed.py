@@ -21,6 +21,8 @@ from emorec.training.distributed import _free_port
 from tests.conftest import REPOSITORY, emorec_process, processes_of
 from tests.datamodules.conftest import MakeExample, make_example
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["make_example"]
 RANKS = ["trainer.devices=2", "trainer.accelerator=cpu", "progress=false", "logger=none"]
 CRASH = """

@@ -9,6 +9,8 @@ import pytest
 from emorec.cli import main
 from emorec.config.instantiation import Component
 
+pytestmark = pytest.mark.slow
+
 LOGGERS = ["logger=[wandb,tensorboard]", "logger.wandb.mode=offline"]
 METRICS = {f"metric.{name}" for name in ("weighted_f1", "macro_f1", "uar", "accuracy")}  # those of classification
 

@@ -15,6 +15,8 @@ import pytest
 from emorec.cli import main
 from tests.conftest import emorec_process
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 600  # seconds after which a process is taken to hang
 LONG = ["trainer.max_epochs=120", "trainer.patience=null", "checkpoint.every_seconds=0"]
 

@@ -14,6 +14,8 @@ from emorec.cli import main
 from emorec.models.schedule import WarmupCosine, WarmupLinear
 from emorec.training.callbacks.history import History
 
+pytestmark = pytest.mark.slow
+
 RATE = 0.01
 
 

@@ -19,6 +19,8 @@ from emorec.config.keys import OPERATIONAL
 from emorec.config.schema import TrainConfig
 from tests.conftest import emorec_process
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 600  # seconds after which a process is taken to hang
 SMALL = ["search.model.hidden.values=[8,16]", "search.batch_size.values=[8,16]"]
 
