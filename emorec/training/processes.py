@@ -8,6 +8,7 @@ that are forked from it use the same server for their own.
 
 import contextlib
 import importlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -20,9 +21,14 @@ from multiprocessing import forkserver, reduction
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from emorec.errors import first_line
+
 Start = Literal["auto", "fork", "spawn"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 WATCH_SECONDS = 0.5  # between two looks at a parent process
+STARTS = 4  # attempts to fork a process
+
+log = logging.getLogger(__name__)
 
 
 def train_arguments(overrides: Sequence[str], *, flags: Sequence[str], sweep: str) -> list[str]:
@@ -105,12 +111,20 @@ class ForkedProcess:
         new_session: bool = False,
         folder: Path | None = None,
     ) -> None:
-        start_warm_parent()
         streams = [_Descriptor(item if isinstance(item, int) else item.fileno()) for item in (stdout, stderr)]
-        with _without_main():
-            call = (list(arguments), dict(environment), str(folder or Path.cwd()), streams, new_session)
+        call = (list(arguments), dict(environment), str(folder or Path.cwd()), streams, new_session)
+        for attempt in range(1, STARTS + 1):
+            start_warm_parent()
             self._process = multiprocessing.get_context("forkserver").Process(target=_work, args=call)
-            self._process.start()
+            try:
+                with _without_main():
+                    self._process.start()
+                break
+            except (OSError, EOFError) as error:  # the warm parent was killed meanwhile; its child ends without it
+                if attempt == STARTS:
+                    raise
+                log.warning("the process that jobs are forked from has ended (%s): starting another", first_line(error))
+                time.sleep(WATCH_SECONDS)
         assert self._process.pid is not None
         self.pid: int = self._process.pid
 

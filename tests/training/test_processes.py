@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from emorec.cli import main
-from tests.conftest import emorec_process
+from tests.conftest import emorec_process, environment
 
 pytestmark = pytest.mark.slow
 
@@ -203,3 +204,28 @@ def test_on_running_skip_goes_on_without_waiting(
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_process_is_forked_also_where_the_warm_parent_was_just_killed(tmp_path: Path) -> None:
+    code = """
+import os, signal
+from multiprocessing import forkserver
+from emorec.training import processes
+
+start, kills = processes.start_warm_parent, [1, 2]
+
+def start_and_kill():
+    start()
+    if kills:
+        kills.pop()
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+
+processes.start_warm_parent = start_and_kill
+raise SystemExit(processes.ForkedProcess(["--version"], environment=dict(os.environ), stdout=1, stderr=2).wait(600))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment(tmp_path)
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("emorec ")
+    assert "starting another" in done.stderr
