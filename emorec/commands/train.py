@@ -20,7 +20,12 @@ def main(arguments: Sequence[str]) -> int:
     start_logging()
     if not line.multirun:
         with reporting() as report, composer(line, TrainConfig) as open_composer:
-            return _run_once(open_composer, report)
+            _run_once(open_composer, report)
+        from emorec.training.distributed import exit_now, has_process_group
+
+        if has_process_group():  # a rank that torchrun or srun has started
+            exit_now()
+        return 0
     with composer(line, TrainConfig) as open_composer:
         if may_fork(line.overrides):
             start_warm_parent()  # imports while this process does
@@ -35,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         return run_all(open_composer)
 
 
-def _run_once(open_composer: Composer[TrainConfig], report: JobReport) -> int:
+def _run_once(open_composer: Composer[TrainConfig], report: JobReport) -> None:
     with quick_imports():  # the config imports what its parts name
         composed = open_composer.compose(open_composer.line.overrides)
         if composed.wants_all_folds:
@@ -52,4 +57,3 @@ def _run_once(open_composer: Composer[TrainConfig], report: JobReport) -> int:
         exit_now()
     report.succeed(run_id=outcome.run_id, status=outcome.status, metrics=line_metrics(outcome.folder))
     print(outcome.line)
-    return 0

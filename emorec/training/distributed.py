@@ -18,6 +18,8 @@ from datetime import timedelta
 from functools import cache
 from typing import Any, NoReturn
 
+import torch
+
 from emorec.config.composition import Composed
 from emorec.config.schema import TrainConfig, TrainerConfig
 from emorec.errors import Preempted, UserError
@@ -58,6 +60,11 @@ def own_assignment() -> Assignment | None:
 def exit_with_parent(parent: int) -> None:
     """Ends this process as soon as its parent has ended: the next start of the run trains it again."""
     when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGKILL), parent)
+
+
+def has_process_group() -> bool:
+    """Whether this process is one of several ranks that still hold a connection."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def exit_now() -> NoReturn:
