@@ -42,6 +42,8 @@ def may_fork(overrides: Sequence[str]) -> bool:
     """Whether the jobs of a multirun are likely to be forked; asked before torch, which knows of GPUs, is imported."""
     chosen = [override.partition("=")[2] for override in overrides if override.startswith("launcher=")]
     launcher = chosen[-1] if chosen else "auto"
+    if "launcher.start=spawn" in overrides:
+        return False
     if launcher == "auto" and (usable_cores() == 1 or len(expand(overrides)) < FEWEST_JOBS):
         return False
     return launcher in ("auto", "local") and sys.platform.startswith("linux") and not has_gpu_driver()

@@ -46,6 +46,7 @@ def test_a_table_shows_what_varies() -> None:
         (["seed=range(4)", "launcher=auto"], True),
         (["seed=range(4)", "launcher=local", "launcher=basic"], False),
         (["seed=range(4)", "launcher=slurm"], False),
+        (["seed=range(4)", "launcher=local", "launcher.start=spawn"], False),
     ],
 )
 def test_jobs_are_likely_to_be_forked_where_there_are_several_or_they_are_asked_to_be(
