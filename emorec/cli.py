@@ -3,8 +3,9 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 from emorec import __version__
 from emorec.config.credentials import check_words
@@ -43,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     first = given[0] if given else "--help"
     if first in COMMANDS:
-        with Preemption() if first in SAVING else nullcontext():
-            code = _run(first, given[1:])
+        code = run_command(first, partial(_call, first, given[1:]))
         if arguments is None:  # only Python's shutdown is left
             ignore_signals()
         return code
@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _call(command: str, arguments: Sequence[str]) -> int:
+    check_words(arguments)
     try:
         return int(importlib.import_module(f"emorec.commands.{command}").main(arguments))
     except Exception as error:
@@ -66,10 +67,15 @@ def _call(command: str, arguments: Sequence[str]) -> int:
         raise
 
 
-def _run(command: str, arguments: Sequence[str]) -> int:
+def run_command(command: str, action: Callable[[], int]) -> int:
+    """Calls what a command does, prints its error, and returns the exit code that `main` describes."""
+    with Preemption() if command in SAVING else nullcontext():
+        return _exit_code(command, action)
+
+
+def _exit_code(command: str, action: Callable[[], int]) -> int:
     try:
-        check_words(arguments)
-        return _call(command, arguments)
+        return action()
     except UserError as error:
         message, code = str(error), 2
     except KeyboardInterrupt:

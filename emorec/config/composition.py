@@ -59,6 +59,7 @@ class Composed(Generic[C]):
     values: dict[str, Any]  # plain data, resolved; this is what identifies a run and is written to `config.yaml`
     choices: dict[str, str]  # {group: name} that were composed
     overrides: list[str]  # what the command line changed
+    config_name: str = "train"
     config_dir: str | None = None  # a lab's own configs
 
     @cached_property
@@ -82,6 +83,19 @@ class Composed(Generic[C]):
     def with_values(self, **changes: Any) -> "Composed[C]":
         """The same with other values of some top-level keys."""
         return replace(self, values={**self.values, **changes})
+
+    def in_sweep(self, name: str) -> "Composed[C]":
+        """The same as part of a sweep, and in its overrides."""
+        quoted = name.replace("\\", "\\\\").replace("'", "\\'")
+        composed = self.with_values(sweep={**self.values["sweep"], "name": name})
+        return replace(composed, overrides=[*self.overrides, f"sweep.name='{quoted}'"])
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments of `emorec train` that compose it again in another process."""
+        flags = [] if self.config_dir is None else ["--config-dir", self.config_dir]
+        flags += [] if self.config_name == "train" else ["--config-name", self.config_name]
+        return ["train", *flags, *self.overrides]
 
 
 def parse(config_name: str, arguments: Sequence[str]) -> CommandLine:
@@ -236,7 +250,7 @@ class Composer(Generic[C]):
             }
             values = _plain(node, resolve=True)
         check_config(values)
-        return Composed(self.schema, values, choices, list(overrides), self.line.config_dir)
+        return Composed(self.schema, values, choices, list(overrides), self.line.config_name, self.line.config_dir)
 
     def _composed(self, overrides: Sequence[str]) -> DictConfig:
         extra = [] if self.line.config_dir is None else [f"hydra.searchpath=[file://{self.line.config_dir}]"]

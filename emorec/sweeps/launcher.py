@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from emorec.config.composition import Composed
+from emorec.config.schema import TrainConfig
 from emorec.errors import Preempted
 from emorec.sweeps.record import JobRecord
 from emorec.sweeps.report import JobReport, read_report
@@ -23,6 +25,7 @@ class Task:
     devices: int = 1  # on each machine
     nodes: int = 1  # number of machines
     on_gpu: bool = True  # whether the devices are GPUs on a machine that has some
+    composed: Composed[TrainConfig] | None = None  # the config of `arguments`, if it is known
 
     @property
     def report(self) -> Path:

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from emorec.config.composition import CommandLine
 from emorec.config.schema import (
     AutoLauncherConfig,
     BasicLauncherConfig,
@@ -18,7 +17,7 @@ from emorec.sweeps.expansion import FEWEST_JOBS
 from emorec.sweeps.launcher import Launcher, Task
 from emorec.sweeps.local import LocalLauncher, usable_gpus
 from emorec.sweeps.plan import PlannedJob, mark_invalid
-from emorec.training.processes import forks, train_arguments
+from emorec.training.processes import forks
 
 log = logging.getLogger(__name__)
 
@@ -90,19 +89,16 @@ def _on_gpu(config: TrainConfig) -> bool:
     return config.trainer.accelerator != "cpu"
 
 
-def make_tasks(
-    jobs: Sequence[PlannedJob], launcher: Launcher, line: CommandLine, *, folder: Path, sweep: str
-) -> list[Task]:
+def make_tasks(jobs: Sequence[PlannedJob], launcher: Launcher, *, folder: Path, sweep: str) -> list[Task]:
     """Makes the tasks of jobs; a job that the launcher can never start is marked as invalid."""
-    flags = [] if line.config_dir is None else ["--config-dir", line.config_dir]
-    flags += [] if line.config_name == "train" else ["--config-name", line.config_name]
     tasks = []
     for job in jobs:
         assert job.composed is not None
-        config = job.composed.config
+        config, composed = job.composed.config, job.composed.in_sweep(sweep)
         task = Task(
             record=job.record,
-            arguments=tuple(train_arguments(job.record.overrides, flags=flags, sweep=sweep)),
+            arguments=tuple(composed.arguments),
+            composed=composed,
             folder=folder,
             devices=config.trainer.devices,
             nodes=config.trainer.num_nodes,

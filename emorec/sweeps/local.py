@@ -122,6 +122,7 @@ class LocalLauncher(Launcher):
                 environment=environment,
                 grace=self.grace,
                 forked=self.forked,
+                composed=task.composed,
             )
         except OSError as error:  # too many processes, or a full disk; the other jobs continue
             self._ended(task, "failed", f"could not be started: {error}")

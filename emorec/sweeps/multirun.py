@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from emorec.config.composition import CommandLine, Composer
+from emorec.config.composition import Composer
 from emorec.config.schema import BasicLauncherConfig, LocalLauncherConfig, SlurmLauncherConfig, TrainConfig
 from emorec.errors import Preempted, UserError, raise_interruption
 from emorec.markdown import markdown_table
@@ -57,7 +57,7 @@ def run_all(composer: Composer[TrainConfig]) -> int:
             if isinstance(launcher, BasicLauncherConfig):
                 stopped = _run_here(planned, preparers, sweep)
             else:
-                stopped = _run_in_processes(launcher, planned, preparers, sweep, composer.line, configs)
+                stopped = _run_in_processes(launcher, planned, preparers, sweep, configs)
         finally:
             sweep.ended = timestamp()
             sweep.write()
@@ -116,12 +116,11 @@ def _run_one(job: PlannedJob, preparers: Preparers) -> bool:
     return outcome.trained
 
 
-def _run_in_processes(  # noqa: PLR0917
+def _run_in_processes(
     settings: LocalLauncherConfig | SlurmLauncherConfig,
     planned: Sequence[PlannedJob],
     preparers: Preparers,
     sweep: SweepRecord,
-    line: CommandLine,
     configs: Sequence[TrainConfig],
 ) -> int:
     """Runs each job in its own process; returns the exit code after a signal, else 0."""
@@ -132,7 +131,7 @@ def _run_in_processes(  # noqa: PLR0917
         try:
             chosen = jobs_to_start(planned, preparers, sweep.folder)
             preparers.clear()
-            tasks = make_tasks(chosen, launcher, line, folder=sweep.folder, sweep=sweep.name)
+            tasks = make_tasks(chosen, launcher, folder=sweep.folder, sweep=sweep.name)
             sweep.write()
             log.info("%d of %d jobs are to be run: %s", len(tasks), len(planned), sweep.folder)
             with Display(sweep.jobs, live=configs[0].progress) as display:

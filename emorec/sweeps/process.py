@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from emorec.config.composition import Composed
+from emorec.config.schema import TrainConfig
 from emorec.storage.atomic import follow_folder_mode, make_folder
 from emorec.sweeps.report import GRACE_VARIABLE, JOB_VARIABLE, PARENT_VARIABLE
 from emorec.training.processes import ForkedProcess, fresh_command
@@ -25,6 +27,7 @@ class JobProcess:
         environment: variables in addition to those of this process.
         grace: seconds between SIGTERM and SIGKILL, in which it can save.
         forked: whether it is forked from the warm parent.
+        composed: the config of these arguments, which a forked job need not compose again.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class JobProcess:
         environment: Mapping[str, str],
         grace: float,
         forked: bool = False,
+        composed: Composed[TrainConfig] | None = None,
     ) -> None:
         self.grace = grace
         self._code: int | None = None
@@ -52,7 +56,12 @@ class JobProcess:
             self._process: ForkedProcess | subprocess.Popen[bytes]
             if forked:
                 self._process = ForkedProcess(
-                    arguments, environment=environment, stdout=output, stderr=output, new_session=True
+                    arguments,
+                    environment=environment,
+                    stdout=output,
+                    stderr=output,
+                    new_session=True,
+                    composed=composed,
                 )
             else:
                 self._process = subprocess.Popen(

@@ -24,7 +24,7 @@ from emorec.config.composition import Composed
 from emorec.config.schema import TrainConfig, TrainerConfig
 from emorec.errors import Preempted, UserError
 from emorec.features.devices import release_memory
-from emorec.training.processes import Child, end_children, start_child, train_arguments, when_parent_ends
+from emorec.training.processes import Child, end_children, start_child, when_parent_ends
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +163,7 @@ def launch_ranks(composed: Composed[TrainConfig], assignment: Assignment) -> int
     """
     release_memory()  # of the GPU on which features were computed: rank 0 uses it now
     count = composed.config.trainer.devices
-    flags = [] if composed.config_dir is None else ["--config-dir", composed.config_dir]
-    arguments = train_arguments(composed.overrides, flags=flags, sweep=composed.config.sweep.name)
+    composed = composed.in_sweep(composed.config.sweep.name)
     environment = {
         **os.environ,
         VARIABLE: replace(assignment, parent=os.getpid()).to_json(),
@@ -174,7 +173,7 @@ def launch_ranks(composed: Composed[TrainConfig], assignment: Assignment) -> int
         "NODE_RANK": "0",
     }
     numbers = [{"RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
-    ranks = [start_child(arguments, {**environment, **own}) for own in numbers]
+    ranks = [start_child(composed.arguments, {**environment, **own}, composed) for own in numbers]
     try:
         return _wait(ranks)
     except (Preempted, KeyboardInterrupt) as stopped:

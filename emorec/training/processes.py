@@ -17,10 +17,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from multiprocessing import forkserver, reduction
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from emorec.config.composition import Composed
+from emorec.config.schema import TrainConfig
 from emorec.errors import first_line
 
 Start = Literal["auto", "fork", "spawn"]
@@ -29,18 +32,6 @@ WATCH_SECONDS = 0.5  # between two looks at a parent process
 STARTS = 4  # attempts to fork a process
 
 log = logging.getLogger(__name__)
-
-
-def train_arguments(overrides: Sequence[str], *, flags: Sequence[str], sweep: str) -> list[str]:
-    """The arguments of `emorec` that train one run in a process of its own.
-
-    Args:
-        overrides: of the run.
-        flags: of the command, without `-m`.
-        sweep: the sweep that the run belongs to.
-    """
-    quoted = sweep.replace("\\", "\\\\").replace("'", "\\'")
-    return ["train", *flags, *overrides, f"sweep.name='{quoted}'"]
 
 
 def fresh_command(arguments: Sequence[str]) -> list[str]:
@@ -94,6 +85,7 @@ class ForkedProcess:
 
     Args:
         arguments: of the command line.
+        composed: the config of a run, if it is the same as these arguments give: the process need not compose it again.
         environment: the whole environment.
         stdout: open file.
         stderr: open file.
@@ -110,9 +102,10 @@ class ForkedProcess:
         stderr: IO[bytes] | int,
         new_session: bool = False,
         folder: Path | None = None,
+        composed: Composed[TrainConfig] | None = None,
     ) -> None:
         streams = [_Descriptor(item if isinstance(item, int) else item.fileno()) for item in (stdout, stderr)]
-        call = (list(arguments), dict(environment), str(folder or Path.cwd()), streams, new_session)
+        call = (list(arguments), dict(environment), str(folder or Path.cwd()), streams, new_session, composed)
         for attempt in range(1, STARTS + 1):
             start_warm_parent()
             self._process = multiprocessing.get_context("forkserver").Process(target=_work, args=call)
@@ -174,15 +167,20 @@ def _without_main() -> Iterator[None]:
             setattr(main, name, value)
 
 
-def _work(
-    arguments: list[str], environment: dict[str, str], folder: str, streams: list[_Descriptor], new_session: bool
+def _work(  # noqa: PLR0917
+    arguments: list[str],
+    environment: dict[str, str],
+    folder: str,
+    streams: list[_Descriptor],
+    new_session: bool,
+    composed: Composed[TrainConfig] | None,
 ) -> None:
     """What a forked process does: becomes like a fresh one, and runs the command."""
     import torch
 
     import emorec
 
-    main = importlib.import_module("emorec.cli").main  # a layer above this one
+    cli, train = map(importlib.import_module, ("emorec.cli", "emorec.commands.train"))  # layers above this one
     from emorec.training.preemption import ignore_signals
     from emorec.training.threads import thread_limit
 
@@ -199,16 +197,20 @@ def _work(
     torch.set_num_threads(thread_limit())  # what the variables said to the warm parent's libraries is past
     sys.argv = ["emorec", *arguments]
     emorec.STARTED = time.monotonic()
-    code = main(arguments)
+    action = partial(train.train_composed, composed)
+    code = cli.main(arguments) if composed is None else cli.run_command("train", action)
     ignore_signals()
     sys.exit(code)
 
 
-def start_child(arguments: Sequence[str], environment: Mapping[str, str]) -> Child:
-    """Starts `emorec <arguments>` in the group of this process, with its log where this process logs and no output."""
+def start_child(
+    arguments: Sequence[str], environment: Mapping[str, str], composed: Composed[TrainConfig] | None = None
+) -> Child:
+    """Starts `emorec <arguments>` in the group of this process, with its log where this process logs and no output;
+    `composed` as in `ForkedProcess`."""
     with Path(os.devnull).open("wb") as nowhere:
         if forks():
-            return ForkedProcess(arguments, environment=environment, stdout=nowhere, stderr=2)
+            return ForkedProcess(arguments, environment=environment, stdout=nowhere, stderr=2, composed=composed)
         return subprocess.Popen(fresh_command(arguments), env=environment, stdout=nowhere)
 
 

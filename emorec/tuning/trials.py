@@ -55,6 +55,7 @@ class Search:
             values=_without_own(composed.values),
             choices=_without_own(composed.choices),
             overrides=[*kept, *drawn, "test=false"],
+            config_dir=composed.config_dir,
         )
 
 

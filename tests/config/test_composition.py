@@ -106,6 +106,16 @@ def test_overrides_change_the_config_and_are_kept() -> None:
     assert composed.overrides == ["seed=7", "fusion=gated", "encoder/audio=none"]
 
 
+def test_another_process_composes_the_same_config(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 5\n")
+    composed = compose("--config-dir", str(tmp_path), "experiment=mine", "fusion=gated").in_sweep(r"it\'s")
+    command, *words = composed.arguments
+    again = compose(*words, command=command)
+    assert again == composed
+    assert (again.values["seed"], again.values["sweep"]["name"]) == (5, r"it\'s")
+
+
 def test_a_config_is_plain_and_holds_nothing_of_hydra() -> None:
     composed = compose()
 
