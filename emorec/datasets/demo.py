@@ -18,7 +18,7 @@ from emorec.datasets.manifest import Corpus, Manifest, Problem
 from emorec.datasets.splits import OfficialSplit
 from emorec.datasets.tables import read_rows
 from emorec.datasets.utterance import Task, Utterance
-from emorec.storage.atomic import make_folder
+from emorec.storage.atomic import make_folder, share, sync, sync_tree
 from emorec.storage.folders import temporary_path
 
 log = logging.getLogger(__name__)
@@ -99,8 +99,11 @@ def make_corpus(folder: Path, *, speakers: int = 8, clips_per_speaker: int = CLI
                     generator=np.random.default_rng((SEED, speaker, clip)),
                 )
                 table.writerow((name, f"speaker{speaker}", SPLIT_OF_SPEAKER[speaker], emotion, text))
+        share(draft)
+        sync_tree(draft)
         try:
             draft.rename(folder)
+            sync(folder.parent)
         except OSError:
             if not folder.is_dir():  # otherwise another process generated the same corpus in the meantime
                 raise

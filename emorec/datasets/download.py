@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from emorec.errors import UserError, raise_problems
 from emorec.progress import Progress
-from emorec.storage.atomic import make_folder, write_text
+from emorec.storage.atomic import follow_folder_mode, make_folder, share, sync_tree, write_text
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,7 @@ def fetch_archives(files: Iterable[RemoteFile], folder: Path, *, progress: bool)
             continue
         fetch(item, archive, progress=progress)
         log.info("%s: %d files", item.name, unpack(archive, target))
+        sync_tree(target)  # the archive is removed below
         write_text(marker, f"{item.md5}\n")
         archive.unlink()
         count += 1
@@ -130,6 +131,7 @@ def _append(item: RemoteFile, partial: Path, progress: bool) -> None:
             partial.open("ab" if start else "wb") as stream,
             Progress(f"{item.name} (MB)", max(1, item.size >> 20), progress) as bar,
         ):
+            follow_folder_mode(partial)  # a colleague may resume the download
             bar.advance(start >> 20)
             while block := response.read(BLOCK):
                 stream.write(block)
@@ -164,6 +166,7 @@ def unpack(archive: Path, folder: Path) -> int:
             entries = _safe_entries(archive, packed)
             make_folder(temporary)
             packed.extractall(temporary, entries)  # never writes more than the declared size of an entry
+        share(temporary)
         for path in sorted(temporary.rglob("*")):
             if path.is_file():
                 target = folder / path.relative_to(temporary)

@@ -19,10 +19,10 @@ from emorec.config.instantiation import Component
 from emorec.config.keys import flat
 from emorec.errors import UserError, first_line
 from emorec.loggers.base import RunLogger
-from emorec.loggers.published import published_config, share, tracking_name
+from emorec.loggers.published import published_config, tracking_name
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.results import read_history, scalar_metrics
-from emorec.storage.atomic import follow_folder_mode, make_folder, write_json
+from emorec.storage.atomic import follow_folder_mode, make_folder, share, write_json
 from emorec.storage.folders import remove_tree
 
 log = logging.getLogger(__name__)

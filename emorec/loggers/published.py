@@ -1,7 +1,6 @@
-"""What loggers share: the config without this machine's folders, confusion matrices as images, file permissions."""
+"""What loggers share: the config without this machine's folders, and confusion matrices as images."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ from numpy.typing import NDArray
 from emorec.config.keys import LOCATIONS, OPERATIONAL
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.confusion_figure import confusion_figure
-from emorec.storage.atomic import follow_folder_mode
-from emorec.storage.folders import list_tree
 
 
 def tracking_name(record: RunRecord) -> str:
@@ -47,17 +44,3 @@ def confusion_images(metrics: Mapping[str, Any]) -> dict[str, NDArray[np.uint8]]
             canvas.draw()
             images[key] = np.array(canvas.buffer_rgba(), dtype=np.uint8)[:, :, :3]
     return images
-
-
-def share(folder: Path) -> None:
-    """Gives a logger's files the permission bits of the run's directory, whatever the umask of their writer was."""
-    if not folder.is_dir():
-        return
-    mode = folder.parent.stat().st_mode & 0o7777
-    folder.chmod(mode)
-    for path in list_tree(folder):  # folders before their files, whose mode follows theirs
-        with suppress(FileNotFoundError):  # removed in the meantime
-            if path.is_dir() and not path.is_symlink():
-                path.chmod(mode)
-            elif not path.is_symlink():
-                follow_folder_mode(path)

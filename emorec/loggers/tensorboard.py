@@ -7,9 +7,10 @@ from typing import Any
 
 from emorec.errors import UserError
 from emorec.loggers.base import RunLogger
-from emorec.loggers.published import confusion_images, share
+from emorec.loggers.published import confusion_images
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.results import scalar_metrics
+from emorec.storage.atomic import make_folder, share
 
 FOLDER = "tensorboard"  # in the run's directory
 
@@ -30,7 +31,7 @@ class TensorboardLogger(RunLogger):
         self._writer: Any = None
 
     def started(self, record: RunRecord, config: Mapping[str, Any], folder: Path) -> None:
-        self._folder = folder / FOLDER
+        self._folder = make_folder(folder / FOLDER)
 
     def epoch(self, row: Mapping[str, float]) -> None:
         epoch = int(row["epoch"])
@@ -60,4 +61,5 @@ class TensorboardLogger(RunLogger):
 
             assert self._folder is not None
             self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
+            share(self._folder)  # already now: a colleague resumes a run that was killed
         return self._writer

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 
 from emorec.annotations import Positive
 from emorec.loggers.base import RunLogger
-from emorec.loggers.published import confusion_images, published_config, share, tracking_name
+from emorec.loggers.published import confusion_images, published_config, tracking_name
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.results import scalar_metrics
+from emorec.storage.atomic import make_folder, share
 from emorec.storage.folders import list_tree
 
 log = logging.getLogger(__name__)
@@ -162,6 +163,7 @@ class WandbLogger(RunLogger):
     def _open(self, mode: str, record: RunRecord, config: Mapping[str, Any], folder: Path) -> None:
         import wandb
 
+        make_folder(folder / FOLDER)  # not by W&B, whose folder a colleague who resumes the run could not write to
         if mode == "online" and not _has_key():
             raise wandb.errors.UsageError("found no API key in WANDB_API_KEY or ~/.netrc")
         self._run = wandb.init(
@@ -188,6 +190,7 @@ class WandbLogger(RunLogger):
         )
         if mode == "online":
             self._mark_unsent()  # now, since a kill leaves no time for it
+        share(folder / FOLDER)
 
     def _describe(self, record: RunRecord, folder: Path) -> None:
         self._run.define_metric("epoch", hidden=True)

@@ -139,7 +139,7 @@ class CheckpointStore:
             while True:
                 try:
                     os.utime(blob)  # so that a collection at the same time keeps it
-                except FileNotFoundError:
+                except (FileNotFoundError, PermissionError):  # another user's, of a store that the group cannot write
                     write_bytes(blob, content)
                 if not link_relative(blob, link):
                     log.warning("%s does not support links: copied the weights of %s", self.root, name)

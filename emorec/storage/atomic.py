@@ -1,35 +1,70 @@
 """Atomic writes: a file is either complete or absent.
 
-A file is written under a unique temporary name in its destination folder, flushed to disk, given the permission
-bits of its folder, and renamed. A temporary file in another folder could be on another filesystem, where a rename is
-a copy that a killed process leaves incomplete.
+A file is written under a unique temporary name in its destination folder, flushed to disk, given the group and the
+permission bits of its folder, and renamed. A temporary file in another folder could be on another filesystem, where a
+rename is a copy that a killed process leaves incomplete.
 """
 
+import errno
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from emorec.storage.folders import TEMPORARY_SUFFIX, list_folder, remove_tree, temporary_path
+from emorec.storage.folders import TEMPORARY_SUFFIX, list_folder, list_tree, remove, temporary_path
 
 
 def make_folder(path: Path) -> Path:
-    """Creates a folder and its parents; each new one takes the permission bits of its parent."""
+    """Creates a folder and its parents, on disk too; each new one takes the group and permission bits of its parent."""
     if not path.is_dir():
         make_folder(path.parent)
-        mode = path.parent.stat().st_mode & 0o7777
         with suppress(FileExistsError):
             path.mkdir()
-            path.chmod(mode)
+            follow_folder_mode(path)
+            sync(path.parent)
     return path
 
 
 def follow_folder_mode(path: Path) -> None:
-    """Gives a file the read and write bits of its folder, regardless of the umask of the process."""
-    path.chmod((path.parent.stat().st_mode & 0o666) | 0o600)
+    """Gives a file or folder the group and the permission bits of its folder, whatever the umask of the process is.
+
+    What belongs to another user, who alone may change them, keeps its own; so does a link.
+    """
+    parent = path.parent.stat()
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.ELOOP, errno.ENXIO):  # another user's, a link, a socket
+            return
+        raise
+    try:
+        with suppress(PermissionError):
+            _follow(descriptor, parent)
+    finally:
+        os.close(descriptor)
+
+
+def _follow(descriptor: int, parent: os.stat_result) -> None:
+    own = os.fstat(descriptor)
+    if own.st_gid != parent.st_gid:
+        with suppress(PermissionError):  # this user is not in that group
+            os.fchown(descriptor, -1, parent.st_gid)
+    if stat.S_ISDIR(own.st_mode):
+        os.fchmod(descriptor, stat.S_IMODE(parent.st_mode))
+    elif stat.S_ISREG(own.st_mode):
+        os.fchmod(descriptor, (parent.st_mode & 0o666) | 0o600)
+
+
+def share(folder: Path) -> None:
+    """Gives a folder and everything in it, which others have written, the group and permission bits of its parent."""
+    if folder.is_dir():
+        for path in [folder, *list_tree(folder)]:  # folders before their files, whose mode follows theirs
+            with suppress(FileNotFoundError):  # removed in the meantime
+                follow_folder_mode(path)
 
 
 def sync(path: Path) -> None:
@@ -39,6 +74,13 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flushes a folder and everything in it to disk; links are not followed."""
+    for path in [folder, *list_tree(folder)]:
+        if not path.is_symlink():
+            sync(path)
 
 
 @contextmanager
@@ -86,6 +128,6 @@ def remove_orphans(folder: Path, *, grace: float = 24 * 3600.0) -> list[Path]:
     for path in list_folder(folder, f".*{TEMPORARY_SUFFIX}"):
         with suppress(FileNotFoundError):
             if time.time() - path.lstat().st_mtime > grace:
-                remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                remove(path)
                 removed.append(path)
     return removed

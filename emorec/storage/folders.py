@@ -30,6 +30,14 @@ def remove_tree(folder: Path) -> None:
             shutil.rmtree(folder)
 
 
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with its content; a link is removed, not followed."""
+    if path.is_dir() and not path.is_symlink():
+        remove_tree(path)
+    else:
+        path.unlink()
+
+
 def temporary_path(path: Path) -> Path:
     """A unique hidden path beside `path`; what a killed process leaves there is removed by `remove_orphans`."""
     return path.parent / f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from emorec.errors import UserError, first_line
-from emorec.storage.atomic import replacing
+from emorec.storage.atomic import replacing, sync
 from emorec.storage.digests import hash_file
 from emorec.storage.folders import list_folder
 
@@ -51,6 +51,7 @@ class AtomicCheckpointIO(CheckpointIO):
                     raise stream.error or error from error
             digest = hash_file(temporary)[:DIGEST_DIGITS]
         target.rename(target.with_name(f"{target.stem}-{digest}{SUFFIX}"))
+        sync(target.parent)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None

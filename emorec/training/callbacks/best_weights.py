@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from emorec.models.lightning_overhead import EpochCallback
-from emorec.storage.atomic import replacing
+from emorec.storage.atomic import replacing, sync
 from emorec.storage.digests import hash_file
 from emorec.storage.folders import list_folder
 from emorec.training.states import DIGEST_DIGITS
@@ -61,6 +61,7 @@ class BestWeights(EpochCallback):
             digest = hash_file(temporary)[:DIGEST_DIGITS]
         self._file = f"best-{self.epoch}-{digest}.safetensors"
         draft.rename(self.folder / self._file)
+        sync(self.folder)
         self._prune()
 
     def _prune(self) -> None:
