@@ -10,6 +10,16 @@ class UserError(Exception):
     """An error that the user can fix: `expected X, got Y (where)`. A command ends with exit code 2."""
 
 
+class RunTakenOverError(UserError):
+    """Another process has taken over the claim of the run that this process trains."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "expected this process to keep the claim of its run, got another process that has taken it over and goes "
+            "on with the run (this one showed no sign of life for extraction.stale_after seconds): this one ends"
+        )
+
+
 class Preempted(BaseException):
     """A signal asked this process to save and end, as the machine is needed for another job.
 

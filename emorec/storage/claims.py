@@ -1,9 +1,12 @@
 """Claims: files that let one process at a time do a piece of work.
 
-A claim is a file that is created atomically and exclusively. It names the host, the boot, the process and the start
-time of the process, and a thread touches it while the work goes on. A claim is stale once its process is known to be
-dead (same host), or once its file has not been touched for `stale_after` seconds by the clock of the waiting process
-(other hosts, whose clocks may differ).
+A claim is a file that is created atomically and exclusively. It names the host, the boot, the PID namespace, the
+process and the start time of the process, and a thread touches it while the work goes on. A claim is stale once its
+process is known to be dead, or once its file has not been touched for `stale_after` seconds by the clock of the waiting
+process (the clocks of other hosts may differ).
+
+Only a process of the same boot and PID namespace can be known to be dead. Names of hosts say nothing: containers share
+them.
 """
 
 import fcntl
@@ -20,11 +23,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from emorec.storage.atomic import follow_folder_mode, make_folder
+from emorec.storage.regular import read_regular
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0
+LARGEST_CLAIM = 1 << 16  # bytes
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,13 @@ class Holder:
     pid: int
     started: str  # start time of the process in clock ticks since boot: it differs for a reused pid
     token: str
+    namespace: str = ""  # the PID namespace; empty where it is unknown
+
+    def __post_init__(self) -> None:
+        """Raises a `TypeError` for the content of a file that is no claim."""
+        words = (self.host, self.boot, self.started, self.token, self.namespace)
+        if not all(isinstance(word, str) for word in words) or type(self.pid) is not int:
+            raise TypeError(f"expected the holder of a claim, got {words} and process {self.pid!r}")
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -44,6 +56,14 @@ class Holder:
 def _boot_id() -> str:
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def _pid_namespace() -> str:
+    """The PID namespace of this process; empty where it is unknown, or where `/proc` shows another one."""
+    with suppress(OSError):
+        if Path("/proc/self").readlink() == Path(str(os.getpid())):
+            return str(Path("/proc/self/ns/pid").readlink())
     return ""
 
 
@@ -58,35 +78,42 @@ def _process_state(pid: int) -> tuple[str, str]:
 def this_process() -> Holder:
     """This process as a holder, with a new token."""
     pid = os.getpid()
-    return Holder(socket.gethostname(), _boot_id(), pid, _process_state(pid)[1], uuid.uuid4().hex)
+    started = _process_state(pid)[1]
+    return Holder(socket.gethostname(), _boot_id(), pid, started, uuid.uuid4().hex, _pid_namespace())
 
 
 def read_holder(path: Path) -> Holder | None:
     """The holder named in a claim file, or `None` where the file is missing or not readable."""
     try:
-        return Holder(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        return Holder(**json.loads(read_regular(path, most=LARGEST_CLAIM)))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 
-def is_dead(holder: Holder) -> bool:
-    """Whether the holder's process is known to have ended, which is never known for a process on another host."""
-    if holder.host != socket.gethostname():
-        return False
+def is_alive(holder: Holder) -> bool | None:
+    """Whether the holder's process is alive; `None` where this process cannot know it, so that only the heartbeat
+    counts: it is in another container or on another host, or `/proc` hides the processes of other users."""
+    own = (_boot_id(), _pid_namespace())
+    if (holder.boot, holder.namespace) != own or not all(own) or not holder.started or holder.pid < 1:
+        return None
+    with suppress(PermissionError):  # another user's process
+        try:
+            os.kill(holder.pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return False
     state, started = _process_state(holder.pid)
-    if holder.boot != _boot_id() or started != holder.started or state == "Z":
-        return True
-    try:
-        os.kill(holder.pid, 0)
-    except OSError as error:  # a `PermissionError` if another user's process is alive
-        return isinstance(error, ProcessLookupError)
-    return False
+    return started == holder.started and state != "Z" if started else None
+
+
+def is_dead(holder: Holder) -> bool:
+    """Whether the holder's process is known to have ended."""
+    return is_alive(holder) is False
 
 
 class Claim:
     """A held claim, until `release` or the end of the `with` block.
 
-    `lost` becomes true when another process has taken the claim over.
+    `lost` becomes true at the next heartbeat after another process has taken the claim over; `is_held` looks now.
     """
 
     def __init__(self, path: Path, holder: Holder) -> None:
@@ -98,13 +125,17 @@ class Claim:
         self._thread.start()
 
     def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_SECONDS):
-            if read_holder(self.path) != self.holder:
-                self.lost = True
-                log.warning("the claim %s was taken over by %s", self.path, read_holder(self.path))
-                return
+        while not self._stop.wait(HEARTBEAT_SECONDS) and self.is_held():
             with suppress(OSError):
-                os.utime(self.path)
+                os.utime(self.path, follow_symlinks=False)
+
+    def is_held(self) -> bool:
+        """Whether the file of the claim still names this process; a file that cannot be read now says nothing."""
+        holder = read_holder(self.path)
+        if not self.lost and holder != self.holder and (holder is not None or not os.path.lexists(self.path)):
+            self.lost = True
+            log.warning("the claim %s was taken over by %s", self.path, holder or "another process")
+        return not self.lost
 
     def release(self) -> None:
         """Removes the claim, unless another process has taken it over."""
@@ -180,7 +211,7 @@ class Watch:
     def stale(self) -> bool:
         """Whether the holder is dead or has not touched its claim for `stale_after` seconds of this process's clock."""
         try:
-            seen = (read_holder(self.path), self.path.stat().st_mtime_ns)
+            seen = (read_holder(self.path), self.path.lstat().st_mtime_ns)
         except FileNotFoundError:
             return False
         if seen != self._seen:

@@ -4,12 +4,16 @@ import hashlib
 import json
 import os
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from emorec.storage.atomic import follow_folder_mode, make_folder
+from emorec.storage.regular import open_regular, read_regular
 
+BLOCK = 1 << 20  # bytes that are hashed at once
+LARGEST_DATABASE = 1 << 28  # bytes: about a million files
 SURROGATES = "surrogateescape"  # file names need not be UTF-8
 
 
@@ -42,9 +46,20 @@ def digest_of(value: Any) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of a file's content, 64 hex digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """sha256 of a file's content, 64 hex digits.
+
+    Raises:
+        OSError: it is missing, cannot be read, is no regular file, or changes its size meanwhile.
+    """
+    digest = hashlib.sha256()
+    with open_regular(path, follow=True) as stream:
+        left = os.fstat(stream.fileno()).st_size
+        while left and (block := stream.read(min(left, BLOCK))):
+            digest.update(block)
+            left -= len(block)
+        if left or stream.read(1):  # a file that grows could be read for ever
+            raise OSError(None, "the file changes its size while it is read", str(path))
+    return digest.hexdigest()
 
 
 class FileDigests:
@@ -69,13 +84,17 @@ class FileDigests:
         """sha256 of the file at `path`.
 
         Raises:
-            OSError: the file is missing or cannot be read.
+            OSError: the file is missing, is no regular file, or cannot be read.
         """
+        return self.derived("", path, hash_file)
+
+    def derived(self, kind: str, path: Path, compute: Callable[[Path], str]) -> str:
+        """A digest of some `kind`, a word, that `compute` derives from the content of the file at `path`."""
         status = os.stat(path)
         numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-        identity = (os.path.abspath(path), *map(str, numbers))
+        identity = (kind + os.path.abspath(path), *map(str, numbers))
         if identity not in self._known:
-            self._known[identity] = hash_file(path)
+            self._known[identity] = compute(path)
             if "\n" not in identity[0] and "\t" not in identity[0]:
                 self._unsaved.append("\t".join((*identity, self._known[identity])))
         return self._known[identity]
@@ -92,16 +111,15 @@ class FileDigests:
         lines = "".join(f"{zlib.crc32(line.encode(errors=SURROGATES)):08x}\t{line}\n" for line in self._unsaved)
         with suppress(OSError):
             make_folder(self.database.parent)
-            new = not self.database.exists()
-            with self.database.open("ab") as stream:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+            with os.fdopen(os.open(self.database, flags, 0o666), "ab") as stream:
                 stream.write(lines.encode(errors=SURROGATES))
-            if new:
-                follow_folder_mode(self.database)
+            follow_folder_mode(self.database)
             self._unsaved.clear()
 
     def _load(self, database: Path) -> None:
         try:
-            text = database.read_bytes().decode(errors=SURROGATES)
+            text = read_regular(database, most=LARGEST_DATABASE).decode(errors=SURROGATES)
         except OSError:
             return
         for line in text.split("\n"):

@@ -35,10 +35,13 @@ def time_at(folder: Path) -> float:
 
 
 def is_live(claim: Path, now: float) -> bool:
-    """Whether the holder of a claim or lease is alive: not known to be dead, and its file touched recently."""
+    """Whether the holder of a claim or lease is alive: not known to be dead, and its file touched recently.
+
+    Where the holder cannot be read, as in a file that another user has closed to this one, the heartbeat counts.
+    """
     holder = read_holder(claim)
     with suppress(FileNotFoundError):
-        return holder is not None and not is_dead(holder) and now - claim.stat().st_mtime < STALE_SECONDS
+        return not (holder is not None and is_dead(holder)) and now - claim.lstat().st_mtime < STALE_SECONDS
     return False
 
 

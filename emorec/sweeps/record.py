@@ -2,7 +2,6 @@
 
 import json
 import logging
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,7 +12,7 @@ from typing import Any
 
 from emorec.errors import UserError
 from emorec.storage.atomic import make_folder, write_json
-from emorec.storage.claims import Claim, Holder, acquire, read_holder
+from emorec.storage.claims import Claim, Holder, acquire, is_alive, read_holder
 from emorec.storage.folders import list_folder
 from emorec.storage.leases import is_live
 
@@ -93,7 +92,8 @@ class SweepRecord:
     ended: str | None = None  # `None` while it runs, or if it was killed
 
     def claim(self, stale_after: float) -> Claim:
-        """Claims the folder for this process. A sweep on another host counts as dead after `stale_after` seconds.
+        """Claims the folder for this process. The sweep of a process that is not seen from here, such as one on another
+        host, counts as dead after `stale_after` seconds without a heartbeat.
 
         Raises:
             UserError: another process runs a sweep of this name.
@@ -104,10 +104,10 @@ class SweepRecord:
         def waiting(holder: Holder | None) -> bool:
             if holder is None:
                 return True
-            if holder.host == socket.gethostname():
+            if is_alive(holder):
                 return False
             with suppress(FileNotFoundError):
-                heartbeats.append(path.stat().st_mtime_ns)
+                heartbeats.append(path.lstat().st_mtime_ns)
             if len(heartbeats) == 1:
                 log.info("sweep %s belongs to %s: waiting %g s for a heartbeat", self.name, holder, stale_after)
             return len(set(heartbeats)) < 2  # otherwise it is alive

@@ -1,7 +1,8 @@
 """One attempt at a run whose claim is held: recorded first, then trained here or on several ranks."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from omegaconf import OmegaConf
 from emorec.config.composition import Composed
 from emorec.config.schema import TrainConfig
 from emorec.datamodules.leakage import splits_csv
-from emorec.errors import Preempted
+from emorec.errors import Preempted, RunTakenOverError
 from emorec.loggers.base import StopRun
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.storage.atomic import write_text
@@ -69,22 +70,42 @@ def train_attempt(
 
     Returns:
         The record of this start, with the results.
+
+    Raises:
+        RunTakenOverError: another process has taken the run over.
     """
     config = context.config
     assignment = Assignment(trains=True, state=None if state is None else str(state))
     is_external = external_rank(config.trainer) is not None
-    if config.trainer.world_size > 1 and not is_external:
-        return _train_on_own_ranks(context, record, assignment, preemption)
-    if is_external:
-        send_assignment(record.run_id, assignment)
-    return train_here(context, record, state, owned=lambda: not claim.lost, preemption=preemption)
+    with _while_held(claim):
+        if config.trainer.world_size > 1 and not is_external:
+            return _train_on_own_ranks(context, record, assignment, claim, preemption)
+        if is_external:
+            send_assignment(record.run_id, assignment)
+        return train_here(context, record, state, owned=lambda: not claim.lost, preemption=preemption)
+
+
+@contextmanager
+def _while_held(claim: Claim) -> Iterator[None]:
+    """Raises a `RunTakenOverError` at the end of a block, in place of its own error, if the claim was taken over.
+
+    Two processes in one directory remove each other's files: what this one meets then is no error of the run.
+    """
+    try:
+        yield
+    except Exception as error:
+        if claim.is_held():
+            raise
+        raise RunTakenOverError from error
+    if not claim.is_held():
+        raise RunTakenOverError
 
 
 def _train_on_own_ranks(
-    context: RunContext, record: RunRecord, assignment: Assignment, preemption: Preemption
+    context: RunContext, record: RunRecord, assignment: Assignment, claim: Claim, preemption: Preemption
 ) -> RunRecord:
     """Starts the ranks, and returns the record that rank 0 has written."""
-    code = launch_ranks(context.composed, assignment)
+    code = launch_ranks(context.composed, assignment, owned=lambda: not claim.lost)
     written = context.store.read(record.run_id) or record
     if code == Preempted.exit_code:
         raise preemption.error()
@@ -111,11 +132,12 @@ def train_here(
         status = record.status
     except (KeyboardInterrupt, Preempted, StopRun) as ended:
         status = "stopped" if isinstance(ended, StopRun) else "interrupted"
-        context.store.write(replace(record, status=status, ended=now()))
+        if owned():  # else the run and its record belong to another process
+            context.store.write(replace(record, status=status, ended=now()))
         raise
     except BaseException as error:
         log.error("run %s failed", record.run_id, exc_info=True)
-        if owned():  # else the run and its record belong to another process
+        if owned():
             message = f"{type(error).__name__}: {error}"
             context.store.write(replace(record, status="failed", ended=now(), error=message))
         raise

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -22,7 +22,7 @@ import torch
 
 from emorec.config.composition import Composed
 from emorec.config.schema import TrainConfig, TrainerConfig
-from emorec.errors import Preempted, UserError
+from emorec.errors import Preempted, RunTakenOverError, UserError
 from emorec.features.devices import release_memory
 from emorec.training.processes import Child, end_children, start_child, when_parent_ends
 
@@ -152,13 +152,14 @@ def receive_assignment(run_id: str) -> Assignment:
     return assignment
 
 
-def launch_ranks(composed: Composed[TrainConfig], assignment: Assignment) -> int:
-    """Starts the ranks of a run and waits for them; when one fails, all are ended.
+def launch_ranks(composed: Composed[TrainConfig], assignment: Assignment, *, owned: Callable[[], bool]) -> int:
+    """Starts the ranks of a run and waits for them; when one fails, or the run is not `owned` any more, all are ended.
 
     Returns:
         The exit code of the first rank that failed, or 0.
 
     Raises:
+        RunTakenOverError: another process has taken the run over.
         Preempted: a signal asked this process to end; the ranks have saved.
     """
     release_memory()  # of the GPU on which features were computed: rank 0 uses it now
@@ -175,7 +176,7 @@ def launch_ranks(composed: Composed[TrainConfig], assignment: Assignment) -> int
     numbers = [{"RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
     ranks = [start_child(composed.arguments, {**environment, **own}, composed) for own in numbers]
     try:
-        return _wait(ranks)
+        return _wait(ranks, owned)
     except (Preempted, KeyboardInterrupt) as stopped:
         end_children(ranks, signal.SIGTERM if isinstance(stopped, Preempted) else signal.SIGINT, GRACE_SECONDS)
         raise
@@ -192,8 +193,10 @@ def _free_port() -> int:
             return port
 
 
-def _wait(ranks: Sequence[Child]) -> int:
+def _wait(ranks: Sequence[Child], owned: Callable[[], bool]) -> int:
     while True:
+        if not owned():
+            raise RunTakenOverError
         codes = [rank.poll() for rank in ranks]
         failed = [code for code in codes if code]
         if failed:

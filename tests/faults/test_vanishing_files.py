@@ -20,16 +20,17 @@ from emorec.features import store as store_module
 from emorec.features.inventory import inventory
 from emorec.features.maintenance import MANY_SHARDS, collect, compact, compact_if_many, spec_of, verify
 from emorec.features.store import FeatureStore
-from emorec.loggers import published, sync, wandb
+from emorec.loggers import sync, wandb
 from emorec.reporting.aggregate import finished_runs
 from emorec.runs import maintenance as run_maintenance
 from emorec.runs.checkpoint_store import CLAIM, CheckpointStore
-from emorec.storage import leases
-from emorec.storage.claims import try_claim
+from emorec.storage import atomic, leases
+from emorec.storage.claims import this_process, try_claim
 from emorec.storage.digests import FileDigests
 from emorec.training import states as states_module
 from emorec.training.states import AtomicCheckpointIO, newest_state, states
 from emorec.tuning.study import drop_broken_lines
+from tests.faults.conftest import plant_claim
 from tests.features.test_store import SPEC, filled, key
 from tests.runs.test_checkpoint_store import WEIGHTS, record
 
@@ -284,7 +285,7 @@ def test_a_run_that_another_process_removes_can_be_removed(
     checkpoints: CheckpointStore, vanish_before: Vanish, function: str, act: bool
 ) -> None:
     claim = checkpoints.folder(FIRST) / CLAIM
-    claim.write_text("{}")
+    plant_claim(claim, replace(this_process(), started="1"))  # of a process that has ended
     vanish_before(run_maintenance, function, checkpoints.folder(FIRST))
     assert run_maintenance.remove_run(checkpoints, record(FIRST), act=act) == []
     assert not checkpoints.folder(FIRST).exists()
@@ -332,8 +333,8 @@ def test_files_that_vanish_are_not_shared(tmp_path: Path, vanish_after: Vanish) 
     for name in ("a", "b"):
         (folder / name).touch(mode=0o600)
     folder.parent.chmod(0o755)
-    vanish_after(published, "list_tree", folder / "a")
-    published.share(folder)
+    vanish_after(atomic, "list_tree", folder / "a")
+    atomic.share(folder)
     assert (folder / "b").stat().st_mode & 0o777 == 0o644
 
 

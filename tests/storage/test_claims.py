@@ -179,10 +179,6 @@ def test_a_process_whose_pid_has_another_start_time_is_dead(tmp_path: Path) -> N
     claim.release()
 
 
-def test_a_process_of_an_earlier_boot_is_dead() -> None:
-    assert is_dead(replace(this_process(), boot="an earlier one"))
-
-
 def test_a_process_of_another_host_is_never_known_to_be_dead(tmp_path: Path) -> None:
     assert not is_dead(of_another_host())
     path = write_claim(tmp_path / "work", of_another_host())

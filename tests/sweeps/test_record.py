@@ -112,10 +112,10 @@ def test_a_sweep_of_another_host_is_taken_over_once_it_shows_no_sign_of_life(tmp
     sweep = sweep_of(tmp_path / "one", "waiting")
     sweep.folder.mkdir()
     claim = sweep.folder / "sweep.claim"
-    write_json(claim, asdict(replace(this_process(), host="elsewhere")))
+    write_json(claim, asdict(replace(this_process(), host="elsewhere", boot="another")))
     with sweep.claim(0.5):
         assert str(read_holder(claim)) == str(this_process())
-    write_json(claim, asdict(replace(this_process(), host="elsewhere")))
+    write_json(claim, asdict(replace(this_process(), host="elsewhere", boot="another")))
     stop = threading.Event()
 
     def beat() -> None:

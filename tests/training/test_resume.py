@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from emorec.cli import main
-from emorec.errors import UserError
+from emorec.errors import RunTakenOverError, UserError
 from emorec.models.lightning_overhead import EpochCallback
 from emorec.progress import Progress
 from emorec.training.callbacks.best_weights import BestWeights
 from emorec.training.callbacks.history import History
-from emorec.training.callbacks.save_states import GENERATIONS, RunTakenOverError, SaveStates
+from emorec.training.callbacks.save_states import GENERATIONS, SaveStates
 from emorec.training.preemption import Preemption
 from emorec.training.states import AtomicCheckpointIO, newest_state, read_state, states
 

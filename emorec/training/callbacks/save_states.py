@@ -10,6 +10,7 @@ import lightning.pytorch as lightning
 import numpy as np
 import torch
 
+from emorec.errors import RunTakenOverError
 from emorec.models.lightning_overhead import EpochCallback
 from emorec.storage.atomic import make_folder
 from emorec.training.collectives import any_rank, gather
@@ -18,10 +19,6 @@ from emorec.training.states import SUFFIX, states
 
 GENERATIONS = 2
 STEPS_BETWEEN_DECISIONS = 10  # with several ranks, since each decision costs them a message
-
-
-class RunTakenOverError(Exception):
-    """Another process has taken over the claim of the run that this process trains."""
 
 
 class SaveStates(EpochCallback):
@@ -57,7 +54,7 @@ class SaveStates(EpochCallback):
 
     def _decide(self, trainer: lightning.Trainer) -> None:
         if not self.owned():
-            raise RunTakenOverError("another process has taken this run over")
+            raise RunTakenOverError
         due = trainer.is_global_zero and time.monotonic() - self._last >= self.every_seconds
         signalled = self.preemption.received is not None
         if trainer.world_size > 1:
