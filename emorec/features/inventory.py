@@ -28,17 +28,15 @@ def inventory(root: Path) -> list[dict[str, Any]]:
 def _add_shard(entry: dict[str, Any], path: Path) -> None:
     """Adds a shard to the entry of its spec."""
     try:
-        header, description, _ = read_header(path)
-        spec = {key: description["spec"][key] for key in ("encoder", "checkpoint", "revision")}
-        utterances, size = header["keys"]["shape"][0], path.stat().st_size
+        header, size = read_header(path), path.stat().st_size
     except FileNotFoundError:
         entry["broken"] += path.is_symlink()  # a link without a target; other files were compacted or collected
         return
-    except (ShardError, OSError, KeyError):
+    except (ShardError, OSError):
         entry["broken"] += 1
         return
-    entry |= spec
-    entry["utterances"] += utterances
-    entry["bad"] += len(description["reasons"])
+    entry |= {key: header.spec.get(key) for key in ("encoder", "checkpoint", "revision")}
+    entry["utterances"] += header.entries
+    entry["bad"] += len(header.reasons)
     entry["shards"] += 1
     entry["bytes"] += size

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emorec.features.inventory import inventory
-from emorec.features.shard import SUFFIX, Shard, ShardError, open_shard, verified_shard, write_shard
-from emorec.features.spec import FeatureSpec
+from emorec.features.shard import SUFFIX, Shard, ShardError, read_header, verified_shard, write_shard
+from emorec.features.spec import SPEC_DIGITS, FeatureSpec
 from emorec.features.store import QUARANTINE_SUFFIX, FeatureStore, quarantine
 from emorec.storage.atomic import remove_orphans
 from emorec.storage.digests import FileDigests
-from emorec.storage.folders import keep_modification_time, list_folder, remove_folder
+from emorec.storage.folders import keep_modification_time, list_folder, remove, remove_folder
 from emorec.storage.leases import in_use, time_at
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,9 @@ def verify(root: Path) -> Verification:
     for folder in spec_folders(root):
         for path in list_folder(folder, f"*{SUFFIX}"):
             try:
-                verified_shard(path, digests).check_payload()
+                shard = verified_shard(path, digests)
+                if not folder.name.endswith(shard.spec_digest[:SPEC_DIGITS]):
+                    raise ShardError(f"expected features of the spec that {folder.name} is named by, got {shard.spec}")
             except FileNotFoundError:
                 continue  # compacted in the meantime
             except (ShardError, OSError) as error:
@@ -128,7 +130,8 @@ def _remove_leftovers(root: Path) -> None:
         with suppress(FileNotFoundError), keep_modification_time(folder):
             remove_orphans(folder)
             for path in list_folder(folder, f"*{QUARANTINE_SUFFIX}"):
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    remove(path)
 
 
 def compact(store: FeatureStore) -> int:
@@ -193,10 +196,10 @@ def compact_if_many(store: FeatureStore) -> None:
 
 
 def spec_of(folder: Path) -> FeatureSpec | None:
-    """The spec in the headers of a folder's shards; `None` where no shard can be read."""
+    """The spec in the headers of a folder's shards; `None` where no shard of the folder's spec can be read."""
     for path in list_folder(folder, f"*{SUFFIX}"):
-        try:
-            return FeatureSpec(**open_shard(path).spec)
-        except (ShardError, OSError, TypeError):
-            continue
+        with suppress(ShardError, OSError, TypeError):  # a `TypeError` for a spec of another version of emorec
+            spec = FeatureSpec(**read_header(path).spec)
+            if spec.folder_name == folder.name:
+                return spec
     return None

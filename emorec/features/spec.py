@@ -7,6 +7,8 @@ from typing import Any
 
 from emorec.storage.digests import canonical_json, digest_of
 
+SPEC_DIGITS = 12  # of the digest, in the name of a folder
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
@@ -38,4 +40,4 @@ class FeatureSpec:
     def folder_name(self) -> str:
         """`<encoder>-<first 12 digits of the digest>`."""
         words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.encoder).lower()
-        return f"{words}-{self.digest[:12]}"
+        return f"{words}-{self.digest[:SPEC_DIGITS]}"

@@ -16,7 +16,7 @@ from emorec.features.reader import FeatureReader, Location
 from emorec.features.shard import KEY_BYTES, SUFFIX, Shard, ShardError, verified_shard, write_shard
 from emorec.features.spec import FeatureSpec
 from emorec.storage.claims import Claim
-from emorec.storage.digests import FileDigests, canonical_json
+from emorec.storage.digests import FileDigests
 from emorec.storage.folders import list_folder
 from emorec.storage.leases import take_lease
 
@@ -61,6 +61,7 @@ class FeatureStore:
                     log.warning("the shard %s cannot be read and is skipped: %s", path, error)
                 self._known.add(path.name)
         if len(self.shards) > count:
+            self._check_dimensions()
             self._index()
         if self.shards:
             with suppress(OSError):  # a read-only store records no time of last use
@@ -74,9 +75,17 @@ class FeatureStore:
 
     def _open(self, path: Path) -> Shard:
         shard = verified_shard(path, self.digests)
-        if canonical_json(shard.spec) != self.spec.canonical:
+        if shard.spec_digest != self.spec.digest:
             raise ShardError(f"expected features of {self.spec.canonical}, got {shard.spec}")
         return shard
+
+    def _check_dimensions(self) -> None:
+        """Sets all shards aside where their features differ in dimension, since none is known to be right."""
+        dimensions = sorted({shard.dim for shard in self.shards})
+        if len(dimensions) > 1:
+            for shard in self.shards:
+                quarantine(shard.path, ShardError(f"the shards of this folder have the dimensions {dimensions}"))
+            self.shards = []
 
     def _index(self) -> None:
         """Sorts all keys by their first eight bytes. Of equal keys that of the first shard is used."""

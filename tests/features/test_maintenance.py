@@ -20,7 +20,7 @@ from emorec.features.extraction import CLAIM, compact_claimed
 from emorec.features.inventory import inventory
 from emorec.features.maintenance import MANY_SHARDS, collect, compact, compact_if_many, spec_folders, spec_of, verify
 from emorec.features.reader import FeatureReader
-from emorec.features.shard import NAME_DIGITS, open_shard, write_shard
+from emorec.features.shard import NAME_DIGITS, PAYLOAD, open_shard, write_shard
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.storage.claims import claimed, this_process
@@ -90,11 +90,13 @@ def flip(path: Path, offset: int) -> None:
 
 
 def remember_as_sound(database: Path, path: Path) -> None:
-    """Writes a digest that matches the name of a file into a database."""
+    """Writes digests into a database that match the name of a shard and the digest of the arrays in its header."""
     status = path.stat()
-    identity = (path.absolute(), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-    line = "\t".join((*map(str, identity), path.stem.ljust(64, "0")))
-    database.write_text(f"{zlib.crc32(line.encode()):08x}\t{line}\n")
+    numbers = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    for name, digest in ((path.absolute(), path.stem.ljust(64, "0")), (f"{PAYLOAD}{path}", open_shard(path).payload)):
+        line = "\t".join(map(str, (name, *numbers, digest)))
+        with database.open("a") as stream:
+            stream.write(f"{zlib.crc32(line.encode()):08x}\t{line}\n")
 
 
 def test_verify_finds_flipped_bits_that_the_database_of_digests_does_not_show(tmp_path: Path) -> None:
