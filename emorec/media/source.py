@@ -1,11 +1,15 @@
 """What an encoder will read for one utterance."""
 
+import errno
+import os
 import re
+import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, BinaryIO, ClassVar, Literal
 
 from emorec.errors import UserError, first_line
 from emorec.media.augmentation import Augmentation
@@ -13,12 +17,30 @@ from emorec.storage.digests import digest_of
 
 Reader = Literal["decord", "av"]  # of videos and of their sound tracks
 
+CLIP_SECONDS = 600.0  # to decode one clip
+MICROSECONDS = 1_000_000  # in a second
+BLOCK = 1 << 18  # bytes that FFmpeg reads at once
+# FFmpeg's names of formats that hold their media. Playlists and scripts (hls, concat, dash, sdp, …) name other files.
+FORMATS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,asf_o,au,av1,avi,avs2,avs3,caf,cavsvideo,dirac,dnxhd,dts,dtshd,dv,eac3,"
+    "flac,flv,g722,g723_1,g729,gif,gsm,gxf,h261,h263,h264,hevc,ivf,live_flv,loas,m4v,matroska,webm,mjpeg,mlp,mov,mp4,"
+    "mp3,mpc,mpc8,mpeg,mpegts,mpegvideo,mxf,nut,nsv,obu,ogg,oma,rm,shn,smjpeg,sox,spdif,tak,truehd,tta,vc1,voc,vvc,w64,"
+    "wav,wtv,wv,xwma,yuv4mpegpipe"
+)
+FORMAT_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": ""}
+KERNEL_FOLDERS = ("/proc", "/sys", "/dev")
+SPECIAL_FILES = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
 
 class MediaError(Exception):
     """The content of a source cannot be used: empty, truncated, silent, not a number, too short, not decodable.
 
     A file that is missing or may not be read is an `OSError`: that can change without the content changing.
     """
+
+
+class SlowMediaError(MediaError):
+    """A source takes too long to decode: on another day it may not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,32 +129,129 @@ class MediaSettings:
             )
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a file for reading: pipes, devices and the files of /proc and /sys have no content that stays.
+
+    Raises:
+        OSError: the file is missing, may not be read, or is not a regular file.
+    """
+    _check_regular(os.stat(path), path)
+    stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    try:
+        _check_regular(os.fstat(stream.fileno()), path)
+    except OSError:
+        stream.close()
+        raise
+    return stream
+
+
+def _check_regular(status: os.stat_result, path: Path) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        kind = SPECIAL_FILES.get(stat.S_IFMT(status.st_mode), "a special file")
+        raise OSError(errno.EINVAL, f"expected a regular file, got {kind}", str(path))
+    if any(status.st_dev == os.stat(folder).st_dev for folder in KERNEL_FOLDERS if os.path.ismount(folder)):
+        raise OSError(errno.EINVAL, "expected a regular file, got a file that the kernel makes up", str(path))
+
+
 def read_head(path: Path) -> bytes:
     """The first 12 bytes of a file.
 
     Raises:
         MediaError: the file is empty.
-        OSError: the file is missing or may not be read.
+        OSError: the file is missing, may not be read, or is not a regular file.
     """
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         head = stream.read(12)
     if not head:
         raise MediaError("the file is empty")
     return head
 
 
+class Deadline:
+    """The time by which a clip has to be decoded.
+
+    Args:
+        seconds: from now.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._end = seconds, time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Is called in each loop of a decoder.
+
+        Raises:
+            SlowMediaError: the time has passed.
+        """
+        if time.monotonic() > self._end:
+            raise SlowMediaError(
+                f"expected it to be decoded within {self._seconds:g} s (extraction.clip_seconds), it takes longer"
+            )
+
+
+class _File:
+    """What FFmpeg reads of an open file: as many bytes as it has now, until the deadline."""
+
+    def __init__(self, stream: BinaryIO, path: Path, deadline: Deadline) -> None:
+        self.name = str(path)  # its suffix helps FFmpeg to guess the format
+        self._stream, self._deadline = stream, deadline
+        self._size = os.fstat(stream.fileno()).st_size
+
+    def read(self, size: int) -> bytes:
+        self._deadline.check()
+        return self._stream.read(max(0, min(size, self._size - self._stream.tell())))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._deadline.check()
+        if whence == os.SEEK_END:
+            return self._stream.seek(self._size + offset)
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
 def reason_of(error: Exception) -> str:
-    """The first line of a decoder's error, without FFmpeg's prefix."""
-    return re.sub(r"^\[[^]]*\]\s*\S*:\s*", "", first_line(error))[:200]
+    """The first line of a decoder's error, without FFmpeg's prefix and the name of the file."""
+    message = getattr(error, "strerror", None) or first_line(error)
+    return re.sub(r"^\[[^]]*\]\s*\S*:\s*", "", message)[:200]
 
 
 @contextmanager
-def open_container(path: Path, failure: Callable[[str], Exception]) -> Iterator[Any]:
-    """Opens a file with PyAV; errors of PyAV within the block are raised as `failure(reason)`."""
+def open_container(path: Path, failure: Callable[[str], Exception], deadline: Deadline | None = None) -> Iterator[Any]:
+    """Opens a file with PyAV; errors of FFmpeg within the block are raised as `failure(reason)`.
+
+    FFmpeg gets the open file and nothing else: it can open no other file and no URL, whatever the file names.
+
+    Raises:
+        SlowMediaError: FFmpeg reads after the deadline.
+        OSError: the file is missing, may not be read, or is not a regular file.
+    """
     import av
 
-    try:
-        with av.open(str(path)) as container:
-            yield container
-    except (av.FFmpegError, IndexError, ValueError) as error:
-        raise failure(reason_of(error)) from error
+    deadline = deadline or Deadline(CLIP_SECONDS)
+    with open_regular(path) as stream:
+        file = _File(stream, path, deadline)
+        try:
+            with av.open(
+                file, container_options=FORMAT_OPTIONS, metadata_errors="replace", buffer_size=BLOCK, io_open=_refuse
+            ) as container:
+                yield container
+        except av.ArgumentError as error:
+            raise failure("its format is not one that holds sound or video itself") from error
+        except av.FFmpegError as error:
+            raise failure(reason_of(error)) from error
+
+
+def _refuse(url: str, *_: Any) -> Any:
+    raise MediaError(f"expected a file that holds its media, got one that refers to {url!r}")
+
+
+def clock_start(container: Any) -> float:
+    """Time 0 of an open file, seconds on its tracks' own clocks: that of the first sound or picture in it.
+
+    The start and the end of an utterance count from here, in all tracks of a file.
+    """
+    return (container.start_time or 0) / MICROSECONDS
