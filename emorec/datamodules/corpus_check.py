@@ -18,10 +18,10 @@ from emorec.datasets.utterance import SPLITS, Utterance
 from emorec.errors import UserError, choose
 from emorec.markdown import markdown_table
 from emorec.media.audio import AudioSettings, audio_seconds
-from emorec.media.frames import picture_of
 from emorec.media.source import MediaError, Source
 from emorec.media.text import read_text
 from emorec.media.video import VideoSettings, read_video
+from emorec.media.video_track import stated_seconds
 from emorec.progress import Progress
 from emorec.storage.digests import FileDigests
 
@@ -170,7 +170,8 @@ def _check_media(result: CorpusCheck, manifest: Manifest, extraction: Extraction
         utterance, modality = item
         path = None if modality == "text" else getattr(utterance, modality)
         start, end = utterance.segment(modality)
-        source = Source(modality=modality, path=path, start=start, end=end, crop=utterance.crop)
+        limit = extraction.clip_seconds
+        source = Source(modality=modality, path=path, start=start, end=end, crop=utterance.crop, seconds=limit)
         seconds, file_end = None, 0.0
         try:
             if modality == "audio":
@@ -179,7 +180,7 @@ def _check_media(result: CorpusCheck, manifest: Manifest, extraction: Extraction
             elif modality == "video":
                 read_video(source, PROBE)
                 assert path is not None
-                file_end = picture_of(path).seconds
+                file_end = stated_seconds(path)
             else:
                 read_text(Source(modality="text", text=utterance.text))
         except MediaError as error:

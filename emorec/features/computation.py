@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -17,7 +18,7 @@ from emorec.errors import UserError
 from emorec.features.devices import exact_float32, own_device
 from emorec.features.precision_check import PrecisionCheck
 from emorec.features.store import FeatureStore
-from emorec.media.source import MediaError, Source
+from emorec.media.source import MediaError, SlowMediaError, Source
 from emorec.progress import Progress
 from emorec.storage.digests import FileDigests
 
@@ -60,8 +61,11 @@ def compute(
     *,
     settings: ExtractionConfig,
     title: str,
-) -> float:
-    """Computes features, writes them and returns the share of padding among the frames.
+) -> tuple[float, dict[bytes, str]]:
+    """Computes features and writes them.
+
+    Returns the share of padding among the frames, and {key: reason} of sources that took too long to decode: nothing
+    is written of these, so that they are tried again.
 
     Args:
         stores: one for each layer of the encoder, in their order.
@@ -82,9 +86,12 @@ def compute(
     check = PrecisionCheck(encoder, device)
     items = _read_ahead(encoder, sources, settings, stores[0].digests)
     real = padded = 0
+    slow: dict[bytes, str] = {}
     try:
         with Progress(title, len(sources), settings.progress) as progress, torch.inference_mode(), exact_float32():
-            for batch in _batches(items, encoder, settings.batch_size):
+            for items_of_batch in _batches(items, encoder, settings.batch_size):
+                slow |= {key: str(item) for key, item in items_of_batch if isinstance(item, SlowMediaError)}
+                batch = [(key, item) for key, item in items_of_batch if key not in slow]
                 lengths = []
                 for key, rows, reason in _encode(encoder, batch, names, device, check):
                     for publisher, layer in zip(publishers, np.split(rows, len(stores), axis=1), strict=True):
@@ -92,11 +99,11 @@ def compute(
                     if reason is None:
                         lengths.append(len(rows))
                 real, padded = real + sum(lengths), padded + max(lengths, default=0) * len(lengths)
-                progress.advance(len(batch))
+                progress.advance(len(items_of_batch))
     finally:
         for publisher in publishers:
             publisher.publish()
-    return 1 - real / padded if padded else 0.0
+    return 1 - real / padded if padded else 0.0, slow
 
 
 def _read_ahead(
@@ -106,7 +113,7 @@ def _read_ahead(
 
     def read(key: bytes, source: Source) -> tuple[bytes, Any]:
         try:
-            item = encoder.read(source)
+            item = encoder.read(replace(source, seconds=settings.clip_seconds))
         except MediaError as error:
             item = error
         # the content must still be the one that the key stands for

@@ -131,7 +131,10 @@ def _compute_missing(
         to_read = {key: source for key, name in missing.items() if (source := sources[name]) is not None}
         if encoder.face_misses:
             encoder.face_misses.take()  # resets the count
-        report.padding = compute(stores, encoder, to_read, missing, settings=settings, title=title)
+        report.padding, slow = compute(stores, encoder, to_read, missing, settings=settings, title=title)
+        for name, key in report.keys.items():
+            if key in slow:
+                report.keys[name], report.bad[name] = None, slow[key]
         if encoder.face_misses and (faceless := encoder.face_misses.take()):
             level = logging.WARNING if 2 * faceless > len(missing) else logging.INFO
             message = "%s: no face found in %d of %d clips, whose centre was taken"

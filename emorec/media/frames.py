@@ -1,24 +1,26 @@
-"""Decoders of video: decord, and PyAV where decord has no wheel or fails on a file.
+"""Decoders of video: PyAV, and decord where it is asked for and proven to give the same frames.
 
-Both give the same pixels: they number frames in display order, and scale and rotate them in the same way.
+A frame's time is its presentation time on the file's clock (`clock_start`). Frames are numbered in that order; those
+that an edit list hides have no number.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emorec.media.resizing import Frames, resized
-from emorec.media.source import MediaError, Reader, open_container, reason_of
+from emorec.media.source import Deadline, Reader, open_container, reason_of
+from emorec.media.video_track import MOST_PIXELS, Numbering, VideoTrack, full_packets
 
 SMALLEST = 64  # pixels; decord does not reliably scale to fewer
-LATE_FRAMES = 2  # number of frames at the end that a decoder may not return
-SHARE_OF_STATED = 0.9  # a header may state some more frames than there are
+SHARE_OF_PACKETS = 0.4  # of the packets that hold a frame, at least; two packets may hold the two fields of one
 
 Size = tuple[int, int]  # height, width
 
@@ -27,62 +29,26 @@ class DecodingError(Exception):
     """A decoder cannot decode a file; another one may be able to."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """What the header of a file states about its video track.
-
-    Attributes:
-        size: stored height and width, before rotation.
-        frames: number of frames; 0 if the header does not state it.
-        seconds: length of the file; 0 if the header does not state it.
-        deep: whether colours have more than 8 bits; the decoders round them differently.
-    """
-
-    size: Size
-    frames: int
-    seconds: float
-    deep: bool
-
-
 class FrameReader(Protocol):
     """An open video.
 
     Attributes:
         size: height and width of a frame as shown, after rotation.
-        starts: (N,) time of each frame, seconds since the first.
+        starts: (N,) time of each frame, seconds on the file's clock.
+        tick: precision of the times, seconds.
     """
 
     size: Size
     starts: NDArray[np.float64]
+    tick: float
 
     def read(self, indices: NDArray[np.int64], size: Size | None = None) -> Frames:
         """Frames (len(indices), *size, 3) of ascending indices; `size` is height and width, `None` for the frames' own.
 
         Raises:
             DecodingError: a frame cannot be decoded.
+            SlowMediaError: the deadline has passed.
         """
-
-
-def picture_of(path: Path) -> Picture:
-    """Reads the header of a file.
-
-    Raises:
-        MediaError: the file is not a video.
-    """
-    with open_container(path, lambda reason: MediaError(f"the video is not decodable: {reason}")) as container:
-        if not container.streams.video:
-            raise MediaError("the file has no video track")
-        stream = container.streams.video[0]
-        pixels = stream.codec_context.format
-        picture = Picture(
-            size=(int(stream.height), int(stream.width)),
-            frames=int(stream.frames or 0),
-            seconds=(container.duration or 0) / 1e6,  # from microseconds
-            deep=pixels is not None and any(part.bits > 8 for part in pixels.components),
-        )
-    if not all(picture.size):
-        raise MediaError("the video states no picture size")
-    return picture
 
 
 def _scales_itself(shown: Size, stored: Size, wanted: Size) -> bool:
@@ -91,28 +57,27 @@ def _scales_itself(shown: Size, stored: Size, wanted: Size) -> bool:
 
 
 class DecordFrames:
-    """A video opened by decord."""
+    """A video opened by decord, which gives other frames than FFmpeg for many: it is asked for proven ones only."""
 
-    def __init__(self, path: Path, picture: Picture) -> None:
+    def __init__(self, path: Path, track: VideoTrack, deadline: Deadline) -> None:
         try:
             import decord
         except (ImportError, OSError) as error:
             raise DecodingError(f"decord is not installed: {reason_of(error)}") from error
-        if picture.deep:
-            raise DecodingError("its colours have more than 8 bits")
-        self._path, self._picture = path, picture
+        if doubt := track.doubt_about_decord():
+            raise DecodingError(f"decord is not known to decode it exactly: {doubt}")
+        self._path, self._track, self.tick = path.absolute(), track, track.tick  # relative, it may look like a URL
         self._errors = (decord.DECORDError, RuntimeError, IndexError)
+        self.starts: NDArray[np.float64] = track.seconds(track.numbering().ticks)
         try:
             self._reader: Any = self._open()
             height, width = self._reader[0].shape[:2]  # as shown: decord rotates clips as their header says
-            starts = self._reader.get_frame_timestamp(range(len(self._reader)))[:, 0].astype(np.float64)
         except self._errors as error:
             raise DecodingError(reason_of(error)) from error
         self.size: Size = (height, width)
-        self.starts: NDArray[np.float64] = starts
-        if starts[0] < 0 or not (np.diff(starts) >= 0).all():
-            # in containers without times, and in clips cut without re-encoding; decord then returns other frames
-            raise DecodingError("the times of the frames are not in order")
+        if len(self._reader) != len(self.starts):
+            raise DecodingError(f"expected {len(self.starts)} frames, decord counts {len(self._reader)}")
+        deadline.check()
 
     def _open(self, **scaling: int) -> Any:
         import decord
@@ -121,7 +86,7 @@ class DecordFrames:
 
     def read(self, indices: NDArray[np.int64], size: Size | None = None) -> Frames:
         scaling: dict[str, int] = {}
-        if size is not None and _scales_itself(self.size, self._picture.size, size):
+        if size is not None and _scales_itself(self.size, self._track.size, size):
             scaling = {"height": size[0], "width": size[1]}
         reader, self._reader = self._reader, None  # a reader that is kept goes on decoding in a thread of its own
         try:
@@ -135,91 +100,175 @@ class DecordFrames:
 
 
 class AvFrames:
-    """A video opened by PyAV."""
+    """A video opened by PyAV, whose frames are those that its packets announce.
 
-    def __init__(self, path: Path, picture: Picture) -> None:
-        self._path, self._picture = path, picture
-        self.starts: NDArray[np.float64] = self._times()
-        if len(self.starts) == 0:
-            raise DecodingError("it has no frame")
-        with self._decoding() as decoded:
-            first = next(decoded, None)
-        if first is None:
+    Decoding starts at the last frame before a wanted one that refers to none before it. What is decoded must be what
+    was announced.
+    """
+
+    verifies: ClassVar[bool] = True
+
+    def __init__(self, path: Path, track: VideoTrack, deadline: Deadline) -> None:
+        self._path, self._track, self._deadline, self.tick = path, track, deadline, track.tick
+        self._numbering = self._numbered()
+        if len(self._numbering.ticks) == 0:
             raise DecodingError("no frame can be decoded")
+        self.starts: NDArray[np.float64] = track.seconds(self._numbering.ticks)
+        first = next(self._frames([self._numbering.safe]))
         self._turns = round(first.rotation / 90) % 4  # quarters, counterclockwise
-        self.size: Size = (first.height, first.width) if self._turns % 2 == 0 else (first.width, first.height)
+        self._stored: Size = (first.height, first.width)
+        self.size: Size = self._stored if self._turns % 2 == 0 else (first.width, first.height)
 
-    def _times(self) -> NDArray[np.float64]:
-        """Time of each frame, seconds, from the packets' headers."""
-        times, corrupt, packets = [], False, 0
-        with open_container(self._path, DecodingError) as container:
-            stream = container.streams.video[0]
-            for packet in container.demux(stream):
-                time = packet.dts if packet.pts is None else packet.pts
-                if packet.size and time is not None:
-                    packets, corrupt = packets + 1, bool(packet.is_corrupt)
-                    times += [] if packet.is_discard else [time]
-            scale = float(stream.time_base)
-        if corrupt:
-            raise DecodingError("it is truncated: its last packet is cut off")
-        if packets < SHARE_OF_STATED * self._picture.frames:
-            raise DecodingError(f"it is truncated: expected {self._picture.frames} frames, got {packets}")
-        seconds = (np.sort(np.array(times, np.float64)) - min(times, default=0)) * scale
-        return seconds.astype(np.float32).astype(np.float64)  # the precision of decord
+    def _numbered(self) -> Numbering:
+        if not self._track.is_timed:
+            raise DecodingError("its packets state no times")
+        return self._track.numbering()
 
     @contextmanager
-    def _decoding(self) -> Iterator[Iterator[Any]]:
-        """Yields the decoded frames; errors of PyAV within the block are decoding errors."""
-        with open_container(self._path, DecodingError) as container:
+    def _opened(self) -> Iterator[tuple[Iterator[Any], Any]]:
+        """Yields the packets, and `None` after the last, and the codec that decodes them."""
+        with open_container(self._path, DecodingError, self._deadline) as container:
             stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            yield container.decode(stream)
+            codec = stream.codec_context
+            codec.thread_count, codec.options = 1, {"max_pixels": str(MOST_PIXELS)}
+            yield itertools.chain(full_packets(container.demux(stream), self._deadline), [None]), codec
+
+    def _frames(self, wanted: Sequence[int]) -> Iterator[Any]:
+        """Decodes the frames of ascending numbers."""
+        numbering, missing = self._numbering, deque(wanted)
+        with self._opened() as (packets, codec):
+            decoding, first, index = False, 0, 0  # the numbers of the first exact frame and of the next one
+            for number, packet in enumerate(packets):
+                if not decoding:
+                    if packet is not None and number < numbering.entries[missing[0]]:
+                        continue
+                    codec.flush_buffers()
+                    decoding, first = True, int(numbering.firsts[missing[0]])
+                    index = first
+                for frame in _decoded(codec, packet, started=index > 0):
+                    time = _time(frame)
+                    if index == first > 0 and time is not None and time < numbering.ticks[first]:
+                        continue
+                    if self.verifies and (index >= len(numbering.ticks) or time not in (None, numbering.ticks[index])):
+                        raise DecodingError("its frames are not those that its packets announce")
+                    if index == missing[0]:
+                        yield frame
+                        missing.popleft()
+                        if not missing:
+                            return
+                    index += 1
+                decoding = bool(numbering.entries[missing[0]] <= number)
+        raise DecodingError(f"expected {len(numbering.ticks)} frames, got {index}")
 
     def read(self, indices: NDArray[np.int64], size: Size | None = None) -> Frames:
-        if size is not None and not _scales_itself(self.size, self._picture.size, size):
+        if size is not None and not _scales_itself(self.size, self._stored, size):
             return resized(self.read(indices), size)
-        wanted, last = set(indices.tolist()), int(indices.max())
-        pixels: dict[int, Frames] = {}
-        graph, frame, index = None, None, -1
-
-        def convert(frame: Any) -> Frames:
-            nonlocal graph
-            graph = graph or _filter_graph(frame, size, upside_down=self._turns == 2)
-            graph.push(frame)
-            converted: Frames = graph.pull().to_ndarray()  # (H, W, 3)
-            return converted
-
-        with self._decoding() as decoded:
-            for index, frame in enumerate(decoded):
-                if index in wanted:
-                    pixels[index] = convert(frame)
-                if index >= last:
-                    break
-            if frame is None or index + LATE_FRAMES < last:
-                raise DecodingError(f"expected {len(self.starts)} frames, got {index + 1}")
-            for missing in wanted - pixels.keys():
-                pixels[missing] = convert(frame)
+        converter = _Converter(size or self._stored, upside_down=self._turns == 2)
+        wanted = sorted(set(indices.tolist()))
+        pixels = dict(zip(wanted, map(converter.convert, self._frames(wanted)), strict=True))
         frames = np.stack([pixels[index] for index in indices.tolist()])  # (N, H, W, 3)
         return np.ascontiguousarray(np.rot90(frames, self._turns, axes=(1, 2))) if self._turns % 2 else frames
 
 
-def _filter_graph(frame: Any, size: Size | None, *, upside_down: bool) -> Any:
-    """The FFmpeg filters that decord uses: they convert frames like `frame` to RGB of one size."""
-    import av.filter
+class CountedAvFrames(AvFrames):
+    """A video opened by PyAV, whose frames are those that decoding all of it gives: slow, for packets that mislead."""
 
-    height, width = size or (frame.height, frame.width)
-    graph = av.filter.Graph()
-    parts = [
-        graph.add_buffer(width=frame.width, height=frame.height, format=frame.format.name, time_base=frame.time_base),
-        *(graph.add(name) for name in (("vflip", "hflip") if upside_down else ())),
-        graph.add("scale", f"{width}:{height}:flags=bilinear"),
-        graph.add("format", "rgb24"),
-        graph.add("buffersink"),
-    ]
-    for one, other in itertools.pairwise(parts):
-        one.link_to(other)
-    graph.configure()
-    return graph
+    verifies = False
+
+    def _numbered(self) -> Numbering:
+        ticks: list[int] = []
+        guess = _TimeGuess()
+        with self._opened() as (packets, codec):
+            for packet in packets:
+                ticks += [guess.time(frame) for frame in _decoded(codec, packet, started=bool(ticks))]
+        announced = int(self._track.shown[np.argmax(self._track.keys) :].sum())
+        if len(ticks) < SHARE_OF_PACKETS * announced:
+            raise DecodingError(f"expected about {announced} frames, got {len(ticks)}")
+        zeros = np.zeros(len(ticks), np.int64)
+        return Numbering(ticks=np.maximum.accumulate(np.array(ticks, np.int64)), entries=zeros, firsts=zeros)
 
 
-FRAME_READERS: dict[Reader, Callable[[Path, Picture], FrameReader]] = {"decord": DecordFrames, "av": AvFrames}
+def _decoded(codec: Any, packet: Any, *, started: bool) -> list[Any]:
+    """The frames that a packet completes; none before the first key frame of a recording that started between two."""
+    import av
+
+    try:
+        frames: list[Any] = codec.decode(packet)
+    except av.InvalidDataError:
+        if started:
+            raise
+        return []
+    return frames
+
+
+def _time(frame: Any) -> int | None:
+    """When a frame is shown, ticks: as stated, or else by the order of decoding; `None` where both are unknown."""
+    time: int | None = frame.dts if frame.pts is None else frame.pts
+    return time
+
+
+class _TimeGuess:
+    """When frames are shown if their stated times may be wrong: FFmpeg's own rule (`guess_correct_pts`).
+
+    Of the stated times and those by the order of decoding, it takes the kind that went backwards less often.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, int | None] = {"pts": None, "dts": None}
+        self._faults = {"pts": 0, "dts": 0}
+        self._next = 0
+
+    def time(self, frame: Any) -> int:
+        times = {"pts": frame.pts, "dts": frame.dts}
+        for kind, other in (("dts", "pts"), ("pts", "dts")):
+            time, last = times[kind], self._last[kind]
+            if time is not None:
+                self._faults[kind] += last is not None and time <= last
+                self._last[kind] = time
+            elif times[other] is not None:
+                self._last[kind] = times[other]
+        by_pts = times["pts"] is not None and (times["dts"] is None or self._faults["pts"] <= self._faults["dts"])
+        chosen = times["pts"] if by_pts else times["dts"]
+        guessed = self._next if chosen is None else int(chosen)
+        self._next = guessed + max(1, frame.duration or 0)
+        return guessed
+
+
+class _Converter:
+    """Converts frames to RGB of one size, by the FFmpeg filters that decord uses."""
+
+    def __init__(self, size: Size, *, upside_down: bool) -> None:
+        self._size, self._upside_down = size, upside_down
+        self._graphs: dict[tuple[int, int, str], Any] = {}  # the pictures of a track may change their size
+
+    def convert(self, frame: Any) -> Frames:
+        """(H, W, 3)"""
+        kind = frame.width, frame.height, frame.format.name
+        if kind not in self._graphs:
+            self._graphs[kind] = self._graph(frame)
+        self._graphs[kind].push(frame)
+        converted: Frames = self._graphs[kind].pull().to_ndarray()
+        return converted
+
+    def _graph(self, frame: Any) -> Any:
+        import av.filter
+
+        height, width = self._size
+        graph = av.filter.Graph()
+        parts = [
+            graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format.name, time_base=Fraction(1, 1000)
+            ),
+            *(graph.add(name) for name in (("vflip", "hflip") if self._upside_down else ())),
+            graph.add("scale", f"{width}:{height}:flags=bilinear"),
+            graph.add("format", "rgb24"),
+            graph.add("buffersink"),
+        ]
+        for one, other in itertools.pairwise(parts):
+            one.link_to(other)
+        graph.configure()
+        return graph
+
+
+Open = Callable[[Path, VideoTrack, Deadline], FrameReader]
+FRAME_READERS: dict[Reader, tuple[Open, ...]] = {"decord": (DecordFrames,), "av": (AvFrames, CountedAvFrames)}

@@ -17,6 +17,7 @@ from emorec.storage.digests import digest_of
 
 Reader = Literal["decord", "av"]  # of videos and of their sound tracks
 
+DECODER = 2  # is counted up when a file of sound or video is decoded to something else; features are then made anew
 CLIP_SECONDS = 600.0  # to decode one clip
 MICROSECONDS = 1_000_000  # in a second
 BLOCK = 1 << 18  # bytes that FFmpeg reads at once
@@ -28,6 +29,7 @@ FORMATS = (
     "wav,wtv,wv,xwma,yuv4mpegpipe"
 )
 FORMAT_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": ""}
+GUESS_TIMES = 1  # FFmpeg's flag "genpts", which PyAV sets and FFmpeg does not
 KERNEL_FOLDERS = ("/proc", "/sys", "/dev")
 SPECIAL_FILES = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
@@ -51,12 +53,13 @@ class Source:
         modality: "text", "audio" or "video".
         path: the file to decode; `None` for text.
         text: the transcript; `None` for audio and video.
-        start: seconds into the file; `None` for its start.
-        end: seconds into the file; `None` for its end.
+        start: seconds on the file's clock (`clock_start`); `None` for its start.
+        end: seconds on the file's clock; `None` for its end.
         crop: "left" or "right" half of the picture; `None` for all of it.
         prompt: template around the text.
         context: earlier turns read with the text, oldest first.
         view: number of the augmented view; 0 for the source as it is.
+        seconds: to decode it; does not count in its key.
     """
 
     modality: str
@@ -68,6 +71,7 @@ class Source:
     prompt: str | None = None
     context: tuple[str, ...] = ()
     view: int = 0
+    seconds: float = CLIP_SECONDS
 
     @property
     def segment(self) -> tuple[float | None, float | None]:
@@ -80,8 +84,11 @@ class Source:
         Raises:
             OSError: the file is missing or cannot be read.
         """
-        identity: dict[str, Any] = {name: value for name, value in vars(self).items() if name != "path"}
-        identity["content"] = None if self.path is None else file_digest(self.path)
+        identity = {name: value for name, value in vars(self).items() if name not in ("path", "seconds")}
+        identity["content"] = None
+        if self.path is not None:
+            open_regular(self.path).close()
+            identity |= {"content": file_digest(self.path), "decoder": DECODER}
         return digest_of(identity)
 
 
@@ -220,6 +227,16 @@ def reason_of(error: Exception) -> str:
 
 
 @contextmanager
+def _ffmpeg_errors(failure: Callable[[str], Exception]) -> Iterator[None]:
+    import av
+
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise failure(reason_of(error)) from error
+
+
+@contextmanager
 def open_container(path: Path, failure: Callable[[str], Exception], deadline: Deadline | None = None) -> Iterator[Any]:
     """Opens a file with PyAV; errors of FFmpeg within the block are raised as `failure(reason)`.
 
@@ -231,18 +248,17 @@ def open_container(path: Path, failure: Callable[[str], Exception], deadline: De
     """
     import av
 
-    deadline = deadline or Deadline(CLIP_SECONDS)
-    with open_regular(path) as stream:
-        file = _File(stream, path, deadline)
+    with open_regular(path) as stream, _ffmpeg_errors(failure):
+        file = _File(stream, path, deadline or Deadline(CLIP_SECONDS))
         try:
-            with av.open(
+            container = av.open(
                 file, container_options=FORMAT_OPTIONS, metadata_errors="replace", buffer_size=BLOCK, io_open=_refuse
-            ) as container:
-                yield container
+            )
         except av.ArgumentError as error:
             raise failure("its format is not one that holds sound or video itself") from error
-        except av.FFmpegError as error:
-            raise failure(reason_of(error)) from error
+        with container:
+            container.flags &= ~GUESS_TIMES
+            yield container
 
 
 def _refuse(url: str, *_: Any) -> Any:

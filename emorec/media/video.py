@@ -9,12 +9,12 @@ from annotated_types import Ge, Le
 from emorec.annotations import Pattern, PositiveCount
 from emorec.media.augmentation import VideoAugmentation, generator_of
 from emorec.media.faces import NO_FACES, FaceMisses, face_identity, find_face
-from emorec.media.frames import FRAME_READERS, DecodingError, FrameReader, picture_of
+from emorec.media.frames import FRAME_READERS, DecodingError, FrameReader
 from emorec.media.resizing import Frames, resized
-from emorec.media.source import MediaError, MediaSettings, Reader, Source, read_head
+from emorec.media.source import Deadline, MediaError, MediaSettings, Reader, Source, read_head
+from emorec.media.video_track import read_track
 
-SHARE_OF_FILE = 0.8  # share of the stated length that must have frames, where the header states no number of frames
-FRAMES_SECONDS = 1.0  # a frame may be shown for this long
+DEFAULT_READER: Reader = "av"
 
 Detector = Annotated[str, Pattern(r"none|haar|.*\.onnx", "none, haar or the path of an .onnx file")]
 
@@ -56,7 +56,7 @@ def read_video(
 ) -> Frames:
     """The frames of a source, or of the view that it names, RGB: (frames, size, size, 3).
 
-    The `reader` is `None` for decord, then PyAV. A clip in which no face was found is counted in `missed`.
+    The `reader` is `None` for PyAV. A clip in which no face was found is counted in `missed`.
 
     Raises:
         MediaError: the video is not decodable, or has no frame in the segment.
@@ -74,27 +74,21 @@ def read_video(
 
 def _decoded(source: Source, settings: VideoSettings, reader: Reader | None, missed: FaceMisses | None) -> Frames:
     assert source.path is not None
-    picture = picture_of(source.path)
+    deadline = Deadline(source.seconds)
+    track = read_track(source.path, deadline)
     reason = ""
-    for name in (reader,) if reader else FRAME_READERS:
+    for opened in FRAME_READERS[reader or DEFAULT_READER]:
         try:
-            video = FRAME_READERS[name](source.path, picture)
-            truncated = "the video is truncated: its header states"
-            count, last = len(video.starts), video.starts[-1]
-            if 2 * count < picture.frames:
-                raise MediaError(f"{truncated} {picture.frames} frames, it has {count}")
-            if picture.frames == 0 and last < SHARE_OF_FILE * picture.seconds - FRAMES_SECONDS:
-                raise MediaError(f"{truncated} {picture.seconds:.2f} s, its last frame is at {last:.2f} s")
-            return _cut(video, source, settings, missed)
+            return _cut(opened(source.path, track, deadline), source, settings, missed)
         except DecodingError as error:
             reason = str(error)
     raise MediaError(f"the video is not decodable: {reason}")
 
 
 def _cut(video: FrameReader, source: Source, settings: VideoSettings, missed: FaceMisses | None) -> Frames:
-    starts = video.starts
-    first = 0 if source.start is None else int(np.searchsorted(starts, source.start - 1e-6))
-    last = len(starts) if source.end is None else int(np.searchsorted(starts, source.end))
+    starts, half = video.starts, video.tick / 2  # the ends of a segment are rounded to ticks, as by FFmpeg
+    first = 0 if source.start is None else int(np.searchsorted(starts, source.start - half))
+    last = len(starts) if source.end is None else int(np.searchsorted(starts, source.end - half))
     if last <= first:
         raise MediaError(f"the video has no frame between {source.start} and {source.end} s")
     # (N,), at the middle of N equal stretches
