@@ -1,10 +1,10 @@
 """Sound files, and the sound tracks of videos, as mono waveforms."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from numpy.random import Generator
 
 from emorec.annotations import NonNegative
@@ -12,15 +12,16 @@ from emorec.media.augmentation import AudioAugmentation, generator_of
 from emorec.media.conditioning import Compression, compress, pre_emphasise, trim_silence, with_loudness
 from emorec.media.signal import Waveform, resampled
 from emorec.media.sound import decode_sound
-from emorec.media.source import MediaError, MediaSettings, Reader, Source, read_head
+from emorec.media.source import MediaError, MediaSettings, Source, read_head
 
 SILENCE = 1e-5  # of full scale; a 16-bit file below it holds only zeros
 LOWEST_RATE = 4000  # Hz
+LONGEST = 360_000  # seconds that may be allowed
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioSettings(MediaSettings):
-    """How sound is read; every field counts in a feature's identity.
+    """How sound is read; every field but `maximum_seconds` counts in a feature's identity.
 
     Sound is resampled and then conditioned, in the order of the fields. Views are augmented last, so that `loudness`
     does not undo their gain.
@@ -28,6 +29,7 @@ class AudioSettings(MediaSettings):
     Attributes:
         sample_rate: Hz of the waveform.
         minimum_seconds: shorter sound is refused.
+        maximum_seconds: longer sound is refused before it fills the memory.
         trim: dB below the loudest frame; quieter sound is cut off at both ends.
         compression: settings of a compressor of the dynamics.
         loudness: LUFS of every utterance.
@@ -38,33 +40,37 @@ class AudioSettings(MediaSettings):
     where: ClassVar[str] = "encoder.audio.media"
     sample_rate: Annotated[int, Ge(LOWEST_RATE)] = 16_000
     minimum_seconds: NonNegative = 0.05
+    maximum_seconds: Annotated[float, Gt(0), Le(LONGEST)] = 3600.0
     trim: Annotated[float, Ge(1), Le(120)] | None = None
     compression: Compression | None = None
     loudness: Annotated[float, Ge(-70), Le(0)] | None = None
     pre_emphasis: Annotated[float, Ge(0), Le(1)] | None = None
     augmentation: AudioAugmentation | None = None
 
+    def identity(self, *, augmented: bool = False) -> dict[str, Any]:
+        own = super().identity(augmented=augmented)
+        del own["maximum_seconds"]
+        return own
 
-def read_audio(source: Source, settings: AudioSettings, *, reader: Reader | None = None) -> Waveform:
+
+def read_audio(source: Source, settings: AudioSettings) -> Waveform:
     """The sound of a source, or of the view that it names: mono, float32, (samples,), at the settings' rate.
 
-    Full scale is ±1; sound mixed from 5.1 can exceed it. The `reader` is that of sound tracks; `None` for decord, then
-    PyAV.
+    Full scale is ±1; sound mixed from 5.1 can exceed it. Times count on the file's clock, as those of its picture do:
+    sound that starts later has silence in front.
 
     Raises:
-        MediaError: the sound is not decodable, empty, truncated, too short, silent, or not a number.
+        MediaError: the sound is not decodable, empty, truncated, too short, too long, silent, or not a number.
         OSError: the file is missing or may not be read.
     """
-    return read_view(source, settings, reader=reader)[0]
+    return read_view(source, settings)[0]
 
 
-def read_view(
-    source: Source, settings: AudioSettings, *, reader: Reader | None = None
-) -> tuple[Waveform, Generator | None]:
+def read_view(source: Source, settings: AudioSettings) -> tuple[Waveform, Generator | None]:
     """As `read_audio`, with the random generator that the rest of an augmented view draws from; `None` for view 0."""
     path = source.path
     assert path is not None
-    decoded, rate = decode_sound(path, read_head(path), source.start, source.end, reader)
+    decoded, rate = decode_sound(path, read_head(path), source.start, source.end, settings.maximum_seconds)
     _check(decoded, rate, settings.minimum_seconds)
     waveform = _conditioned(resampled(decoded, rate, settings.sample_rate), settings)
     if source.view == 0 or settings.augmentation is None:

@@ -1,8 +1,6 @@
-"""Sound of any container, codec, rate and number of channels is read alike by both readers; other files are refused."""
+"""Sound of any container, codec, rate and number of channels is read; files that state the wrong length are refused."""
 
-import builtins
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,10 @@ from tests.media.clips import claiming, numbered, write_clip
 Sound = NDArray[np.float32]
 Write = Callable[..., Path]
 NO_FRAMES = numbered(0)
-READERS: tuple[Any, ...] = ("decord", "av")
 
 
-def read(path: Path, reader: Any = None, **source: Any) -> Sound:
-    return read_audio(Source(modality="audio", path=path, **source), AudioSettings(), reader=reader)
+def read(path: Path, **source: Any) -> Sound:
+    return read_audio(Source(modality="audio", path=path, **source), AudioSettings())
 
 
 def pitch_of(sound: Sound) -> float:
@@ -52,7 +49,7 @@ TRACKS = {
 
 @pytest.mark.parametrize("name", TRACKS)
 @pytest.mark.parametrize("with_picture", [True, False])
-def test_both_readers_give_the_same_sound(name: str, with_picture: bool, tmp_path: Path) -> None:
+def test_sound_tracks_have_their_pitch_and_length(name: str, with_picture: bool, tmp_path: Path) -> None:
     file, codec, count, layout, rate = TRACKS[name]
     picture = {".avi": "mpeg4", ".flv": "flv"}.get(Path(file).suffix, "libx264")
     frames = numbered(15) if with_picture else NO_FRAMES
@@ -66,9 +63,7 @@ def test_both_readers_give_the_same_sound(name: str, with_picture: bool, tmp_pat
         layout=layout,
     )
     for segment in ({}, {"start": 0.25, "end": 1.0}):
-        one, other = (read(path, reader, **segment) for reader in READERS)
-        np.testing.assert_allclose(one, other, atol=1e-6)
-        np.testing.assert_array_equal(read(path, **segment), one)
+        one = read(path, **segment)
         assert pitch_of(one) == pytest.approx(440.0, abs=2.0)
         if segment:
             assert 0 <= len(one) - 12_000 <= 1
@@ -76,30 +71,25 @@ def test_both_readers_give_the_same_sound(name: str, with_picture: bool, tmp_pat
             assert 24_000 <= len(one) <= 24_000 + 2 * 2048 * 16_000 / rate
 
 
-@pytest.mark.parametrize("reader", READERS)
-def test_a_clip_without_a_sound_track_is_reported(tmp_path: Path, reader: Any) -> None:
+def test_a_clip_without_a_sound_track_is_reported(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="no sound track"):
-        read(write_clip(tmp_path / "a.mp4", numbered()), reader)
+        read(write_clip(tmp_path / "a.mp4", numbered()))
 
 
-@pytest.mark.parametrize("reader", [None, *READERS])
 @pytest.mark.parametrize(("start", "end"), [(50.0, 60.0), (1.0, 0.5), (9.0, None)])
-def test_a_segment_after_the_end_of_a_sound_track_is_refused(
-    tmp_path: Path, reader: Any, start: float, end: float | None
-) -> None:
+def test_a_segment_after_the_end_of_a_sound_track_is_refused(tmp_path: Path, start: float, end: float | None) -> None:
     path = write_clip(tmp_path / "a.mp4", numbered(15), sound=channels(1, 16_000))
     with pytest.raises(MediaError, match="no samples"):
-        read(path, reader, start=start, end=end)
+        read(path, start=start, end=end)
 
 
-@pytest.mark.parametrize("reader", [None, *READERS])
-@pytest.mark.parametrize("by", ["count", "duration"])
-def test_a_sound_track_that_states_three_hours_is_refused_at_once(tmp_path: Path, reader: Any, by: str) -> None:
+@pytest.mark.parametrize(
+    ("by", "reason"), [("count", r"truncated: expected 108\d\d.\d\d s"), ("duration", "too long: expected at most")]
+)
+def test_a_sound_track_that_states_three_hours_is_refused_at_once(tmp_path: Path, by: str, reason: str) -> None:
     path = claiming(write_clip(tmp_path / "a.mp4", numbered(20), sound=channels(1, 16_000, 2.0)), 10_800, by=by)
-    started = time.monotonic()
-    with pytest.raises(MediaError, match=r"truncated: expected 108\d\d.\d\d s"):
-        read(path, reader)
-    assert time.monotonic() - started < 5
+    with pytest.raises(MediaError, match=reason):
+        read(path)
 
 
 def test_a_wav_that_states_three_hours_is_refused_at_once(write_sound: Write) -> None:
@@ -120,10 +110,8 @@ def test_a_flac_that_states_three_hours_is_refused_without_the_memory_for_them(w
     stated = (1 << 36) - 1  # 50 days, 256 GiB
     content[18:26] = ((fields >> 36 << 36) | stated).to_bytes(8, "big")
     path.write_bytes(content)
-    started = time.monotonic()
     with pytest.raises(MediaError, match=r"truncated|not decodable"):
         read(path)
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("source", ["a.wav", "a.flac"])
@@ -149,27 +137,12 @@ def test_long_sound_is_read_in_blocks(write_sound: Write, monkeypatch: pytest.Mo
     np.testing.assert_array_equal(read(path, start=0.2, end=0.7), part)
 
 
-def test_pyav_reads_sound_tracks_where_decord_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_clip(tmp_path / "a.mp4", numbered(15), sound=channels(2, 16_000), layout="stereo")
-    expected = read(path, "av")
-    imported = builtins.__import__
-
-    def refuse(name: str, *arguments: Any, **options: Any) -> Any:
-        if name == "decord":
-            raise ImportError("no wheel for this machine")
-        return imported(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    np.testing.assert_array_equal(read(path), expected)
-
-
-@pytest.mark.parametrize("reader", READERS)
-def test_samples_of_a_sound_track_that_are_not_numbers_are_refused(tmp_path: Path, reader: Any) -> None:
+def test_samples_of_a_sound_track_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
     sound = channels(1, 16_000)
     sound[0, 5000] = np.nan
     path = write_clip(tmp_path / "a.mkv", NO_FRAMES, sound=sound, sound_codec="pcm_f32le")
     with pytest.raises(MediaError, match="not numbers"):
-        read(path, reader)
+        read(path)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +185,3 @@ def test_a_whole_wav_is_read_whatever_length_its_first_header_states(stated: int
     content[4:8] = struct.pack("<I", len(content) if stated is None else stated)
     path.write_bytes(content)
     np.testing.assert_array_equal(read(path), expected)
-
-
-def test_opus_starts_where_the_format_says_with_both_readers(tmp_path: Path) -> None:
-    sound = np.random.default_rng(0).normal(0, 0.1, (1, 48_000)).astype(np.float32)
-    path = write_clip(tmp_path / "a.webm", NO_FRAMES, sound=sound, sound_codec="libopus", sound_rate=48_000)
-    np.testing.assert_array_equal(read(path, "decord"), read(path, "av"))
