@@ -7,7 +7,8 @@ from typing import Any
 OPERATIONAL = frozenset({"paths", "extraction", "features", "progress", "logger", "launcher", "sweep", "checkpoint"})
 OPERATIONAL |= {"metric", "tags", "notes", "test", "on_running", "rerun"}
 OPERATIONAL_KEYS = (*((key,) for key in sorted(OPERATIONAL)), ("trainer", "threads"))
-LOCATIONS = ("root", "table")  # of a dataset, or of each of several: where a corpus lies does not count
+# of a dataset, or of each of several: where a corpus lies, and how large a table may be, does not count
+LOCATIONS = ("root", "table", "largest_table")
 LOCAL_KEYS = ("model", "revision", "path")  # of an encoder that reads a local folder or file
 GROUPED_KEYS = (("seed",), ("dataset", "fold"))  # differ between the runs of a group
 

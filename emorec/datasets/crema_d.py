@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from emorec.datasets.manifest import Corpus, Manifest, Problem, count_problems, media_notes
 from emorec.datasets.splits import SpeakerFolds
-from emorec.datasets.tables import read_table
+from emorec.datasets.tables import MOST_DIGITS, read_table
 from emorec.datasets.utterance import Metadata, Task, Utterance
 
 EMOTIONS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
@@ -94,7 +94,8 @@ def _demographics(path: Path, problems: list[Problem]) -> dict[str, Metadata]:
     for _, row in read_table(path, DEMOGRAPHIC_COLUMNS, table_problems) if path.is_file() else []:
         values = {column.lower(): row[column].strip() for column in DEMOGRAPHIC_COLUMNS[1:] if row[column].strip()}
         people[row["ActorID"].strip()] = {
-            column: int(value) if column == "age" and value.isdecimal() else value for column, value in values.items()
+            column: int(value) if column == "age" and value.isdecimal() and len(value) <= MOST_DIGITS else value
+            for column, value in values.items()
         }
     problems += [replace(problem, fatal=False) for problem in table_problems]
     return people

@@ -1,7 +1,7 @@
 """Any corpus that is described by a table or by one folder for each label, without Python code."""
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,18 +9,21 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
-from emorec.annotations import Count
+from emorec.annotations import Count, PositiveCount
 from emorec.datasets.manifest import Corpus, Manifest, Problem
+from emorec.datasets.names import name_key, spellings
 from emorec.datasets.split_builders import BUILDERS, add_validation, why_speakers_overlap
 from emorec.datasets.splits import ListedFolds, Protocol
-from emorec.datasets.tables import Row, read_any_table
+from emorec.datasets.tables import LARGEST_TABLE, MOST_DIGITS, Row, read_any_table
 from emorec.datasets.utterance import SPLITS, Target, Task, Utterance
 from emorec.errors import UserError
+from emorec.storage.regular_files import read_regular, require_regular
 
 COLUMNS = (
     *("id", "audio", "video", "text", "start", "end"),
     *("label", "target", "speaker", "dialogue", "turn", "session", "split"),
 )
+NAMES = ("label", "speaker", "dialogue", "session")  # columns in which spellings of one name are one
 SPLIT_NAMES = {"dev": "val", "valid": "val", "validation": "val", "training": "train", "testing": "test"}
 MODALITY_OF = {
     **dict.fromkeys((".wav", ".flac", ".mp3", ".ogg", ".m4a"), "audio"),
@@ -39,6 +42,9 @@ class Custom(Corpus):
     a table, each file in a subfolder of `root` is an utterance labelled with the name of the subfolder; files with the
     same name are its modalities.
 
+    Labels, speakers, dialogues and sessions that differ only in Unicode form, capitals, spaces, invisible characters,
+    or as `1`, `1.0` and `01` do, are one; a note lists them.
+
     Args:
         table: the table; `None` for labelled subfolders of `root`.
         root: folder of labelled subfolders, or the folder of a relative `table`.
@@ -51,6 +57,7 @@ class Custom(Corpus):
         split_seed: seed of built splits.
         label_order: the labels in the order of their numbers; `None` for all labels, sorted.
         monitor: the metric that selects the best epoch; `None` for uar, or ccc for targets.
+        largest_table: bytes of the table, and of its cells as text; a larger one is refused.
     """
 
     name: ClassVar[str] = "custom"
@@ -60,21 +67,20 @@ class Custom(Corpus):
     split_seed: Count = 0
     label_order: Sequence[str | int | float] | None = None
     monitor: str | None = None
+    largest_table: PositiveCount = LARGEST_TABLE
 
     def scan(self) -> Manifest:
         problems: list[Problem] = []
         rows = self._table_rows(problems) if self.table is not None else self._folder_rows(problems)
+        rows, merged = self._with_one_spelling(rows)
         utterances, task = self._utterances(rows, problems)
         columns = {name for row in rows for name in row.cells if name}
-        notes = []
+        notes = [*merged]
         if unknown := sorted(columns - set(COLUMNS)):
             names = ", ".join(name + _suggestion(name, columns) for name in unknown)
             notes.append(f"columns kept as metadata, for they have no other meaning: {names}")
         if {"label", "target"} <= columns:
             notes.append("label is predicted; target is ignored")
-        counts = Counter(label.casefold() for label in task.labels)
-        if similar := [label for label in task.labels if counts[label.casefold()] > 1]:
-            notes.append(f"labels that differ only in case are separate classes: {', '.join(similar)}")
         manifest = self.build_manifest(utterances, {self.task: task}, {}, problems, notes)
         if any(problem.fatal for problem in manifest.problems):  # no splits can be built
             return manifest
@@ -90,9 +96,13 @@ class Custom(Corpus):
 
     def _table_rows(self, problems: list[Problem]) -> list[Row]:
         path = self._table_path
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"expected the table {path}, found no such file (dataset=custom; set dataset.table)")
-        rows = read_any_table(path, COLUMNS, problems)
+        require_regular(path)
+        known = len(problems)
+        rows = read_any_table(path, COLUMNS, problems, largest=self.largest_table)
+        if not rows and len(problems) > known:
+            return []
         if not rows:
             problems.append(Problem("table", str(path), "expected rows, found none"))
             return []
@@ -122,9 +132,12 @@ class Custom(Corpus):
                 detail = f"expected one {column} file of this name, found {path.name} as well"
                 problems.append(Problem("duplicate", str(path), detail))
             try:
-                cells[column] = str(path) if column != "text" else file.read_text("utf-8").strip()
+                content = b"" if column != "text" else read_regular(file, self.largest_table)
+                cells[column] = str(path) if column != "text" else content.decode().strip()
             except UnicodeDecodeError as error:
                 problems.append(Problem("encoding", str(path), f"expected UTF-8, got {error}"))
+            except OSError as error:
+                problems.append(Problem("file", str(path), str(error.strerror)))
         if any({"audio", "video"} & cells.keys() for cells in cells_of.values()):
             # in a corpus with media, a text without media is no utterance, such as a README
             cells_of = {name: cells for name, cells in cells_of.items() if cells.keys() != {"text"}}
@@ -135,13 +148,24 @@ class Custom(Corpus):
             for name, cells in sorted(cells_of.items())
         ]
 
+    def _with_one_spelling(self, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+        """The rows with each name spelled in one way, and notes on the names that were spelled in several."""
+        replaced, notes = {}, []
+        for column in NAMES:
+            preferred = list(map(str, self.label_order or ())) if column == "label" else []
+            changed = spellings((text for row in rows if (text := row.text(column))), preferred)
+            replaced[column] = changed
+            if changed:
+                notes.append(f"spellings of one {column}: {', '.join(_merged(changed))}")
+        return [replace(row, cells=dict(_respelled(row, replaced))) for row in rows], notes
+
     def _utterances(self, rows: Sequence[Row], problems: list[Problem]) -> tuple[list[Utterance], Task]:
         regression = bool(rows) and "label" not in rows[0].cells
         labels: tuple[str, ...] = (self.task,)
         if not regression:
             names = sorted({text for row in rows if (text := row.text("label"))})
             labels = tuple(names) if self.label_order is None else tuple(map(str, self.label_order))
-            if len(set(labels)) < len(labels) or (self.label_order is not None and not labels):
+            if len(set(map(name_key, labels))) < len(labels) or (self.label_order is not None and not labels):
                 got = f"got {self.label_order!r}"
                 raise UserError(f"expected dataset.label_order to be a list of different labels, {got}")
             if rows and not names:
@@ -186,6 +210,18 @@ class Custom(Corpus):
         return rule, f"splits are made: {name}{why}, {rule.folds} folds, seed {self.split_seed}"
 
 
+def _merged(spelling_of: dict[str, str]) -> Iterator[str]:
+    """For each name its spelling, then what counts as the same; escaped where they look alike."""
+    for name in sorted(set(spelling_of.values())):
+        others = sorted(spelling for spelling, chosen in spelling_of.items() if chosen == name)
+        yield f"{name!a} (also {', '.join(map(ascii, others))})"
+
+
+def _respelled(row: Row, spellings_of: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:
+    for column, cell in row.cells.items():
+        yield column, spellings_of.get(column, {}).get(cell.strip(), cell)
+
+
 def _suggestion(name: str, columns: Collection[str]) -> str:
     """A question if the name is close to that of an absent column."""
     matches = get_close_matches(name.strip().lower(), [column for column in COLUMNS if column not in columns], 1, 0.75)
@@ -196,10 +232,10 @@ def _utterance(row: Row, targets: dict[str, Target], folder: Path) -> Utterance:
     identifier = row.text("id")
     if identifier is None:
         row.problems.append(Problem("id", row.where, "expected an id, got none"))
-    start, end, turn = row.number("start"), row.number("end"), row.number("turn")
-    for column, seconds in (("start", start), ("end", end)):
-        if seconds is not None and seconds < 0:
-            row.problems.append(Problem("number", row.where, f"expected {column} of at least 0 seconds, got {seconds}"))
+    start, end, turn = row.seconds("start"), row.seconds("end"), row.number("turn")
+    if turn is not None and abs(turn) >= 10**MOST_DIGITS:
+        row.reject("number", "turn", f"of at most {MOST_DIGITS} digits")
+        turn = None
     if start is not None and end is not None and not start < end:
         row.problems.append(Problem("number", row.where, f"expected start before end, got {start} and {end}"))
     name = (row.text("split") or "").lower()

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from emorec.datasets.manifest import Problem
+from emorec.datasets.tables import LARGEST_TABLE
+from emorec.storage.regular_files import read_regular
 
 CODES = ("neu", "hap", "sad", "ang", "exc", "fru", "fea", "sur", "dis", "oth", "xxx")  # xxx: no consensus
 DIMENSIONS = ("valence", "activation", "dominance")
-NUMBER = r"(\d+(?:\.\d+)?)"
+NUMBER = r"(\d{1,6}(?:\.\d{1,9})?)"
 SUMMARY = re.compile(rf"\[{NUMBER} - {NUMBER}\]\s+(\S+)\s+(\S+)\s+\[{NUMBER}, {NUMBER}, {NUMBER}\]")
 SUMMARY_LAYOUT = "[start - end]<tab>name<tab>label<tab>[valence, activation, dominance]"
 RATER = re.compile(r"C-E\d+:\s*([^(\t]*)")  # C-F1 and C-M1 are the actors' own ratings
@@ -66,7 +68,7 @@ def read_transcripts(path: Path) -> tuple[dict[str, str], int]:
 
 def read_lines(path: Path) -> list[str]:
     """The stripped lines of a text file in UTF-8 or Windows-1252, since the release contains both."""
-    content = path.read_bytes()
+    content = read_regular(path, LARGEST_TABLE)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -1,6 +1,5 @@
 """Manifests: the utterances, tasks and problems of a corpus, and the base class of corpus readers."""
 
-import os
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +12,12 @@ from typing import ClassVar
 
 from emorec.annotations import Count, PositiveCount
 from emorec.datasets.splits import Protocol, assign_splits
+from emorec.datasets.tree import files_below
 from emorec.datasets.utterance import SPLITS, VOTES, Target, Task, Utterance
 from emorec.errors import UserError, choose, raise_problems
 from emorec.storage.digests import digest_of
+
+TEXTS = ("id", "text", "speaker", "dialogue", "session")  # of an utterance
 
 
 @dataclass(frozen=True)
@@ -154,9 +156,8 @@ class Corpus(ABC):
             )
 
     def files(self) -> list[Path]:
-        """All files below the folder of the corpus, linked folders included, sorted."""
-        tree = os.walk(self.folder, followlinks=True)
-        return sorted(Path(folder, name) for folder, _, names in tree for name in names)
+        """All files below the folder of the corpus, linked folders included, sorted; each of them once."""
+        return files_below(self.folder)
 
     def build_manifest(
         self,
@@ -179,12 +180,16 @@ class Corpus(ABC):
 
 
 def check_utterances(utterances: Sequence[Utterance], tasks: Mapping[str, Task]) -> list[Problem]:
-    """The problems that any corpus can have: a repeated id, an unknown split or class, no text and no media."""
+    """The problems that any corpus can have: a repeated id, an unknown split or class, no text and no media, and text
+    that no file can hold."""
     problems = []
     for identifier, count in Counter(item.id for item in utterances).items():
         if count > 1:
             problems.append(Problem("duplicate", identifier, f"expected one utterance of this id, found {count}"))
     for item in utterances:
+        for name in (name for name in TEXTS if not _is_text(str(getattr(item, name)))):
+            detail = f"expected {name} in UTF-8 without NUL, got {getattr(item, name)!r}"
+            problems.append(Problem("encoding", item.id, detail))
         if item.split is not None and item.split not in SPLITS:
             problems.append(Problem("split", item.id, f"expected split in {SPLITS}, got {item.split!r}"))
         if item.audio is None and item.video is None and item.text is None:
@@ -196,6 +201,14 @@ def check_utterances(utterances: Sequence[Utterance], tasks: Mapping[str, Task])
             elif task.kind == "classification" and isinstance(target, int) and not 0 <= target < len(task.labels):
                 problems.append(Problem("label", item.id, f"expected {name} in {task.labels}, got {target!r}"))
     return problems
+
+
+def _is_text(text: str) -> bool:
+    """Whether a file can hold the text. A name of a file that is in another encoding than UTF-8 has surrogates."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _vote_problems(where: str, name: str, target: Target, tasks: Mapping[str, Task]) -> list[Problem]:

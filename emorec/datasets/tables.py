@@ -3,13 +3,29 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emorec.datasets.manifest import Problem
+from emorec.errors import first_line
+from emorec.storage.regular_files import read_regular
+
+if TYPE_CHECKING:
+    import pyarrow
 
 DELIMITERS = ",;\t"
+LARGEST_TABLE = (
+    1 << 28
+)  # bytes of a table, also of its cells as text: a file of a few kilobytes can unfold to gigabytes
+CELL_BYTES = 32  # that a cell counts beyond its text
+BATCH_ROWS = 1024
+LONGEST_SECONDS = 1e6  # of a recording: more than eleven days
+MOST_DIGITS = 9  # of a whole number
+LARGEST_NUMBER = 3.4e38  # of single precision
 
 
 @dataclass(frozen=True)
@@ -30,11 +46,13 @@ class Row:
         return (self.cells.get(column) or "").strip() or None
 
     def value(self, column: str) -> float:
-        """The cell as a number; NaN if it is not a number."""
+        """The cell as a number; NaN if it is not a number of single precision."""
+        text = self.text(column) or ""
         try:
-            return float(self.text(column) or "")
+            value = float(text)
         except ValueError:
             return math.nan
+        return value if abs(value) <= LARGEST_NUMBER and "_" not in text else math.nan
 
     def number(self, column: str) -> float | None:
         """The cell as a finite number; `None` if it is empty. Anything else is a problem."""
@@ -45,10 +63,18 @@ class Row:
             self.reject("number", column, "to be a number")
         return None
 
+    def seconds(self, column: str) -> float | None:
+        """The cell as a time in a recording; `None` if it is empty. Anything else is a problem."""
+        value = self.number(column)
+        if value is None or 0 <= value <= LONGEST_SECONDS:
+            return value
+        self.reject("number", column, f"from 0 to {LONGEST_SECONDS:g} seconds")
+        return None
+
     def whole_number(self, column: str) -> int | None:
         """The cell as a whole number from 0. Anything else, also an empty cell, is a problem."""
         text = self.text(column) or ""
-        if text.isdecimal():
+        if text.isdecimal() and len(text) <= MOST_DIGITS:
             return int(text)
         self.reject("number", column, "to be a number")
         return None
@@ -63,17 +89,22 @@ class Row:
         return None
 
 
-def read_any_table(path: Path, known: Iterable[str], problems: list[Problem]) -> list[Row]:
+def read_any_table(
+    path: Path, known: Iterable[str], problems: list[Problem], *, largest: int = LARGEST_TABLE
+) -> list[Row]:
     """The rows of a delimited text file or a Parquet file (.parquet).
 
     The delimiter of a text file is the comma, semicolon or tab that yields most of the known columns. The case of known
     columns does not matter. The first row of a Parquet file is line 1, and its cells are converted to text.
+
+    Args:
+        largest: bytes of the file, and of its cells as text.
     """
     names = set(known)
     if path.suffix.lower() == ".parquet":
-        rows = _parquet_rows(path, problems)
+        rows = _parquet_rows(path, problems, largest)
     else:
-        rows = read_table(path, (), problems, delimiter=_delimiter(path, names))
+        rows = _text_rows(path, (), problems, largest, lambda text: _delimiter(text, names))
     columns = rows[0][1].keys() if rows else ()
     renamed = {name: name.lower() for name in columns if name.lower() in names and name.lower() not in columns}
     return [
@@ -82,16 +113,83 @@ def read_any_table(path: Path, known: Iterable[str], problems: list[Problem]) ->
     ]
 
 
-def _parquet_rows(path: Path, problems: list[Problem]) -> list[tuple[int, dict[str, str]]]:
+def _parquet_rows(path: Path, problems: list[Problem], largest: int) -> list[tuple[int, dict[str, str]]]:
+    import pyarrow
+
+    content = _content(path, problems, largest)
+    if content is None:
+        return []
+    try:
+        table = _parquet_table(path, content, problems, largest)
+        cells = {
+            name.strip(): [_text(value) for value in column.to_pylist()]
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        problems.append(Problem("encoding", str(path), f"expected Parquet, got {first_line(error)}"))
+        return []
+    return [(line, dict(zip(cells, row, strict=True))) for line, row in enumerate(zip(*cells.values(), strict=True), 1)]
+
+
+def _parquet_table(path: Path, content: bytes, problems: list[Problem], largest: int) -> "pyarrow.Table":
+    """The columns of a Parquet file that hold text, numbers or times; repeated texts are held once.
+
+    Raises:
+        ValueError: the table is larger than `largest` bytes.
+    """
     import pyarrow
     from pyarrow import parquet
 
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        problems.append(Problem("encoding", str(path), f"expected Parquet, got {error}"))
-        return []
-    return [(line, {name.strip(): _text(value) for name, value in row.items()}) for line, row in enumerate(rows, 1)]
+    schema = parquet.read_schema(pyarrow.BufferReader(content))
+    for field in (field for field in schema if not _is_plain(field.type)):
+        detail = f"expected text or numbers in column {field.name}, got {field.type}; left out"
+        problems.append(Problem("column", str(path), detail, fatal=False))
+    _check_columns([name.strip() for name in schema.names], path, problems)
+    columns = [field.name for field in schema if _is_plain(field.type)]
+    texts = [field.name for field in schema if _is_text(field.type)]
+    file = parquet.ParquetFile(pyarrow.BufferReader(content), read_dictionary=texts)
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    parts = [group.column(number) for group in groups for number in range(group.num_columns)]
+    _check_size(sum(part.total_uncompressed_size for part in parts if part.path_in_schema in columns), largest)
+    _check_size(file.metadata.num_rows * len(columns) * CELL_BYTES, largest)
+    batches, size = [], 0
+    for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+        size += sum(map(_size_as_text, batch.columns))
+        _check_size(size, largest)
+        batches.append(batch)
+    return pyarrow.Table.from_batches(batches) if batches else schema.empty_table().select(columns)
+
+
+def _is_plain(kind: "pyarrow.DataType") -> bool:
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(_is_text(kind) or types.is_primitive(kind) or types.is_decimal(kind) or types.is_null(kind))
+
+
+def _is_text(kind: "pyarrow.DataType") -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def _size_as_text(column: "pyarrow.Array") -> int:
+    """Bytes that the cells of a column take as text, estimated from above."""
+    import pyarrow
+    from pyarrow import compute
+
+    repeated = isinstance(column, pyarrow.DictionaryArray)
+    values = column.dictionary if repeated else column
+    if not _is_text(values.type):
+        return CELL_BYTES * len(column)
+    lengths = compute.binary_length(values).cast("int64")
+    total = compute.sum(lengths.take(column.indices) if repeated else lengths).as_py() or 0
+    return int(total) + CELL_BYTES * len(column)
+
+
+def _check_size(size: int, largest: int) -> None:
+    if size > largest:
+        raise ValueError(f"a table that unfolds to at least {size} bytes (at most {largest} are read)")
 
 
 def _text(value: object) -> str:
@@ -99,13 +197,9 @@ def _text(value: object) -> str:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
 
 
-def _delimiter(path: Path, known: set[str]) -> str:
+def _delimiter(text: str, known: set[str]) -> str:
     """The delimiter that yields most of the known columns."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            header = stream.readline()
-    except (OSError, UnicodeDecodeError):  # `read_table` reports it
-        return ","
+    header = text.partition("\n")[0]
 
     def columns(delimiter: str) -> int:
         return len(known & {name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), ())})
@@ -118,40 +212,115 @@ def read_rows(path: Path, columns: Iterable[str], problems: list[Problem]) -> li
     return [Row(f"{path.name}:{line}", cells, problems) for line, cells in read_table(path, columns, problems)]
 
 
-def read_table(
-    path: Path, columns: Iterable[str], problems: list[Problem], *, delimiter: str = ","
-) -> list[tuple[int, dict[str, str]]]:
+def read_table(path: Path, columns: Iterable[str], problems: list[Problem]) -> list[tuple[int, dict[str, str]]]:
     """The rows of a CSV file as (line number, {column: text}), without empty rows.
 
-    A missing file, bytes that are not UTF-8, a missing or repeated column and a row with too few or too many cells are
-    added to `problems`.
+    A missing file, bytes that are not UTF-8, a missing or repeated column, a row with too few or too many cells, and a
+    quote that closes in another row than it opens in are added to `problems`.
     """
-    if not path.is_file():
-        problems.append(Problem("missing", str(path), "expected this file, found none"))
+    return _text_rows(path, columns, problems, LARGEST_TABLE, lambda text: ",")
+
+
+def _text_rows(
+    path: Path,
+    columns: Iterable[str],
+    problems: list[Problem],
+    largest: int,
+    delimiter_of: Callable[[str], str],
+) -> list[tuple[int, dict[str, str]]]:
+    text = _decoded(path, problems, largest)
+    if text is None:
         return []
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        problems.append(Problem("encoding", str(path), f"expected UTF-8, got {error}"))
-        return []
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    records = _Records(text, delimiter_of(text))
     rows = []
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = [name.strip() for name in next(records, [])]
         absent = [column for column in columns if column not in header]
         if absent:
             problems.append(Problem("column", str(path), f"expected columns {absent}, found {header}"))
             return []
-        if repeated := sorted({name for name in header if name and header.count(name) > 1}):
-            problems.append(Problem("column", str(path), f"expected each column once, found {repeated} again"))
-        for cells in reader:
+        _check_columns(header, path, problems)
+        for cells in records:
             if not any(map(str.strip, cells)):
                 continue
             if len(cells) != len(header):
                 detail = f"expected {len(header)} cells, found {len(cells)} (put a text with a comma in quotes)"
-                problems.append(Problem("row", f"{path.name}:{reader.line_num}", detail))
+                problems.append(Problem("row", f"{path.name}:{records.first}", detail + records.quote))
+            elif records.are_rows(len(header)):
+                detail = f"expected a quote that closes in its row{records.quote}; double it, or quote the whole text"
+                problems.append(Problem("row", f"{path.name}:{records.first}", detail))
             else:
-                rows.append((reader.line_num, dict(zip(header, cells, strict=True))))
+                rows.append((records.first, dict(zip(header, cells, strict=True))))
     except csv.Error as error:
-        problems.append(Problem("row", f"{path.name}:{reader.line_num}", f"expected CSV, got {error}"))
+        problems.append(Problem("row", f"{path.name}:{records.first}", f"expected CSV, got {error}{records.quote}"))
     return rows
+
+
+def _content(path: Path, problems: list[Problem], largest: int) -> bytes | None:
+    """The content of a table; `None` if it has a problem."""
+    try:
+        return read_regular(path, largest)
+    except FileNotFoundError:
+        problems.append(Problem("missing", str(path), "expected this file, found none"))
+    except OSError as error:
+        problems.append(Problem("file", str(path), str(error.strerror)))
+    return None
+
+
+def _decoded(path: Path, problems: list[Problem], largest: int) -> str | None:
+    """The text of a table; `None` if it has a problem."""
+    content = _content(path, problems, largest)
+    if content is None:
+        return None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        problems.append(Problem("encoding", str(path), f"expected UTF-8, got {error}"))
+        return None
+    if "\0" in text:
+        where = f"{path.name}:{text[: text.index(chr(0))].count(chr(10)) + 1}"
+        problems.append(Problem("encoding", where, "expected text without NUL characters, got one"))
+        return None
+    return text
+
+
+def _check_columns(header: Sequence[str], path: Path, problems: list[Problem]) -> None:
+    if repeated := sorted(name for name, count in Counter(header).items() if name and count > 1):
+        problems.append(Problem("column", str(path), f"expected each column once, found {repeated} again"))
+
+
+class _Records(Iterator[list[str]]):
+    """The records of a CSV file with the lines that they take.
+
+    Args:
+        text: of the file.
+        delimiter: of its cells.
+    """
+
+    def __init__(self, text: str, delimiter: str) -> None:
+        self.first = self.last = 0  # line numbers of the current record
+        self._lines = list(io.StringIO(text, newline=""))
+        self._reader = csv.reader(self._lines, strict=True, delimiter=delimiter)
+        self._delimiter = delimiter
+        mark = re.escape(delimiter)
+        self._quoted_cell = re.compile(f'(^|{mark})"(?:[^"]|"")*"(?=$|{mark})')
+
+    def __next__(self) -> list[str]:
+        self.first = self._reader.line_num + 1
+        try:
+            return next(self._reader)
+        finally:
+            self.last = self._reader.line_num
+
+    @property
+    def quote(self) -> str:
+        """In parentheses, the lines in which a quote opens and closes; empty for a record of one line."""
+        return f" (a quote opens in line {self.first} and closes in line {self.last})" if self.last > self.first else ""
+
+    def are_rows(self, width: int) -> bool:
+        """Whether each line of a record of several lines is a row of `width` cells, if its lone quote is text."""
+        lines = [line.rstrip("\r\n") for line in self._lines[self.first - 1 : self.last]]
+        return len(lines) > 1 and all(self._width(line) == width for line in lines if line)
+
+    def _width(self, line: str) -> int:
+        return self._quoted_cell.sub(r"\1", line).count(self._delimiter) + 1

@@ -237,12 +237,44 @@ def test_ambiguous_and_undecodable_files_in_a_folder_are_reported(tmp_path: Path
     assert [problem.kind for problem in manifest.problems] == ["duplicate", "encoding"]
 
 
-def test_labels_that_differ_only_in_case_are_noted(tmp_path: Path) -> None:
-    manifest = scan(write(tmp_path, rows().replace("u04,Sentence 4.,happy", "u04,Sentence 4.,Happy")))
-    assert any("labels that differ only in case" in note for note in manifest.notes)
+def test_spellings_of_one_label_or_speaker_are_one_and_noted(tmp_path: Path) -> None:
+    spelled = {"u04": ("Happy", "s4"), "u05": ("sad\u200b", "S\N{FULLWIDTH DIGIT FIVE}"), "u06": ("happy ", " s0")}
+    lines = rows().splitlines()
+    for number, line in enumerate(lines[1:], 1):
+        name, text, label, speaker = line.split(",")
+        label, speaker = spelled.get(name, (label, speaker))
+        lines[number] = ",".join((name, text, label, speaker))
+    manifest, same = scan(write(tmp_path, "\n".join(lines))), scan(write(tmp_path, rows(), "plain.csv"))
+    assert manifest.digest == same.digest
+    assert manifest.notes[1:] == (
+        r"spellings of one label: 'happy' (also 'Happy'), 'sad' (also 'sad\u200b')",
+        r"spellings of one speaker: 's5' (also 'S\uff15')",
+    )
+    assert len(same.notes) == 1
 
 
-@pytest.mark.parametrize("order", [["happy", "sad", "sad"], []])
+def test_one_person_under_several_spellings_is_in_one_split(tmp_path: Path) -> None:
+    people = (("Zo\u00eb", "Zoe\u0308"), ("ann", "Ann"), ("bob", "BOB "), ("1", "1.0"), ("02", "2"), ("c", "c\u200d"))
+    lines = [f"u{n:02d},Hi.,{'xy'[n // 2 % 2]},{people[n % 6][n // 6 % 2]}" for n in range(48)]
+    table = write(tmp_path, "\n".join(["id,text,label,speaker", *lines]))
+    manifest = scan(table)
+    assert len(manifest.speakers) == 6
+    for fold in range(5):
+        splits = custom(table, fold=fold).split(manifest)
+        spoken = {name: {int(item.id[1:]) % 6 for item in items} for name, items in splits.items()}
+        assert sum(map(len, spoken.values())) == 6, "a person is in two splits"
+
+
+def test_the_label_order_decides_the_spelling(tmp_path: Path) -> None:
+    manifest = scan(write(tmp_path, rows()), label_order=["Sad", "HAPPY"])
+    assert manifest.tasks["emotion"].labels == ("Sad", "HAPPY")
+    assert manifest.utterances[0].targets == {"emotion": 1}
+    table = write(tmp_path, "id,text,label\na,x,1.0\nb,x,2\nc,x,01\n")
+    numbers = scan(table, label_order=[1, 2], protocol="stratified")
+    assert [item.targets["emotion"] for item in numbers.utterances] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("order", [["happy", "sad", "sad"], ["happy", "Happy", "sad"], []])
 def test_the_label_order_must_be_a_list_of_different_labels(tmp_path: Path, order: object) -> None:
     with pytest.raises(UserError, match=r"expected dataset\.label_order to be a list of different labels"):
         scan(write(tmp_path, rows()), label_order=order)
@@ -258,6 +290,56 @@ def test_rows_with_too_few_or_too_many_cells_are_reported_and_empty_rows_skipped
     problems = scan(write(tmp_path, text), protocol="stratified").problems
     assert [problem.where for problem in problems] == ["corpus.csv:3", "corpus.csv:6"]
     assert "expected 3 cells, found 4" in problems[1].detail
+
+
+TALK = [f"u{n:02d}\tsome words {n}\t{'ab'[n % 2]}\ts{n % 6}" for n in range(24)]
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ",", ";"])
+@pytest.mark.parametrize("closing", ['fine."', 'fine."\tb\t"s, 1'])
+def test_a_quote_that_closes_in_another_row_is_refused_with_both_lines(
+    tmp_path: Path, delimiter: str, closing: str
+) -> None:
+    lines = list(TALK)
+    lines[5], lines[7] = 'u05\t"I never said that.\tb\ts5', f"u07\tI said it was {closing}\tb\ts1"
+    if "\tb" in closing:
+        lines[7] = lines[7].removesuffix("\tb\ts1") + '"'
+    text = "\n".join(["id\ttext\tlabel\tspeaker", *lines]).replace("\t", delimiter)
+    if delimiter == "," or "," not in closing:
+        problems = scan(write(tmp_path, text)).problems
+        assert [problem.where for problem in problems] == ["corpus.csv:7"]
+        assert "a quote opens in line 7 and closes in line 9" in problems[0].detail
+
+
+def test_a_quote_that_never_closes_is_refused_with_the_line_it_opens_in(tmp_path: Path) -> None:
+    text = "\n".join(["id\ttext\tlabel\tspeaker", *TALK[:4], 'u99\t"So\ta\ts1', *TALK[4:]])
+    (problem, *_) = scan(write(tmp_path, text)).problems
+    assert problem.where == "corpus.csv:6"
+    assert problem.fatal
+
+
+def test_a_quoted_text_may_hold_line_breaks(tmp_path: Path) -> None:
+    manifest = scan(
+        write(tmp_path, 'id,text,label\na,"One.\n\nTwo, three.",x\nb,"He said ""no"".",y\n'), protocol="stratified"
+    )
+    assert not manifest.problems
+    assert [item.text for item in manifest.utterances] == ["One.\n\nTwo, three.", 'He said "no".']
+
+
+@pytest.mark.parametrize("end", ["1e300", "inf", "nan", "-1", "1e7"])
+def test_impossible_times_are_refused_with_their_line(tmp_path: Path, end: str) -> None:
+    (problem,) = scan(write(tmp_path, f"id,audio,end,label\na,a.wav,{end},x\nb,b.wav,2,y\n")).problems
+    assert (problem.where, problem.fatal) == ("corpus.csv:2", True)
+    assert f"got '{end}'" in problem.detail
+
+
+@pytest.mark.parametrize(("column", "cell"), [("target", "1e300"), ("target", "1_0"), ("turn", "1e300")])
+def test_numbers_that_no_tensor_holds_are_refused(tmp_path: Path, column: str, cell: str) -> None:
+    names = ("id", "text", "target", "turn")
+    cells = {"id": "a", "text": "x", "target": "1", "turn": "1"} | {column: cell}
+    text = "\n".join([",".join(names), ",".join(cells[name] for name in names), "b,x,2,2"])
+    (problem,) = scan(write(tmp_path, text), protocol="stratified").problems
+    assert f"got '{cell}'" in problem.detail
 
 
 def test_a_repeated_column_is_reported(tmp_path: Path) -> None:

@@ -1,0 +1,182 @@
+"""Hostile tables, feature files and archives end in one message: nothing hangs, unfolds or leads elsewhere."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from emorec.datasets.custom import Custom
+from emorec.datasets.manifest import Problem
+from emorec.datasets.tables import read_any_table
+from emorec.datasets.tree import files_below
+from emorec.errors import UserError
+from emorec.storage.regular_files import read_regular
+
+CANARY = "the canary"
+
+
+def custom(root: Path, table: Path | None = None, **options: object) -> Custom:
+    settings = {"root": str(root), "task": "emotion", "protocol": "stratified", "fold": 0, **options}
+    return Custom(table=None if table is None else str(table), **settings)  # type: ignore[arg-type]
+
+
+def write(path: Path, content: str = CANARY) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+@contextmanager
+def memory_below(size: int) -> Iterator[None]:
+    """Fails if pyarrow takes more memory than that at any time."""
+    pool = pyarrow.proxy_memory_pool(pyarrow.system_memory_pool())
+    before = pyarrow.default_memory_pool()
+    pyarrow.set_memory_pool(pool)
+    try:
+        yield
+        assert pool.max_memory() < size
+    finally:
+        pyarrow.set_memory_pool(before)
+
+
+# Tables
+
+
+SMALL = 1_000_000  # bytes of the largest table that these tests read
+
+
+def long_text() -> pyarrow.Table:
+    return pyarrow.table({"id": [str(row) for row in range(2000)], "text": ["x" * 10_000] * 2000})
+
+
+def many_rows() -> pyarrow.Table:
+    ids = pyarrow.DictionaryArray.from_arrays(pyarrow.array(bytes(1_000_000), pyarrow.int8()), ["same"])
+    return pyarrow.table({"id": ids})
+
+
+def one_page_of_zeros() -> pyarrow.Table:
+    return pyarrow.table({"id": ["a"], "text": ["\0" * 20_000_000]})
+
+
+def one_list_in_a_row() -> pyarrow.Table:
+    return pyarrow.table({"id": ["a"], "tags": [["x" * 10_000] * 2000]})
+
+
+@pytest.mark.parametrize("content", [long_text, many_rows, one_page_of_zeros, one_list_in_a_row])
+def test_a_small_parquet_file_does_not_unfold(tmp_path: Path, content: Callable[[], pyarrow.Table]) -> None:
+    path = tmp_path / "corpus.parquet"
+    parquet.write_table(content(), path, compression="zstd", write_statistics=False)
+    assert path.stat().st_size < SMALL / 20
+    problems: list[Problem] = []
+    with memory_below(10 * SMALL):
+        rows = read_any_table(path, ("id",), problems, largest=SMALL)
+    (problem,) = problems
+    if content is one_list_in_a_row:
+        assert "expected text or numbers in column tags" in problem.detail
+        assert [row.cells for row in rows] == [{"id": "a"}]
+    else:
+        assert "unfolds to at least" in problem.detail
+        assert rows == []
+
+
+def test_a_larger_table_is_read_where_the_config_allows_it(tmp_path: Path) -> None:
+    table = write(tmp_path / "corpus.csv", "id,text,label\n" + "".join(f"u{n},Hi.,{'ab'[n % 2]}\n" for n in range(40)))
+    (problem,) = custom(tmp_path, table, largest_table=100).scan().problems
+    assert "expected at most 100 bytes, got" in problem.detail
+    assert len(custom(tmp_path, table, largest_table=1000).scan().utterances) == 40
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def endless_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def process_file(path: Path) -> None:
+    path.symlink_to("/proc/kmsg")
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+ODD_FILES = (pipe, endless_device, process_file, folder)
+
+
+@pytest.mark.parametrize("make", ODD_FILES)
+@pytest.mark.parametrize("name", ["corpus.csv", "corpus.parquet"])
+def test_only_a_regular_file_is_read_as_a_table(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+    make(tmp_path / name)
+    with pytest.raises((UserError, OSError)) as refused:
+        custom(tmp_path, tmp_path / name).read()
+    assert "expected" in str(refused.value)
+
+
+@pytest.mark.parametrize("make", [pipe, endless_device])
+def test_a_text_beside_the_media_is_read_only_from_a_regular_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    write(tmp_path / "happy" / "a.wav")
+    make(tmp_path / "happy" / "a.txt")
+    (problem,) = custom(tmp_path).scan().problems
+    assert "expected a regular file, got a" in problem.detail
+
+
+def test_what_is_appended_to_a_file_meanwhile_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "table.csv")
+    measured = os.fstat
+
+    def growing(descriptor: int) -> os.stat_result:
+        status = measured(descriptor)
+        with path.open("a") as stream:
+            stream.write("more")
+        return status
+
+    monkeypatch.setattr(os, "fstat", growing)
+    assert read_regular(path, 100) == CANARY.encode()
+
+
+# Folders
+
+
+def test_a_loop_of_links_counts_each_clip_once(tmp_path: Path) -> None:
+    for label in ("happy", "sad"):
+        for number in range(4):
+            write(tmp_path / "corpus" / label / f"{number}.wav")
+    (tmp_path / "corpus" / "sad" / "loop").symlink_to(tmp_path / "corpus")
+    (tmp_path / "corpus" / "happy" / "around").symlink_to(tmp_path)
+    (tmp_path / "corpus" / "happy" / "other").symlink_to(tmp_path / "corpus" / "sad")
+    (tmp_path / "corpus" / "happy" / "again.wav").symlink_to(tmp_path / "corpus" / "sad" / "0.wav")
+    (tmp_path / "corpus" / "happy" / "itself").symlink_to(tmp_path / "corpus" / "happy" / "itself")
+    utterances = custom(tmp_path / "corpus").scan().utterances
+    assert [item.id for item in utterances] == [f"{label}/{n}" for label in ("happy", "sad") for n in range(4)]
+
+
+def test_linked_files_and_folders_elsewhere_are_listed_under_their_links(tmp_path: Path) -> None:
+    store = write(tmp_path / "store" / "blob")
+    (tmp_path / "corpus").mkdir()
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / "corpus" / name).symlink_to(store)
+    (tmp_path / "corpus" / "linked").symlink_to(tmp_path / "store")
+    (tmp_path / "corpus" / "absent.wav").symlink_to(tmp_path / "nowhere")
+    names = [path.relative_to(tmp_path / "corpus").as_posix() for path in files_below(tmp_path / "corpus")]
+    assert names == ["a.wav", "absent.wav", "b.wav", "linked/blob"]
+
+
+def test_a_name_that_is_not_utf8_is_a_problem(tmp_path: Path) -> None:
+    write(tmp_path / "happy" / "a.wav")
+    write(Path(os.fsdecode(os.fsencode(tmp_path) + b"/sad/\xff.wav")))
+    with pytest.raises(UserError, match=r"expected id in UTF-8 without NUL, got 'sad/\\udcff'"):
+        custom(tmp_path).read()
+
+
+def test_a_nul_in_a_table_is_a_problem_with_its_line(tmp_path: Path) -> None:
+    (problem,) = custom(tmp_path, write(tmp_path / "corpus.csv", "id,text,label\na,x,y\nb\0,x,z\n")).scan().problems
+    assert problem.where == "corpus.csv:3"
+    parquet.write_table(pyarrow.table({"id": ["a\0"], "audio": ["a.wav"], "label": ["x"]}), tmp_path / "corpus.parquet")
+    (problem,) = custom(tmp_path, tmp_path / "corpus.parquet").scan().problems
+    assert "without NUL" in problem.detail
