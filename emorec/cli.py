@@ -4,12 +4,13 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from functools import partial
 
 from emorec import __version__
 from emorec.config.credentials import check_words
 from emorec.errors import Preempted, UserError, raise_interruption
+from emorec.escaping import EscapedStream, for_terminal
 from emorec.training.preemption import Preemption, ignore_signals
 
 COMMANDS = {
@@ -75,7 +76,8 @@ def run_command(command: str, action: Callable[[], int]) -> int:
 
 def _exit_code(command: str, action: Callable[[], int]) -> int:
     try:
-        return action()
+        with redirect_stdout(EscapedStream(sys.stdout)):  # type: ignore[type-var]
+            return action()
     except UserError as error:
         message, code = str(error), 2
     except KeyboardInterrupt:
@@ -87,5 +89,5 @@ def _exit_code(command: str, action: Callable[[], int]) -> int:
         return 0
     except OSError as error:
         message, code = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2
-    print(f"emorec {command}: {message}", file=sys.stderr)
+    print(for_terminal(f"emorec {command}: {message}"), file=sys.stderr)
     return code

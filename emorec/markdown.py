@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from emorec.escaping import for_markdown
+
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with its columns aligned."""
-    cells = [list(headers), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    """A Markdown table with its columns aligned and its cells escaped."""
+    cells = [[for_markdown(cell) for cell in row] for row in (headers, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(headers))]
 
     def line(row: Sequence[str]) -> str:

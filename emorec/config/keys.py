@@ -9,7 +9,7 @@ OPERATIONAL |= {"metric", "tags", "notes", "test", "on_running", "rerun"}
 OPERATIONAL_KEYS = (*((key,) for key in sorted(OPERATIONAL)), ("trainer", "threads"))
 # of a dataset, or of each of several: where a corpus lies, and how large a table may be, does not count
 LOCATIONS = ("root", "table", "largest_table")
-LOCAL_KEYS = ("model", "revision", "path")  # of an encoder that reads a local folder or file
+LOCAL_KEYS = ("model", "revision", "path", "largest_array")  # of an encoder that reads a local folder or file
 GROUPED_KEYS = (("seed",), ("dataset", "fold"))  # differ between the runs of a group
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from emorec.datamodules.prepared_data import PreparedData
 from emorec.errors import UserError
+from emorec.escaping import for_csv
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def splits_csv(data: PreparedData) -> str:
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(["id", "split", "sources", "text"])
     table.writerows(
-        [item.id, split, " ".join(media[item.id]), " ".join(texts[item.id])]
+        [for_csv(item.id), split, " ".join(media[item.id]), " ".join(texts[item.id])]
         for split, items in data.splits.items()
         for item in items
     )
@@ -75,14 +76,16 @@ def check_not_trained_on(data: PreparedData, split: str, folder: Path) -> None:
     used_media = {key for row in rows for key in (row.get("sources") or "").split()}
     used_texts: dict[str, str] = {}  # by id, also by the id that a combined corpus puts behind the corpus's name
     for row in rows:
-        used_texts |= dict.fromkeys((row["id"], row["id"].partition("/")[2]), row.get("text") or "")
+        names = (row["id"], row["id"].partition("/")[2])
+        used_texts |= dict.fromkeys(map(for_csv, names), row.get("text") or "")
     media, texts = content_keys(data), content_keys(data, ("text",))
 
     def was_used(name: str) -> bool:
         if used_media and media[name]:
             return bool(used_media & set(media[name]))
         # texts such as "Yes." recur: id and text have to be the same
-        return name in used_texts and (not used_texts[name] or used_texts[name] in texts[name])
+        used_text = used_texts.get(for_csv(name))
+        return used_text is not None and (not used_text or used_text in texts[name])
 
     items = data.splits[split]
     used = [item.id for item in items if was_used(item.id)]

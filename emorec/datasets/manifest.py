@@ -30,7 +30,7 @@ class Problem:
     fatal: bool = True  # whether the problem must be fixed before training
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.detail}"
+        return f"{self.where}: {self.detail}".replace("\n", "\\n")
 
 
 @dataclass(frozen=True, kw_only=True)

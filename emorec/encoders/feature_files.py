@@ -1,7 +1,10 @@
 """Features that were computed elsewhere: arrays by utterance id, in one file or a folder. Nothing is unpickled."""
 
+import lzma
+import math
 import threading
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -14,8 +17,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from emorec.errors import UserError, first_line, raise_problems
+from emorec.storage.regular_files import read_regular, require_regular
 
-FAULTS = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, SafetensorError)  # errors of damaged files
+# errors of damaged files
+FAULTS = (
+    *(OSError, EOFError, KeyError, ValueError, RuntimeError, MemoryError),
+    *(SafetensorError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
+LARGEST_ARRAY = 1 << 28  # bytes in float32, or as they are stored: a file of a few kilobytes can claim any size
+LARGEST_RATIO = 200  # of the arrays of an archive to the archive, where it holds more than `LARGEST_ARRAY` bytes
 IDS = ".txt"  # file beside a table in .npy: the ids of its rows, one a line
 
 
@@ -25,9 +35,16 @@ class Header(NamedTuple):
     shape: tuple[int, ...]
     fault: str = ""
 
+    def within(self, largest: int, itemsize: int = 4) -> "Header":
+        """The header, with a fault where the array takes more than `largest` bytes."""
+        size = math.prod(self.shape) * max(4, itemsize)
+        if self.fault or size <= largest:
+            return self
+        return Header(self.shape, f"expected at most {largest} bytes, got an array {self.shape} of {size}")
 
-def npy_header(stream: IO[bytes]) -> Header:
-    """The header of an array in numpy's format.
+
+def npy_header(stream: IO[bytes], length: int) -> tuple[Header, int]:
+    """The header of an array in numpy's format, and the bytes of one of its numbers; `length`: bytes of the file.
 
     Raises:
         ValueError: the array is in another format.
@@ -35,16 +52,23 @@ def npy_header(stream: IO[bytes]) -> Header:
     major, _ = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(stream)
+    claimed, held = math.prod(shape) * dtype.itemsize, length - stream.tell()
+    fault = ""
     if dtype.hasobject:
-        return Header(shape, "holds Python objects, which only unpickling could read; save an array of numbers instead")
-    return Header(shape, "" if dtype.kind in "fiu" else f"expected numbers, got {dtype}")
+        fault = "holds Python objects, which only unpickling could read; save an array of numbers instead"
+    elif dtype.kind not in "fiu":
+        fault = f"expected numbers, got {dtype}"
+    elif min(shape, default=0) < 0 or claimed != held:
+        fault = f"cannot be read: expected {claimed} bytes for an array {shape} of {dtype}, got {held}"
+    return Header(shape, fault), dtype.itemsize
 
 
 class FeatureFile(ABC):
-    """Arrays (D,) or (T, D) by utterance id, in the file or folder `path`."""
+    """Arrays (D,) or (T, D) by utterance id, in the file or folder `path`, of at most `largest` bytes each."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, largest: int = LARGEST_ARRAY) -> None:
         self.path = path
+        self.largest = largest
         self._reading = threading.Lock()  # an open archive serves one thread
 
     @property
@@ -133,7 +157,8 @@ class SafetensorsFile(FeatureFile):
     def header(self, identifier: str) -> Header:
         part = self._open.get_slice(identifier)
         numbers = part.get_dtype().startswith(("F", "BF", "I", "U"))
-        return Header(tuple(part.get_shape()), "" if numbers else f"expected numbers, got {part.get_dtype()}")
+        header = Header(tuple(part.get_shape()), "" if numbers else f"expected numbers, got {part.get_dtype()}")
+        return header.within(self.largest, itemsize=8)
 
     def array(self, identifier: str) -> Any:
         return self._open.get_tensor(identifier).float().numpy()  # numpy has no bfloat16
@@ -147,6 +172,9 @@ class NpzFile(FeatureFile):
         archive = np.load(self.path, allow_pickle=False)
         if not hasattr(archive, "files"):
             raise ValueError("expected an archive of arrays, got a single array; name it .npy")
+        size, packed = sum(entry.file_size for entry in archive.zip.infolist()), self.path.stat().st_size
+        if size > max(self.largest, LARGEST_RATIO * packed):
+            raise ValueError(f"{size} bytes unpacked, more than {LARGEST_RATIO} times the size of the archive")
         return archive
 
     @cached_property
@@ -154,8 +182,10 @@ class NpzFile(FeatureFile):
         return frozenset(self._open.files)
 
     def header(self, identifier: str) -> Header:
-        with self._open.zip.open(f"{identifier}.npy") as stream:
-            return npy_header(stream)
+        entry = self._open.zip.getinfo(f"{identifier}.npy")
+        with self._open.zip.open(entry) as stream:
+            header, itemsize = npy_header(stream, entry.file_size)
+            return header.within(self.largest, itemsize)
 
     def array(self, identifier: str) -> Any:
         return self._open[identifier]
@@ -166,7 +196,11 @@ class NpyFolder(FeatureFile):
 
     @cached_property
     def files(self) -> Mapping[str, Path]:
-        return {path.relative_to(self.path).as_posix(): path for path in sorted(self.path.rglob("*.npy"))}
+        files = {path.relative_to(self.path).as_posix(): path for path in sorted(self.path.rglob("*.npy"))}
+        for name, path in files.items():
+            name.encode()  # a name in another encoding is no id
+            require_regular(path)
+        return files
 
     @cached_property
     def ids(self) -> Collection[str]:
@@ -176,8 +210,10 @@ class NpyFolder(FeatureFile):
         return self.files[f"{identifier}.npy"]
 
     def header(self, identifier: str) -> Header:
-        with self.location(identifier).open("rb") as stream:
-            return npy_header(stream)
+        path = self.location(identifier)
+        with path.open("rb") as stream:
+            header, itemsize = npy_header(stream, path.stat().st_size)
+            return header.within(self.largest, itemsize)
 
     def array(self, identifier: str) -> Any:
         return np.load(self.location(identifier), allow_pickle=False)
@@ -191,21 +227,27 @@ class NpyTable(FeatureFile):
         return {**super().files, f"features{IDS}": self.path.with_suffix(IDS)}
 
     @cached_property
-    def _whole(self) -> Header:
+    def _whole(self) -> tuple[Header, int]:
+        """The header of all rows, and the bytes of one of their numbers."""
         with self.path.open("rb") as stream:
-            return npy_header(stream)
+            return npy_header(stream, self.path.stat().st_size)
 
     @cached_property
     def _rows(self) -> dict[str, int]:
         path = self.files[f"features{IDS}"]
-        if not path.is_file():
+        if not path.exists():
             raise UserError(f"expected the ids of the rows of {self.path} in {path}, got no such file")
-        names = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
-        count = self._whole.shape[0] if self._whole.shape else 0
+        text = read_regular(path, self.largest).decode("utf-8-sig")
+        names = text.replace("\r\n", "\n").rstrip("\n").split("\n")
+        whole, _ = self._whole
+        if whole.fault:
+            raise ValueError(whole.fault)
+        count = whole.shape[0] if whole.shape else 0
         if count != len(names):
             raise UserError(f"expected {count} ids in {path}, one for each row of {self.path.name}, got {len(names)}")
         repeated = sorted(name for name, times in Counter(names).items() if times > 1)
-        raise_problems(f"ids in {path}", [f"{name}: found more than once" for name in repeated])
+        empty = [f"line {row}: expected an id, got nothing" for row, name in enumerate(names, 1) if not name.strip()]
+        raise_problems(f"ids in {path}", [*(f"{name}: found more than once" for name in repeated), *empty])
         return {name: row for row, name in enumerate(names)}
 
     @property
@@ -213,7 +255,8 @@ class NpyTable(FeatureFile):
         return self._rows.keys()
 
     def header(self, identifier: str) -> Header:
-        return Header(self._whole.shape[1:], self._whole.fault)
+        whole, itemsize = self._whole
+        return Header(whole.shape[1:], whole.fault).within(self.largest, itemsize)
 
     @cached_property
     def _open(self) -> Any:
@@ -223,15 +266,20 @@ class NpyTable(FeatureFile):
         return self._open[self._rows[identifier]]
 
 
-FORMATS: Mapping[str, Callable[[Path], FeatureFile]] = {
+FORMATS: Mapping[str, Callable[[Path, int], FeatureFile]] = {
     ".safetensors": SafetensorsFile,
     ".npz": NpzFile,
     ".npy": NpyTable,
 }
 
 
-def open_features(path: Path, where: str) -> FeatureFile:
-    """Opens the features at a path, in any of the formats; `where` is the path's key in the config.
+def open_features(path: Path, where: str, largest: int = LARGEST_ARRAY) -> FeatureFile:
+    """Opens the features at a path, in any of the formats.
+
+    Args:
+        path: file or folder.
+        where: the path's key in the config.
+        largest: bytes of one array.
 
     Raises:
         UserError: the path is missing, empty, damaged or in an unknown format.
@@ -240,8 +288,10 @@ def open_features(path: Path, where: str) -> FeatureFile:
         raise UserError(f"expected features in {path}, got no such file or folder ({where})")
     if not path.is_dir() and path.suffix not in FORMATS:
         raise UserError(f"expected a folder or a file in {tuple(FORMATS)}, got {path} ({where})")
-    features = NpyFolder(path) if path.is_dir() else FORMATS[path.suffix](path)
+    features = NpyFolder(path, largest) if path.is_dir() else FORMATS[path.suffix](path, largest)
     try:
+        if not path.is_dir():
+            require_regular(path)
         if not features.ids:
             raise UserError(f"expected arrays by utterance id in {path}, got none ({where})")
     except FAULTS as error:

@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from emorec.annotations import PositiveCount
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
 from emorec.encoders.checkpoint import LOCAL
 from emorec.encoders.encoder import Training, UtteranceEncoder
-from emorec.encoders.feature_files import FeatureFile, open_features
+from emorec.encoders.feature_files import LARGEST_ARRAY, FeatureFile, open_features
 from emorec.media.source import MediaError, Source
 from emorec.storage.digests import digest_of
 
@@ -31,11 +32,13 @@ class Precomputed(UtteranceEncoder):
     Args:
         path: a .safetensors or .npz file with one array a key, a folder of <id>.npy files, or a .npy table (N, D) or
             (N, T, D) beside a .txt file of the same name with the rows' ids, one a line. Nothing is unpickled.
+        largest_array: bytes of the array of one utterance; a larger one is refused.
     """
 
     version: ClassVar[int] = 1
 
     path: Path
+    largest_array: PositiveCount = LARGEST_ARRAY
 
     def __post_init__(self, training: Training) -> None:
         super().__post_init__(training)
@@ -44,7 +47,7 @@ class Precomputed(UtteranceEncoder):
 
     @cached_property
     def _file(self) -> FeatureFile:
-        return open_features(self.path, f"{self.where}.path")
+        return open_features(self.path, f"{self.where}.path", self.largest_array)
 
     @cached_property
     def _state(self) -> str:

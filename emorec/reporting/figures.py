@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from emorec.escaping import for_figure
 from emorec.reporting.aggregate import Group
 from emorec.runs.confusion_figure import confusion_figure
 from emorec.runs.results import read_history
@@ -50,5 +51,5 @@ def plot_curves(group: Group, path: Path, *, title: str) -> None:
         axes.set(xlabel="epoch", ylabel=label)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(for_figure(title), fontsize=10)
     _save(figure, path)

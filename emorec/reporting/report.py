@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from emorec.escaping import for_csv, for_markdown
 from emorec.markdown import markdown_table, with_deviation
 from emorec.reporting.aggregate import SUMMARY_METRICS, Group, distinction, distinctions
 from emorec.runs.results import SHOWN
@@ -40,14 +41,14 @@ def tables_of(groups: Sequence[Group]) -> str:
     """A heading and a table for each (dataset, task, protocol)."""
     contests = groupby(groups, key=lambda group: group.contest)
     return "\n".join(
-        f"## {dataset}: {task}, {protocol}\n\n{group_table(list(members))}\n"
+        f"## {for_markdown(f'{dataset}: {task}, {protocol}')}\n\n{group_table(list(members))}\n"
         for (dataset, task, protocol), members in contests
     )
 
 
 def _csv(*rows: Sequence[object]) -> str:
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(rows)
+    csv.writer(stream, lineterminator="\n").writerows([for_csv(cell) for cell in row] for row in rows)
     return stream.getvalue()
 
 
@@ -101,7 +102,7 @@ def write_report(folder: Path, groups: Sequence[Group]) -> str:
         title = f"{group.contest[0]} {names} ({group.group_id}, n = {len(group.runs)})"
         split = "test" if all("test/loss" in run.metrics for run in group.runs) else "val"
         confusion, curves = f"confusion_{group.group_id}.png", f"curves_{group.group_id}.png"
-        sections.append(f"### {title}\n")
+        sections.append(f"### {for_markdown(title)}\n")
         if plot_confusion(group, figures / confusion, split=split, title=f"{title}\n{split}"):
             sections.append(f"![confusion matrix on {split}](figures/{confusion})\n")
             current.add(confusion)

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from emorec.escaping import for_figure
+
 WHITE_TEXT_FROM = 0.55  # share above which white text is easier to read on the blue than black
 
 
@@ -27,9 +29,10 @@ def confusion_figure(confusion: ArrayLike, labels: Sequence[str], *, title: str 
         colour = "white" if share > WHITE_TEXT_FROM else "black"
         text = f"{share:.2f}\n{counts[row, column]}"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
+    names = list(map(for_figure, labels))
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title(title or "", fontsize=10)
+    axes.set_title(for_figure(title or ""), fontsize=10)
     figure.colorbar(image, ax=axes, fraction=0.046, pad=0.04, label="share of the true class")
     return figure

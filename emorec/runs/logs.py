@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from emorec.escaping import for_terminal
 from emorec.storage.atomic import follow_folder_mode
 
 RUN_LOG_ONLY = {"run_log_only": True}  # `extra` of records that are not for stderr, which never shows tracebacks
@@ -18,12 +19,19 @@ def start_logging() -> None:
     root = logging.getLogger()
     if not any(isinstance(handler, logging.StreamHandler) for handler in root.handlers):
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Escaped("%(message)s"))
         handler.addFilter(lambda record: record.exc_info is None and not hasattr(record, "run_log_only"))
         root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("emorec").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
+
+
+class _Escaped(logging.Formatter):
+    """Formats records for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return for_terminal(super().format(record))
 
 
 class _RunLog(logging.FileHandler):
@@ -43,7 +51,7 @@ def log_to(path: Path) -> Iterator[None]:
     """Also appends emorec's log to a file."""
     handler = _RunLog(path)
     follow_folder_mode(path)
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setFormatter(_Escaped(FORMAT))
     logger = logging.getLogger("emorec")
     logger.addHandler(handler)
     try:

@@ -1,10 +1,14 @@
 """Hostile tables, feature files and archives end in one message: nothing hangs, unfolds or leads elsewhere."""
 
+import io
 import os
-from collections.abc import Callable, Iterator
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -13,6 +17,7 @@ from emorec.datasets.custom import Custom
 from emorec.datasets.manifest import Problem
 from emorec.datasets.tables import read_any_table
 from emorec.datasets.tree import files_below
+from emorec.encoders.feature_files import open_features
 from emorec.errors import UserError
 from emorec.storage.regular_files import read_regular
 
@@ -180,3 +185,85 @@ def test_a_nul_in_a_table_is_a_problem_with_its_line(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"id": ["a\0"], "audio": ["a.wav"], "label": ["x"]}), tmp_path / "corpus.parquet")
     (problem,) = custom(tmp_path, tmp_path / "corpus.parquet").scan().problems
     assert "without NUL" in problem.detail
+
+
+# Feature files
+
+
+def zeros(*shape: int) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.zeros(shape, np.float32))
+    return stream.getvalue()
+
+
+def claiming(header: str) -> bytes:
+    """An array of no values under a header."""
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+def shaped(shape: str, dtype: str = "<f4") -> bytes:
+    return claiming(f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}")
+
+
+HEADERS = {
+    "more than it holds": shaped("(1000000000, 6)"),
+    "less than it holds": zeros(3, 6).replace(b"(3, 6)", b"(1, 6)"),
+    "negative": shaped("(-1, 6)"),
+    "digits": shaped("(" + "9" * 5000 + ",)"),
+    "depth": claiming("(" * 5000 + ")" * 5000),
+}
+
+
+def packed(path: Path, entries: Mapping[str, bytes], method: int = zipfile.ZIP_LZMA) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy", "folder"])
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+def test_an_array_that_claims_another_size_is_refused(tmp_path: Path, header: bytes, kind: str) -> None:
+    path = tmp_path / f"features.{kind}"
+    if kind == "npz":
+        packed(path, {"a.npy": header})
+    else:
+        (path if kind == "npy" else path / "a.npy").parent.mkdir(exist_ok=True)
+        (path if kind == "npy" else path / "a.npy").write_bytes(header)
+    write(tmp_path / "features.txt", "a")
+    with pytest.raises(UserError, match=r"cannot be read|features in"):
+        open_features(path, "encoder.audio.path").check()
+
+
+def test_a_small_archive_does_not_unfold_to_gigabytes(tmp_path: Path) -> None:
+    path = packed(tmp_path / "features.npz", {f"{number}.npy": zeros(100, 6000) for number in range(4)})
+    assert path.stat().st_size < 10_000
+    with pytest.raises(UserError, match=r"9600\d+ bytes unpacked, more than 200 times the size of the archive"):
+        open_features(path, "encoder.audio.path", largest=9_000_000)
+    with pytest.raises(UserError, match=r"expected at most 2000000 bytes, got an array \(100, 6000\) of 2400000"):
+        open_features(packed(path, {"a.npy": zeros(100, 6000)}, zipfile.ZIP_STORED), "path", largest=2_000_000).check()
+    open_features(path, "encoder.audio.path", largest=2_400_000).check()
+
+
+@pytest.mark.parametrize("make", [pipe, endless_device, process_file])
+@pytest.mark.parametrize("name", ["features.npy", "features.npz", "features.safetensors", "features/a.npy", "ids"])
+def test_only_regular_files_are_read_as_features(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+    path = tmp_path / name.partition("/")[0]
+    if name == "ids":
+        path = tmp_path / "features.npy"
+        path.write_bytes(zeros(1, 6))
+        make(tmp_path / "features.txt")
+    else:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        make(tmp_path / name)
+        write(tmp_path / "features.txt", "a")
+    with pytest.raises(UserError, match=r"cannot be read|expected"):
+        open_features(path, "encoder.audio.path").check()
+
+
+def test_an_id_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/features/\xff.npy")).write_bytes(zeros(6))
+    with pytest.raises(UserError, match="cannot be read"):
+        open_features(tmp_path / "features", "encoder.audio.path")
