@@ -85,10 +85,8 @@ class DataPreparer:
             manifest = corpus.read()
             if config.labels:
                 manifest = _relabelled(manifest, corpus.task, config.labels)
-            for note in manifest.notes:
-                log.info("%s: %s", manifest.dataset, note)
-            for problem in manifest.problems:
-                log.warning("%s: %s", manifest.dataset, problem)
+            if remarks := manifest.remarks:
+                log.log(logging.WARNING if manifest.problems else logging.INFO, "%s: %s", manifest.dataset, remarks)
             self._manifests[key] = manifest
         return self._manifests[key]
 

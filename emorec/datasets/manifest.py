@@ -17,6 +17,7 @@ from emorec.datasets.utterance import SPLITS, VOTES, Target, Task, Utterance
 from emorec.errors import UserError, choose, raise_problems
 from emorec.storage.digests import digest_of
 
+LONGEST_REMARK = 120  # characters
 TEXTS = ("id", "text", "speaker", "dialogue", "session")  # of an utterance
 
 
@@ -72,6 +73,16 @@ class Manifest:
             if utterance.dialogue is not None:
                 dialogues[utterance.dialogue].append(utterance)
         return {name: tuple(turns) for name, turns in sorted(dialogues.items())}
+
+    @property
+    def remarks(self) -> str:
+        """The first note or problem, and how many more of them there are; empty if there is none."""
+        said = [*self.notes, *map(str, self.problems)]
+        if not said:
+            return ""
+        first = said[0] if len(said[0]) <= LONGEST_REMARK else f"{said[0][:LONGEST_REMARK]} …"
+        more = f"{len(said) - 1} more; " if len(said) > 1 else ""
+        return first if [first] == said else f"{first} ({more}emorec data check lists all in full)"
 
     def previous_turns(self, utterance: Utterance, count: int) -> tuple[Utterance, ...]:
         """Up to `count` turns of the same dialogue before `utterance`, oldest first."""

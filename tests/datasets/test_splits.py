@@ -2,11 +2,12 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from emorec.datasets.manifest import Manifest
+from emorec.datasets.manifest import Manifest, Problem
 from emorec.datasets.ravdess import EMOTIONS, PROTOCOLS, TASKS, Ravdess
 from emorec.datasets.splits import OfficialSplit, assign_splits, speaker_overlap
 from emorec.datasets.utterance import SPLITS, Utterance
@@ -209,3 +210,14 @@ def test_the_error_for_an_empty_fold_names_the_absent_actors(corpus: tuple[Utter
     with pytest.raises(UserError, match="no utterances in test") as caught:
         chosen.split(manifest_of(partial, ("absent actors: 01, 04, 09, 22",)))
     assert "absent actors: 01, 04, 09, 22" in str(caught.value)
+
+
+def test_a_command_says_in_one_line_what_the_check_says_in_full() -> None:
+    problems = tuple(Problem("count", f"a\n{number}", "expected 2 clips, found 1", fatal=False) for number in range(12))
+    manifest = manifest_of((), ("absent sessions: Session5",))
+    assert manifest.remarks == "absent sessions: Session5"
+    many = replace(manifest, problems=problems)
+    assert many.remarks == "absent sessions: Session5 (12 more; emorec data check lists all in full)"
+    assert "\n" not in replace(many, notes=()).remarks
+    assert len(manifest_of((), ("x" * 500, "y")).remarks) < 200
+    assert manifest_of(()).remarks == ""
