@@ -40,23 +40,23 @@ def download(config: DataConfig, as_json: bool) -> int:
     """Downloads a corpus into its folder."""
     from pathlib import Path
 
-    from emorec.datasets.download import fetch_archives, read_record
+    from emorec.datasets.download import fetch_files
+    from emorec.datasets.records import read_record
 
     corpus = config.dataset.target
-    name, archives = getattr(corpus, "name", ""), getattr(corpus, "archives", {})
-    if name not in config.sources or not archives:
-        raise UserError(
-            f"expected a dataset that can be downloaded, {sorted(config.sources)}, got {name!r}; "
-            "ask the authors of the others"
-        )
-    parts = sorted(archives) if config.parts == "all" else list(config.parts)
-    names = [choose(archives, str(part), "parts") for part in parts]
-    source = config.sources[name]
-    record = read_record(source)
-    files = [choose(record, archive, f"an archive of the record {source}") for archive in names]
+    name, parts, origin = getattr(corpus, "name", ""), getattr(corpus, "parts", {}), getattr(corpus, "origin", "")
+    if not parts:
+        raise UserError(f"expected a dataset that can be downloaded, got {name!r}. {origin}".rstrip())
+    names = sorted(parts) if config.parts == "all" else list(config.parts)
+    chosen = [choose(parts, str(part), "parts") for part in names]
+    files = [
+        item
+        for part in chosen
+        for item in read_record(choose(config.sources, part.source or name, "sources"), part.path, config.download)
+    ]
     folder = Path(config.dataset.arguments["root"]).expanduser()
-    count = fetch_archives(files, folder, progress=config.progress)
-    report = {"folder": str(folder), "parts": parts, "fetched": count}
+    count = fetch_files(files, folder, config.download, progress=config.progress)
+    report = {"folder": str(folder), "parts": names, "fetched": count}
     print(json.dumps(report) if as_json else f"{name}: {len(names)} parts in {folder}, {count} downloaded now")
     return 0
 

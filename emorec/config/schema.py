@@ -291,12 +291,23 @@ class ReportConfig(CommandConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DownloadConfig:
+    """Bounds of a download, against servers and archives that never end."""
+
+    timeout: Positive = 60.0  # seconds without data, and over which the rate is measured
+    slowest: NonNegative = 1000.0  # bytes in a second
+    largest: PositiveCount = 1 << 36  # bytes of a file whose size is not known, and of all that an archive unpacks to
+    ratio: PositiveCount = 100  # of what an archive unpacks to, to the archive: media hardly compress
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig(CorpusConfig):
     """`emorec data`."""
 
     parts: Literal["all"] | list[str]
     to: Path | None
     sources: Mapping[str, str]
+    download: DownloadConfig
 
 
 SCHEMAS: dict[str, type[CommandConfig]] = {

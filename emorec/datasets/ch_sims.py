@@ -46,9 +46,10 @@ class ChSims(Corpus):
     """
 
     name: ClassVar[str] = "ch_sims"
+    origin: ClassVar[str] = "Get label.csv and Raw/ from the authors' page, https://github.com/thuiar/MMSA."
 
     def scan(self) -> Manifest:
-        self.require_folder("Get label.csv and Raw/ from the authors' page of MMSA.")
+        self.require_folder()
         problems: list[Problem] = []
         rows = read_rows(self.folder / TABLE, COLUMNS, problems)
         columns = [name for name in TASK_OF_COLUMN if rows and name in rows[0].cells]

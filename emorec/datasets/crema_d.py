@@ -4,12 +4,12 @@ Cao et al. (2014), IEEE Transactions on Affective Computing 5(4), doi 10.1109/TA
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from emorec.datasets.manifest import Corpus, Manifest, Problem, count_problems, media_notes
+from emorec.datasets.manifest import Corpus, Manifest, Part, Problem, count_problems, media_notes
 from emorec.datasets.splits import SpeakerFolds
 from emorec.datasets.tables import MOST_DIGITS, read_table
 from emorec.datasets.utterance import Metadata, Task, Utterance
@@ -55,9 +55,17 @@ class CremaD(Corpus):
     """
 
     name: ClassVar[str] = "crema_d"
+    origin: ClassVar[str] = (
+        "emorec data download dataset=crema_d parts=[audio] gets it from the repository CheyneyComputerScience/CREMA-D."
+    )
+    parts: ClassVar[Mapping[str, Part]] = {
+        "audio": Part(AUDIO_FOLDER),
+        "video": Part(VIDEO_FOLDER),
+        "actors": Part(DEMOGRAPHICS),
+    }
 
     def scan(self) -> Manifest:
-        self.require_folder("Get it from the repository CheyneyComputerScience/CREMA-D, with Git LFS.")
+        self.require_folder()
         problems: list[Problem] = []
         sounds = _files(self.folder / AUDIO_FOLDER, ".wav", problems)
         videos = _files(self.folder / VIDEO_FOLDER, ".flv", problems)

@@ -61,6 +61,7 @@ class Custom(Corpus):
     """
 
     name: ClassVar[str] = "custom"
+    origin: ClassVar[str] = "Or describe it by a table: dataset.table=my_corpus.csv."
 
     table: str | None = None
     folds: Annotated[int, Ge(3)] = 5
@@ -120,7 +121,7 @@ class Custom(Corpus):
         return path if path.is_absolute() or path.is_file() else self.folder / path
 
     def _folder_rows(self, problems: list[Problem]) -> list[Row]:
-        self.require_folder("Or describe it by a table: dataset.table=my_corpus.csv.")
+        self.require_folder()
         cells_of: dict[str, dict[str, str]] = defaultdict(dict)
         for file in self.files():
             path = file.relative_to(self.folder)

@@ -42,6 +42,7 @@ class Demo(Corpus):
     """The demo corpus under `root`, generated if it does not exist: FLAC, MP4 with sound, and a CSV table."""
 
     name: ClassVar[str] = "demo"
+    origin: ClassVar[str] = "emorec makes it at its first use."
 
     def __post_init__(self) -> None:
         super().__post_init__()

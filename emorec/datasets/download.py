@@ -1,199 +1,170 @@
-"""Download of a corpus: resumable, verified by digest, and safe against hostile archives."""
+"""Download of a corpus: resumable, verified by digest, and safe against hostile servers and archives."""
 
+import errno
 import hashlib
-import json
 import logging
 import shutil
 import time
 import urllib.error
-import urllib.request
-import zipfile
-import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
-from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import urlsplit
+from pathlib import Path
 
+from emorec.config.schema import DownloadConfig
+from emorec.datasets.archives import TARS, unpack
+from emorec.datasets.records import RemoteFile
+from emorec.datasets.transfer import BLOCK, TooLongError, blocks, open_address
 from emorec.errors import UserError, raise_problems
 from emorec.progress import Progress
-from emorec.storage.atomic import follow_folder_mode, make_folder, share, sync_tree, write_text
+from emorec.storage.atomic import follow_folder_mode, make_folder, write_text
+from emorec.storage.regular_files import read_regular
 
 log = logging.getLogger(__name__)
 
-BLOCK = 1 << 20
-TIMEOUT_SECONDS = 60
 ATTEMPTS = 5
 PAUSE_SECONDS = 0.25  # doubled before each attempt
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
 PARTIAL = ".part"
 UNPACKED = ".unpacked"  # suffix of the marker of an archive that was unpacked and removed
-# Limits against archive bombs: media hardly compress.
-LARGEST_RATIO = 100
-MOST_FILES = 200_000
+ARCHIVES = (".zip", *TARS)
+AT_ONCE = 8  # files that are no archives
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {size}\n"
 
 
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of a record: its name, URL, size in bytes and MD5 digest (32 hex digits)."""
+def fetch_files(files: Iterable[RemoteFile], folder: Path, limits: DownloadConfig, *, progress: bool) -> int:
+    """Downloads files into a folder, unless done before; returns how many. An archive is unpacked into a folder of its
+    name.
 
-    name: str
-    address: str
-    size: int
-    md5: str
-
-
-def read_record(address: str) -> dict[str, RemoteFile]:
-    """The files of a Zenodo record by name; `address` is its URL in the Zenodo API (…/api/records/<number>).
+    One bad file does not keep the others from being downloaded.
 
     Raises:
-        UserError: the record cannot be read.
-    """
-    try:
-        with _open(address) as response:
-            record = json.load(response)
-        files = {}
-        for item in record["files"]:
-            kind, _, digest = str(item["checksum"]).partition(":")
-            if kind != "md5":
-                raise UserError(f"expected MD5 digests in the record {address}, got {item['checksum']!r}")
-            name = str(item["key"])
-            files[name] = RemoteFile(name, str(item["links"]["self"]), int(item["size"]), digest)
-    except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"expected a record's description at {address}, got {error!r}") from error
-    return files
-
-
-def fetch_archives(files: Iterable[RemoteFile], folder: Path, *, progress: bool) -> int:
-    """Downloads archives and unpacks each into a folder of its name, unless done before; returns how many it unpacked.
-
-    Raises:
-        UserError: a file cannot be downloaded, has a wrong digest, or is refused.
+        UserError: lists the files that cannot be downloaded, have a wrong digest, or are refused.
     """
     make_folder(folder)
-    count = 0
-    for item in files:
-        archive = folder / Path(item.name).name
-        target, marker = folder / archive.stem, folder / f".{archive.name}{UNPACKED}"
-        if any(target.glob("*")) and marker.exists() and marker.read_text().strip() == item.md5:
-            log.info("%s is already unpacked", item.name)
-            continue
-        fetch(item, archive, progress=progress)
-        log.info("%s: %d files", item.name, unpack(archive, target))
-        sync_tree(target)  # the archive is removed below
-        write_text(marker, f"{item.md5}\n")
-        archive.unlink()
-        count += 1
+    items = list(files)
+    archives = [item for item in items if item.name.endswith(ARCHIVES)]
+    plain = [item for item in items if not item.name.endswith(ARCHIVES)]
+    problems: list[str] = []
+
+    def attempt(item: RemoteFile) -> bool:
+        try:
+            if item in archives:
+                return _fetch_archive(item, folder, limits, progress=progress)
+            return fetch(item, folder / item.name, limits, progress=False)
+        except UserError as error:
+            problems.append(str(error))
+            return False
+
+    count = sum(map(attempt, archives))
+    with ThreadPoolExecutor(AT_ONCE) as pool, Progress("files", len(plain), progress) as bar:
+        for is_new in pool.map(attempt, plain):
+            count += is_new
+            bar.advance()
+    raise_problems(f"the download into {folder}", problems)
     return count
 
 
-def fetch(item: RemoteFile, path: Path, *, progress: bool) -> Path:
-    """Downloads a file. A complete file is kept, and a partial one is resumed.
+def _fetch_archive(item: RemoteFile, folder: Path, limits: DownloadConfig, *, progress: bool) -> bool:
+    """Downloads and unpacks an archive, unless done before; whether it was unpacked now."""
+    archive = folder / Path(item.name).name
+    name = next(archive.name.removesuffix(suffix) for suffix in ARCHIVES if archive.name.endswith(suffix))
+    target, marker = folder / name, folder / f".{archive.name}{UNPACKED}"
+    if any(target.glob("*")) and _unpacked(marker) in (item.digest, item.digest.removeprefix("md5:")):
+        log.info("%s is already unpacked", item.name)
+        return False
+    fetch(item, archive, limits, progress=progress)
+    log.info("%s: %d files", item.name, unpack(archive, target, limits))
+    write_text(marker, f"{item.digest}\n")
+    archive.unlink()
+    return True
+
+
+def _unpacked(marker: Path) -> str:
+    """The digest of the archive that was unpacked; earlier versions wrote an MD5 without its name."""
+    try:
+        return read_regular(marker, BLOCK).decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def fetch(item: RemoteFile, path: Path, limits: DownloadConfig, *, progress: bool) -> bool:
+    """Downloads a file, resuming a partial one; whether it was downloaded now.
 
     Raises:
         UserError: the file cannot be downloaded, in which case the partial file is kept for the next attempt, or its
-            digest is wrong.
+            length or digest is wrong.
     """
-    if path.exists() and path.stat().st_size == item.size and _md5(path) == item.md5:
+    if path.is_file() and item.digest in digests(path):
         log.info("%s exists already", path.name)
-        return path
+        return False
+    make_folder(path.parent)
     partial = path.with_name(path.name + PARTIAL)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _append(item, partial, progress)
+            _append(item, partial, limits, progress)
             break
+        except TooLongError as error:
+            partial.unlink()
+            raise UserError(f"{item.address}: {error}; the file was removed") from error
         except (OSError, HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+                raise OSError(error.errno, error.strerror, str(partial)) from error
             if isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code != 416:
                 raise UserError(f"{item.address}: {error}") from error
             if attempt == ATTEMPTS:
                 raise UserError(f"{item.address}: {error}; run the same command to resume") from error
             log.warning("%s: %s; resuming with attempt %d of %d", item.name, error, attempt + 1, ATTEMPTS)
             time.sleep(PAUSE_SECONDS * 2**attempt)
-    digest = _md5(partial)
-    if digest != item.md5:
+    if item.digest not in (got := digests(partial)):
         partial.unlink()
         removed = "the file was removed, download it again"
-        raise UserError(f"expected MD5 {item.md5} of {item.name}, got {digest}; {removed}")
+        raise UserError(f"expected {item.digest} of {item.name}, got {' or '.join(got)}; {removed}")
     partial.replace(path)
-    return path
+    return True
 
 
-def _append(item: RemoteFile, partial: Path, progress: bool) -> None:
+def _append(item: RemoteFile, partial: Path, limits: DownloadConfig, progress: bool) -> None:
     start = partial.stat().st_size if partial.exists() else 0
     if start == item.size:
         return
-    if start > item.size:
+    if item.size is None or start > item.size:
         start = 0
-    with _open(item.address, {"Range": f"bytes={start}-"} if start else {}) as response:
+    largest = limits.largest if item.size is None else item.size
+    with open_address(item.address, limits, {"Range": f"bytes={start}-"} if start else {}) as response:
         if response.status != 206:  # the server sends the whole file
             start = 0
+        free = shutil.disk_usage(partial.parent).free
+        if item.size is not None and item.size - start > free:
+            raise UserError(f"expected {item.size - start} free bytes for {item.name} in {partial.parent}, got {free}")
         with (
             partial.open("ab" if start else "wb") as stream,
-            Progress(f"{item.name} (MB)", max(1, item.size >> 20), progress) as bar,
+            Progress(f"{item.name} (MB)", max(1, (item.size or 0) >> 20), progress) as bar,
         ):
             follow_folder_mode(partial)  # a colleague may resume the download
             bar.advance(start >> 20)
-            while block := response.read(BLOCK):
+            for block in blocks(response, largest - start, limits):
+                before = stream.tell() >> 20
                 stream.write(block)
-                bar.advance(len(block) >> 20)
-    if partial.stat().st_size < item.size:
-        raise OSError(None, f"the connection ended after {partial.stat().st_size} of {item.size} bytes")
+                bar.advance((stream.tell() >> 20) - before)
+        if response.length or (item.size is not None and partial.stat().st_size < item.size):
+            raise OSError(f"the connection ended after {partial.stat().st_size} of {item.size} bytes")
 
 
-def _open(address: str, headers: Mapping[str, str] | None = None) -> Any:
-    if urlsplit(address).scheme not in ("http", "https"):
-        raise UserError(f"expected an address that starts with https:// or http://, got {address!r}")
-    request = urllib.request.Request(address, headers={"User-Agent": "emorec", **(headers or {})})
-    return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
-
-
-def _md5(path: Path) -> str:
+def digests(path: Path) -> tuple[str, ...]:
+    """All digests of a file that a record may state."""
+    size = path.stat().st_size
+    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+    blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def unpack(archive: Path, folder: Path) -> int:
-    """Unpacks a ZIP file into a folder and returns the number of files.
-
-    Raises:
-        UserError: the archive is damaged or no ZIP file, contains links, absolute paths or `..`, or unpacks to more
-            than a hundred times its size. Nothing is unpacked then.
-    """
-    temporary = folder / f".{archive.name}.unpacking"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            entries = _safe_entries(archive, packed)
-            make_folder(temporary)
-            packed.extractall(temporary, entries)  # never writes more than the declared size of an entry
-        share(temporary)
-        for path in sorted(temporary.rglob("*")):
-            if path.is_file():
-                target = folder / path.relative_to(temporary)
-                make_folder(target.parent)
-                path.replace(target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: encrypted or unsupported
-        raise UserError(f"expected a whole ZIP file, got {archive}: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return len(entries)
-
-
-def _safe_entries(archive: Path, packed: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """The files in an archive, if none of its entries is hostile."""
-    problems = []
-    for entry in packed.infolist():
-        path = PurePosixPath(entry.filename.replace("\\", "/"))
-        kind = entry.external_attr >> 28  # Unix file type: 8 is a regular file, 4 a folder, 0 unknown
-        if path.is_absolute() or ".." in path.parts or any(":" in part for part in path.parts[:1]):
-            problems.append(f"a path that leads out of the folder: {entry.filename!r}")
-        elif kind not in (0, 4, 8):
-            problems.append(f"a link or a device: {entry.filename!r}")
-    entries = [entry for entry in packed.infolist() if not entry.is_dir()]
-    size = sum(entry.file_size for entry in entries)
-    if size > LARGEST_RATIO * max(1, archive.stat().st_size):
-        problems.append(f"{size} bytes unpacked, more than {LARGEST_RATIO} times the size of the archive")
-    if len(entries) > MOST_FILES:
-        problems.append(f"{len(entries)} files, more than {MOST_FILES}")
-    raise_problems(f"the archive {archive} is refused; it contains", problems)
-    return entries
+        while block := stream.read(BLOCK):
+            for digest in (md5, sha256, blob):
+                digest.update(block)
+    pointer = POINTER.format(digest=sha256.hexdigest(), size=size).encode()
+    large = hashlib.sha1(b"blob %d\0" % len(pointer) + pointer, usedforsecurity=False)
+    return (
+        f"md5:{md5.hexdigest()}",
+        f"sha256:{sha256.hexdigest()}",
+        f"git:{blob.hexdigest()}",
+        f"git:{large.hexdigest()}",
+    )

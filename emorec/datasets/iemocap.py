@@ -66,12 +66,13 @@ class Iemocap(Corpus):
     """
 
     name: ClassVar[str] = "iemocap"
+    origin: ClassVar[str] = "Ask for it at the University of Southern California, https://sail.usc.edu/iemocap/."
 
     classes: Literal[4, 6] = 4
     improvised_only: bool = False
 
     def scan(self) -> Manifest:
-        self.require_folder("Ask for the corpus on the page of IEMOCAP at USC.")
+        self.require_folder()
         release = self.folder / RELEASE if (self.folder / RELEASE).is_dir() else self.folder
         problems: list[Problem] = []
         utterances: list[Utterance] = []

@@ -34,6 +34,14 @@ class Problem:
         return f"{self.where}: {self.detail}".replace("\n", "\\n")
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a corpus that its authors offer for download."""
+
+    path: str  # a file, or a folder, in their record
+    source: str = ""  # key of the record in the config's `sources`; empty for the corpus's name
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """A whole corpus."""
@@ -104,7 +112,8 @@ class Corpus(ABC):
     """
 
     name: ClassVar[str]
-    archives: ClassVar[Mapping[str, str]] = {}  # {part: name of the archive in the record that `data download` reads}
+    origin: ClassVar[str] = ""  # how to get the corpus
+    parts: ClassVar[Mapping[str, Part]] = {}  # what `data download` offers, by name
 
     root: str
     task: str
@@ -158,12 +167,12 @@ class Corpus(ABC):
         where = f"dataset={self.name}, dataset.protocol={self.protocol}{notes}"
         return assign_splits(manifest.utterances, rule, fold=self.fold, task=self.task, limit=self.limit, where=where)
 
-    def require_folder(self, hint: str) -> None:
-        """Raises a `UserError` with the expected folder and a hint on how to get the corpus if it does not exist."""
+    def require_folder(self) -> None:
+        """Raises a `UserError` with the expected folder and how to get the corpus if it does not exist."""
         if not self.folder.is_dir():
             raise UserError(
                 f"expected the corpus in {self.folder}, found no such folder (dataset={self.name}; "
-                f"set dataset.root, or EMOREC_DATA to the folder that holds {self.folder.name}/). {hint}"
+                f"set dataset.root, or EMOREC_DATA to the folder that holds {self.folder.name}/). {self.origin}"
             )
 
     def files(self) -> list[Path]:

@@ -4,12 +4,12 @@ Poria et al. (2019), ACL, arXiv 1810.02508. GPL-3.0.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from emorec.datasets.manifest import Corpus, Manifest, Problem, count_problems, media_notes
+from emorec.datasets.manifest import Corpus, Manifest, Part, Problem, count_problems, media_notes
 from emorec.datasets.splits import OfficialSplit
 from emorec.datasets.tables import Row, read_rows
 from emorec.datasets.utterance import Task, Utterance
@@ -30,6 +30,8 @@ COUNTS = {
 }
 TOTAL = sum(map(sum, COUNTS.values()))
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
+# Where the tables and folders of clips may be: in the root, or as they are downloaded and unpacked.
+BASES = ("", "MELD.Raw", "MELD.Raw/MELD.Raw", "data/MELD")
 # The folders of the authors' archive, and those of other copies.
 CLIP_FOLDERS = {
     "train": ("train/train_splits", "train_splits", "videos/train"),
@@ -74,14 +76,21 @@ class Meld(Corpus):
     """
 
     name: ClassVar[str] = "meld"
+    origin: ClassVar[str] = (
+        "emorec data download dataset=meld parts=[tables] gets its texts, parts=all also its clips (11 GB)."
+    )
+    parts: ClassVar[Mapping[str, Part]] = {
+        "tables": Part("data/MELD", "meld_tables"),
+        "clips": Part("MELD.Raw.tar.gz"),
+    }
 
     def scan(self) -> Manifest:
-        self.require_folder("Get the annotation tables and clips from the authors' page of MELD.")
+        self.require_folder()
         problems: list[Problem] = []
         utterances: list[Utterance] = []
         media = {split: _media(self.folder, split) for split in TABLES}
         for split, table in TABLES.items():
-            rows = read_rows(self.folder / table, COLUMNS, problems)
+            rows = read_rows(_table(self.folder, table), COLUMNS, problems)
             utterances += [item for row in rows if (item := _utterance(row, split, media[split]))]
         if len(utterances) >= TOTAL:
             counts = Counter((item.split, item.targets["emotion"]) for item in utterances)
@@ -95,6 +104,12 @@ class Meld(Corpus):
         return self.build_manifest(utterances, TASKS, PROTOCOLS, problems, notes)
 
 
+def _table(root: Path, name: str) -> Path:
+    """The first table of this name; where there is none, the place of the first."""
+    paths = [root / base / name for base in BASES]
+    return next((path for path in paths if path.exists()), paths[0])
+
+
 def _media(root: Path, split: str) -> Media:
     clips, hidden_clips = _files(root, CLIP_FOLDERS[split], (".mp4",))
     sounds, hidden_sounds = _files(root, SOUND_FOLDERS[split], (".flac", ".wav"))
@@ -105,8 +120,8 @@ def _files(root: Path, folders: Iterable[str], suffixes: tuple[str, ...]) -> tup
     """The files with these suffixes by name, from the first folder that has them, and the number of hidden ones."""
     files: dict[str, Path] = {}
     hidden = 0
-    for folder in folders:
-        for path in sorted((root / folder).iterdir()) if (root / folder).is_dir() else []:
+    for folder in (root / base / name for base in BASES for name in folders):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
             if path.suffix.lower() in suffixes and path.name.startswith("."):
                 hidden += 1
             elif path.suffix.lower() in suffixes:

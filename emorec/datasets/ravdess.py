@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from emorec.datasets.manifest import Corpus, Manifest, Problem, count_problems, media_notes
+from emorec.datasets.manifest import Corpus, Manifest, Part, Problem, count_problems, media_notes
 from emorec.datasets.splits import SpeakerFolds
 from emorec.datasets.utterance import Task, Utterance
 
@@ -74,15 +74,16 @@ class Ravdess(Corpus):
     """
 
     name: ClassVar[str] = "ravdess"
-    archives: ClassVar[Mapping[str, str]] = ARCHIVES
+    origin: ClassVar[str] = (
+        "emorec data download dataset=ravdess parts=[speech_audio] gets it from Zenodo record 1188976."
+    )
+    parts: ClassVar[Mapping[str, Part]] = {name: Part(archive) for name, archive in ARCHIVES.items()}
 
     channel: Literal["speech", "song", "both"] = "speech"
     classes: Literal[8, 7] = 8
 
     def scan(self) -> Manifest:
-        self.require_folder(
-            "emorec data download dataset=ravdess parts=[speech_audio] downloads it from Zenodo record 1188976."
-        )
+        self.require_folder()
         problems: list[Problem] = []
         labels, channels = LABELS[self.classes], CHANNELS[self.channel]
         tasks = {"emotion": replace(TASKS["emotion"], labels=labels)}

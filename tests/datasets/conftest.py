@@ -9,6 +9,7 @@ import pytest
 from emorec.config.instantiation import instantiate
 from emorec.datasets.ch_sims import ChSims
 from emorec.datasets.crema_d import CremaD
+from emorec.datasets.emodb import EmoDb
 from emorec.datasets.iemocap import Iemocap
 from emorec.datasets.manifest import Corpus, Manifest
 from emorec.datasets.meld import Meld
@@ -16,7 +17,9 @@ from emorec.datasets.ravdess import Ravdess
 from emorec.datasets.utterance import Utterance
 from tests.discovery import node
 
-WITH_FIXTURE: dict[str, type[Corpus]] = {corpus.name: corpus for corpus in (Ravdess, Meld, Iemocap, CremaD, ChSims)}
+WITH_FIXTURE: dict[str, type[Corpus]] = {
+    corpus.name: corpus for corpus in (Ravdess, Meld, Iemocap, CremaD, ChSims, EmoDb)
+}
 
 Roots = Callable[[str], Path]
 

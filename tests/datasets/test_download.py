@@ -4,96 +4,43 @@ import hashlib
 import io
 import json
 import stat
-import threading
 import zipfile
-from collections.abc import Iterator
 from http.client import BadStatusLine
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from emorec.cli import main
-from emorec.datasets import download
-from emorec.datasets.download import PARTIAL, RemoteFile, fetch, fetch_archives, read_record, unpack
+from emorec.config.composition import compose_once
+from emorec.config.schema import DataConfig, DownloadConfig
+from emorec.datasets import archives, download, records
+from emorec.datasets.download import PARTIAL, fetch_files
 from emorec.datasets.fixtures.media import write_sound
 from emorec.datasets.ravdess import Ravdess
+from emorec.datasets.records import RemoteFile, read_record
 from emorec.errors import UserError
+from tests.datasets.record_server import Server, server
 
 pytestmark = pytest.mark.slow
 
+__all__ = ["server"]  # a fixture
 
-class Server(ThreadingHTTPServer):
-    """Serves a record as Zenodo does, and its files with ranges."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.files: dict[str, bytes] = {}
-        self.ranges: list[str | None] = []
-        self.cut_after: int | None = None  # ends the next response after this many bytes
-        self.takes_ranges = True
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def record(self) -> dict[str, Any]:
-        return {
-            "files": [
-                {
-                    "key": name,
-                    "size": len(content),
-                    "checksum": f"md5:{hashlib.md5(content).hexdigest()}",
-                    "links": {"self": f"{self.address}/files/{name}"},
-                }
-                for name, content in self.files.items()
-            ]
-        }
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        if self.path == "/record":
-            self._respond(200, json.dumps(self.server.record()).encode())
-            return
-        content = self.server.files.get(self.path.rpartition("/")[2])
-        if content is None:
-            self._respond(404, b"")
-            return
-        wanted = self.headers.get("Range")
-        self.server.ranges.append(wanted)
-        if wanted and self.server.takes_ranges:
-            self._respond(206, content[int(wanted.removeprefix("bytes=").rstrip("-")) :])
-        else:
-            self._respond(200, content)
-
-    def _respond(self, status: int, content: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        cut, self.server.cut_after = self.server.cut_after, None
-        self.wfile.write(content[:cut])
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.001)
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+LIMITS = DownloadConfig()
 
 
 def remote(server: Server, name: str) -> RemoteFile:
-    return read_record(f"{server.address}/record")[name]
+    (item,) = read_record(f"{server.address}/record", name, LIMITS)
+    return item
+
+
+def fetch(item: RemoteFile, path: Path, limits: DownloadConfig = LIMITS) -> Path:
+    download.fetch(item, path, limits, progress=False)
+    return path
+
+
+def unpack(archive: Path, folder: Path, limits: DownloadConfig = LIMITS) -> int:
+    return archives.unpack(archive, folder, limits)
 
 
 def packed(entries: dict[str, bytes]) -> bytes:
@@ -117,20 +64,20 @@ def test_a_record_that_is_cut_off_is_a_user_error(server: Server) -> None:
 def test_a_malformed_response_is_tried_again(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.files["a.zip"] = CONTENT
     item = remote(server, "a.zip")
-    opened, responses = download._open, iter([BadStatusLine("nonsense")])
+    opened, responses = download.open_address, iter([BadStatusLine("nonsense")])
 
     def open_at_the_second_attempt(*arguments: Any) -> Any:
         for error in responses:
             raise error
         return opened(*arguments)
 
-    monkeypatch.setattr(download, "_open", open_at_the_second_attempt)
-    assert fetch(item, tmp_path / "a.zip", progress=False).read_bytes() == CONTENT
+    monkeypatch.setattr(download, "open_address", open_at_the_second_attempt)
+    assert fetch(item, tmp_path / "a.zip").read_bytes() == CONTENT
 
 
 def test_a_file_is_downloaded(server: Server, tmp_path: Path) -> None:
     server.files["a.zip"] = CONTENT
-    path = fetch(remote(server, "a.zip"), tmp_path / "a.zip", progress=False)
+    path = fetch(remote(server, "a.zip"), tmp_path / "a.zip")
     assert path.read_bytes() == CONTENT
     assert [item.name for item in tmp_path.iterdir()] == ["a.zip"]
 
@@ -139,71 +86,129 @@ def test_an_interrupted_download_is_resumed(server: Server, tmp_path: Path) -> N
     server.files["a.zip"] = CONTENT
     item = remote(server, "a.zip")
     server.cut_after = 5_000_000
-    assert fetch(item, tmp_path / "a.zip", progress=False).read_bytes() == CONTENT
+    assert fetch(item, tmp_path / "a.zip").read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=5000000-"]
 
 
 def test_a_partial_file_is_resumed_by_the_next_call(server: Server, tmp_path: Path) -> None:
     server.files["a.zip"] = CONTENT
     (tmp_path / f"a.zip{PARTIAL}").write_bytes(CONTENT[:3_000_000])
-    assert fetch(remote(server, "a.zip"), tmp_path / "a.zip", progress=False).read_bytes() == CONTENT
+    assert fetch(remote(server, "a.zip"), tmp_path / "a.zip").read_bytes() == CONTENT
     assert server.ranges == ["bytes=3000000-"]
 
 
 def test_a_server_without_ranges_sends_the_whole_file_again(server: Server, tmp_path: Path) -> None:
     server.files["a.zip"], server.takes_ranges = CONTENT, False
     (tmp_path / f"a.zip{PARTIAL}").write_bytes(CONTENT[:3_000_000])
-    assert fetch(remote(server, "a.zip"), tmp_path / "a.zip", progress=False).read_bytes() == CONTENT
+    assert fetch(remote(server, "a.zip"), tmp_path / "a.zip").read_bytes() == CONTENT
 
 
 def test_a_file_with_a_wrong_digest_is_removed_and_is_an_error(server: Server, tmp_path: Path) -> None:
     server.files["a.zip"] = CONTENT
     item = remote(server, "a.zip")
     server.files["a.zip"] = CONTENT[:-1] + b"x"
-    with pytest.raises(UserError, match="expected MD5"):
-        fetch(item, tmp_path / "a.zip", progress=False)
+    with pytest.raises(UserError, match="expected md5:"):
+        fetch(item, tmp_path / "a.zip")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_complete_file_is_not_downloaded_again(server: Server, tmp_path: Path) -> None:
     server.files["a.zip"] = CONTENT
     (tmp_path / "a.zip").write_bytes(CONTENT)
-    fetch(remote(server, "a.zip"), tmp_path / "a.zip", progress=False)
+    fetch(remote(server, "a.zip"), tmp_path / "a.zip")
     assert server.ranges == []
 
 
 def test_a_missing_file_is_an_error_without_retries(server: Server, tmp_path: Path) -> None:
-    item = RemoteFile("b.zip", f"{server.address}/files/b.zip", 10, "0" * 32)
+    item = RemoteFile("b.zip", f"{server.address}/files/b.zip", 10, f"md5:{0:032}")
     with pytest.raises(UserError, match="404"):
-        fetch(item, tmp_path / "b.zip", progress=False)
+        fetch(item, tmp_path / "b.zip")
 
 
 def test_an_unreachable_server_is_an_error_after_retries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(download, "PAUSE_SECONDS", 0.001)
-    item = RemoteFile("b.zip", "http://127.0.0.1:9/b.zip", 10, "0" * 32)
+    item = RemoteFile("b.zip", "http://127.0.0.1:9/b.zip", 10, f"md5:{0:032}")
     with pytest.raises(UserError, match="run the same command to resume"):
-        fetch(item, tmp_path / "b.zip", progress=False)
+        fetch(item, tmp_path / "b.zip")
 
 
 @pytest.mark.parametrize("address", ["file:///etc/passwd", "ftp://127.0.0.1/a"])
 def test_only_web_addresses_are_opened(address: str) -> None:
     with pytest.raises(UserError, match="expected an address that starts with"):
-        read_record(address)
+        read_record(address, "a", LIMITS)
+
+
+def git_id(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def test_a_dataset_of_hugging_face_is_a_record(server: Server, tmp_path: Path) -> None:
+    server.files = {"MELD.Raw.tar.gz": CONTENT, "README.md": b"text"}
+    entries = [
+        {"type": "directory", "path": "data", "oid": "0" * 40, "size": 0},
+        {"type": "file", "path": "README.md", "oid": git_id(b"text"), "size": 4},
+        {
+            **{"type": "file", "path": "MELD.Raw.tar.gz", "oid": "0" * 40, "size": len(CONTENT)},
+            "lfs": {"oid": hashlib.sha256(CONTENT).hexdigest(), "size": len(CONTENT), "pointerSize": 135},
+        },
+    ]
+    server.bodies["/api/datasets/lab/MELD/tree/main"] = [json.dumps(entries).encode()]
+    for name, content in server.files.items():
+        (item,) = read_record(f"{server.address}/api/datasets/lab/MELD/tree/main", name, LIMITS)
+        assert item.address == f"{server.address}/datasets/lab/MELD/resolve/main/{name}"
+        assert item.size == len(content)
+        assert fetch(item, tmp_path / name).read_bytes() == content
+
+
+def test_a_folder_of_a_repository_is_a_record(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large, small = b"sound" * 1000, b"a table, which git holds itself".ljust(200)
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{hashlib.sha256(large).hexdigest()}\nsize 5000\n"
+    server.files = {"1001.wav": large, "actors.csv": small}
+    monkeypatch.setattr(records, "PLAIN", f"{server.address}/plain")
+    monkeypatch.setattr(records, "LARGE", f"{server.address}/large")
+    trees = f"{server.address}/repos/lab/CREMA-D/git/trees"
+    blob = {"path": "1001.wav", "type": "blob", "sha": git_id(pointer.encode()), "size": len(pointer)}
+    table = {"path": "actors.csv", "type": "blob", "sha": git_id(small), "size": 200}
+    folder = {"path": "AudioWAV", "type": "tree", "sha": "0" * 40, "url": f"{trees}/sub"}
+    server.bodies["/repos/lab/CREMA-D/git/trees/master"] = [json.dumps({"tree": [folder, table]}).encode()]
+    server.bodies["/repos/lab/CREMA-D/git/trees/sub"] = [json.dumps({"tree": [blob], "truncated": False}).encode()]
+    items = [item for path in ("AudioWAV", "actors.csv") for item in read_record(f"{trees}/master", path, LIMITS)]
+    assert [item.address.removeprefix(server.address) for item in items] == [
+        "/large/lab/CREMA-D/master/AudioWAV/1001.wav",
+        "/plain/lab/CREMA-D/master/actors.csv",
+    ]
+    assert fetch_files(items, tmp_path, LIMITS, progress=False) == 2
+    assert (tmp_path / "AudioWAV" / "1001.wav").read_bytes() == large
+    assert (tmp_path / "actors.csv").read_bytes() == small
+    assert fetch_files(items, tmp_path, LIMITS, progress=False) == 0
+    (tmp_path / "AudioWAV" / "1001.wav").unlink()
+    server.files["1001.wav"] = large + b"x"
+    with pytest.raises(UserError, match="expected git:"):
+        fetch_files(items, tmp_path, LIMITS, progress=False)
+
+
+@pytest.mark.parametrize("name", ["ravdess", "meld", "crema_d", "emodb"])
+def test_what_a_corpus_offers_has_a_source(name: str) -> None:
+    composed = compose_once("data", DataConfig, [f"dataset={name}"])
+    assert composed is not None
+    corpus = composed.config.dataset.target
+    assert corpus.parts
+    assert {part.source or name for part in corpus.parts.values()} <= composed.config.sources.keys()
 
 
 def test_a_page_that_is_not_a_record_is_an_error(server: Server) -> None:
     server.files["page"] = b"<html>"
     with pytest.raises(UserError, match="expected a record's description"):
-        read_record(f"{server.address}/files/page")
+        read_record(f"{server.address}/files/page", "page", LIMITS)
 
 
 def test_an_archive_is_downloaded_and_unpacked_once(server: Server, tmp_path: Path) -> None:
     server.files["a.zip"] = packed({"Actor_01/a.wav": b"one", "Actor_02/b.wav": b"two"})
     files = [remote(server, "a.zip")]
-    assert fetch_archives(files, tmp_path, progress=False) == 1
+    assert fetch_files(files, tmp_path, LIMITS, progress=False) == 1
     assert (tmp_path / "a" / "Actor_02" / "b.wav").read_bytes() == b"two"
     assert not (tmp_path / "a.zip").exists()
-    assert fetch_archives(files, tmp_path, progress=False) == 0
+    assert fetch_files(files, tmp_path, LIMITS, progress=False) == 0
     assert len(server.ranges) == 1
 
 
@@ -238,7 +243,7 @@ def test_a_hostile_archive_is_refused(tmp_path: Path, name: Any, message: str) -
 def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as stream:
         stream.writestr("zeros", bytes(20_000_000))
-    with pytest.raises(UserError, match="more than 100 times"):
+    with pytest.raises(UserError, match=r"20000000 bytes unpacked or more, .*download\.ratio"):
         unpack(tmp_path / "bomb.zip", tmp_path / "out")
 
 
@@ -247,7 +252,7 @@ def test_a_damaged_archive_leaves_nothing_behind(tmp_path: Path) -> None:
     index = content.rindex(bytes(range(200)))
     content[index + 5] ^= 0xFF
     (tmp_path / "a.zip").write_bytes(bytes(content))
-    with pytest.raises(UserError, match="expected a whole ZIP file"):
+    with pytest.raises(UserError, match="expected a whole archive"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
     assert not [path for path in tmp_path.rglob("*.wav")]
 
@@ -273,5 +278,5 @@ def test_the_command_lists_the_available_parts_and_corpora(
 ) -> None:
     assert main(["data", "download", "dataset=ravdess", "parts=[everything]"]) == 2
     assert "video_01" in capsys.readouterr().err
-    assert main(["data", "download", "dataset=meld"]) == 2
-    assert "ravdess" in capsys.readouterr().err
+    assert main(["data", "download", "dataset=iemocap"]) == 2
+    assert "Ask for it at the University of Southern California, https://sail.usc.edu/" in capsys.readouterr().err
