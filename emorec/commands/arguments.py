@@ -1,7 +1,6 @@
 """Arguments of the commands that manage what is on disk: subcommands, flags, and overrides of the config."""
 
 import argparse
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
@@ -10,6 +9,7 @@ from emorec.config.composition import compose_once
 from emorec.config.schema import PathsConfig, ReportConfig
 from emorec.errors import UserError
 from emorec.runs.logs import start_logging
+from emorec.storage.atomic import strict_json
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -60,7 +60,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace,
 
 def emit(arguments: argparse.Namespace, value: object, text: Callable[[], str], *, code: int = 0) -> int:
     """Prints a value as JSON where `--json` asks for it, else as text; returns the exit code."""
-    print(json.dumps(value, indent=2) if arguments.json else text())
+    print(strict_json(value) if arguments.json else text())
     return code
 
 

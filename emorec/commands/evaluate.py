@@ -1,16 +1,25 @@
 """`emorec evaluate`: applies a finished run to a split of its corpus, or to another corpus."""
 
+import re
 from collections.abc import Sequence
 
 from emorec.config.composition import compose_once
+from emorec.config.keys import LOCATIONS
 from emorec.config.schema import EvaluateConfig
 from emorec.imports import quick_imports
 from emorec.runs.logs import start_logging
 
+LOCATION = re.compile(rf"dataset\.({'|'.join(LOCATIONS)})=['\"]?(.*?)['\"]?", re.DOTALL)
+
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluates, prints the metrics and keeps them under the run's `evaluations/`."""
-    composed = compose_once("evaluate", EvaluateConfig, arguments)
+    words, locations = list(arguments), {}
+    if not any(word.startswith("dataset=") for word in words):  # else they are keys of the corpus that is named
+        found = [match for word in words if (match := LOCATION.fullmatch(word))]
+        locations = {match[1]: match[2] for match in found}
+        words = [word for word in words if not LOCATION.fullmatch(word)]
+    composed = compose_once("evaluate", EvaluateConfig, words)
     if composed is None:
         return 0
     start_logging()
@@ -18,5 +27,5 @@ def main(arguments: Sequence[str]) -> int:
         _ = composed.config
         from emorec.training.evaluation import evaluate_run
 
-    print(evaluate_run(composed))
+    print(evaluate_run(composed, locations))
     return 0

@@ -1,4 +1,4 @@
-"""The actions of `emorec runs`, apart from its arguments: here torch is imported, which `--help` does not need."""
+"""The actions of `emorec runs`, apart from its arguments. Nothing heavy is imported for them."""
 
 from argparse import Namespace
 from dataclasses import asdict
@@ -52,7 +52,7 @@ def _show(arguments: Namespace, store: CheckpointStore) -> int:
 
 def _verify(arguments: Namespace, store: CheckpointStore) -> int:
     broken = verify(store)
-    last = f"{sum(1 for _ in store.records())} runs checked, {len(broken)} files broken"
+    last = f"{len(store.scan()[0])} runs checked, {len(broken)} files broken"
     lines = [*(f"{name}: {reason}" for name, reason in broken.items()), last]
     return emit(arguments, broken, lambda: "\n".join(lines), code=1 if broken else 0)
 

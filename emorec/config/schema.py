@@ -14,7 +14,15 @@ from emorec.storage.claims import STALE_SECONDS
 MODALITIES = ("text", "audio", "video")
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 SweepName = Annotated[
-    str, Pattern(r"\w[\w.+-]*", "letters, digits, '_', '.', '-' or '+', beginning with none of the marks")
+    str,
+    Pattern(
+        r"(?!.*\.\.)\w[\w.+-]{0,99}",
+        "at most 100 letters, digits, '_', '.', '-' or '+', beginning with none of the marks and without '..'",
+    ),
+]
+Tag = Annotated[
+    str,
+    Pattern(r"(?!.*\.\.)[^/\\\x00-\x1f\x7f]{1,64}", "at most 64 characters without '/', '\\', '..' and line breaks"),
 ]
 StudyName = Annotated[
     str, Pattern(r"(?!(?i:null|none|true|false)$)[A-Za-z][\w-]*", "a name of letters, digits, '_' and '-'")
@@ -224,7 +232,7 @@ class TrainConfig(ExtractConfig):
     checkpoint: CheckpointConfig
     sweep: SweepConfig
     test: bool
-    tags: list[str]
+    tags: list[Tag]
     notes: str | None
     on_running: Literal["wait", "skip"]
     rerun: bool

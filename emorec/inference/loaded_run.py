@@ -11,7 +11,7 @@ from emorec.config.schema import TrainConfig
 from emorec.config.validation import validated
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError
-from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config
+from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, load_components, stored_config
 from emorec.runs.results import read_metrics, scalar_metrics
 
 if TYPE_CHECKING:
@@ -60,10 +60,10 @@ class LoadedRun:
         """
         from emorec.models.builder import build_model, feature_widths, layer_counts, make_parts
 
-        values = {**self.config, "logger": {}, "metric": {}}  # not needed to apply the model
+        values = {**self.config, "logger": {}, "metric": {}, "tags": []}  # not needed to apply the model
         config = validated(TrainConfig, values, heading=str(self.folder / "config.yaml"))
         task = Task(**{**self.record.task, "labels": tuple(self.record.task["labels"])})
-        components = CheckpointStore(self.folder.parent).load(self.record)
+        components = load_components(self.folder, self.record)
         widths = feature_widths(components)
         layers = layer_counts(components, widths)
         model = build_model(make_parts(config, task), config.model, task, widths=widths, layers=layers)
@@ -75,7 +75,7 @@ def load_run(run: str | Path, *, checkpoints: str | Path | None = None) -> Loade
     """A finished run.
 
     Args:
-        run: its id, the first digits of its id, or its directory.
+        run: its id, the first digits of its id, or its directory, such as an exported one.
         checkpoints: the store; by default `checkpoints/` below `EMOREC_ROOT`, the checkout or the working directory.
 
     Raises:
@@ -85,17 +85,10 @@ def load_run(run: str | Path, *, checkpoints: str | Path | None = None) -> Loade
         >>> run = load_run("3a2afb35c1c5")
         >>> run.metrics["test/uar"], run.predictions.head()
     """
-    folder = Path(run).expanduser().absolute()
-    if (folder / "run.json").is_file():
-        store = CheckpointStore(folder.parent)
-        record = store.read(folder.name)
-        assert record is not None
-    else:
-        store = _store(checkpoints)
-        record = store.find(str(run))
+    record, folder = _store(checkpoints).locate(str(run))
     if record.status != "finished":
         raise UserError(f"expected a finished run, got {record.run_id}, which is {record.status}")
-    return LoadedRun(record, store.folder(record.run_id))
+    return LoadedRun(record, folder)
 
 
 def runs(*, checkpoints: str | Path | None = None) -> "pandas.DataFrame":
@@ -113,7 +106,12 @@ def runs(*, checkpoints: str | Path | None = None) -> "pandas.DataFrame":
     for record in store.records():
         folder = store.folder(record.run_id)
         own = {name: getattr(record, name) for name in names}
-        rows.append({**flat(stored_config(folder)), **own, **record.choices, **scalar_metrics(read_metrics(folder))})
+        try:
+            config, metrics = flat(stored_config(folder)), scalar_metrics(read_metrics(folder))
+        except (UserError, FileNotFoundError) as error:
+            store.warn(folder, f"{folder.name} is left out: {error}")
+            continue
+        rows.append({**config, **own, **record.choices, **metrics})
     return pandas.DataFrame(rows, columns=list(dict.fromkeys([*names, *(key for row in rows for key in row)])))
 
 

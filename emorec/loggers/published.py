@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from emorec.config.keys import LOCATIONS, OPERATIONAL
 from emorec.runs.checkpoint_store import RunRecord
-from emorec.runs.confusion_figure import confusion_figure
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def tracking_name(record: RunRecord) -> str:
@@ -33,9 +33,12 @@ def _without_folders(node: Any) -> Any:
     return node
 
 
-def confusion_images(metrics: Mapping[str, Any]) -> dict[str, NDArray[np.uint8]]:
+def confusion_images(metrics: Mapping[str, Any]) -> "dict[str, NDArray[np.uint8]]":
     """{`<split>/confusion`: (height, width, 3)} of the splits that have a confusion matrix."""
+    import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from emorec.runs.confusion_figure import confusion_figure
 
     images = {}
     for key, counts in metrics.items():

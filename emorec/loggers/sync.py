@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from emorec.errors import UserError
 from emorec.loggers.wandb import FOLDER, UNSENT, folders_to_environment, tidy
@@ -59,8 +60,13 @@ def uploads(
     if bool(runs) == all_runs:
         raise UserError("expected either the ids of runs or --all")
     for record in store.records() if all_runs else map(store.find, runs):
-        run = store.folder(record.run_id)
+        run = store.folder(record.run_id).absolute()
         running = is_trained(run)
+        try:
+            store.check_links(run)
+        except OSError as link:
+            yield Upload(record.run_id, str(run / FOLDER), "failed", f"{link.strerror}: {link.filename}")
+            continue
         for folder in waiting(run):
             if running or not act:
                 yield Upload(record.run_id, str(folder), "running" if running else "waiting")
@@ -70,22 +76,27 @@ def uploads(
 
 
 def _upload(run: Path, folder: Path, timeout: float) -> str | None:
-    """Uploads a folder in a separate process, and returns the error if there was one."""
-    try:
-        process = subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", "--include-online", str(folder)],
-            cwd=run,
-            env={**os.environ, **folders_to_environment(run), "WANDB_SILENT": "false"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"W&B did not finish within {timeout:.0f} seconds"
-    finally:
-        tidy(run)
+    """Uploads a folder in a separate process, and returns the error if there was one.
+
+    Others may write to the run's directory: the process works elsewhere, so that it neither imports a module from
+    there (`-P`) nor reads W&B's settings, which name the server that gets the key.
+    """
+    with TemporaryDirectory(prefix="emorec-sync-") as own:
+        try:
+            process = subprocess.run(
+                [sys.executable, "-P", "-m", "wandb", "sync", "--include-online", str(folder)],
+                cwd=own,
+                env={**os.environ, **folders_to_environment(Path(own)), "WANDB_SILENT": "false", "PYTHONSAFEPATH": "1"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"W&B did not finish within {timeout:.0f} seconds"
+        finally:
+            tidy(run)
     if folder not in waiting(run):
         return None
     lines = [line.removeprefix("wandb:").strip() for line in process.stderr.splitlines() if line.strip()]

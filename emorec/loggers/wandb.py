@@ -20,6 +20,7 @@ from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.results import scalar_metrics
 from emorec.storage.atomic import make_folder, share
 from emorec.storage.folders import list_tree
+from emorec.storage.real_files import is_real_folder
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ INTERNAL_FAILURES = (
 
 
 def folders_to_environment(folder: Path) -> dict[str, str]:
-    """Environment variables that keep all files of W&B in the directory of a run."""
+    """Environment variables that keep all files of W&B in a folder, such as the directory of a run."""
     own = folder / FOLDER
     return {
         "WANDB_DIR": str(folder),
@@ -69,6 +70,8 @@ def folders_to_environment(folder: Path) -> dict[str, str]:
 
 def tidy(run: Path) -> None:
     """Removes the cache that W&B needs only while it runs, and the absolute links into it; shares the other files."""
+    if not is_real_folder(run / FOLDER):
+        return
     shutil.rmtree(run / FOLDER / CACHE, ignore_errors=True)
     for path in list_tree(run / FOLDER):
         if path.is_symlink():
@@ -106,6 +109,10 @@ class WandbLogger(RunLogger):
     def started(self, record: RunRecord, config: Mapping[str, Any], folder: Path) -> None:
         if self.mode == "disabled":
             return
+        for path in (folder / FOLDER / "settings", folder / FOLDER):
+            if path.is_symlink() or path.is_file():  # W&B would send the key to the server that such a file names
+                log.warning("expected no %s in the directory of a run, got one: W&B is left out", path)
+                return
         self._run_id = record.run_id
         consequence = {"online": f"run {self._run_id} is kept offline, {self._hint()}", "offline": WITHOUT}
         for mode in ("online", "offline") if self.mode == "online" else ("offline",):

@@ -35,7 +35,7 @@ def _of_known_targets(score: Score[P]) -> Score[P]:
     @wraps(score)
     def checked(target: Tensor, predicted: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         target, predicted = _with_target(target, predicted)
-        if len(target) == 0 or not predicted.isfinite().all():
+        if len(target) == 0 or not (target.isfinite() & predicted.isfinite()).all():
             return target.new_full((), torch.nan)
         return score(target, predicted, *args, **kwargs)
 
@@ -59,7 +59,7 @@ def pearson(target: Tensor, predicted: Tensor, /) -> Tensor:
     """Pearson's correlation of targets and predictions; 0 where one of them does not vary."""
     first, second = target - target.mean(), predicted - predicted.mean()
     norm = first.norm() * second.norm()
-    return torch.where(norm > 0, (first * second).sum() / norm.clamp_min(1e-300), 0.0)
+    return torch.where(norm == 0, 0.0, (first * second).sum() / norm.clamp_min(1e-300))
 
 
 @_of_known_targets
@@ -72,7 +72,7 @@ def concordance(target: Tensor, predicted: Tensor, /) -> Tensor:
     covariance = ((target - target.mean()) * (predicted - predicted.mean())).mean()
     shift = (target.mean() - predicted.mean()).square()
     spread = target.var(unbiased=False) + predicted.var(unbiased=False) + shift
-    return torch.where(spread > 0, 2 * covariance / spread.clamp_min(1e-300), 1.0)
+    return torch.where(spread == 0, 1.0, 2 * covariance / spread.clamp_min(1e-300))
 
 
 @_of_known_targets

@@ -1,5 +1,6 @@
 """The one model: normalise, project, fuse, classify."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -35,7 +36,12 @@ class Predictions:
     id: tuple[str, ...]
     logits: Tensor  # (N, C) float32; for regression the predicted values (N, 1)
     target: Tensor  # (N,) class numbers; for regression values, NaN where there is none
-    scores: dict[str, float]  # `loss` (mean over the utterances) and the metrics
+    scores: dict[str, float]  # `loss` (mean over the utterances) and the metrics; all NaN where a logit is not finite
+
+    def not_finite(self) -> list[str]:
+        """The ids of the utterances with a logit that is not finite."""
+        rows = (~self.logits.isfinite().all(1)).nonzero().flatten().tolist()
+        return [self.id[row] for row in rows]
 
 
 class EmotionModel(FastModule):
@@ -126,18 +132,26 @@ class EmotionModel(FastModule):
         return BatchResult(output.logits[self.task.name].float(), batch.targets[self.task.name], loss)
 
     def _score(self, results: list[BatchResult], *, across_ranks: bool) -> dict[str, float]:
-        """`loss` and all metrics of some batches; with several ranks the metrics' states are reduced over them."""
-        sizes = torch.tensor([len(result.target) for result in results])
+        """`loss` and all metrics of some batches; with several ranks the metrics' states are reduced over them.
+
+        All are NaN where a loss or a logit on any rank is not finite: some metrics of other packages would count a NaN
+        as a class, and such a model is never taken for the best.
+        """
+        device = results[0].loss.device
+        sizes = torch.tensor([len(result.target) for result in results], device=device)
+        losses = torch.stack([result.loss.where(result.logits.isfinite().all(), torch.nan) for result in results])
         are_distributed = distributed.is_initialized if across_ranks else lambda: False
-        loss = MeanMetric(distributed_available_fn=are_distributed).to(results[0].loss.device)
-        loss.update(torch.stack([result.loss for result in results]), sizes.to(results[0].loss.device))
+        loss = MeanMetric(nan_strategy=math.nan, distributed_available_fn=are_distributed).to(device)
+        loss.update(losses, sizes)
         for metric in self.metrics.values(copy_state=False):
             metric.distributed_available_fn = are_distributed
         self.metrics.reset()
         if self.metrics:
             logits, target = (torch.cat([getattr(result, name) for result in results]) for name in ("logits", "target"))
             self.metrics.update(logits, target)
-        return {"loss": float(loss.compute()), **{name: float(value) for name, value in self.metrics.compute().items()}}
+        computed = {"loss": loss.compute(), **self.metrics.compute()}
+        scores = {name: float(value) for name, value in computed.items()}
+        return scores if math.isfinite(scores["loss"]) else dict.fromkeys(scores, math.nan)
 
     def predict(self, batches: Iterable[Batch], *, precision: str = "32") -> Predictions:
         """Applies the model in `eval()`, with the autocast of the given precision, to all batches."""

@@ -1,23 +1,27 @@
 """Groups finished runs; the runs of a group differ only in seed and fold."""
 
-import json
 import math
+import os
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from emorec.config.keys import GROUPED_KEYS, OPERATIONAL_KEYS, flat, is_location
 from emorec.errors import UserError
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config
+from emorec.runs.results import read_history, read_metrics, scalar_metrics
 
 SUMMARY_METRICS = {
     "classification": ("weighted_f1", "macro_f1", "uar", "accuracy"),
     "regression": ("ccc", "mae", "rmse", "pearson"),
 }
 HIDDEN_CHOICES = {"experiment", "paths", "logger", "launcher", "dataset"}
+OWN_FILTERS = ("run", "sweep", "tags")  # of what is no value of a config
+SHOWN_DIGITS = 8  # of the digest of a corpus
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,58 @@ class Run:
     folder: Path
     config: dict[str, Any]  # {dotted key: value}
     metrics: dict[str, Any]  # content of `metrics.json`
+    history: list[dict[str, float]]  # a row for each epoch
+
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """The metrics that are finite numbers."""
+        return scalar_metrics(self.metrics)
+
+
+class Contest(NamedTuple):
+    """What groups have in common that are comparable: the content of the corpus, the task and the protocol."""
+
+    dataset: str  # the corpus, with the name of its table if it has one
+    task: str
+    protocol: str
+    corpus: str  # digest of its content; empty for runs of version 0.1, which do not record it
+    kind: str
+    labels: tuple[str, ...]
+    monitor: str
+    direction: str
+
+    @classmethod
+    def of(cls, run: Run) -> "Contest":
+        """The contest that a run belongs to."""
+        data, task, table = run.record.data, run.record.task, run.config.get("dataset.table")
+        dataset, labels = str(data.get("dataset", "")), task.get("labels")
+        return cls(
+            dataset=f"{dataset} ({Path(str(table)).name})" if table else dataset,
+            task=str(task.get("name", "")),
+            protocol=str(data.get("protocol", "")),
+            corpus=str(data.get("corpus", "")),
+            kind=str(task.get("kind", "classification")),
+            labels=tuple(map(str, labels)) if isinstance(labels, list) else (),
+            monitor=str(task.get("monitor", "")),
+            direction=str(task.get("direction", "")),
+        )
+
+
+def headings(contests: Iterable[Contest]) -> dict[Contest, str]:
+    """A heading for each contest: the corpus, the task and the protocol, and what else tells two of them apart."""
+    texts: dict[Contest, str] = {}
+    contests = list(dict.fromkeys(contests))
+    for contest in contests:
+        alike = [other for other in contests if other[:3] == contest[:3]]
+        text = f"{contest.dataset}: {contest.task}, {contest.protocol}"
+        if len({other.corpus for other in alike}) > 1:
+            text += f", corpus {contest.corpus[:SHOWN_DIGITS] or 'of unknown content'}"
+        if len({other.labels for other in alike}) > 1:
+            text += f", {', '.join(contest.labels)}"
+        if len({other[-2:] for other in alike}) > 1:
+            text += f", by {contest.monitor} ({contest.direction})"
+        texts[contest] = text
+    return texts
 
 
 @dataclass(frozen=True)
@@ -42,14 +98,9 @@ class Group:
         return self.runs[0].record
 
     @property
-    def kind(self) -> str:
-        """The kind of its task: "classification" or "regression"."""
-        return str(self.first.task.get("kind", "classification"))
-
-    @property
-    def contest(self) -> tuple[str, str, str]:
-        """(dataset, task, protocol): only groups with equal ones are comparable."""
-        return (self.first.data["dataset"], self.first.task["name"], self.first.data["protocol"])
+    def contest(self) -> Contest:
+        """Only groups with equal ones are comparable."""
+        return Contest.of(self.runs[0])
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -64,56 +115,75 @@ class Group:
 
         Returns `None` if a run lacks the metric, or has a value that is not finite.
         """
-        values = [run.metrics.get(metric, math.nan) for run in self.runs]
-        if not all(map(math.isfinite, values)):
+        values = [run.numbers[metric] for run in self.runs if metric in run.numbers]
+        if len(values) < len(self.runs):
             return None
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def finished_runs(store: CheckpointStore) -> list[Run]:
-    """Reads all finished runs of a store, oldest first."""
+    """Reads all finished runs of a store, oldest first. Of each that cannot be read a warning is given once."""
     runs = []
     for record in store.records():
         folder = store.folder(record.run_id)
         if record.status == "finished":
             try:
-                metrics = json.loads((folder / "metrics.json").read_text())
-                runs.append(Run(record, folder, flat(stored_config(folder)), metrics))
-            except FileNotFoundError:  # the run was removed in the meantime
-                if folder.is_dir():
-                    raise
+                runs.append(_read_run(record, folder))
+            except (UserError, FileNotFoundError) as error:
+                if folder.is_dir():  # else the run was removed in the meantime
+                    store.warn(folder, f"{folder.name} is left out: {error}")
     return runs
 
 
+def _read_run(record: RunRecord, folder: Path) -> Run:
+    """Reads what a finished run has left.
+
+    Raises:
+        UserError: something in it is missing or not readable.
+    """
+    lacking = [name for name in ("metrics.json", "config.yaml") if not os.path.lexists(folder / name)]
+    if lacking:
+        raise UserError(f"expected {', '.join(lacking)} of a finished run in {folder}, found none")
+    return Run(record, folder, flat(stored_config(folder)), read_metrics(folder), read_history(folder))
+
+
 def matching(runs: Iterable[Run], filters: Mapping[str, Sequence[str]]) -> list[Run]:
-    """The runs whose composed choices and config values are among those that `filters` accepts for their keys.
+    """The runs that `filters` accept: {a composed choice or config key, or one of `OWN_FILTERS`: accepted values}.
 
     Raises:
         UserError: no run has one of the keys.
     """
     runs = list(runs)
     for key in filters:
-        if runs and not any(key in run.record.choices or key in run.config for run in runs):
-            known = sorted({name for run in runs for name in (*run.record.choices, *run.config)})
+        if runs and key not in OWN_FILTERS and not any(key in run.record.choices or key in run.config for run in runs):
+            known = sorted({*OWN_FILTERS, *(name for run in runs for name in (*run.record.choices, *run.config))})
             raise UserError(f"expected a filter in {known}, got {key!r}")
-    return [run for run in runs if all(_choice_or_value(run, key) in values for key, values in filters.items())]
+    return [run for run in runs if all(_accepts(run, key, values) for key, values in filters.items())]
+
+
+def _accepts(run: Run, key: str, values: Sequence[str]) -> bool:
+    if key == "run":
+        return any(run.record.run_id.startswith(value) for value in values)
+    if key == "tags":
+        return bool({*run.record.tags} & {*values})
+    return _choice_or_value(run, "sweep.name" if key == "sweep" else key) in values
 
 
 def grouped(runs: Iterable[Run]) -> list[Group]:
     """Groups runs; in each contest the group with the best validation score is first, groups without one are last."""
-    members: dict[str, list[Run]] = defaultdict(list)
+    members: dict[tuple[str, Contest], list[Run]] = defaultdict(list)
     for run in runs:
-        members[run.record.group_id].append(run)
-    groups = [Group(name, tuple(group)) for name, group in members.items()]
+        members[run.record.group_id, Contest.of(run)].append(run)
+    groups = [Group(name, tuple(group)) for (name, _), group in members.items()]
     return sorted(groups, key=lambda group: (group.contest, -_quality(group)))
 
 
 def _quality(group: Group) -> float:
     """The validation score of the task's monitor with such a sign that larger is better; -inf if there is none."""
-    score = group.score(f"val/{group.first.task['monitor']}")
+    score = group.score(f"val/{group.contest.monitor}")
     if score is None:
         return -math.inf
-    return score[0] if group.first.task["direction"] == "max" else -score[0]
+    return score[0] if group.contest.direction == "max" else -score[0]
 
 
 def distinctions(groups: Sequence[Group]) -> list[str]:

@@ -8,11 +8,14 @@ from pathlib import Path
 
 from emorec.escaping import for_csv, for_markdown
 from emorec.markdown import markdown_table, with_deviation
-from emorec.reporting.aggregate import SUMMARY_METRICS, Group, distinction, distinctions
+from emorec.reporting.aggregate import SUMMARY_METRICS, Contest, Group, distinction, distinctions, headings
 from emorec.runs.results import SHOWN
-from emorec.storage.atomic import make_folder, write_text
+from emorec.storage.atomic import write_bytes, write_text
+from emorec.storage.folders import list_folder
+from emorec.storage.real_files import check_real_folder
 
 BEST = "**best**"
+FIGURES = ("confusion_", "curves_")  # beginnings of the names of figures
 
 
 def _numbers(values: Sequence[int]) -> str:
@@ -24,8 +27,8 @@ def _numbers(values: Sequence[int]) -> str:
 
 def group_table(groups: Sequence[Group]) -> str:
     """A Markdown table of the groups of one contest; the first, which is best on validation, is marked."""
-    keys, first = distinctions(groups), groups[0]
-    metrics = [f"val/{first.first.task['monitor']}", *(f"test/{name}" for name in SHOWN[first.kind])]
+    keys, contest = distinctions(groups), groups[0].contest
+    metrics = [f"val/{contest.monitor}", *(f"test/{name}" for name in SHOWN.get(contest.kind, ()))]
     rows = []
     for index, group in enumerate(groups):
         scores = [group.score(metric) for metric in metrics]
@@ -38,11 +41,11 @@ def group_table(groups: Sequence[Group]) -> str:
 
 
 def tables_of(groups: Sequence[Group]) -> str:
-    """A heading and a table for each (dataset, task, protocol)."""
+    """A heading and a table for each contest."""
+    texts = headings(group.contest for group in groups)
     contests = groupby(groups, key=lambda group: group.contest)
     return "\n".join(
-        f"## {for_markdown(f'{dataset}: {task}, {protocol}')}\n\n{group_table(list(members))}\n"
-        for (dataset, task, protocol), members in contests
+        f"## {for_markdown(texts[contest])}\n\n{group_table(list(members))}\n" for contest, members in contests
     )
 
 
@@ -55,11 +58,11 @@ def _csv(*rows: Sequence[object]) -> str:
 def groups_csv(groups: Sequence[Group]) -> str:
     """A table of groups as CSV: mean and standard deviation of each metric on validation and test."""
     metrics, keys = _all_metrics(groups), distinctions(groups)
-    headers = ["group_id", "dataset", "task", "protocol", *keys, "n", "seeds", "folds"]
+    headers = ["group_id", *Contest._fields[:4], *keys, "n", "seeds", "folds"]
     headers += [f"{metric}/{part}" for metric in metrics for part in ("mean", "std")]
     rows: list[list[object]] = []
     for group in groups:
-        row: list[object] = [group.group_id, *group.contest, *(distinction(group, key) for key in keys)]
+        row: list[object] = [group.group_id, *group.contest[:4], *(distinction(group, key) for key in keys)]
         row += [len(group.runs), " ".join(map(str, group.seeds)), " ".join(map(str, group.folds))]
         for metric in metrics:
             score = group.score(metric)
@@ -69,7 +72,8 @@ def groups_csv(groups: Sequence[Group]) -> str:
 
 
 def _all_metrics(groups: Sequence[Group]) -> list[str]:
-    names = [name for kind in sorted({group.kind for group in groups}) for name in SUMMARY_METRICS[kind]]
+    kinds = {group.contest.kind for group in groups}
+    names = [name for kind in sorted(kinds & SUMMARY_METRICS.keys()) for name in SUMMARY_METRICS[kind]]
     return [f"{split}/{name}" for split in ("val", "test") for name in names]
 
 
@@ -78,7 +82,7 @@ def runs_csv(groups: Sequence[Group]) -> str:
     metrics = _all_metrics(groups)
     fields = ("run_id", "group_id", "seed", "fold", "best_epoch", "epochs")
     rows = [
-        [*(getattr(run.record, name) for name in fields), *(run.metrics.get(metric, "") for metric in metrics)]
+        [*(getattr(run.record, name) for name in fields), *(run.numbers.get(metric, "") for metric in metrics)]
         for group in groups
         for run in group.runs
     ]
@@ -88,31 +92,41 @@ def runs_csv(groups: Sequence[Group]) -> str:
 def write_report(folder: Path, groups: Sequence[Group]) -> str:
     """Writes `report.md`, `groups.csv`, `runs.csv` and `figures/` into a folder and returns the tables as Markdown.
 
-    Files are replaced one by one, and figures of an earlier report are removed last: after an error or a kill, every
-    figure that `report.md` links to still exists.
-    """
-    from emorec.reporting.figures import plot_confusion, plot_curves
+    All of it is made before the first file is written. Files are replaced one by one, and figures of an earlier report
+    are removed last: after an error or a kill, every figure that `report.md` links to still exists.
 
-    figures = make_folder(folder / "figures")
+    Raises:
+        OSError: `figures` is a link, whose figures are not this report's to remove.
+    """
+    figures = folder / "figures"
+    check_real_folder(figures)
     tables, keys = tables_of(groups), distinctions(groups)
     sections = ["# Report\n", tables, "## Figures\n"]
-    current = set()
+    pictures: dict[str, bytes] = {}
     for group in groups:
         names = " ".join(distinction(group, key) for key in keys) or group.first.choices.get("dataset", "")
-        title = f"{group.contest[0]} {names} ({group.group_id}, n = {len(group.runs)})"
-        split = "test" if all("test/loss" in run.metrics for run in group.runs) else "val"
-        confusion, curves = f"confusion_{group.group_id}.png", f"curves_{group.group_id}.png"
+        title = f"{group.contest.dataset} {names} ({group.group_id}, n = {len(group.runs)})"
         sections.append(f"### {for_markdown(title)}\n")
-        if plot_confusion(group, figures / confusion, split=split, title=f"{title}\n{split}"):
-            sections.append(f"![confusion matrix on {split}](figures/{confusion})\n")
-            current.add(confusion)
-        plot_curves(group, figures / curves, title=title)
-        sections.append(f"![training curves](figures/{curves})\n")
-        current.add(curves)
-    write_text(folder / "report.md", "\n".join(sections))
-    write_text(folder / "groups.csv", groups_csv(groups))
-    write_text(folder / "runs.csv", runs_csv(groups))
-    for path in figures.glob("*.png"):
-        if path.name not in current:
+        for name, (what, picture) in _figures(group, title).items():
+            sections.append(f"![{what}](figures/{name})\n")
+            pictures[name] = picture
+    files = {"report.md": "\n".join(sections), "groups.csv": groups_csv(groups), "runs.csv": runs_csv(groups)}
+    for name, picture in pictures.items():
+        write_bytes(figures / name, picture)
+    for name, text in files.items():
+        write_text(folder / name, text)
+    for path in list_folder(figures, "*.png"):
+        if path.name not in pictures and path.name.startswith(FIGURES):
             path.unlink(missing_ok=True)
     return tables
+
+
+def _figures(group: Group, title: str) -> dict[str, tuple[str, bytes]]:
+    """{name of the file: (what it shows, the picture)}."""
+    from emorec.reporting.figures import confusion_png, curves_png
+
+    split = "test" if all("test/loss" in run.numbers for run in group.runs) else "val"
+    confusion = confusion_png(group, split=split, title=f"{title}\n{split}")
+    shown = {} if confusion is None else {"confusion": (f"confusion matrix on {split}", confusion)}
+    shown["curves"] = ("training curves", curves_png(group, title=title))
+    return {f"{kind}_{group.group_id}.png": figure for kind, figure in shown.items()}

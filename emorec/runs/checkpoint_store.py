@@ -5,19 +5,25 @@ import json
 import logging
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from torch import Tensor
-
-from emorec.errors import UserError
+from emorec.annotations import Pattern
+from emorec.config.validation import validated
+from emorec.errors import UserError, first_line
 from emorec.runs.identity import RunIdentity
 from emorec.storage.atomic import make_folder, remove_orphans, write_bytes, write_json
 from emorec.storage.folders import list_folder
 from emorec.storage.links import link_relative
+from emorec.storage.real_files import check_links, check_real_folder, read_file, read_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +32,18 @@ SUFFIX = ".safetensors"
 DOOMED = ".doomed"  # suffix of the mark of a weight file that a collection is about to remove
 DOOMED_SECONDS = 10.0  # after which the collection counts as dead
 CLAIM = "claim.json"  # in the directory of a run that a process trains
+MOST_RECORD_BYTES = 64_000_000
+MOST_CONFIG_BYTES = 4_000_000
+MOST_WEIGHT_BYTES = 2**40
+FileName = Annotated[str, Pattern(r"\w+", "letters and digits")]  # a part of the name of files
 
 
 @dataclass(kw_only=True)
 class RunRecord:
     """`run.json`."""
 
-    run_id: str  # 12 hex digits, the name of the directory
-    group_id: str  # equal for runs that differ only in seed and fold
+    run_id: FileName  # 12 hex digits, the name of the directory
+    group_id: FileName  # equal for runs that differ only in seed and fold
     identity: str  # digest of the whole identity
     status: str  # "running", "finished", "failed" or "interrupted"
     seed: int
@@ -60,34 +70,106 @@ class RunRecord:
     notes: str | None = None  # of the last start
     schema: int = 1  # version of this file
 
+    def problems(self) -> Iterator[str]:
+        for name in self.weights:
+            if Path(name).name != name or name.startswith("."):
+                yield f"weights: expected names of files, got {name!r}"
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """Reads the record in a directory; `None` if there is none.
+
+    Raises:
+        UserError: `run.json` is not a readable record.
+    """
+    path = folder / "run.json"
+    try:
+        values = json.loads(read_text(path, most=MOST_RECORD_BYTES))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"expected the record of a run in {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"expected the record of a run in {path}, got {first_line(error)}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"expected the record of a run in {path}, got {type(values).__name__}")
+    return validated(RunRecord, values, heading=f"expected the record of a run in {path}")
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Writes the record of the run in a directory."""
+    write_json(folder / "run.json", asdict(record))
+
+
+def read_weights(folder: Path, record: RunRecord) -> Iterator[tuple[str, Path, bytes]]:
+    """(component, its file in the run's directory, content) of the weights of a finished run.
+
+    Raises:
+        UserError: a file is missing or does not match its digest.
+    """
+    for name, digest in record.weights.items():
+        path = folder / "model" / f"{name}{SUFFIX}"
+        try:
+            content = read_file(Path(os.path.realpath(path)), most=MOST_WEIGHT_BYTES)
+        except OSError as error:
+            raise UserError(f"expected the weights of run {record.run_id} in {path}: {error.strerror}") from error
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise UserError(f"expected weights of digest {digest} in {path}, got another: the file is damaged")
+        yield name, path, content
+
+
+def load_components(folder: Path, record: RunRecord) -> "dict[str, dict[str, Tensor]]":
+    """Loads {component: its weights} of the finished run in a directory.
+
+    Raises:
+        UserError: a file is missing or does not match its digest.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    components = {}
+    for name, path, content in read_weights(folder, record):
+        try:
+            components[name] = load(content)
+        except SafetensorError as error:
+            raise UserError(f"expected a safetensors file in {path}: {error}") from error
+    return components
+
 
 class CheckpointStore:
     """The folder `checkpoints/`: a directory for each run, and `weights/`, which stores equal weights once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._named: set[Path] = set()  # directories of which a warning was given
 
     def folder(self, run_id: str) -> Path:
-        """The directory of a run."""
+        """The directory of a run.
+
+        Raises:
+            UserError: the id is no name of a directory.
+        """
+        if Path(run_id).name != run_id or run_id == "..":
+            raise UserError(f"expected the id of a run, got {run_id!r}")
         return self.root / run_id
 
     def read(self, run_id: str) -> RunRecord | None:
         """Reads the record of a run; `None` if there is no such run.
 
         Raises:
-            UserError: `run.json` is not a readable record.
+            UserError: `run.json` is not a readable record, or is that of another run.
         """
-        path = self.folder(run_id) / "run.json"
-        try:
-            return RunRecord(**json.loads(path.read_text()))
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError) as error:
-            raise UserError(f"expected the record of a run in {path}, got {error}") from error
+        folder = self.folder(run_id)
+        if folder.is_symlink():
+            raise UserError(f"expected the directory of run {run_id}, got a link: {folder}")
+        record = read_record(folder)
+        if record is not None and record.run_id != run_id:
+            raise UserError(f"expected the record of run {run_id} in {folder}, got that of {record.run_id}")
+        return record
 
     def write(self, record: RunRecord) -> None:
         """Writes the record of a run."""
-        write_json(self.folder(record.run_id) / "run.json", asdict(record))
+        write_record(self.folder(record.run_id), record)
 
     def check_identity(self, identity: RunIdentity) -> RunRecord | None:
         """Reads the record of a run by its identity; `None` if there is no such run.
@@ -103,15 +185,31 @@ class CheckpointStore:
             )
         return record
 
-    def records(self) -> Iterator[RunRecord]:
-        """The records of all runs, by time of start. Unreadable records are logged and left out."""
-        records = []
-        for path in list_folder(self.root, "*/run.json"):
+    def scan(self, prefix: str = "") -> tuple[list[RunRecord], dict[Path, str]]:
+        """The records of the runs whose ids start with `prefix`, by time of start, and {directory: why it is left out}
+        of directories that are copied, renamed or damaged."""
+        records, odd = [], {}
+        for path in list_folder(self.root, f"{prefix}*/run.json"):
+            if path.parent.name.startswith("."):  # a run that is removed or exported right now
+                continue
             try:
                 records.append(self.read(path.parent.name))
             except UserError as error:
-                log.warning("%s", error)
-        yield from sorted((record for record in records if record is not None), key=lambda record: record.started)
+                odd[path.parent] = str(error)
+        return sorted((record for record in records if record is not None), key=lambda record: record.started), odd
+
+    def records(self) -> Iterator[RunRecord]:
+        """The records of all runs, by time of start. Of each directory that is left out a warning is given once."""
+        records, odd = self.scan()
+        for folder, reason in odd.items():
+            self.warn(folder, f"{folder.name} is left out: {reason}")
+        yield from records
+
+    def warn(self, folder: Path, message: str) -> None:
+        """Logs a warning about a directory, the first time."""
+        if folder not in self._named:
+            self._named.add(folder)
+            log.warning("%s", message)
 
     def find(self, prefix: str) -> RunRecord:
         """Reads the record of the run whose id starts with `prefix`.
@@ -119,27 +217,54 @@ class CheckpointStore:
         Raises:
             UserError: no run or several runs match.
         """
-        names = [path.parent.name for path in list_folder(self.root, f"{prefix}*/run.json")] if prefix.isalnum() else []
-        record = self.read(names[0]) if len(names) == 1 else None
-        if record is None:
-            raise UserError(f"expected one run that starts with {prefix!r} in {self.root}, got {names or 'none'}")
-        return record
+        records, odd = self.scan(prefix) if prefix.isalnum() else ([], {})
+        if len(records) == 1:
+            return records[0]
+        if odd and not records:
+            raise UserError(next(iter(odd.values())))
+        names = sorted(record.run_id for record in records)
+        raise UserError(f"expected one run that starts with {prefix!r} in {self.root}, got {names or 'none'}")
 
-    def publish(self, run_id: str, components: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str]:
+    def locate(self, run: str) -> tuple[RunRecord, Path]:
+        """The record and the directory of a run, by its id, the first digits of its id, or the path of its directory,
+        which need not lie in this store, nor have its id as a name.
+
+        Raises:
+            UserError: there is no such run, or several match.
+        """
+        folder = Path(run).expanduser().absolute()
+        record = read_record(folder)
+        if record is not None:
+            return record, folder
+        if len(Path(run).parts) != 1:
+            raise UserError(f"expected the directory of a run, got {folder}, which has no run.json")
+        record = self.find(run)
+        return record, self.folder(record.run_id)
+
+    def check_links(self, folder: Path) -> None:
+        """Raises an `OSError` where a run's directory holds links out of it, other than those to its weights."""
+        weights = os.path.realpath(folder.parent / WEIGHTS)
+
+        def is_of_weights(path: Path) -> bool:
+            return path.parent == folder / "model" and os.path.dirname(os.path.realpath(path)) == weights  # noqa: PTH120
+
+        check_links(folder, allowed=is_of_weights)
+
+    def publish(self, run_id: str, components: "Mapping[str, Mapping[str, Tensor]]") -> dict[str, str]:
         """Stores {component: its weights} by content, links them into `model/` of a run, and returns {component: sha256
         of its file}."""
         from safetensors.torch import save
 
         digests = {}
+        for folder in (self.folder(run_id), self.folder(run_id) / "model", self.root / WEIGHTS):
+            check_real_folder(folder)
         for name, weights in components.items():
             content = save(dict(weights))  # without metadata, so that equal weights have equal bytes
             digest = hashlib.sha256(content).hexdigest()
             blob = self.root / WEIGHTS / f"{digest}{SUFFIX}"
             link = self.folder(run_id) / "model" / f"{name}{SUFFIX}"
             while True:
-                try:
-                    os.utime(blob)  # so that a collection at the same time keeps it
-                except (FileNotFoundError, PermissionError):  # another user's, of a store that the group cannot write
+                if not _keep(blob, len(content)):
                     write_bytes(blob, content)
                 if not link_relative(blob, link):
                     log.warning("%s does not support links: copied the weights of %s", self.root, name)
@@ -152,33 +277,18 @@ class CheckpointStore:
                 old.unlink(missing_ok=True)
         return digests
 
-    def load(self, record: RunRecord) -> dict[str, dict[str, Tensor]]:
-        """Loads {component: its weights} of a finished run.
-
-        Raises:
-            UserError: a file is missing or does not match its digest.
-        """
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        components = {}
-        for name, digest in record.weights.items():
-            path = self.folder(record.run_id) / "model" / f"{name}{SUFFIX}"
-            try:
-                content = path.read_bytes()
-            except OSError as error:
-                raise UserError(f"expected the weights of run {record.run_id} in {path}: {error.strerror}") from error
-            if hashlib.sha256(content).hexdigest() != digest:
-                raise UserError(f"expected weights of digest {digest} in {path}, got another: the file is damaged")
-            try:
-                components[name] = load(content)
-            except SafetensorError as error:
-                raise UserError(f"expected a safetensors file in {path}: {error}") from error
-        return components
+    def load(self, record: RunRecord) -> "dict[str, dict[str, Tensor]]":
+        """Loads {component: its weights} of a finished run; see `load_components`."""
+        return load_components(self.folder(record.run_id), record)
 
     def prepare(self, run_id: str, *, keep_resume: bool) -> Path:
-        """Creates or cleans the directory of a run before a start; `keep_resume` keeps the states to resume from."""
+        """Creates or cleans the directory of a run before a start; `keep_resume` keeps the states to resume from.
+
+        Raises:
+            OSError: the directory holds a link out of it: what the run writes would land there.
+        """
         folder = make_folder(self.folder(run_id))
+        self.check_links(folder)
         for path in (folder, folder / "model", folder / "resume", self.root / WEIGHTS):
             remove_orphans(path)
         if not keep_resume:
@@ -188,6 +298,16 @@ class CheckpointStore:
                 number = 1 + len(list(folder.glob("log.*.txt")))
                 log_file.rename(folder / f"log.{number}.txt")
         return folder
+
+
+def _keep(blob: Path, size: int) -> bool:
+    """Touches a weight file, so that a collection at the same time keeps it; false where there is none of that size."""
+    with suppress(FileNotFoundError):
+        status = blob.lstat()
+        if stat.S_ISREG(status.st_mode) and status.st_size == size:
+            os.utime(blob)
+            return True
+    return False
 
 
 def _wait_for_collection(blob: Path) -> None:
@@ -201,9 +321,28 @@ def _wait_for_collection(blob: Path) -> None:
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
-    """Reads the config of a run as plain data."""
-    from omegaconf import OmegaConf
+    """Reads the config of a run as plain data; nothing in it is resolved.
 
-    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    assert isinstance(config, dict)
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is no readable config.
+    """
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    path = folder / "config.yaml"
+    try:
+        text = read_text(path, most=MOST_CONFIG_BYTES)
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):  # a few of them unfold to gigabytes
+            raise UserError(f"expected a config without aliases in {path}")
+        config = OmegaConf.to_container(OmegaConf.create(text))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"expected the config of a run in {path}: {error.strerror}") from error
+    except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"expected the config of a run in {path}, got {first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"expected the config of a run in {path}, got {type(config).__name__}")
     return {str(key): value for key, value in config.items()}

@@ -1,14 +1,17 @@
 """Logging of commands to stderr and to the log file of a run."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO, TextIOWrapper
 from pathlib import Path
 
 from emorec.escaping import for_terminal
 from emorec.storage.atomic import follow_folder_mode
+from emorec.storage.real_files import open_file
 
 RUN_LOG_ONLY = {"run_log_only": True}  # `extra` of records that are not for stderr, which never shows tracebacks
 FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
@@ -35,7 +38,11 @@ class _Escaped(logging.Formatter):
 
 
 class _RunLog(logging.FileHandler):
-    """A log file; errors such as a full disk lose lines of the log, but do not stop the run."""
+    """A log file, never behind a link; errors such as a full disk lose lines of the log, but do not stop the run."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = open_file(Path(self.baseFilename), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        return TextIOWrapper(FileIO(descriptor, "a"), encoding=self.encoding, errors=self.errors, write_through=True)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         if not isinstance(sys.exc_info()[1], OSError):
@@ -49,7 +56,7 @@ class _RunLog(logging.FileHandler):
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Also appends emorec's log to a file."""
-    handler = _RunLog(path)
+    handler = _RunLog(path, encoding="utf-8", errors="backslashreplace")
     follow_folder_mode(path)
     handler.setFormatter(_Escaped(FORMAT))
     logger = logging.getLogger("emorec")

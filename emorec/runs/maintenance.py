@@ -1,16 +1,28 @@
 """Maintenance of a checkpoint store: verify, collect weights, remove and export runs."""
 
+import os
 import shutil
+import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from emorec.errors import UserError
-from emorec.runs.checkpoint_store import CLAIM, DOOMED, SUFFIX, WEIGHTS, CheckpointStore, RunRecord
-from emorec.storage.atomic import make_folder, remove_orphans
+from emorec.runs.checkpoint_store import (
+    CLAIM,
+    DOOMED,
+    SUFFIX,
+    WEIGHTS,
+    CheckpointStore,
+    RunRecord,
+    read_record,
+    read_weights,
+)
+from emorec.storage.atomic import follow_folder_mode, make_folder, remove_orphans, write_bytes
 from emorec.storage.digests import hash_file
-from emorec.storage.folders import list_folder, list_tree, remove_folder, temporary_path
+from emorec.storage.folders import TEMPORARY_SUFFIX, list_folder, list_tree, remove_folder, temporary_path
 from emorec.storage.leases import is_live, time_at
+from emorec.storage.real_files import check_real_folder, is_real_folder, open_file
 
 GRACE_SECONDS = 24 * 3600.0
 
@@ -30,11 +42,10 @@ def used_features(root: Path) -> set[str]:
     Raises:
         UserError: a record is not readable; the features of its run would count as unused.
     """
-    store = CheckpointStore(root)
-    records = list(store.records())
-    if not root.is_dir() or len(records) < len(list_folder(root, "*/run.json")):
-        raise UserError(f"expected readable records of all runs in {root}, as features of other runs count as unused")
-    return {name for record in records for name in record.features.values()}
+    if not root.is_dir():
+        raise UserError(f"expected a folder of runs in {root}, as features of its runs count as unused")
+    records = [read_record(path.parent) for path in list_folder(root, "*/run.json")]  # also of copies
+    return {name for record in records if record is not None for name in record.features.values()}
 
 
 def linked_weights(store: CheckpointStore) -> set[str]:
@@ -50,13 +61,15 @@ def linked_weights(store: CheckpointStore) -> set[str]:
 
 
 def verify(store: CheckpointStore) -> dict[str, str]:
-    """Hashes all weights and checks the links of all runs; returns {file: what is wrong with it}."""
+    """Hashes all weights, reads all records and checks the links of all runs; returns {file: what is wrong with it}."""
     broken = {}
     for path in list_folder(store.root / WEIGHTS, f"*{SUFFIX}"):
         with suppress(FileNotFoundError):  # collected in the meantime
             if hash_file(path) != path.name.removesuffix(SUFFIX):
                 broken[f"{WEIGHTS}/{path.name}"] = "the content does not match its digest"
-    for record in store.records():
+    records, odd = store.scan()
+    broken |= {f"{folder.name}/run.json": reason for folder, reason in odd.items()}
+    for record in records:
         folder = store.folder(record.run_id)
         for name, digest in record.weights.items():
             path = folder / "model" / f"{name}{SUFFIX}"
@@ -81,18 +94,22 @@ def collect_weights(store: CheckpointStore, *, grace: float = GRACE_SECONDS, act
     them if not `act`.
 
     A run that publishes weights touches the file, links it, and then checks that it still exists.
+
+    Raises:
+        OSError: the folder of the weights is a link: what it leads to is not this store's.
     """
     result, folder = Collection(), store.root / WEIGHTS
+    check_real_folder(folder)
     if not folder.is_dir():
         return result
     now = time_at(folder)
     linked = linked_weights(store)
-    for path in list_folder(folder, f"*{SUFFIX}"):
+    for path in list_folder(folder, f"{'[0-9a-f]' * 64}{SUFFIX}"):
         try:
             status = path.lstat()
         except FileNotFoundError:
             continue  # another collection has removed it
-        is_used = path.name in linked or path.is_symlink() or now - status.st_mtime < grace
+        is_used = path.name in linked or not stat.S_ISREG(status.st_mode) or now - status.st_mtime < grace
         if is_used or (act and not _remove_unlinked(store, path)):
             result.kept += 1
         else:
@@ -136,6 +153,7 @@ def remove_run(store: CheckpointStore, record: RunRecord, *, act: bool) -> list[
         UserError: a process trains the run.
     """
     folder = store.folder(record.run_id)
+    check_real_folder(folder)
     if is_trained(folder):
         raise UserError(f"expected a run that no process trains, got {record.run_id}: {folder / CLAIM} is held")
     names = [str(path.relative_to(folder)) for path in list_tree(folder) if not path.is_dir()]
@@ -146,18 +164,43 @@ def remove_run(store: CheckpointStore, record: RunRecord, *, act: bool) -> list[
 
 
 def export_run(store: CheckpointStore, record: RunRecord, target: Path) -> None:
-    """Copies the directory of a run to a new folder, with files instead of links.
+    """Copies the directory of a run to a new folder, with files in place of the links to its weights.
 
     Raises:
         UserError: the folder exists, or a weight file is missing or damaged.
+        OSError: the directory holds a link out of it: what it leads to is not the run's.
     """
-    if target.exists():
+    if os.path.lexists(target):
         raise UserError(f"expected a new folder for run {record.run_id}, got {target}")
-    store.load(record)  # raises if weights are missing or damaged
+    folder = store.folder(record.run_id)
+    store.check_links(folder)
     make_folder(target.parent)
     draft = temporary_path(target)
     try:
-        shutil.copytree(store.folder(record.run_id), draft, ignore=shutil.ignore_patterns("resume", CLAIM, "*.tmp"))
+        _copy(folder, draft)
+        for _, path, content in read_weights(folder, record):
+            write_bytes(draft / path.relative_to(folder), content)
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _copy(folder: Path, draft: Path) -> None:
+    """Copies the files of a run but for its weights, and for what only a running training needs; links are left out."""
+    make_folder(draft)
+    for path in list_tree(folder):
+        name = path.relative_to(folder)
+        if name.parts[0] in ("resume", "model") or path.name == CLAIM or path.name.endswith(TEMPORARY_SUFFIX):
+            continue
+        if is_real_folder(path):
+            make_folder(draft / name)
+        elif not path.is_symlink():
+            _copy_file(path, draft / name)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    with os.fdopen(open_file(source), "rb") as stream, target.open("xb") as copy:
+        shutil.copyfileobj(stream, copy)
+    status = source.stat()
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+    follow_folder_mode(target)

@@ -3,16 +3,23 @@
 import csv
 import io
 import json
+import logging
+import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emorec.datasets.utterance import Task
+from emorec.errors import UserError, first_line
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.storage.atomic import write_bytes, write_json
+from emorec.storage.real_files import read_text
 
 if TYPE_CHECKING:
     from emorec.models.emotion_model import Predictions
+
+log = logging.getLogger(__name__)
 
 SHOWN = {"classification": ("weighted_f1", "uar", "accuracy"), "regression": ("ccc", "mae", "pearson")}  # of test
 LINE_METRICS = {kind: (f"val/{names[0]}", *(f"test/{name}" for name in names)) for kind, names in SHOWN.items()}
@@ -20,11 +27,18 @@ LINE_METRICS = {kind: (f"val/{names[0]}", *(f"test/{name}" for name in names)) f
 
 def write_results(folder: Path, predictions: "Mapping[str, Predictions]", task: Task) -> dict[str, Any]:
     """Writes `metrics.json` and `predictions.parquet` of {split: predictions} into a folder and returns the metrics:
-    `<split>/<metric>`, and for classes `<split>/per_class` and `<split>/confusion` (rows: targets)."""
+    `<split>/<metric>`, and for classes `<split>/per_class` and `<split>/confusion` (rows: targets).
+
+    Where a logit is not finite, the split's metrics are `None`, and it has no scores by class: a NaN is no class.
+    """
     metrics: dict[str, Any] = {"labels": list(task.labels)}
     for split, predicted in predictions.items():
-        metrics |= {f"{split}/{name}": value for name, value in predicted.scores.items()}
-        if task.kind == "classification":
+        scores = {name: value if math.isfinite(value) else None for name, value in predicted.scores.items()}
+        metrics |= {f"{split}/{name}": value for name, value in scores.items()}
+        if utterances := predicted.not_finite():
+            count = f"{len(utterances)} of {len(predicted.id)} utterances of {split} ({utterances[0]}, …)"
+            log.warning("the predictions of %s are not finite: its metrics are null", count)
+        elif task.kind == "classification":
             from emorec.metrics.classification import confusion_matrix, per_class_scores
 
             confusion = confusion_matrix(predicted.target, predicted.logits.argmax(1), len(task.labels))
@@ -37,7 +51,7 @@ def write_results(folder: Path, predictions: "Mapping[str, Predictions]", task: 
 
 def write_predictions(path: Path, predictions: "Mapping[str, Predictions]", task: Task) -> None:
     """Writes a Parquet table: id, split, target, predicted (labels), and `probability_<label>` for each class; for
-    regression target and predicted are values."""
+    regression target and predicted are values. No class is predicted where a logit is not finite."""
     import pyarrow
     from pyarrow import parquet
 
@@ -48,7 +62,8 @@ def write_predictions(path: Path, predictions: "Mapping[str, Predictions]", task
             columns |= {"target": predicted.target.numpy(), "predicted": predicted.logits[:, 0].numpy()}
         else:
             columns["target"] = [task.labels[index] if index >= 0 else None for index in predicted.target.tolist()]
-            columns["predicted"] = [task.labels[index] for index in predicted.logits.argmax(1).tolist()]
+            rows = zip(predicted.logits.argmax(1).tolist(), predicted.logits.isfinite().all(1).tolist(), strict=True)
+            columns["predicted"] = [task.labels[index] if is_finite else None for index, is_finite in rows]
             probabilities = predicted.logits.softmax(1).numpy()
             columns |= {f"probability_{label}": probabilities[:, index] for index, label in enumerate(task.labels)}
         tables.append(pyarrow.table(columns))
@@ -58,31 +73,48 @@ def write_predictions(path: Path, predictions: "Mapping[str, Predictions]", task
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """`metrics.json` of a run's directory; empty where there is none."""
+    """`metrics.json` of a run's directory; empty where there is none.
+
+    Raises:
+        UserError: it is not readable.
+    """
+    path = folder / "metrics.json"
     try:
-        return dict(json.loads((folder / "metrics.json").read_text()))
-    except FileNotFoundError:
+        metrics = json.loads(read_text(path))
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise UserError(f"expected the metrics of a run in {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"expected the metrics of a run in {path}, got {first_line(error)}") from error
+    if not isinstance(metrics, dict):
+        raise UserError(f"expected the metrics of a run in {path}, got {type(metrics).__name__}")
+    return metrics
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
     """The rows of a run's `history.csv`, one for each epoch; empty where there is none."""
     try:
-        with (folder / "history.csv").open(newline="") as stream:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(stream)]
+        rows = csv.DictReader(io.StringIO(read_text(folder / "history.csv"), newline=""))
+        return [{key: float(value) for key, value in row.items() if value} for row in rows]
     except FileNotFoundError:
         return []
 
 
 def scalar_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics that are numbers."""
-    numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
-    return {key: float(value) for key, value in numbers.items() if key.count("/") == 1}
+    """The metrics that are finite numbers; a file of an older version may hold NaN, where today's holds null."""
+    numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float) and key.count("/") == 1}
+    return {key: float(value) for key, value in numbers.items() if abs(value) <= sys.float_info.max}
+
+
+def metric_text(name: str, metrics: Mapping[str, float]) -> str:
+    """`test/uar=0.7123`, or `test/uar=–` where it is no finite number."""
+    return f"{name}={metrics[name]:.4f}" if name in metrics else f"{name}=–"
 
 
 def line_metrics(folder: Path) -> dict[str, float]:
     """The metrics of a run that a line or a table of runs shows."""
-    metrics = read_metrics(folder)
+    metrics = scalar_metrics(read_metrics(folder))
     return {name: metrics[name] for names in LINE_METRICS.values() for name in names if name in metrics}
 
 
@@ -93,5 +125,5 @@ def result_line(record: RunRecord, folder: Path) -> str:
     names: tuple[str, ...] = LINE_METRICS[record.task.get("kind", "classification")]
     if (monitor := f"val/{record.task.get('monitor')}") not in names:
         names = (monitor, *names)
-    values = [f"{name}={metrics[name]:.4f}" for name in names if name in metrics]
+    values = [metric_text(name, scalar_metrics(metrics)) for name in names if name in metrics]
     return "  ".join([f"run {record.run_id}", *values, str(folder)])

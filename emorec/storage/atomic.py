@@ -7,6 +7,7 @@ rename is a copy that a killed process leaves incomplete.
 
 import errno
 import json
+import math
 import os
 import stat
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from emorec.storage.folders import TEMPORARY_SUFFIX, list_folder, list_tree, remove, temporary_path
+from emorec.storage.real_files import is_real_folder
 
 
 def make_folder(path: Path) -> Path:
@@ -61,7 +63,7 @@ def _follow(descriptor: int, parent: os.stat_result) -> None:
 
 def share(folder: Path) -> None:
     """Gives a folder and everything in it, which others have written, the group and permission bits of its parent."""
-    if folder.is_dir():
+    if is_real_folder(folder):
         for path in [folder, *list_tree(folder)]:  # folders before their files, whose mode follows theirs
             with suppress(FileNotFoundError):  # removed in the meantime
                 follow_folder_mode(path)
@@ -117,9 +119,25 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def strict_json(value: Any) -> str:
+    """Indented JSON; NaN and infinities, which JSON does not have, become null."""
+    try:
+        return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_with_null(value), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _with_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_null(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_null(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Writes indented JSON to `path` atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Writes `strict_json` to `path` atomically."""
+    write_text(path, strict_json(value) + "\n")
 
 
 def remove_orphans(folder: Path, *, grace: float = 24 * 3600.0) -> list[Path]:

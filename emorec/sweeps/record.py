@@ -173,7 +173,7 @@ def find_sweep(root: Path, name: str) -> SweepRecord:
     Raises:
         UserError: there is no such sweep.
     """
-    if not (root / name).is_dir():
+    if Path(name).name != name or not (root / name).is_dir():
         raise UserError(f"expected the name of a sweep, got {name!r} (emorec runs sweeps lists them)")
     return read_sweep(root / name)
 

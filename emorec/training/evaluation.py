@@ -1,7 +1,7 @@
 """Applies trained models: to validation and test after training, and to other data later."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,18 @@ from emorec.config.validation import validated
 from emorec.datamodules.leakage import check_not_trained_on
 from emorec.datamodules.preparer import DataPreparer
 from emorec.datamodules.utterances import UtteranceDataModule
-from emorec.errors import UserError
+from emorec.errors import UserError, raise_problems
 from emorec.features.devices import exact_float32, own_device
 from emorec.models.builder import feature_widths, make_parts, model_for
 from emorec.models.emotion_model import EmotionModel, Predictions
-from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config
-from emorec.runs.results import write_results
+from emorec.runs.checkpoint_store import (
+    CheckpointStore,
+    RunRecord,
+    load_components,
+    stored_config,
+    write_record,
+)
+from emorec.runs.results import metric_text, scalar_metrics, write_results
 from emorec.storage.digests import digest_of
 from emorec.training.run_context import RunContext, now
 
@@ -66,22 +72,26 @@ def load_weights(model: EmotionModel, components: dict[str, dict[str, Any]], run
         raise UserError(f"expected the weights of run {run_id} to fit its model: {error}") from error
 
 
-def evaluate_run(composed: Composed[EvaluateConfig]) -> str:
+def evaluate_run(composed: Composed[EvaluateConfig], locations: Mapping[str, str]) -> str:
     """Applies a finished run to a split of its corpus, or to another corpus; returns a line that sums it up.
 
     Metrics and predictions are written to a folder in the run's `evaluations/`.
+
+    Args:
+        composed: the config of the command.
+        locations: {key such as "root": where the run's own corpus lies now}, if no corpus is named.
 
     Raises:
         UserError: the run is not finished, or the data does not fit it.
     """
     asked = composed.config
     store = CheckpointStore(asked.paths.checkpoints)
-    record = store.find(asked.run)
+    record, folder = store.locate(asked.run)
     if record.status != "finished":
         raise UserError(f"expected a finished run, got {record.run_id}, which is {record.status}")
-    folder, split = store.folder(record.run_id), asked.split
-    config = _config_of(folder, composed, record)
-    components = store.load(record)
+    store.check_links(folder)
+    split, config = asked.split, _config_of(folder, composed, record, locations)
+    components = load_components(folder, record)
 
     preparer = DataPreparer.of(config)
     corpus, encoders = preparer.components(config)
@@ -94,15 +104,15 @@ def evaluate_run(composed: Composed[EvaluateConfig]) -> str:
     if loaded_split == "test":
         check_not_trained_on(data, loaded_split, folder)
         record.test_reads.append({"time": now(), "why": f"evaluate dataset={data.manifest.dataset}"})
-        store.write(record)
+        write_record(folder, record)
     predictions = predict(model, module.loader(loaded_split), config.trainer)
 
     sources = {modality: item.sources for modality, item in data.features.items()}
     dataset = dict(config.dataset.node)
     name = digest_of({"dataset": data.manifest.digest, "split": split, "sources": sources, "config": dataset})
     target = folder / "evaluations" / name[:12]
-    metrics = write_results(target, {split: predictions}, data.task)
-    values = [f"{split}/{key}={metrics[f'{split}/{key}']:.4f}" for key in LINE_METRICS[data.task.kind]]
+    metrics = scalar_metrics(write_results(target, {split: predictions}, data.task))
+    values = [metric_text(f"{split}/{key}", metrics) for key in LINE_METRICS[data.task.kind]]
     total = f" of {len(data.manifest.utterances)}" if split == WHOLE else ""
     counts = [f"dataset={data.manifest.dataset}", f"utterances={len(predictions.id)}{total}"]
     return "  ".join([f"run {record.run_id}", *counts, *values, str(target)])
@@ -114,12 +124,14 @@ def _check_labels(labels: list[str], record: RunRecord, dataset: str) -> None:
         raise UserError(f"expected {what} {record.task['labels']}, got {labels} of dataset={dataset}")
 
 
-def _config_of(folder: Path, composed: Composed[EvaluateConfig], record: RunRecord) -> TrainConfig:
+def _config_of(
+    folder: Path, composed: Composed[EvaluateConfig], record: RunRecord, locations: Mapping[str, str]
+) -> TrainConfig:
     """The stored config of a run, with the operational keys, the corpus and the labels of the command."""
     values = stored_config(folder)
     values |= {key: composed.values[key] for key in OPERATIONAL if key in composed.values}
-    values["logger"] = {}
-    values["dataset"] = _dataset(values["dataset"], composed)
+    values |= {"logger": {}, "tags": []}
+    values["dataset"] = _moved(_dataset(values["dataset"], composed), locations)
     values["labels"] = _labels(values, composed, record)
     return validated(TrainConfig, values, heading=str(folder / "config.yaml"))
 
@@ -151,6 +163,18 @@ def _dataset(own: dict[str, Any], composed: Composed[EvaluateConfig]) -> dict[st
         keys = " or ".join(f"dataset.{key}" for key in LOCATIONS)
         raise UserError(f"expected only {keys}, since a run is tested on its own fold, got {others}")
     return _relocated(own, asked)
+
+
+def _moved(own: dict[str, Any], locations: Mapping[str, str]) -> dict[str, Any]:
+    """A corpus at other locations.
+
+    Raises:
+        UserError: the corpus has no such key.
+    """
+    known = [key for key in LOCATIONS if key in own]
+    problems = [f"expected {' or '.join(known) or 'no location'}, got {key}" for key in locations if key not in known]
+    raise_problems("dataset", problems)
+    return {**own, **locations}
 
 
 def _relocated(own: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:

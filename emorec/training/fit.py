@@ -80,13 +80,17 @@ def fit(
         if history.first_step is not None:
             record.timings["process_to_first_step"] = round(history.first_step - emorec.STARTED, 3)
         if best.epoch is None:
-            raise UserError(f"expected a finite {best.monitor} in some epoch, got none: the training diverged")
+            history.write()
+            raise UserError(f"expected an epoch with finite results, got none: the training diverged; {best.diverged}")
         record.epochs, record.best_epoch = len(history.rows), best.epoch
         final_model.load_state_dict(best.load(), strict=True)
         history.write()
 
         with _timed(record, "evaluation"):
             predictions = {"val": predict(final_model, module.loader("val"), config.trainer)}
+            if utterances := predictions["val"].not_finite():
+                where = f"the logits of {len(utterances)} utterances of val ({utterances[0]}, …) are not"
+                raise UserError(f"expected finite predictions of the best epoch, {best.epoch}: {where}")
             if config.test:
                 predictions["test"] = predict_test(context, final_model, module, record)
         metrics = write_results(folder, predictions, module.task)

@@ -62,6 +62,7 @@ class RunContext:
             started=now(),
             data={
                 "dataset": data.manifest.dataset,
+                "corpus": data.manifest.digest,
                 "protocol": data.corpus.protocol,
                 "utterances": {split: len(items) for split, items in data.splits.items()},
                 "bad_media": data.bad,

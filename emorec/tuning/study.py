@@ -249,9 +249,10 @@ class Study:
         return [trial for trial in trials if trial.state.is_finished() and trial.number not in given_up]
 
     def complete(self) -> list["FrozenTrial"]:
-        """The trials with a value, best first; of equal ones the earlier first."""
+        """The trials with a finite value, best first; of equal ones the earlier first."""
         sign = -1 if self.direction == "max" else 1
-        return sorted(self._of_state("COMPLETE"), key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+        trials = [trial for trial in self._of_state("COMPLETE") if math.isfinite(trial.values[0])]
+        return sorted(trials, key=lambda trial: (sign * trial.values[0], trial.number))
 
     def tell(self, trial: "Trial", value: float, run_id: str) -> None:
         """Ends a trial with its value."""

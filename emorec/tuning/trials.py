@@ -16,7 +16,7 @@ from emorec.datamodules.preparer import DataPreparer
 from emorec.errors import Preempted, UserError, raise_interruption, raise_problems
 from emorec.loggers.base import RunLogger, StopRun
 from emorec.runs.checkpoint_store import RunRecord
-from emorec.runs.results import read_metrics
+from emorec.runs.results import read_metrics, scalar_metrics
 from emorec.training.lifecycle import train
 from emorec.tuning.experiment_file import Experiment, defining, write_experiment
 from emorec.tuning.search_space import Entry, check_keys, hydra_override, key_of, parse_space, top_key
@@ -158,7 +158,10 @@ def run_trial(search: Search, trial: "Trial") -> None:
     try:
         composed = search.trial_config(trial.params)
         outcome = train(composed, search.preparer, loggers=[StudyLogger(trial, search.monitor)])
-        value = float(read_metrics(outcome.folder)[search.monitor])
+        metrics = scalar_metrics(read_metrics(outcome.folder))
+        if search.monitor not in metrics:
+            raise UserError(f"expected a finite {search.monitor} in {outcome.folder / 'metrics.json'}")
+        value = metrics[search.monitor]
         study.tell(trial, value, outcome.run_id)
         log.info("trial %d  %s=%.4f  run %s  %s", trial.number, search.monitor, value, outcome.run_id, values)
     except StopRun as stopped:
