@@ -2,8 +2,12 @@ import gc
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 from emorec.imports import quick_imports
+from emorec.runs.checkpoint_store import CheckpointStore
+from tests.conftest import environment
+from tests.runs.test_checkpoint_store import record
 
 
 def test_the_garbage_collector_is_off_in_the_block_alone() -> None:
@@ -35,3 +39,19 @@ def test_only_what_the_first_block_leaves_is_never_collected() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "0"]
+
+
+def test_looking_after_runs_loads_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "weights").mkdir(parents=True)
+    CheckpointStore(tmp_path / "checkpoints").write(record("a" * 12))
+    code = (
+        "import sys\nfrom emorec.cli import main\n"
+        "words = (['ls'], ['sweeps'], ['show', 'aaa'], ['verify'], ['gc'], ['sync', '--all'], ['export', 'aaa', 'out'],"
+        " ['rm', 'aaa', '--yes'])\n"
+        "codes = [main(['runs', *item]) for item in words]\n"
+        "heavy = {'torch', 'numpy', 'lightning', 'pandas', 'pyarrow', 'matplotlib', 'wandb', 'safetensors', 'rich'}\n"
+        "print(codes, sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    options = {"env": environment(tmp_path), "cwd": tmp_path, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", code], check=True, **options)  # type: ignore[call-overload]
+    assert done.stderr.splitlines()[-1] == f"{[0] * 8} []"

@@ -60,7 +60,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace,
 
 def emit(arguments: argparse.Namespace, value: object, text: Callable[[], str], *, code: int = 0) -> int:
     """Prints a value as JSON where `--json` asks for it, else as text; returns the exit code."""
-    print(strict_json(value) if arguments.json else text())
+    print(strict_json(value, ascii_only=True) if arguments.json else text())
     return code
 
 

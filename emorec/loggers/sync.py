@@ -13,6 +13,7 @@ from emorec.loggers.wandb import FOLDER, UNSENT, folders_to_environment, tidy
 from emorec.runs.checkpoint_store import CheckpointStore
 from emorec.runs.maintenance import is_trained
 from emorec.storage.folders import list_folder
+from emorec.storage.real_files import check_links
 
 SYNCED = ".synced"  # W&B appends it to the name of an uploaded file, and puts a file of that name beside it
 
@@ -63,7 +64,7 @@ def uploads(
         run = store.folder(record.run_id).absolute()
         running = is_trained(run)
         try:
-            store.check_links(run)
+            check_links(run / FOLDER)
         except OSError as link:
             yield Upload(record.run_id, str(run / FOLDER), "failed", f"{link.strerror}: {link.filename}")
             continue

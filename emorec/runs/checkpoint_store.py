@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WEIGHTS = "weights"
+OTHER_FOLDERS = (WEIGHTS, "report", "studies", "sweeps")  # of a store, beside those of runs
 SUFFIX = ".safetensors"
 DOOMED = ".doomed"  # suffix of the mark of a weight file that a collection is about to remove
 DOOMED_SECONDS = 10.0  # after which the collection counts as dead
@@ -149,7 +150,7 @@ class CheckpointStore:
         Raises:
             UserError: the id is no name of a directory.
         """
-        if Path(run_id).name != run_id or run_id == "..":
+        if Path(run_id).name != run_id or run_id in ("", "..", *OTHER_FOLDERS):
             raise UserError(f"expected the id of a run, got {run_id!r}")
         return self.root / run_id
 
@@ -302,7 +303,7 @@ class CheckpointStore:
 
 def _keep(blob: Path, size: int) -> bool:
     """Touches a weight file, so that a collection at the same time keeps it; false where there is none of that size."""
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, PermissionError):  # another user's, in a store that the group cannot write
         status = blob.lstat()
         if stat.S_ISREG(status.st_mode) and status.st_size == size:
             os.utime(blob)

@@ -64,9 +64,8 @@ def verify(store: CheckpointStore) -> dict[str, str]:
     """Hashes all weights, reads all records and checks the links of all runs; returns {file: what is wrong with it}."""
     broken = {}
     for path in list_folder(store.root / WEIGHTS, f"*{SUFFIX}"):
-        with suppress(FileNotFoundError):  # collected in the meantime
-            if hash_file(path) != path.name.removesuffix(SUFFIX):
-                broken[f"{WEIGHTS}/{path.name}"] = "the content does not match its digest"
+        if (problem := _content_problem(path, path.name.removesuffix(SUFFIX))) and os.path.lexists(path):
+            broken[f"{WEIGHTS}/{path.name}"] = problem  # else collected in the meantime
     records, odd = store.scan()
     broken |= {f"{folder.name}/run.json": reason for folder, reason in odd.items()}
     for record in records:
@@ -80,13 +79,20 @@ def verify(store: CheckpointStore) -> dict[str, str]:
 
 def _link_problem(path: Path, digest: str) -> str | None:
     """What is wrong with a run's link to (or copy of) the weights of a digest; `None` if nothing is."""
-    try:
+    with suppress(FileNotFoundError):
         if path.is_symlink() and path.exists():
             name = path.readlink().name
             return None if name == f"{digest}{SUFFIX}" else f"expected a link to {digest}, got {name}"
+    return _content_problem(path, digest)
+
+
+def _content_problem(path: Path, digest: str) -> str | None:
+    try:
         return None if hash_file(path) == digest else "the content does not match its digest"
     except FileNotFoundError:
         return "the link leads nowhere"
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def collect_weights(store: CheckpointStore, *, grace: float = GRACE_SECONDS, act: bool) -> Collection:

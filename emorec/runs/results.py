@@ -93,12 +93,19 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run's `history.csv`, one for each epoch; empty where there is none."""
+    """The rows of a run's `history.csv`, one for each epoch; empty where there is none.
+
+    Raises:
+        UserError: it is not readable.
+    """
+    path = folder / "history.csv"
     try:
-        rows = csv.DictReader(io.StringIO(read_text(folder / "history.csv"), newline=""))
+        rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
         return [{key: float(value) for key, value in row.items() if value} for row in rows]
     except FileNotFoundError:
         return []
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"expected the epochs of a run in {path}, got {first_line(error)}") from error
 
 
 def scalar_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

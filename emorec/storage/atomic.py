@@ -119,12 +119,9 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def strict_json(value: Any) -> str:
+def strict_json(value: Any, *, ascii_only: bool = False) -> str:
     """Indented JSON; NaN and infinities, which JSON does not have, become null."""
-    try:
-        return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        return json.dumps(_with_null(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_with_null(value), indent=2, ensure_ascii=ascii_only, allow_nan=False)
 
 
 def _with_null(value: Any) -> Any:

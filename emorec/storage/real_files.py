@@ -29,14 +29,15 @@ def check_real_folder(path: Path) -> None:
         raise _link_error(path)
 
 
-def open_file(path: Path, flags: int = os.O_RDONLY) -> int:
+def open_file(path: Path, flags: int = os.O_RDONLY, *, follow: bool = False) -> int:
     """Opens a regular file and returns its descriptor; `flags` are those of `os.open`.
 
     Raises:
-        OSError: it is missing, a link, or no regular file.
+        OSError: it is missing, a link if not `follow`, or no regular file.
     """
+    flags |= os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK) and path.is_symlink():
             raise _link_error(path) from error

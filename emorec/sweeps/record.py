@@ -15,6 +15,7 @@ from emorec.storage.atomic import make_folder, write_json
 from emorec.storage.claims import Claim, Holder, acquire, is_alive, read_holder
 from emorec.storage.folders import list_folder
 from emorec.storage.leases import is_live
+from emorec.storage.real_files import check_links
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,8 @@ class SweepRecord:
         Raises:
             UserError: another process runs a sweep of this name.
         """
-        path = make_folder(self.folder) / CLAIM
+        check_links(make_folder(self.folder))
+        path = self.folder / CLAIM
         heartbeats: list[int] = []  # times at which the other process touched its claim
 
         def waiting(holder: Holder | None) -> bool:

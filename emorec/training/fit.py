@@ -81,7 +81,9 @@ def fit(
             record.timings["process_to_first_step"] = round(history.first_step - emorec.STARTED, 3)
         if best.epoch is None:
             history.write()
-            raise UserError(f"expected an epoch with finite results, got none: the training diverged; {best.diverged}")
+            raise UserError(
+                f"expected an epoch with finite results, got none: {best.diverged or 'the training diverged'}"
+            )
         record.epochs, record.best_epoch = len(history.rows), best.epoch
         final_model.load_state_dict(best.load(), strict=True)
         history.write()

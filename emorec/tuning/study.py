@@ -19,6 +19,7 @@ from emorec.errors import UserError, raise_problems
 from emorec.storage.atomic import follow_folder_mode, make_folder, write_bytes
 from emorec.storage.claims import Claim, Watch, acquire
 from emorec.storage.leases import in_use, take_lease, time_at
+from emorec.storage.real_files import check_links
 from emorec.tuning.search_space import Entry
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Study:
         self, folder: Path, settings: StudyConfig, *, direction: str, definition: Definition, stale_after: float
     ) -> None:
         self.folder, self.settings, self.direction = make_folder(folder), settings, direction
+        check_links(self.folder)
         self.stale_after = stale_after
         self._deadline = math.inf if settings.timeout is None else time.monotonic() + settings.timeout
         self._workers = make_folder(folder / "workers")

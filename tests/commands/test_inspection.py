@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from emorec import load_run
 from emorec.cli import main
 from emorec.datasets.demo import EMOTIONS
 
@@ -82,6 +83,8 @@ def test_runs_are_listed_and_shown(in_lab: Path, capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out
     assert run_id in shown
     assert all(label in shown for label in EMOTIONS)
+    assert "{" not in shown
+    assert max(map(len, shown.splitlines())) < 250
     assert main(["runs", "show", run_id, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["run"]["run_id"] == run_id
     assert main(["runs", "show", "ffffffffffff"]) == 2
@@ -193,3 +196,24 @@ def test_a_moved_corpus_is_evaluated_on_the_runs_own_split(
     wanted = json.loads((run / "metrics.json").read_text())
     assert f"val/uar={wanted['val/uar']:.4f}" in capsys.readouterr().out
     assert main([*words, "dataset.limit=8"]) == 2
+
+
+def test_an_exported_run_is_used_from_where_it_lies(
+    in_lab: Path, small_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = next((in_lab / "checkpoints").glob("*/run.json")).parent
+    given = tmp_path / "from a colleague"
+    assert main(["runs", "export", run.name, str(given)]) == 0
+    shutil.copytree(small_demo, tmp_path / "moved")
+    monkeypatch.setenv("EMOREC_ROOT", str(tmp_path / "own"))
+    shutil.copytree(in_lab / "cache", tmp_path / "own" / "cache")  # only to save time
+    words = ["evaluate", f"run='{given}'", f"dataset.root={tmp_path / 'moved'}", "split=val"]
+    assert main(words) == 0
+    wanted = json.loads((run / "metrics.json").read_text())
+    assert f"val/uar={wanted['val/uar']:.4f}" in capsys.readouterr().out
+    assert len(list((given / "evaluations").iterdir())) == 1
+    assert load_run(given).folder == given
+    assert main([*words, f"dataset.table={tmp_path}"]) == 2
+    assert "dataset: expected root, got table" in capsys.readouterr().err
+    assert main(["evaluate", f"run={tmp_path / 'nowhere'}"]) == 2
+    assert f"expected the directory of a run, got {tmp_path / 'nowhere'}" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Metrics of regression against scikit-learn and NumPy."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -160,3 +162,12 @@ def test_binned_metrics_that_agree_on_the_first_batch_stay_apart() -> None:
 def test_thresholds_that_do_not_ascend_are_refused() -> None:
     with pytest.raises(UserError, match=r"expected metric\.thresholds to ascend, got \[0\.1, 0\.0\]"):
         BinnedAccuracy((0.1, 0.0))
+
+
+@pytest.mark.parametrize("score", [concordance, pearson, mean_absolute_error, root_mean_squared_error])
+@pytest.mark.parametrize("bad", [NAN, INFINITY])
+def test_no_score_of_numbers_that_are_not_finite_is_a_good_one(score: Any, bad: float) -> None:
+    sound = torch.tensor([1.0, 2.0, 3.0])
+    assert score(sound, torch.full((3,), bad)).isnan()
+    assert score(sound, torch.tensor([1.0, bad, 3.0])).isnan()
+    assert score(torch.tensor([1.0, INFINITY, 3.0]), sound).isnan()

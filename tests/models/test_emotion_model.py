@@ -1,5 +1,6 @@
 """The model learns, keeps order and mode, and loads the weights that it gave."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from emorec.batch import IGNORED, Batch, FusionOutput, ModelOutput
 from emorec.datasets.utterance import Task
@@ -268,6 +270,31 @@ def test_scores_of_four_utterances_by_hand() -> None:
     assert scores["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, batch.targets[TASK])))
     assert scores["accuracy"] == pytest.approx(0.75)
     assert scores["uar"] == pytest.approx((1.0 + 2 / 3) / 2)
+
+
+def test_predictions_that_are_not_finite_are_no_class_and_have_no_score() -> None:
+    metrics = {**make_metrics(), "f1": MulticlassF1Score(CLASSES), "no": MulticlassAccuracy(CLASSES)}  # these take NaN
+    model = make_model(metrics=metrics)
+    spoiled = replace(BATCHES[1], features={**BATCHES[1].features, "text": BATCHES[1].features["text"].clone()})
+    spoiled.features["text"][3] = float("nan")
+    predictions = model.predict([BATCHES[0], spoiled, BATCHES[2]])
+    assert predictions.scores.keys() == {"loss", *metrics}
+    assert all(math.isnan(value) for value in predictions.scores.values())
+    assert predictions.not_finite() == [spoiled.id[3]]
+    assert model.predict(BATCHES).not_finite() == []
+
+
+def test_a_loss_that_is_not_finite_is_not_left_out_of_the_mean() -> None:
+    model = make_model()
+
+    class Spoiled(EmotionModel):
+        def _total_loss(self, output: ModelOutput, batch: Batch) -> Tensor:
+            loss = super()._total_loss(output, batch)
+            return loss * float("nan") if batch.id == BATCHES[1].id else loss
+
+    model.__class__ = Spoiled
+    assert all(math.isnan(value) for value in model.predict(BATCHES).scores.values())
+    assert math.isfinite(model.predict(BATCHES[:1]).scores["loss"])
 
 
 def test_metrics_of_one_prediction_do_not_count_in_the_next() -> None:

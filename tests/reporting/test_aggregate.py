@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ CONFIG: dict[str, Any] = {
     "optimizer": {"lr": 0.001, "weight_decay": 0.0},
     "trainer": {"max_epochs": 3, "deterministic": True},
     "extraction": {"workers": 2},
+    "sweep": {"name": "once"},
     "tags": [],
     "notes": None,
 }
@@ -302,6 +304,22 @@ def test_a_value_is_written_as_on_the_command_line_of_a_training(varied: list[Ru
     assert matching(varied, {key: ["1"]}) == []
 
 
+def test_runs_are_chosen_by_id_by_sweep_and_by_tag(store: CheckpointStore) -> None:
+    made = []
+    for seed, (sweep, tags) in enumerate((("morning", ["a"]), ("evening", ["a", "b"]), ("evening", []))):
+        run_id = publish(store, {"seed": seed, "sweep.name": sweep})
+        stored = store.read(run_id)
+        assert stored is not None
+        store.write(replace(stored, tags=tags))
+        made.append(run_id)
+    runs = finished_runs(store)
+    assert ids(matching(runs, {"run": [made[0], made[2][:6]]})) == [made[0], made[2]]
+    assert ids(matching(runs, {"sweep": ["evening"]})) == made[1:]
+    assert ids(matching(runs, {"tags": ["b", "c"]})) == [made[1]]
+    assert ids(matching(runs, {"tags": ["a"], "sweep": ["evening"]})) == [made[1]]
+    assert matching(runs, {"run": ["x"]}) == []
+
+
 def test_an_unknown_key_is_named_with_the_known_ones(varied: list[Run]) -> None:
     with pytest.raises(UserError, match="'fusoin'") as caught:
         matching(varied, {"seed": ["0"], "fusoin": ["gated"]})
@@ -351,6 +369,49 @@ def test_contests_are_separate_tables_each_with_its_own_best(store: CheckpointSt
         assert header[:2] == ["group", "optimizer.lr"], "what differs between contests is no column"
         assert [row[1] for row in rows] == ["0.1", "0.01"]
         assert [row[-1].strip("| ") for row in rows] == ["**best**", ""]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ({"data": {"corpus": "1" * 64}}, {"data": {"corpus": "2" * 64}}, ["corpus 11111111", "corpus 22222222"]),
+        ({}, {"data": {"corpus": "2" * 64}}, ["corpus of unknown content", "corpus 22222222"]),
+        ({}, {"task": {"labels": ["angry", "calm", "sad"]}}, ["angry, calm", "angry, calm, sad"]),
+        ({}, {"task": {"monitor": "mae", "direction": "min"}}, ["by uar (max)", "by mae (min)"]),
+        ({}, {"task": {"kind": "regression", "labels": []}}, []),
+        (
+            {"changes": {"dataset.table": "/a/interviews.csv"}},
+            {"changes": {"dataset.table": "/b/calls.csv"}},
+            ["demo (interviews.csv)", "demo (calls.csv)"],
+        ),
+    ],
+)
+def test_groups_of_other_corpora_or_tasks_are_never_ranked_together(
+    store: CheckpointStore, first: dict[str, Any], second: dict[str, Any], told: list[str]
+) -> None:
+    for rate, options in ((0.1, first), (0.2, second)):
+        settings = dict(options)
+        changes = {"optimizer.lr": rate, **settings.pop("changes", {})}
+        publish(store, changes, metrics={"val/uar": rate, "val/mae": rate}, **settings)
+    text = tables_of(groups_of(store))
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    assert len(headings) == 2
+    assert "best" not in text
+    assert all(any(words in heading for heading in headings) for words in told)
+
+
+def test_metrics_of_an_older_version_that_hold_nan_are_no_score_and_no_crash(
+    store: CheckpointStore, tmp_path: Path
+) -> None:
+    texts = ('{"val/uar": NaN, "val/confusion": null}', '{"val/uar": 0.5}', '{"val/uar": null}')
+    for seed, metrics in enumerate(texts):
+        run_id = publish(store, {"seed": seed})
+        (store.folder(run_id) / "metrics.json").write_text(metrics)
+    (group,) = groups_of(store)
+    assert group.score("val/uar") is None
+    write_report(tmp_path / "report", [group])
+    rows = list(csv.DictReader((tmp_path / "report" / "runs.csv").open()))
+    assert [row["val/uar"] for row in rows] == ["", "0.5", ""]
 
 
 def test_a_row_shows_seeds_folds_and_scores(store: CheckpointStore) -> None:
@@ -406,6 +467,8 @@ def test_a_report_replaces_the_figures_of_an_earlier_one_only_when_it_is_written
     earlier = folder / "figures" / "curves_earlier.png"
     earlier.parent.mkdir(parents=True)
     earlier.touch()
+    mine = earlier.with_name("mine.png")
+    mine.touch()
     groups = groups_of(store)
 
     def fail(*_: object) -> None:
@@ -419,5 +482,5 @@ def test_a_report_replaces_the_figures_of_an_earlier_one_only_when_it_is_written
     assert write_report(folder, groups) == tables_of(groups)
     text, group_id = (folder / "report.md").read_text(), groups[0].group_id
     names = {f"confusion_{group_id}.png", f"curves_{group_id}.png"}
-    assert {path.name for path in earlier.parent.iterdir()} == names
+    assert {path.name for path in earlier.parent.iterdir()} == {*names, mine.name}
     assert all(f"(figures/{name})" in text for name in names)

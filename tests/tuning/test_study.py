@@ -58,6 +58,13 @@ def test_a_low_value_is_best_where_the_direction_says_so(open_study: Open) -> No
         assert [trial.value for trial in study.complete()] == [0.1, 0.2]
 
 
+def test_a_value_that_is_not_finite_is_never_the_best(open_study: Open) -> None:
+    with open_study() as study:
+        for value in (float("inf"), 0.1, float("-inf"), float("nan")):
+            study.tell(study.ask(ENTRIES), value, "run")  # type: ignore[arg-type]
+        assert [trial.value for trial in study.complete()] == [0.1]
+
+
 def test_pruned_and_failed_trials_count(open_study: Open) -> None:
     with open_study(trials=2) as study:
         study.tell_failed(study.ask(ENTRIES), "broke")  # type: ignore[arg-type]
