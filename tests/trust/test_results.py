@@ -18,13 +18,13 @@ from emorec.config.schema import SweepName, Tag
 from emorec.config.validation import check
 from emorec.errors import UserError
 from emorec.loggers import sync
-from emorec.loggers.published import share
 from emorec.loggers.wandb import WandbLogger, tidy
 from emorec.reporting.aggregate import finished_runs, grouped
 from emorec.reporting.report import write_report
 from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, stored_config
 from emorec.runs.logs import log_to
 from emorec.runs.maintenance import collect_weights, export_run, remove_run, used_features, verify
+from emorec.storage.atomic import share
 from emorec.storage.real_files import read_file
 from emorec.sweeps.record import SweepRecord, find_sweep
 from tests.runs.test_checkpoint_store import WEIGHTS, record
