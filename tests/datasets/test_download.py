@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import stat
 import zipfile
 from http.client import BadStatusLine
@@ -210,6 +211,33 @@ def test_an_archive_is_downloaded_and_unpacked_once(server: Server, tmp_path: Pa
     assert not (tmp_path / "a.zip").exists()
     assert fetch_files(files, tmp_path, LIMITS, progress=False) == 0
     assert len(server.ranges) == 1
+
+
+def test_unpacked_media_are_shared_and_on_disk_before_the_archive_is_deleted(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["a.zip"] = packed({"Actor_01/a.wav": b"one", "Actor_02/b.wav": b"two"})
+    tmp_path.chmod(0o2775)
+    flushed: set[Path] = set()
+    before_deletion: list[set[Path]] = []
+    unlink = Path.unlink
+
+    def note_deletion(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "a.zip":
+            before_deletion.append(set(flushed))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.add(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    monkeypatch.setattr(Path, "unlink", note_deletion)
+    before = os.umask(0o077)
+    try:
+        fetch_archives([remote(server, "a.zip")], tmp_path, progress=False)
+    finally:
+        os.umask(before)
+    media = [*(tmp_path / "a").rglob("*"), tmp_path / "a"]
+    assert len(media) == 5
+    assert before_deletion[0] >= set(media)
+    assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in media} == {"0o2775", "0o664"}
 
 
 def link_entry() -> zipfile.ZipInfo:

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from emorec.storage.atomic import make_folder, remove_orphans, replacing, write_bytes, write_json, write_text
+from emorec.storage.atomic import (
+    follow_folder_mode,
+    make_folder,
+    remove_orphans,
+    replacing,
+    share,
+    sync_tree,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from tests.conftest import REPOSITORY
 
 DAY = 24 * 3600.0
@@ -141,6 +151,60 @@ def test_nested_folders_have_the_mode_of_their_parent(
     nested = make_folder(top / "a" / "b" / "c")
     assert nested == top / "a" / "b" / "c"
     assert {oct(mode(path)) for path in (top / "a", top / "a" / "b", nested)} == {oct(0o2775)}
+
+
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files and folders that are flushed, in order."""
+    paths: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: paths.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    return paths
+
+
+def test_the_entries_of_new_folders_reach_disk(tmp_path: Path, flushed: list[Path]) -> None:
+    make_folder(tmp_path / "a" / "b" / "c")
+    assert flushed == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+
+
+def test_a_tree_is_flushed_without_what_its_links_lead_to(tmp_path: Path, flushed: list[Path]) -> None:
+    outside = tmp_path / "outside.bin"
+    outside.touch()
+    (tmp_path / "tree" / "a").mkdir(parents=True)
+    (tmp_path / "tree" / "a" / "b.bin").touch()
+    (tmp_path / "tree" / "link").symlink_to(outside)
+    sync_tree(tmp_path / "tree")
+    assert set(flushed) == {tmp_path / "tree", tmp_path / "tree" / "a", tmp_path / "tree" / "a" / "b.bin"}
+
+
+def test_what_others_wrote_into_a_folder_is_shared_and_links_are_not_followed(
+    tmp_path: Path, set_umask: Callable[[int], object]
+) -> None:
+    outside = tmp_path / "bashrc"
+    outside.touch(0o600)
+    tmp_path.chmod(0o2775)
+    set_umask(0o077)
+    (tmp_path / "wandb" / "media").mkdir(parents=True)
+    (tmp_path / "wandb" / "media" / "image.png").touch()
+    (tmp_path / "wandb" / "link").symlink_to(outside)
+    os.mkfifo(tmp_path / "wandb" / "fifo", 0o600)
+    share(tmp_path / "wandb")
+    follow_folder_mode(tmp_path / "wandb" / "link")
+    assert oct(mode(tmp_path / "wandb" / "media")) == oct(0o2775)
+    assert oct(mode(tmp_path / "wandb" / "media" / "image.png")) == oct(0o664)
+    assert oct(mode(outside)) == oct(0o600)
+    assert oct(mode(tmp_path / "wandb" / "fifo")) == oct(0o600)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other groups")
+def test_a_file_that_was_moved_into_a_shared_folder_gets_its_group(tmp_path: Path) -> None:
+    os.chown(tmp_path, -1, 2000)
+    tmp_path.chmod(0o2775)
+    elsewhere = tmp_path / "image.png"
+    elsewhere.touch()
+    os.chown(elsewhere, -1, 0)
+    follow_folder_mode(elsewhere)
+    assert elsewhere.stat().st_gid == 2000
+    assert make_folder(tmp_path / "new").stat().st_gid == 2000
 
 
 def test_an_existing_folder_keeps_its_mode(tmp_path: Path) -> None:

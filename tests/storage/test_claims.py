@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -20,7 +21,19 @@ from typing import Any
 import pytest
 
 from emorec.storage import claims
-from emorec.storage.claims import Claim, Holder, Watch, acquire, claimed, is_dead, read_holder, this_process, try_claim
+from emorec.storage.claims import (
+    Claim,
+    Holder,
+    Watch,
+    acquire,
+    claimed,
+    is_alive,
+    is_dead,
+    read_holder,
+    this_process,
+    try_claim,
+)
+from emorec.storage.leases import is_live
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROUNDS = 40
@@ -177,6 +190,83 @@ def test_a_process_whose_pid_has_another_start_time_is_dead(tmp_path: Path) -> N
     claim = try_claim(write_claim(tmp_path / "work", holder))
     assert claim is not None
     claim.release()
+
+
+UNSEEN: dict[str, dict[str, Any]] = {
+    "another boot, or another host of the same name": {"boot": "another"},
+    "another container of the same name": {"namespace": "pid:[1]"},
+    "a claim of an earlier version of emorec": {"namespace": ""},
+    "no boot": {"boot": ""},
+    "no start time": {"started": ""},
+}
+
+
+@pytest.mark.parametrize("change", UNSEEN.values(), ids=UNSEEN)
+@pytest.mark.parametrize("dead", [True, False])
+def test_of_a_process_that_cannot_be_seen_only_the_heartbeat_counts(
+    tmp_path: Path, clock: Clock, change: dict[str, Any], dead: bool
+) -> None:
+    holder = replace(of_a_dead_process() if dead else this_process(), **change)
+    assert is_alive(holder) is None
+    path = write_claim(tmp_path / "work", holder)
+    assert try_claim(path) is None
+    assert is_live(path, path.stat().st_mtime + 60)
+    watch = Watch(path, 60.0)
+    assert not watch.stale()
+    clock.sleep(60.5)
+    assert watch.stale()
+
+
+def test_a_process_is_seen_under_any_name_of_its_host() -> None:
+    assert is_alive(replace(this_process(), host="renamed")) is True
+
+
+@pytest.mark.parametrize("error", [None, PermissionError(1, "another user's")])
+def test_a_process_that_proc_hides_is_not_known_to_be_dead(
+    monkeypatch: pytest.MonkeyPatch, error: OSError | None
+) -> None:
+    def kill(*_: object) -> None:
+        if error is not None:
+            raise error
+
+    holder = this_process()
+    monkeypatch.setattr(claims, "_process_state", lambda _: ("", ""))  # mounted with hidepid
+    monkeypatch.setattr(os, "kill", kill)
+    assert is_alive(holder) is None
+    monkeypatch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(ProcessLookupError(3, "no such process")))
+    assert is_alive(holder) is False, "the kernel says so, whatever /proc shows"
+
+
+def test_nothing_is_known_where_proc_shows_another_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    holder = this_process()
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in `unshare --pid --fork` without a mount
+    assert is_alive(holder) is None
+    assert this_process().namespace == ""
+
+
+def test_a_claim_of_an_earlier_version_of_emorec_is_read(tmp_path: Path) -> None:
+    content = asdict(this_process())
+    del content["namespace"]
+    (tmp_path / "work").write_text(json.dumps(content))
+    holder = read_holder(tmp_path / "work")
+    assert holder is not None
+    assert holder.pid == os.getpid()
+
+
+def test_a_live_process_is_not_taken_over_from_another_container(tmp_path: Path) -> None:
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], check=False).returncode:
+        pytest.skip("no namespaces can be made here")
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom emorec.storage.claims import is_alive, read_holder, try_claim\n"
+        "path = Path(sys.argv[1])\nprint(try_claim(path), is_alive(read_holder(path)))\n"
+    )
+    command = [*unshare, sys.executable, "-c", code, str(tmp_path / "work")]
+    with claimed(tmp_path / "work") as claim:
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        output = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True).stdout
+        assert output.split() == ["None", "None"]
+        assert read_holder(claim.path) == claim.holder
 
 
 def test_a_process_of_another_host_is_never_known_to_be_dead(tmp_path: Path) -> None:
@@ -378,6 +468,23 @@ def test_a_holder_detects_that_its_claim_was_taken_over(tmp_path: Path, monkeypa
         assert not claim.lost
         write_claim(claim.path, of_another_host())
         assert until(lambda: claim.lost)
+
+
+def test_a_holder_can_look_whether_its_claim_was_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with claimed(tmp_path / "work") as claim:
+        assert claim.is_held()
+        with monkeypatch.context() as patched:
+            patched.setattr(claims, "read_regular", lambda *_, **__: (_ for _ in ()).throw(OSError(5, "I/O error")))
+            assert claim.is_held(), "a disk that fails for a moment is no loss"
+        write_claim(claim.path, of_another_host())
+        assert not claim.is_held()
+        assert claim.lost
+
+
+def test_a_claim_whose_file_was_removed_is_lost(tmp_path: Path) -> None:
+    with claimed(tmp_path / "work") as claim:
+        claim.path.unlink()
+        assert not claim.is_held()
 
 
 def test_release_does_not_remove_a_claim_that_was_taken_over(tmp_path: Path) -> None:

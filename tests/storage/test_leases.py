@@ -91,6 +91,15 @@ def test_a_lease_of_another_host_is_stale_after_a_time_without_a_heartbeat(
     assert lease.exists() is live
 
 
+@pytest.mark.parametrize(("age", "live"), [(0.0, True), (STALE_SECONDS + 60, False)])
+def test_of_a_claim_that_cannot_be_read_the_heartbeat_counts(tmp_path: Path, age: float, live: bool) -> None:
+    claim = plant(tmp_path / "work.claim", elsewhere(), age=age)
+    beat = claim.stat().st_mtime
+    claim.write_text("torn")
+    os.utime(claim, (beat, beat))
+    assert is_live(claim, time_at(tmp_path)) is live
+
+
 def test_the_time_of_a_folder_is_that_of_its_files_and_leaves_no_file(tmp_path: Path) -> None:
     before = time_at(tmp_path)
     (tmp_path / "file").touch()

@@ -108,14 +108,17 @@ def test_the_live_table_shows_what_runs_and_what_has_ended() -> None:
     assert "1 finished, 1 running, 1 waiting" in shown
 
 
-def test_a_sweep_of_another_host_is_taken_over_once_it_shows_no_sign_of_life(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [{"host": "elsewhere", "boot": "another"}, {"namespace": "pid:[1]"}], ids=list)
+def test_a_sweep_that_is_not_seen_is_taken_over_once_it_shows_no_sign_of_life(
+    tmp_path: Path, place: dict[str, str]
+) -> None:
     sweep = sweep_of(tmp_path / "one", "waiting")
     sweep.folder.mkdir()
     claim = sweep.folder / "sweep.claim"
-    write_json(claim, asdict(replace(this_process(), host="elsewhere", boot="another")))
+    write_json(claim, asdict(replace(this_process(), **place)))
     with sweep.claim(0.5):
         assert str(read_holder(claim)) == str(this_process())
-    write_json(claim, asdict(replace(this_process(), host="elsewhere", boot="another")))
+    write_json(claim, asdict(replace(this_process(), **place)))
     stop = threading.Event()
 
     def beat() -> None:
@@ -125,7 +128,7 @@ def test_a_sweep_of_another_host_is_taken_over_once_it_shows_no_sign_of_life(tmp
     thread = threading.Thread(target=beat)
     thread.start()
     try:
-        with pytest.raises(UserError, match=r"which process .* on elsewhere runs"):
+        with pytest.raises(UserError, match=r"which process .* on .* runs"):
             sweep.claim(60)
     finally:
         stop.set()
