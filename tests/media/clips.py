@@ -113,6 +113,20 @@ def without_first(path: Path, frames: int) -> Path:
     return path
 
 
+def only_first(path: Path, frames: int) -> Path:
+    """Makes an mp4 end earlier, by its edit list; the frames stay in the file."""
+    content = bytearray(path.read_bytes())
+    (offset,), (table,), (movie,) = (boxes_of(content, name) for name in (b"elst", b"stts", b"mvhd"))
+    (_, delta), (scale,) = (
+        struct.unpack(">II", content[table + 12 : table + 20]),
+        struct.unpack(">I", content[movie + 16 : movie + 20]),
+    )
+    (media_scale,) = struct.unpack(">I", content[boxes_of(content, b"mdhd")[0] + 16 :][:4])
+    content[offset + 12 : offset + 16] = struct.pack(">I", frames * delta * scale // media_scale)
+    path.write_bytes(content)
+    return path
+
+
 def index_first(path: Path) -> Path:
     """Makes an mp4 whose index comes before its content: cut off, it still states all of its frames."""
     copy = path.with_name(f"index_first_{path.name}")
