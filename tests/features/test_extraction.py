@@ -12,15 +12,18 @@ import torch
 
 from emorec.config.schema import ExtractionConfig, FeaturesConfig
 from emorec.config.validation import validated
+from emorec.encoders.frame_statistics import FrameStatistics
 from emorec.encoders.log_mel import LogMel
 from emorec.errors import UserError
 from emorec.features.extraction import ExtractionReport, extract
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.media.source import Source
+from emorec.media.video import VideoSettings
 from emorec.storage.digests import FileDigests
 from tests.benchmarks.extraction import SmallWav2Vec2
 from tests.conftest import tone
+from tests.media.clips import numbered, write_clip
 
 Sources = dict[str, Source | None]
 
@@ -160,6 +163,18 @@ def test_media_that_failed_once_are_not_decoded_again(tmp_path: Path, with_bad: 
     _, again = run(tmp_path / "cache", with_bad, NeverLoaded())
     assert again.computed == 0
     assert set(again.bad) == {"silent", "empty", "missing"}
+
+
+def test_a_clip_that_takes_too_long_is_named_and_tried_again(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", numbered(4, 64, 64))
+    sources: Sources = {name: Source(modality="video", path=path) for name in ("one", "same")}
+    encoder: Any = FrameStatistics(media=VideoSettings(frames=2, size=32), grid=2)
+    store, report = run(tmp_path / "cache", sources, encoder, clip_seconds=1e-9)
+    assert set(report.bad) == {"one", "same"}
+    assert "within 1e-09 s (extraction.clip_seconds)" in report.bad["one"]
+    assert not store.reader([report.keys[name] for name in sources], FeaturesConfig()).present.any()
+    _, again = run(tmp_path / "cache", sources, encoder)
+    assert (again.computed, again.bad) == (2, {})
 
 
 def test_bad_media_are_an_error_with_on_bad_media_fail(tmp_path: Path, with_bad: Sources) -> None:
