@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LOBES = 6  # zero crossings of the resampling filter on each side
 ROLLOFF = 0.99  # cutoff of the resampling filter, as a share of the lower Nyquist frequency
+LARGEST_FILTER = 50_000_000  # values of torchaudio's filter, which has 700 million for 44 101 to 16 000 Hz
 LOWEST_POWER = 1e-10  # lower powers are raised to it before they become decibels
 DYNAMIC_RANGE = 80.0  # decibels below the loudest that cepstral coefficients take into account
 
@@ -41,10 +42,11 @@ def uses_torchaudio() -> bool:
 @lru_cache(maxsize=64)
 def resampler(rate: int, wanted: int) -> Transform:
     """A function that resamples tensors (samples,) from `rate` to `wanted` Hz, by a sinc with a Hann window."""
-    if uses_torchaudio():
-        return _by_torchaudio("Resample", rate, wanted, lowpass_filter_width=LOBES, rolloff=ROLLOFF)
     divisor = math.gcd(rate, wanted)
-    return partial(_resample, down=rate // divisor, up=wanted // divisor)
+    down, up = rate // divisor, wanted // divisor
+    if uses_torchaudio() and down * up <= LARGEST_FILTER:
+        return _by_torchaudio("Resample", rate, wanted, lowpass_filter_width=LOBES, rolloff=ROLLOFF)
+    return partial(_resample, down=down, up=up)
 
 
 def resampled(waveform: Waveform, rate: int, wanted: int) -> Waveform:

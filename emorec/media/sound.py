@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from emorec.media.signal import Waveform
 from emorec.media.source import MediaError
-from emorec.media.tracks import decode_track, mono_of, sample_at, too_long
+from emorec.media.tracks import HIGHEST_RATE, decode_track, mono_of, sample_at, too_long
 
 EXACT = frozenset({"PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"})  # libsndfile's names of samples
 UNKNOWN_BYTES = 0x7FFFF000  # WAV headers of streams state about the largest number, signed or not, for "unknown"
@@ -46,12 +46,14 @@ def decode_sound(
 def _refuse_truncated(path: Path) -> None:
     """Compares the length of a WAV file with its header, as no decoder reports truncated ones."""
     stated, actual = _data_end(path), os.path.getsize(path)
+    if stated == 0:  # libsndfile would search all of the file
+        raise MediaError("not decodable as sound: the file has no samples in its first chunks")
     if actual < SHARE_OF_FILE * stated - HEADER_BYTES and stated < UNKNOWN_BYTES:
         raise MediaError(f"the file is truncated: its header states {stated} bytes, it has {actual}")
 
 
 def _data_end(path: Path) -> int:
-    """Offset at which the samples of a WAV file end by its header; 0 if it does not say."""
+    """Offset at which the samples of a WAV file end by its header; 0 if there are none in its first chunks."""
     with path.open("rb") as stream:
         offset = 12
         for _ in range(CHUNKS):
@@ -78,9 +80,9 @@ def _decode_sound_file(
         return None
     try:
         with sound:
-            if sound.subtype not in EXACT or not 0 < sound.frames < UNKNOWN_SAMPLES:
-                return None
             rate = int(sound.samplerate)
+            if sound.subtype not in EXACT or not 0 < sound.frames < UNKNOWN_SAMPLES or rate > HIGHEST_RATE:
+                return None
             first, last = sample_at(start, rate, 0), min(sample_at(end, rate, sound.frames), sound.frames)
             if first:
                 sound.seek(min(first, sound.frames))

@@ -107,11 +107,13 @@ class Track:
         """The track of a container.
 
         Raises:
-            MediaError: there is none, or its rate is none.
+            MediaError: there is none, or its codec or rate is none.
         """
         if not container.streams.audio:
             raise MediaError("the video has no sound track")
         stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise undecodable("its codec is not known")
         rate = int(stream.rate or 0)
         if not 0 < rate <= HIGHEST_RATE:
             raise undecodable(f"expected a sample rate of 1 to {HIGHEST_RATE} Hz, got {rate}")

@@ -61,6 +61,15 @@ def test_resampling_agrees_with_torchaudio(monkeypatch: pytest.MonkeyPatch, rate
 
 
 @with_torchaudio
+def test_rates_for_which_torchaudio_makes_a_filter_of_gigabytes_are_resampled_without_it() -> None:
+    resample = signal.resampler(44_101, 16_000)
+    assert getattr(resample, "func", None) is signal._resample
+    rising = np.sin(2 * np.pi * 220 * np.arange(44_101) / 44_101).astype(np.float32)
+    expected = np.sin(2 * np.pi * 220 * np.arange(16_000) / 16_000)
+    np.testing.assert_allclose(resample(torch.from_numpy(rising))[100:-100], expected[100:-100], atol=1e-3)
+
+
+@with_torchaudio
 @pytest.mark.parametrize("speed", SPEEDS)
 def test_speeds_agree_with_torchaudio(monkeypatch: pytest.MonkeyPatch, speed: int) -> None:
     one, other = both(monkeypatch, "resampler", speed, 100)
