@@ -92,15 +92,11 @@ class Group:
 
     group_id: str
     runs: tuple[Run, ...]
+    contest: Contest  # only groups with equal ones are comparable
 
     @property
     def first(self) -> RunRecord:
         return self.runs[0].record
-
-    @property
-    def contest(self) -> Contest:
-        """Only groups with equal ones are comparable."""
-        return Contest.of(self.runs[0])
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -171,10 +167,13 @@ def _accepts(run: Run, key: str, values: Sequence[str]) -> bool:
 
 def grouped(runs: Iterable[Run]) -> list[Group]:
     """Groups runs; in each contest the group with the best validation score is first, groups without one are last."""
+    contests = [(run, Contest.of(run)) for run in runs]
+    corpora = {run.record.group_id: contest.corpus for run, contest in contests if contest.corpus}
     members: dict[tuple[str, Contest], list[Run]] = defaultdict(list)
-    for run in runs:
-        members[run.record.group_id, Contest.of(run)].append(run)
-    groups = [Group(name, tuple(group)) for (name, _), group in members.items()]
+    for run, contest in contests:
+        name = run.record.group_id  # a digest of the corpus among others: it is the same for runs that do not record it
+        members[name, contest._replace(corpus=contest.corpus or corpora.get(name, ""))].append(run)
+    groups = [Group(name, tuple(group), contest) for (name, contest), group in members.items()]
     return sorted(groups, key=lambda group: (group.contest, -_quality(group)))
 
 

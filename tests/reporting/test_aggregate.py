@@ -400,6 +400,13 @@ def test_groups_of_other_corpora_or_tasks_are_never_ranked_together(
     assert all(any(words in heading for heading in headings) for words in told)
 
 
+def test_a_run_that_does_not_record_its_corpus_stays_in_the_group_of_those_that_do(store: CheckpointStore) -> None:
+    publish(store, {"seed": 0})
+    publish(store, {"seed": 1}, data={"corpus": "1" * 64})
+    (group,) = groups_of(store)
+    assert (len(group.runs), group.contest.corpus) == (2, "1" * 64)
+
+
 def test_metrics_of_an_older_version_that_hold_nan_are_no_score_and_no_crash(
     store: CheckpointStore, tmp_path: Path
 ) -> None:
