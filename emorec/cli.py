@@ -9,6 +9,7 @@ from functools import partial
 
 from emorec import __version__
 from emorec.config.credentials import check_words
+from emorec.config.texts import check_texts
 from emorec.errors import Preempted, UserError, raise_interruption
 from emorec.escaping import EscapedStream, for_terminal
 from emorec.training.preemption import Preemption, ignore_signals
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0, 1 for a failed job or a fatal finding, 2 for a user's error,
     75 where a signal asked for a later start, 130 for ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        os.environ["PYTHONSAFEPATH"] = "1"  # the processes it starts import nothing from their working directory
     first = given[0] if given else "--help"
     if first in COMMANDS:
         code = run_command(first, partial(_call, first, given[1:]))
@@ -60,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _call(command: str, arguments: Sequence[str]) -> int:
+    check_texts(arguments)
     check_words(arguments)
     try:
         return int(importlib.import_module(f"emorec.commands.{command}").main(arguments))

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 
 from emorec.config.composition import CommandLine, print_with_hydra
 from emorec.config.schema import SCHEMAS
+from emorec.errors import UserError
 
 SUBCOMMANDS = {
     "data": ("check", "download", "fixture"),
@@ -30,7 +32,8 @@ def main(arguments: Sequence[str], commands: Sequence[str]) -> int:
         print("\n".join(SUBCOMMANDS[command]))
     elif command in SCHEMAS:
         os.environ["COMP_LINE"] = _rest(line, depth)
-        print_with_hydra(CommandLine(command, overrides, [flag]))
+        with suppress(UserError):  # a shell has no place for it
+            print_with_hydra(CommandLine(command, overrides, [flag]))
     return 0
 
 

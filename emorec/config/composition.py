@@ -3,24 +3,29 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from hydra import compose, initialize_config_dir, main
-from hydra.errors import HydraException, OverrideParseException
+from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from emorec.config.credentials import check_config
+from emorec.config.hydra_errors import hydra_errors
 from emorec.config.keys import flat
 from emorec.config.locations import config_folder, register_resolvers
 from emorec.config.schema import CommandConfig
-from emorec.config.validation import suggestion, validated
-from emorec.errors import UserError, first_line, raise_interruption, raise_problems
+from emorec.config.sources import register_sources
+from emorec.config.validation import validated
+from emorec.errors import UserError, raise_problems
 
 C = TypeVar("C", bound=CommandConfig)
 
@@ -29,10 +34,10 @@ WITH_VALUE = {"--config-name", "-cn", "--config-dir", "-cd", "--package", "-p", 
 PRINTING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 WITH_OPTIONAL_VALUE = {"--info", "-i"}
 INFO_CHOICES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+CFG_CHOICES = ("job", "hydra", "all")
+FLAG_CHOICES = {"--info": INFO_CHOICES, "-i": INFO_CHOICES, "--cfg": CFG_CHOICES, "-c": CFG_CHOICES}
 KNOWN = WITH_VALUE | PRINTING | {"--multirun", "-m", "--resolve", "--run", "-r"}
 CHOICES = re.compile(r"[^,\[\](){}$'\"]*|\[[^\[\](){}$'\"]*\]")  # one or a list; no sweep or interpolation
-RUN_ID = re.compile("[0-9a-f]+")
-MOST_HINTS = 4  # keys of the same name elsewhere that are worth a hint
 ALL_FOLDS = "all"  # as `dataset.fold`, it stands for every fold of the protocol
 
 
@@ -115,15 +120,8 @@ def parse(config_name: str, arguments: Sequence[str]) -> CommandLine:
         if flag not in KNOWN:
             raise UserError(f"expected a flag in {sorted(KNOWN)}, got {word!r}")
         line.flags.append(flag)
-        if flag in WITH_VALUE:
-            optional = flag in WITH_OPTIONAL_VALUE
-            follows = bool(rest) and (rest[0] in INFO_CHOICES if optional else not rest[0].startswith("-"))
-            if not value and follows:
-                value = rest.pop(0)
-            if value:
-                line.flags.append(value)
-            elif not optional:
-                raise UserError(f"expected a value after {flag}")
+        if flag in WITH_VALUE and (value := _value_of(flag, value, rest)):
+            line.flags.append(value)
         line.multirun |= flag in ("-m", "--multirun")
         if flag in ("--config-dir", "-cd"):
             line.config_dir = str(Path(value).expanduser().absolute())
@@ -132,30 +130,80 @@ def parse(config_name: str, arguments: Sequence[str]) -> CommandLine:
     return line
 
 
+class _Printer(Hydra):
+    """Answers flags as Hydra does, but builds nothing of a config: Hydra would make its loggers, whatever they are."""
+
+    def compose_config(self, *arguments: Any, **options: Any) -> DictConfig:
+        return super().compose_config(*arguments, **{**options, "with_log_configuration": False})
+
+
+def _value_of(flag: str, value: str, rest: list[str]) -> str:
+    """The value of a flag: after its "=", else the next word, which is then taken from `rest`."""
+    choices, optional = FLAG_CHOICES.get(flag, ()), flag in WITH_OPTIONAL_VALUE
+    if not value and rest and (rest[0] in choices if optional else not rest[0].startswith("-")):
+        value = rest.pop(0)
+    if not value and not optional:
+        raise UserError(f"expected a value after {flag}")
+    if value and choices and value not in choices:
+        raise UserError(f"{flag}: expected a choice in {choices}, got {value!r}")
+    return value
+
+
 def print_with_hydra(line: CommandLine) -> int:
-    """Lets Hydra answer `--help`, `--cfg`, `--info` and shell completion."""
-    register_resolvers()
+    """Answers `--help`, `--cfg`, `--info` and shell completion; returns the exit code."""
     _check_overrides(line, line.overrides)
-    flags = [flag for flag in line.flags if flag not in ("-m", "--multirun")]  # Hydra prints no multirun
-    sys.argv = ["emorec", *flags, *map(_for_hydra, line.overrides)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors then reach us as exceptions
+    sys.argv = ["emorec"]  # the name of the command in Hydra's texts
+    parser = get_args_parser()
+    flags = [flag for flag in line.flags if flag not in ("-m", "--multirun")]  # Hydra prints no multirun
     try:
-        with _hydra_errors():
-            main(version_base="1.3", config_path=str(config_folder()), config_name=line.config_name)(lambda _: None)()
+        options = parser.parse_args([*flags, "--", *_for_hydra(line, line.overrides)])
+        with hydra_errors(), _hydra():
+            _answer(_Printer("emorec", GlobalHydra.instance().config_loader()), line.config_name, options, parser)
     except SystemExit as ended:  # some flags end Hydra so
         return int(ended.code or 0)
     return 0
 
 
-def _for_hydra(override: str) -> str:
-    """An override as Hydra takes it.
+def _answer(printer: Hydra, name: str, options: Namespace, parser: ArgumentParser) -> None:
+    if options.help:
+        printer.app_help(name, parser, options)
+    elif options.hydra_help:
+        printer.hydra_help(name, parser, options)
+    elif options.cfg:
+        printer.show_cfg(name, options.overrides, options.cfg, options.package, options.resolve)
+    elif options.shell_completion:
+        printer.shell_completion(name, options.overrides)
+    else:
+        printer.show_info(options.info, name, options.overrides)
 
-    An experiment is composed at the top, whatever its first line is. A run's id stays a text: 12e4 is no number.
-    """
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra with emorec's configs."""
+    register_resolvers()
+    register_sources()
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_folder()), job_name="emorec"):
+        yield
+
+
+def quoted(text: str) -> str:
+    """A text as a value in Hydra's grammar, whatever is in it."""
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def _for_hydra(line: CommandLine, overrides: Sequence[str]) -> list[str]:
+    """Overrides as Hydra takes them, with the user's folder of configs."""
+    extra = [] if line.config_dir is None else [f"hydra.searchpath=[{quoted(f'file://{line.config_dir}')}]"]
+    return [*map(_override_for_hydra, overrides), *extra]
+
+
+def _override_for_hydra(override: str) -> str:
+    """An experiment is composed at the top, whatever its first line is. A run is a text: 12e4 is no number."""
     key, separator, value = override.partition("=")
     if separator and key.lstrip("+") == "experiment":
         return f"experiment@_global_={value}"
-    return f"run='{value}'" if key == "run" and RUN_ID.fullmatch(value) else override
+    return f"run={quoted(value)}" if key == "run" and value and value[0] not in "'\"$" else override
 
 
 def _choices_of(line: CommandLine, overrides: Sequence[str], group: str) -> list[str]:
@@ -167,12 +215,15 @@ def _choices_of(line: CommandLine, overrides: Sequence[str], group: str) -> list
 
 
 def _check_overrides(line: CommandLine, overrides: Sequence[str]) -> None:
-    """Refuses arguments that are no overrides, and choices that a group does not have."""
+    """Refuses arguments that are no overrides, choices that a group does not have, and a folder that is none."""
     problems = []
+    if line.config_dir is not None and not Path(line.config_dir).is_dir():
+        problems.append(f"--config-dir: expected a folder, got {line.config_dir!r}")
     for override in overrides:
         key, separator, value = override.partition("=")
         if not key or (not separator and not key.startswith("~")):
-            problems.append(f"expected key=value, got {override!r}")
+            hint = f"; did you mean run={override}?" if line.config_name == "evaluate" and key else ""
+            problems.append(f"expected key=value, got {override!r}{hint}")
         known = _choices_of(line, overrides, key.lstrip("+"))
         if known and separator and CHOICES.fullmatch(value):
             names = [name.strip() for name in value.strip("[]").split(",")]
@@ -182,49 +233,9 @@ def _check_overrides(line: CommandLine, overrides: Sequence[str]) -> None:
 
 
 @contextmanager
-def _hydra_errors(known: Callable[[], Mapping[str, Any]] = dict) -> Iterator[None]:
-    """Says what Hydra and OmegaConf refuse in terms of keys; `known` gives {dotted key: value} for hints."""
-    try:
-        yield
-    except MissingMandatoryValue as error:
-        key = error.full_key or str(error).rpartition(" ")[2]
-        raise UserError(f"{key}: expected a value, got nothing ({key}=…)") from error
-    except (HydraException, OmegaConfBaseException) as error:
-        raise_interruption(error)
-        text = str(error).strip()
-        if match := re.search(r"Could not override '([^']+)'", text):
-            key = getattr(error.__cause__, "full_key", None) or match[1]
-            raise UserError(f"{key}: unknown key{_hint(key, known())}") from error
-        if isinstance(error, OmegaConfBaseException) and error.full_key:
-            raise UserError(f"{error.full_key}: {first_line(error)}") from error
-        if isinstance(error, OverrideParseException):
-            text = f"{error.override}: {text}"
-        cause = f"\n{error.__cause__}" if isinstance(error.__cause__, OmegaConfBaseException) else ""
-        hint = "\nother letters and marks stand in quotes: key=\"'value'\"" if "Lexer" in text else ""
-        raise UserError(f"{text}{cause}{hint}") from error
-
-
-def _hint(key: str, known: Mapping[str, Any]) -> str:
-    """The nearest known keys: by the whole key, else by its last name, else those beside it."""
-    parent, _, name = key.rpartition(".")
-    if known.get(parent) == {}:  # takes any names
-        return f"; +{key}=… adds it"
-    same_name = [other for other in known if other.rpartition(".")[2] == name]
-    if 0 < len(same_name) <= MOST_HINTS:
-        return f"; did you mean {' or '.join(same_name)}?"
-    beside = [other.removeprefix(f"{parent}.") for other in known if other.startswith(f"{parent}.")] if parent else []
-    if not beside:
-        return suggestion(key, list(known)).partition("; expected one of")[0]
-    hint = suggestion(name, beside, parent)
-    takes_more = "_target_" in beside and "expected one of" in hint
-    return f"{hint}; +{key}=… gives an argument that the YAML file does not list" if takes_more else hint
-
-
-@contextmanager
 def composer(line: CommandLine, schema: type[C]) -> Iterator["Composer[C]"]:
     """Composes configs for a command line."""
-    register_resolvers()
-    with initialize_config_dir(version_base="1.3", config_dir=str(config_folder()), job_name="emorec"):
+    with _hydra():
         yield Composer(line, schema)
 
 
@@ -241,7 +252,7 @@ class Composer(Generic[C]):
             UserError: a choice or a key that does not exist, or a missing value.
         """
         _check_overrides(self.line, overrides)
-        with _hydra_errors(lambda: self._known_keys(overrides)):
+        with hydra_errors(lambda: self._known_keys(overrides)):
             node = self._composed(overrides)
             choices = {
                 group.removesuffix("@_global_"): str(name)
@@ -253,8 +264,7 @@ class Composer(Generic[C]):
         return Composed(self.schema, values, choices, list(overrides), self.line.config_name, self.line.config_dir)
 
     def _composed(self, overrides: Sequence[str]) -> DictConfig:
-        extra = [] if self.line.config_dir is None else [f"hydra.searchpath=[file://{self.line.config_dir}]"]
-        return compose(self.line.config_name, overrides=[*map(_for_hydra, overrides), *extra], return_hydra_config=True)
+        return compose(self.line.config_name, overrides=_for_hydra(self.line, overrides), return_hydra_config=True)
 
     def _known_keys(self, overrides: Sequence[str]) -> dict[str, Any]:
         """{dotted key: value} of the config with the choices that overrides make."""

@@ -20,7 +20,22 @@ NAMES = re.compile(
     r"|((.*_)?(access|api|auth|bearer|github|gitlab|hf|hub|hugging_?face|id|refresh|secret|session|wandb)_)?token"
 )
 # Names of environment variables whose values are credentials: here a `TOKEN` of whatever service is one.
-VARIABLES = re.compile(r"(.*_)?(api_?key|token|password|passwd|secret|secret_access_key|secret_key)", re.IGNORECASE)
+VARIABLES = re.compile(
+    r".*(key|token|secret|pass|passphrase|pwd|credential|bearer|_auth|oauth|_pat|_dsn|webhook|cookie|jwt|connection_string"
+    r"|database_url)(_?id|s|_?base64)?\d*|.*(secret|password|token|credential).*",
+    re.IGNORECASE,
+)
+# The environment variables that a config may refer to: no value of another one gets into a config.
+OWN_VARIABLES = "EMOREC_"
+HARMLESS = frozenset(
+    {"HOME", "USER", "LOGNAME", "HOSTNAME", "PWD", "OLDPWD", "TMPDIR", "SCRATCH", "WORK", "LANG", "TZ"}
+    | {"XDG_CACHE_HOME", "XDG_DATA_HOME", "HF_HOME", "HF_HUB_CACHE", "TORCH_HOME", "CONDA_PREFIX", "VIRTUAL_ENV"}
+    | {"CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RANK", "LOCAL_RANK", "WORLD_SIZE"}
+    | {"SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_CPUS_PER_TASK"}
+    | {"SLURM_NTASKS", "SLURM_NNODES", "SLURM_JOB_PARTITION", "SLURM_JOB_ACCOUNT", "SLURM_TMPDIR"}
+    | {"WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_NAME", "WANDB_GROUP", "WANDB_TAGS", "WANDB_NOTES"}
+    | {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI"}
+)
 SHORTEST = 12  # characters of such a value, below which it might stand in other text by chance
 
 VALUES = {
@@ -77,6 +92,24 @@ def check_config(config: Mapping[str, Any]) -> None:
     _refuse("the config", problems)
 
 
+def environment_value(name: str, *default: Any) -> Any:
+    """`${oc.env:name}` or `${oc.env:name,default}` of a config.
+
+    Raises:
+        UserError: the variable may hold a credential, or it is not set and has no default.
+    """
+    if name not in HARMLESS and (not name.startswith(OWN_VARIABLES) or VARIABLES.fullmatch(name)):
+        raise UserError(
+            f"expected an environment variable that is known to hold no credential, got {name}; "
+            f"one of your own begins with {OWN_VARIABLES}"
+        )
+    if name in os.environ:
+        return os.environ[name]
+    if not default:
+        raise UserError(f"expected the environment variable {name} to be set, or ${{oc.env:{name},default}}")
+    return None if default[0] is None else str(default[0])
+
+
 def _refuse(where: str, problems: Sequence[str]) -> None:
     if problems:
         raise UserError(
@@ -104,6 +137,6 @@ def _kind(text: str) -> str | None:
         if pattern.search(text):
             return what
     for name, value in os.environ.items():
-        if len(value) >= SHORTEST and VARIABLES.fullmatch(name) and value in text:
+        if len(value) >= SHORTEST and name not in HARMLESS and VARIABLES.fullmatch(name) and value in text:
             return f"the value of {name}"
     return None

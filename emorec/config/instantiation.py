@@ -93,13 +93,14 @@ class Component:
         return [name for name in names if name in parameters and name not in self.arguments]
 
 
-def _trusted_packages() -> tuple[str, ...]:
+def trusted_packages() -> tuple[str, ...]:
+    """The packages whose classes a config may name: emorec's parts, and those of the lab."""
     named = re.split(r"[,:\s]+", os.environ.get(TRUST_VARIABLE, ""))
     return (*PARTS, *(name for name in named if name))
 
 
 def _is_trusted(qualified_name: str) -> bool:
-    return any(qualified_name.startswith(f"{name}.") for name in _trusted_packages())
+    return any(qualified_name.startswith(f"{name}.") for name in trusted_packages())
 
 
 def locate(target: str) -> type:
@@ -109,7 +110,7 @@ def locate(target: str) -> type:
         UserError: it is not trusted, no class, or cannot be imported.
     """
     refusal = (
-        f"expected a class of {', '.join((*_trusted_packages(), *LIBRARIES))} "
+        f"expected a class of {', '.join((*trusted_packages(), *LIBRARIES))} "
         f"(a lab adds its packages by the environment variable {TRUST_VARIABLE}), got {target!r}"
     )
     module_name, _, class_name = target.rpartition(".")

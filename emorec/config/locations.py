@@ -8,6 +8,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from emorec.config.credentials import environment_value
 from emorec.errors import UserError
 
 ROOT_VARIABLE = "EMOREC_ROOT"
@@ -39,7 +40,17 @@ def _sweep_name() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
+def _first_fold(protocol: str, *without_folds: str) -> int | None:
+    return None if protocol in without_folds else 0
+
+
 def register_resolvers() -> None:
-    """Registers `${emorec_root:}` and `${new_sweep_name:}` with OmegaConf."""
+    """Registers what interpolations of emorec's configs call with OmegaConf.
+
+    `${emorec_root:}`, `${new_sweep_name:}`, `${first_fold:protocol,…}` (null for the protocols that are listed), and
+    `${oc.env:…}`, which reads the variables that hold no credential.
+    """
     OmegaConf.register_new_resolver("emorec_root", lambda: str(root_folder()), replace=True)
     OmegaConf.register_new_resolver("new_sweep_name", _sweep_name, replace=True)
+    OmegaConf.register_new_resolver("first_fold", _first_fold, replace=True)
+    OmegaConf.register_new_resolver("oc.env", environment_value, replace=True)

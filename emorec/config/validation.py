@@ -10,7 +10,7 @@ import inspect
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 
 from emorec.annotations import Pattern
+from emorec.config.keys import leaves
+from emorec.config.texts import shown, text_problem
 from emorec.errors import UserError, raise_problems
 
 T = TypeVar("T")
@@ -88,7 +90,7 @@ def check(value: Any, annotation: Any, path: str, problems: list[str]) -> Any:
     names = [name for alternative in _alternatives(annotation) for name in _names(alternative)]
     if names and isinstance(value, Mapping) and value.get("name") not in names:
         details = [f"{join(path, 'name')}: expected {_either(list(map(repr, names)))}, got {value.get('name')!r}"]
-    problems += details or [f"{path}: expected {describe(annotation)}, got {value!r}"]
+    problems += details or [f"{path}: expected {describe(annotation)}, got {shown(value)}"]
     return value
 
 
@@ -213,9 +215,22 @@ def validated(cls: type[T], values: Mapping[str, Any], *, heading: str = "the co
     """
     problems: list[str] = []
     result = build(cls, values, path, problems)
+    problems += _unusable(values, path, reported={line.partition(":")[0] for line in problems})
     raise_problems(heading, problems)
     assert result is not None
     return result
+
+
+def _unusable(values: Mapping[str, Any], path: str, reported: Set[str]) -> Iterator[str]:
+    """A line for each value that no annotation can take: a text that no file can hold, or a number without end."""
+    for keys, value in leaves(values, into_lists=True):
+        key = join(path, ".".join(keys))
+        if key in reported:
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"{key}: expected a finite number, got {value}"
+        elif problem := text_problem(key) or (isinstance(value, str) and text_problem(value)):
+            yield f"{key}: {problem}"
 
 
 def check_arguments(

@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from emorec.config.hydra_errors import hydra_errors
 from emorec.errors import UserError
 from emorec.machine import has_gpu_driver, usable_cores
 
@@ -27,10 +28,8 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     parser = OverridesParser.create(config_loader=loader)
     parsed: list[Override] = []
     for override in overrides:
-        try:
+        with hydra_errors():
             parsed += parser.parse_overrides([override])
-        except HydraException as error:
-            raise UserError(f"expected an override such as seed=0,1, got {override!r}: {error}") from error
     try:
         (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     except HydraException as error:

@@ -158,7 +158,8 @@ def test_a_config_of_a_lab_with_a_credential_is_refused(
     monkeypatch.setenv("LABORATORY_TOKEN", "also-of-no-known-form")
     assert main([*words, "logger=indirect"]) == 2
     message = capsys.readouterr().err
-    assert "logger.indirect.header looks like the value of LABORATORY_TOKEN" in message
+    assert "logger.indirect.header: expected an environment variable that is known to hold no credential" in message
+    assert "got LABORATORY_TOKEN" in message
     assert "also-of-no" not in message
     assert list(root.iterdir()) == []
 

@@ -276,7 +276,9 @@ def test_a_config_that_does_not_fit_is_one_problem(overrides: list[str], problem
         ("batchsize=3", "did you mean batch_size?"),
         ("encoder.audio.media.trimm=3", "did you mean encoder.audio.media.trim?"),
         ("loss.weights.focal=0.5", "+loss.weights.focal=… adds it"),
-        ("optimizer.learning_rate=0.1", "expected one of _target_, lr, weight_decay; +optimizer.learning_rate=… gives"),
+        ("optimizer.learning_rate=0.1", "did you mean optimizer.lr?"),
+        ("learning_rate=0.1", "did you mean optimizer.lr?"),
+        ("optimizer.momentum=0.1", "expected one of _target_, lr, weight_decay; +optimizer.momentum=… gives"),
     ],
 )
 def test_a_misspelt_key_gets_a_hint(word: str, hint: str) -> None:

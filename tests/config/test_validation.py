@@ -10,6 +10,7 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt
 
 from emorec.annotations import Count, NonNegative, Pattern, Positive, PositiveCount, Probability, Share
+from emorec.config.texts import shown
 from emorec.config.validation import build, check, check_arguments, describe, suggestion, unknown_keys, validated
 from emorec.errors import UserError
 
@@ -212,7 +213,7 @@ def test_a_value_that_fits_is_kept(annotation: Any, value: Any) -> None:
     ],
 )
 def test_a_value_that_does_not_fit_is_one_problem_with_key_expected_and_got(annotation: Any, value: Any) -> None:
-    assert problems_of(value, annotation) == [f"key: expected {describe(annotation)}, got {value!r}"]
+    assert problems_of(value, annotation) == [f"key: expected {describe(annotation)}, got {shown(value)}"]
 
 
 def test_texts_become_paths_wherever_the_annotation_says_so() -> None:

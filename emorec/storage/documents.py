@@ -1,0 +1,120 @@
+"""YAML and JSON that others may have written: read from ordinary files only, and of bounded size and depth."""
+
+import json
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from emorec.errors import UserError, first_line
+
+MOST_BYTES = 1_000_000  # of a config
+MOST_VALUES = 100_000  # of a config, with each alias written out
+DEEPEST = 64  # lists and mappings inside each other
+MOST_JSON_BYTES = 100_000_000
+
+
+def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
+    """The text of an ordinary file.
+
+    Raises:
+        UserError: it is no ordinary file, too large, or no UTF-8.
+        OSError: it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would block
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UserError(f"expected an ordinary file, got something else ({path})")
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise UserError(f"expected at most {most_bytes} bytes, got more ({path})")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"expected UTF-8, got {error} ({path})") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, as plain data; interpolations stay texts.
+
+    Raises:
+        UserError: it is no such file.
+        OSError: it cannot be read.
+    """
+    from omegaconf._utils import get_yaml_loader  # a safe loader that reads numbers as Hydra does
+
+    text = read_text(path)
+    check_yaml(text, path)
+    try:
+        content = yaml.load(text, Loader=get_yaml_loader())
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"expected YAML, got {first_line(error)} ({path})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"expected a mapping, got {type(content).__name__} ({path})")
+    return {str(key): value for key, value in content.items()}
+
+
+def yaml_text(values: Mapping[str, Any]) -> str:
+    """Plain data as YAML that `read_yaml` reads back; a text such as `${…}` stays one."""
+    from omegaconf._utils import get_omega_conf_dumper
+
+    class Dumper(get_omega_conf_dumper()):  # type: ignore[misc]
+        """Writes equal lists twice, not as aliases."""
+
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    return str(yaml.dump(dict(values), Dumper=Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False))
+
+
+def check_yaml(text: str, path: Path) -> None:
+    """Refuses YAML that is broken, too deep, or too long once its aliases are written out.
+
+    Raises:
+        UserError: says which, and where.
+    """
+    try:
+        _check_events(yaml.parse(text, Loader=yaml.SafeLoader), path)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
+        raise UserError(f"expected YAML, got {error.problem} ({path}, line {line})") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"expected YAML, got {first_line(error)} ({path})") from error
+
+
+def _check_events(events: Iterable[yaml.Event], path: Path) -> None:
+    sizes: dict[str | None, int] = {}  # numbers of values that aliases stand for
+    open_nodes: list[tuple[str | None, int]] = []  # (anchor, number of values before it)
+    count = 0
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, count))
+            sizes[event.anchor] = MOST_VALUES  # as long as it is open: an alias in itself never ends
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_nodes.pop()
+            sizes[anchor] = count - before
+        elif isinstance(event, yaml.AliasEvent):
+            count += sizes.get(event.anchor, 1)
+        count += isinstance(event, yaml.NodeEvent)
+        if len(open_nodes) > DEEPEST:
+            raise UserError(f"expected at most {DEEPEST} levels, got more ({path})")
+        if count > MOST_VALUES:
+            raise UserError(f"expected at most {MOST_VALUES} values with aliases written out, got more ({path})")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: it is no such file, or nested too deep.
+        OSError: it cannot be read.
+    """
+    try:
+        return json.loads(read_text(path, MOST_JSON_BYTES))
+    except RecursionError as error:
+        raise UserError(f"expected JSON, got too many levels ({path})") from error
+    except ValueError as error:
+        raise UserError(f"expected JSON, got {error} ({path})") from error
