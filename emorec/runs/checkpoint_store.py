@@ -18,6 +18,7 @@ from emorec.config.validation import validated
 from emorec.errors import UserError, first_line
 from emorec.runs.identity import RunIdentity
 from emorec.storage.atomic import make_folder, remove_orphans, write_bytes, write_json
+from emorec.storage.documents import read_yaml
 from emorec.storage.folders import list_folder
 from emorec.storage.links import link_relative
 from emorec.storage.real_files import check_links, check_real_folder, read_file, read_text
@@ -34,7 +35,6 @@ DOOMED = ".doomed"  # suffix of the mark of a weight file that a collection is a
 DOOMED_SECONDS = 10.0  # after which the collection counts as dead
 CLAIM = "claim.json"  # in the directory of a run that a process trains
 MOST_RECORD_BYTES = 64_000_000
-MOST_CONFIG_BYTES = 4_000_000
 MOST_WEIGHT_BYTES = 2**40
 FileName = Annotated[str, Pattern(r"\w+", "letters and digits")]  # a part of the name of files
 
@@ -322,28 +322,9 @@ def _wait_for_collection(blob: Path) -> None:
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
-    """Reads the config of a run as plain data; nothing in it is resolved.
+    """Reads the config of a run as plain data. It is resolved already: whatever `${…}` stands in it is a text.
 
     Raises:
-        FileNotFoundError: there is none.
-        UserError: it is no readable config.
+        UserError: it is no config.
     """
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    path = folder / "config.yaml"
-    try:
-        text = read_text(path, most=MOST_CONFIG_BYTES)
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):  # a few of them unfold to gigabytes
-            raise UserError(f"expected a config without aliases in {path}")
-        config = OmegaConf.to_container(OmegaConf.create(text))
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise UserError(f"expected the config of a run in {path}: {error.strerror}") from error
-    except (ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"expected the config of a run in {path}, got {first_line(error)}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"expected the config of a run in {path}, got {type(config).__name__}")
-    return {str(key): value for key, value in config.items()}
+    return read_yaml(folder / "config.yaml")

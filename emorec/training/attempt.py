@@ -6,22 +6,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from emorec.config.composition import Composed
-from emorec.config.schema import TrainConfig
+from emorec.config.schema import SweepConfig, TrainConfig
+from emorec.config.validation import validated
 from emorec.datamodules.leakage import splits_csv
 from emorec.errors import Preempted, RunTakenOverError
 from emorec.loggers.base import StopRun
-from emorec.runs.checkpoint_store import RunRecord
+from emorec.runs.checkpoint_store import RunRecord, stored_config
 from emorec.storage.atomic import write_text
 from emorec.storage.claims import Claim
+from emorec.storage.documents import yaml_text
 from emorec.training import evaluation
 from emorec.training.distributed import Assignment, external_rank, launch_ranks, send_assignment
 from emorec.training.fit import fit
 from emorec.training.preemption import Preemption
 from emorec.training.run_context import RunContext, now
-from emorec.training.states import newest_state
+from emorec.training.states import check_state, newest_state
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ def keep_sweep(composed: Composed[TrainConfig], folder: Path) -> Composed[TrainC
     stored = folder / "config.yaml"
     if not stored.is_file() or any(word.startswith("sweep.name=") for word in composed.overrides):
         return composed
-    name = OmegaConf.select(OmegaConf.load(stored), "sweep.name")
-    return composed.with_values(sweep={**composed.values["sweep"], "name": name})
+    sweep = validated(SweepConfig, stored_config(folder).get("sweep") or {}, heading=str(stored), path="sweep")
+    return composed.with_values(sweep={**composed.values["sweep"], "name": sweep.name})
 
 
 def read_test_later(context: RunContext, record: RunRecord) -> None:
@@ -52,10 +52,12 @@ def read_test_later(context: RunContext, record: RunRecord) -> None:
 def begin(context: RunContext, record: RunRecord, *, resumes: bool) -> Path | None:
     """Writes the config, the splits and the record, and returns the state to resume from."""
     folder = context.folder
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(context.composed.values)))
+    state = newest_state(folder / "resume") if resumes else None
+    if state is not None:
+        check_state(state)  # before anything is written
+    write_text(folder / "config.yaml", yaml_text(context.composed.values))
     write_text(folder / "splits.csv", splits_csv(context.data))
     context.store.write(record)
-    state = newest_state(folder / "resume") if resumes else None
     if state is not None:
         log.info("run %s was interrupted: resuming from %s", record.run_id, state.name)
     elif resumes:

@@ -30,6 +30,7 @@ from emorec.training.callbacks.save_states import SaveStates
 from emorec.training.evaluation import predict, predict_test
 from emorec.training.preemption import Preemption
 from emorec.training.run_context import RunContext
+from emorec.training.states import misfit
 from emorec.training.threads import training_threads
 from emorec.training.trainer import make_trainer
 
@@ -141,6 +142,10 @@ def _run(
     except SystemExit as ended:  # Lightning makes one of a KeyboardInterrupt, and ignores further ones
         signal.signal(signal.SIGINT, signal.default_int_handler)
         raise KeyboardInterrupt from ended
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if state is None or any(isinstance(item, SaveStates) and item.started for item in trainer.callbacks):  # type: ignore[attr-defined]
+            raise
+        raise misfit(state, error) from error
     preemption.deferred = False
 
 

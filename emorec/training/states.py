@@ -1,6 +1,8 @@
 """States that an interrupted run resumes from: files that are written whole and named by their digest."""
 
 import logging
+import re
+import struct
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import IO, Any
@@ -17,6 +19,17 @@ log = logging.getLogger(__name__)
 
 SUFFIX = ".ckpt"
 DIGEST_DIGITS = 16
+BEST_NAME = re.compile(r"best-\d+-[0-9a-f]{16}\.safetensors")
+# What of a state Lightning and the callbacks read.
+CONTENT: dict[str, type] = {
+    **{"epoch": int, "global_step": int, "pytorch-lightning_version": str, "state_dict": dict, "loops": dict},
+    **{"callbacks": dict, "optimizer_states": list, "lr_schedulers": list},
+}
+CALLBACKS = {"History": ("rows",), "BestWeights": ("epoch", "score"), "SaveStates": ("ranks",)}
+UNREADABLE = (
+    *(UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, AssertionError),
+    *(OverflowError, MemoryError, struct.error),
+)
 
 
 class _Stream:
@@ -69,28 +82,58 @@ def read_state(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, or holds something else than tensors and primitives.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        state: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except UNREADABLE as error:
         # torch's text for objects is long and advises to load them all the same
         what = "other objects" if isinstance(error, UnpicklingError) else first_line(error)
-        raise UserError(
-            f"expected a state of tensors and primitives, got {what} ({path}; rerun=true starts the run again)"
-        ) from error
+        raise _refusal("a state of tensors and primitives", what, path) from error
+    for name, node in (("a state", state), ("the states of callbacks", isinstance(state, dict) and _callbacks(state))):
+        if not isinstance(node, dict) or not all(isinstance(key, str) for key in node):
+            raise _refusal(f"{name} by name", type(node).__name__, path)
     return _with_best_weights(state)
+
+
+def check_state(path: Path) -> None:
+    """Raises a `UserError` for a file of tensors and primitives that is no state of a training."""
+    state = read_state(path)
+    problems = [
+        f"{name} of {type(state.get(name)).__name__}"
+        for name, kind in CONTENT.items()
+        if not isinstance(state.get(name), kind) or isinstance(state[name], bool)
+    ]
+    callbacks = _callbacks(state)
+    for callback, names in CALLBACKS.items():
+        own = callbacks.get(callback)
+        problems += [f"no {callback}.{name}" for name in names if not isinstance(own, dict) or name not in own]
+    if problems:
+        raise _refusal(f"a state of a training with {', '.join(CONTENT)}", ", ".join(problems), path)
+
+
+def misfit(path: Path, error: BaseException) -> UserError:
+    """The error of a state that a training cannot go on from."""
+    return _refusal("a state that fits the run", f"{type(error).__name__}: {first_line(error)}", path)
+
+
+def _refusal(expected: str, got: str, path: Path) -> UserError:
+    return UserError(f"expected {expected}, got {got} ({path}; rerun=true starts the run again)")
+
+
+def _callbacks(state: dict[str, Any]) -> Any:
+    return state.get("callbacks", {})
 
 
 def _with_best_weights(state: dict[str, Any]) -> dict[str, Any]:
     """A state in today's layout: version 0.1.0 kept the best epoch's weights among the history."""
-    callbacks = state.get("callbacks", {})
+    callbacks = _callbacks(state)
     history = callbacks.get("History", {})
-    if "best_weights" in history:
+    if isinstance(history, dict) and "best_weights" in history:
         callbacks["BestWeights"] = {name: history[f"best_{name}"] for name in ("epoch", "score", "weights")}
     return state
 
 
 def states(folder: Path) -> list[Path]:
     """The states in `folder`, newest first."""
-    return list_folder(folder, f"*-*{SUFFIX}")[::-1]
+    return [path for path in list_folder(folder, f"*-*{SUFFIX}")[::-1] if path.is_file()]
 
 
 def newest_state(folder: Path) -> Path | None:
@@ -114,5 +157,8 @@ def _is_whole(path: Path) -> bool:
 
 
 def _has_best_weights(path: Path) -> bool:
-    name = read_state(path).get("callbacks", {}).get("BestWeights", {}).get("file")
+    best = _callbacks(read_state(path)).get("BestWeights", {})
+    name = best.get("file") if isinstance(best, dict) else best
+    if name is not None and not (isinstance(name, str) and BEST_NAME.fullmatch(name)):
+        raise _refusal("BestWeights.file to name a file of best weights", repr(name), path)
     return name is None or ((path.parent / name).is_file() and _is_whole(path.parent / name))

@@ -33,6 +33,9 @@ class SaveStates(EpochCallback):
         owned: false once another process has taken the run over; then training ends.
         preemption: knows of signals.
         seed: of the run; each rank draws random numbers of its own from it.
+
+    Attributes:
+        started: whether training has begun; until then a state is restored.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class SaveStates(EpochCallback):
         self.preemption, self.seed = preemption, seed
         self._last = time.monotonic()
         self._random: list[dict[str, Any]] | None = None
+        self.started = False
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         # the last step of an epoch is followed by its validation: the end of the epoch decides
@@ -92,6 +96,10 @@ class SaveStates(EpochCallback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self.preemption.install()  # Lightning has installed its own handlers by now
+        self._restore_random_state(trainer)
+        self.started = True
+
+    def _restore_random_state(self, trainer: lightning.Trainer) -> None:
         if self._random is None or trainer.global_rank >= len(self._random):
             if trainer.global_rank:  # only now: with several ranks the strategies seed each like the first
                 torch.manual_seed(self.seed + 1_000_003 * trainer.global_rank)
