@@ -91,9 +91,8 @@ class Composed(Generic[C]):
 
     def in_sweep(self, name: str) -> "Composed[C]":
         """The same as part of a sweep, and in its overrides."""
-        quoted = name.replace("\\", "\\\\").replace("'", "\\'")
         composed = self.with_values(sweep={**self.values["sweep"], "name": name})
-        return replace(composed, overrides=[*self.overrides, f"sweep.name='{quoted}'"])
+        return replace(composed, overrides=[*self.overrides, f"sweep.name={quoted(name)}"])
 
     @property
     def arguments(self) -> list[str]:

@@ -23,10 +23,12 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from emorec.config.composition import Composed
+from emorec.config.locations import PACKAGE
 from emorec.config.schema import TrainConfig
 from emorec.errors import first_line
 
 Start = Literal["auto", "fork", "spawn"]
+SAFE_PATH = "PYTHONSAFEPATH"  # as `-P`: Python imports nothing from its working directory
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 WATCH_SECONDS = 0.5  # between two looks at a parent process
 STARTS = 4  # attempts to fork a process
@@ -54,8 +56,9 @@ def start_warm_parent() -> None:
     """Starts the fork server without waiting for its imports. A forked process uses the server that it came from."""
     if multiprocessing.parent_process() is not None:
         return
-    before = {name: os.environ.get(name) for name in ONE_THREAD}
-    os.environ.update(ONE_THREAD)  # its libraries must not start threads
+    variables = {**ONE_THREAD, SAFE_PATH: "1"}  # no threads of libraries, no modules of the working directory
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         multiprocessing.set_forkserver_preload(["emorec.training.preload"])
         forkserver.ensure_running()
@@ -110,7 +113,7 @@ class ForkedProcess:
             start_warm_parent()
             self._process = multiprocessing.get_context("forkserver").Process(target=_work, args=call)
             try:
-                with _without_main():
+                with _without_main(), _without_working_directory():
                     self._process.start()
                 break
             except (OSError, EOFError) as error:  # the warm parent was killed meanwhile; its child ends without it
@@ -165,6 +168,18 @@ def _without_main() -> Iterator[None]:
     finally:
         for name, value in hidden.items():
             setattr(main, name, value)
+
+
+@contextlib.contextmanager
+def _without_working_directory() -> Iterator[None]:
+    """The child does not import from the working directory, which `python -m` and `python -c` put first."""
+    kept = list(sys.path)
+    if not sys.flags.safe_path and kept[:1] in ([""], [str(Path.cwd())]) and Path.cwd() != PACKAGE.parent:
+        del sys.path[0]
+    try:
+        yield
+    finally:
+        sys.path[:] = kept
 
 
 def _work(  # noqa: PLR0917
