@@ -1,6 +1,7 @@
 """Pretrained checkpoints: which one a name stands for, and how it is loaded."""
 
 import json
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from emorec.errors import UserError, first_line
 from emorec.storage.digests import FileDigests
+from emorec.storage.documents import read_json
 
 # The files of a local checkpoint that decide its output: weights, configs, tokenizers. Only safetensors are loaded.
 CHECKPOINT_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
@@ -18,6 +20,17 @@ UNUSED = ("pooler", "masked_spec_embed")
 
 # Files that classes of transformers read and that may be missing in the hub's cache although the weights are there.
 PARTS = {"AutoFeatureExtractor": "preprocessor_config.json"}
+
+# Files of a checkpoint in which transformers finds classes, kernels and adapters to load.
+SETTINGS = (
+    *("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json"),
+    *("video_preprocessor_config.json", "generation_config.json"),
+)
+ADAPTER = "adapter_config.json"
+KERNELS = (
+    "attn_implementation",
+    "experts_implementation",
+)  # last words of keys; a name with a slash is code of the hub
 
 
 def local_folder(model: str) -> Path | None:
@@ -106,14 +119,57 @@ def read_settings(model: str, revision: str, name: str) -> dict[str, Any]:
             from huggingface_hub import hf_hub_download
 
             path = Path(hf_hub_download(model, name, revision=revision))
-        settings = json.loads(path.read_text())
-    except _hub_errors(ValueError) as error:
+        settings = read_json(path)
+    except _hub_errors(ValueError, UserError) as error:
         reason = first_line(error)
         raise UserError(f"expected {name} in the checkpoint of {model!r}, it cannot be read: {reason}") from error
     if not isinstance(settings, dict):
         kind = type(settings).__name__
         raise UserError(f"expected a JSON object in {name} of the checkpoint of {model!r}, got {kind}")
+    for key, value in _pairs(settings):
+        if key == "auto_map" and value:
+            raise _code_refusal(f"{key}={value}", name, model)
+        if key.endswith(KERNELS) and any("/" in text for text in _texts(value)):
+            raise _code_refusal(f"a kernel of the hub, {key}={value}", name, model)
     return settings
+
+
+def check_no_code(model: str, revision: str) -> None:
+    """Refuses a checkpoint that brings code, kernels of the hub or an adapter to load with it.
+
+    Raises:
+        UserError: names the file and the key.
+    """
+    folder = local_folder(model)
+    for name in (*SETTINGS, ADAPTER):
+        path = folder / name if folder else _cached(model, revision, name)
+        if name != "config.json" and (path is None or not path.exists()):
+            continue
+        read_settings(model, revision, name)
+        if name == ADAPTER:
+            raise UserError(f"expected a whole model, got an adapter, {ADAPTER} in the checkpoint of {model!r}")
+
+
+def _code_refusal(got: str, name: str, model: str) -> UserError:
+    return UserError(
+        f"expected a checkpoint without code of its own, got {got} ({name} of {model!r}); emorec runs no code that "
+        "comes with a model: use one whose class is part of transformers"
+    )
+
+
+def _pairs(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(key, value) of mappings at any depth."""
+    waiting: list[Any] = [settings]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            yield from node.items()
+        waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+
+
+def _texts(value: Any) -> list[str]:
+    values = list(value.values()) if isinstance(value, dict) else [value]
+    return [text for text in values if isinstance(text, str)]
 
 
 def _conversion_advice(model: str, revision: str, reason: str) -> str:
@@ -141,6 +197,7 @@ def load_pretrained(factory: Any, model: str, revision: str) -> Any:
     """
     from safetensors import SafetensorError
 
+    check_no_code(model, revision)
     name, options = _location(model, revision, PARTS.get(getattr(factory, "__name__", ""), "config.json"))
     of_weights = hasattr(factory, "_model_mapping") or hasattr(factory, "base_model_prefix")
     checks = {"use_safetensors": True, "output_loading_info": True} if of_weights else {}
