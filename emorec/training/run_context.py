@@ -14,6 +14,7 @@ from emorec.datamodules.split_checks import check_classes, check_sizes
 from emorec.encoders.checkpoint import LOCAL
 from emorec.loggers.base import RunLogger
 from emorec.loggers.factory import make_loggers
+from emorec.models.automatic_loss import with_loss_of
 from emorec.models.builder import ModelParts, check_monitor, make_parts
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
 from emorec.runs.identity import RunIdentity, identify
@@ -98,12 +99,13 @@ def prepare_run(
     Raises:
         UserError: the config or the data is not as expected.
     """
+    corpus, encoders = preparer.components(composed.config)
+    all_loggers = (*make_loggers(composed.config.logger), *loggers)
+    task = corpus.chosen_task(preparer.manifest(composed.config, corpus))
+    composed = with_loss_of(composed, task)
     config = composed.config
     if not load_features:
         config = replace(config, features=replace(config.features, preload="none"))
-    corpus, encoders = preparer.components(config)
-    all_loggers = (*make_loggers(config.logger), *loggers)
-    task = corpus.chosen_task(preparer.manifest(config, corpus))
     parts = make_parts(config, task)
     check_monitor(parts, task)
     data = preparer.prepare(config, corpus, encoders)
