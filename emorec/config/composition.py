@@ -26,6 +26,7 @@ from emorec.config.schema import CommandConfig
 from emorec.config.sources import register_sources
 from emorec.config.validation import validated
 from emorec.errors import UserError, raise_problems
+from emorec.storage.documents import check_depth
 
 C = TypeVar("C", bound=CommandConfig)
 
@@ -259,6 +260,7 @@ class Composer(Generic[C]):
                 if name is not None and not group.startswith("hydra") and "@" not in group.removesuffix("@_global_")
             }
             values = _plain(node, resolve=True)
+        check_depth(values, "the config")
         check_config(values)
         return Composed(self.schema, values, choices, list(overrides), self.line.config_name, self.line.config_dir)
 

@@ -19,6 +19,7 @@ REFUSED_KEY = re.compile(
 
 NO_GROUP = re.compile(r"Could not override '([^']+)'\.?\s*No match in the defaults list")
 
+IN_FILE = re.compile(r"In '([^']+)': (\w+) raised while composing config")
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^=]+)=(.*)'")
 
 
@@ -65,6 +66,9 @@ def _in_words(error: HydraException | OmegaConfBaseException, known: Callable[[]
             f"""quotes: "{match[1]}='{match[2]}'\""""
         )
         return f"{match[1]}: {reason}"
+    if match := IN_FILE.match(text):
+        refused = "unknown key" if match[2] == "ConfigKeyError" else first_line(error.__cause__ or error)
+        return f"{match[1]}.yaml: {key or 'some key'}: {refused}"
     reason = str(cause) if cause is not None else first_line(error)
     if isinstance(error, MissingConfigException):
         reason = f"expected a config of the name {error.missing_cfg_file!r}, found none: {reason}"

@@ -30,7 +30,7 @@ ADAPTER = "adapter_config.json"
 KERNELS = (
     "attn_implementation",
     "experts_implementation",
-)  # last words of keys; a name with a slash is code of the hub
+)  # words of keys; a name with a slash is code of the hub
 
 
 def local_folder(model: str) -> Path | None:
@@ -129,7 +129,7 @@ def read_settings(model: str, revision: str, name: str) -> dict[str, Any]:
     for key, value in _pairs(settings):
         if key == "auto_map" and value:
             raise _code_refusal(f"{key}={value}", name, model)
-        if key.endswith(KERNELS) and any("/" in text for text in _texts(value)):
+        if any(word in key for word in KERNELS) and any("/" in text for text in _texts(value)):
             raise _code_refusal(f"a kernel of the hub, {key}={value}", name, model)
     return settings
 

@@ -105,6 +105,20 @@ def _check_events(events: Iterable[yaml.Event], path: Path) -> None:
             raise UserError(f"expected at most {MOST_VALUES} values with aliases written out, got more ({path})")
 
 
+def check_depth(value: Any, where: str) -> None:
+    """Refuses plain data with too many lists and mappings inside each other.
+
+    Raises:
+        UserError: says where.
+    """
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        inner = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)]
+        level = [item for items in inner for item in items]
+    if level:
+        raise UserError(f"expected at most {DEEPEST} levels, got more ({where})")
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
