@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     from emorec.reporting.aggregate import finished_runs, grouped, matching
     from emorec.reporting.report import write_report
     from emorec.runs.checkpoint_store import CheckpointStore
-    from emorec.storage.real_files import check_real_folder
+    from emorec.storage.folders import check_real_folder
 
     if config.folder.parent == config.paths.checkpoints:  # a folder elsewhere is the user's own choice
         check_real_folder(config.folder)

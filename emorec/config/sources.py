@@ -16,6 +16,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 
 from emorec.config.instantiation import trusted_packages
+from emorec.config.locations import config_folder
 from emorec.errors import UserError
 from emorec.storage.documents import check_yaml, read_text
 
@@ -25,7 +26,7 @@ class FileConfigSource(file_config_source.FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(os.path.realpath(os.path.join(self.path, self._normalize_file_name(config_path))))
-        if path.exists():
+        if path.exists() and not path.is_relative_to(config_folder()):
             check_yaml(read_text(path), path)
         return super().load_config(config_path)
 

@@ -133,7 +133,7 @@ class Custom(Corpus):
                 detail = f"expected one {column} file of this name, found {path.name} as well"
                 problems.append(Problem("duplicate", str(path), detail))
             try:
-                content = b"" if column != "text" else read_regular(file, self.largest_table)
+                content = b"" if column != "text" else read_regular(file, most=self.largest_table)
                 cells[column] = str(path) if column != "text" else content.decode().strip()
             except UnicodeDecodeError as error:
                 problems.append(Problem("encoding", str(path), f"expected UTF-8, got {error}"))

@@ -83,7 +83,7 @@ def _fetch_archive(item: RemoteFile, folder: Path, limits: DownloadConfig, *, pr
 def _unpacked(marker: Path) -> str:
     """The digest of the archive that was unpacked; earlier versions wrote an MD5 without its name."""
     try:
-        return read_regular(marker, BLOCK).decode(errors="replace").strip()
+        return read_regular(marker, most=BLOCK).decode(errors="replace").strip()
     except OSError:
         return ""
 

@@ -68,7 +68,7 @@ def read_transcripts(path: Path) -> tuple[dict[str, str], int]:
 
 def read_lines(path: Path) -> list[str]:
     """The stripped lines of a text file in UTF-8 or Windows-1252, since the release contains both."""
-    content = read_regular(path, LARGEST_TABLE)
+    content = read_regular(path, most=LARGEST_TABLE)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:

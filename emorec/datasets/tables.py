@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     import pyarrow
 
 DELIMITERS = ",;\t"
-LARGEST_TABLE = (
-    1 << 28
-)  # bytes of a table, also of its cells as text: a file of a few kilobytes can unfold to gigabytes
+# Bytes of a table, also of its cells as text: a file of a few kilobytes can unfold to gigabytes.
+LARGEST_TABLE = 1 << 28
 CELL_BYTES = 32  # that a cell counts beyond its text
 BATCH_ROWS = 1024
 LONGEST_SECONDS = 1e6  # of a recording: more than eleven days
@@ -259,7 +258,7 @@ def _text_rows(
 def _content(path: Path, problems: list[Problem], largest: int) -> bytes | None:
     """The content of a table; `None` if it has a problem."""
     try:
-        return read_regular(path, largest)
+        return read_regular(path, most=largest)
     except FileNotFoundError:
         problems.append(Problem("missing", str(path), "expected this file, found none"))
     except OSError as error:

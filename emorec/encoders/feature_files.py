@@ -237,7 +237,7 @@ class NpyTable(FeatureFile):
         path = self.files[f"features{IDS}"]
         if not path.exists():
             raise UserError(f"expected the ids of the rows of {self.path} in {path}, got no such file")
-        text = read_regular(path, self.largest).decode("utf-8-sig")
+        text = read_regular(path, most=self.largest).decode("utf-8-sig")
         names = text.replace("\r\n", "\n").rstrip("\n").split("\n")
         whole, _ = self._whole
         if whole.fault:

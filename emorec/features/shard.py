@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from emorec.features.spec import FeatureSpec
 from emorec.storage.atomic import write_bytes
 from emorec.storage.digests import FileDigests, canonical_json, digest_of
-from emorec.storage.regular import IrregularFileError, open_regular
+from emorec.storage.regular_files import IrregularFileError, open_regular
 
 KEY_BYTES = 32
 NAME_DIGITS = 32

@@ -12,8 +12,7 @@ from emorec.errors import UserError
 from emorec.loggers.wandb import FOLDER, UNSENT, folders_to_environment, tidy
 from emorec.runs.checkpoint_store import CheckpointStore
 from emorec.runs.maintenance import is_trained
-from emorec.storage.folders import list_folder
-from emorec.storage.real_files import check_links
+from emorec.storage.folders import check_links, list_folder
 
 SYNCED = ".synced"  # W&B appends it to the name of an uploaded file, and puts a file of that name beside it
 

@@ -19,8 +19,7 @@ from emorec.loggers.published import confusion_images, published_config, trackin
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.results import scalar_metrics
 from emorec.storage.atomic import make_folder, share
-from emorec.storage.folders import list_tree
-from emorec.storage.real_files import is_real_folder
+from emorec.storage.folders import is_real_folder, list_tree
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,7 @@
 """What an encoder will read for one utterance."""
 
-import errno
 import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ from typing import Any, BinaryIO, ClassVar, Literal
 from emorec.errors import UserError, first_line
 from emorec.media.augmentation import Augmentation
 from emorec.storage.digests import digest_of
+from emorec.storage.regular_files import open_regular, require_regular
 
 Reader = Literal["decord", "av"]  # of videos and of their sound tracks
 
@@ -30,8 +29,6 @@ FORMATS = (
 )
 FORMAT_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": ""}
 GUESS_TIMES = 1  # FFmpeg's flag "genpts", which PyAV sets and FFmpeg does not
-KERNEL_FOLDERS = ("/proc", "/sys", "/dev")
-SPECIAL_FILES = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
 class MediaError(Exception):
@@ -87,7 +84,7 @@ class Source:
         identity = {name: value for name, value in vars(self).items() if name not in ("path", "seconds")}
         identity["content"] = None
         if self.path is not None:
-            open_regular(self.path).close()
+            require_regular(self.path)
             identity |= {"content": file_digest(self.path), "decoder": DECODER}
         return digest_of(identity)
 
@@ -134,32 +131,6 @@ class MediaSettings:
                 f"expected no time_masks and no frequency_masks in {self.where}.augmentation, as {where} has no "
                 f"spectrogram to mask, got {self.augmentation!r}"
             )
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Opens a file for reading: pipes, devices and the files of /proc and /sys have no content that stays.
-
-    Raises:
-        OSError: the file is missing, may not be read, or is not a regular file.
-    """
-    _check_regular(os.stat(path), path)
-    stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    try:
-        _check_regular(os.fstat(stream.fileno()), path)
-    except OSError:
-        stream.close()
-        raise
-    return stream
-
-
-def _check_regular(status: os.stat_result, path: Path) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(status.st_mode):
-        kind = SPECIAL_FILES.get(stat.S_IFMT(status.st_mode), "a special file")
-        raise OSError(errno.EINVAL, f"expected a regular file, got {kind}", str(path))
-    if any(status.st_dev == os.stat(folder).st_dev for folder in KERNEL_FOLDERS if os.path.ismount(folder)):
-        raise OSError(errno.EINVAL, "expected a regular file, got a file that the kernel makes up", str(path))
 
 
 def read_head(path: Path) -> bytes:

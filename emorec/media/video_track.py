@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emorec.media.source import MICROSECONDS, Deadline, MediaError, clock_start, open_container, open_regular
+from emorec.media.source import MICROSECONDS, Deadline, MediaError, clock_start, open_container
+from emorec.storage.regular_files import open_regular
 
 MOST_PIXELS = 1 << 26  # of a frame: 8192 by 8192
 SHARE_OF_FILE = 0.8  # share of the stated length that must have packets

@@ -11,8 +11,7 @@ from emorec.markdown import markdown_table, with_deviation
 from emorec.reporting.aggregate import SUMMARY_METRICS, Contest, Group, distinction, distinctions, headings
 from emorec.runs.results import SHOWN
 from emorec.storage.atomic import write_bytes, write_text
-from emorec.storage.folders import list_folder
-from emorec.storage.real_files import check_real_folder
+from emorec.storage.folders import check_real_folder, list_folder
 
 BEST = "**best**"
 FIGURES = ("confusion_", "curves_")  # beginnings of the names of figures

@@ -19,9 +19,9 @@ from emorec.errors import UserError, first_line
 from emorec.runs.identity import RunIdentity
 from emorec.storage.atomic import make_folder, remove_orphans, write_bytes, write_json
 from emorec.storage.documents import read_yaml
-from emorec.storage.folders import list_folder
+from emorec.storage.folders import check_links, check_real_folder, list_folder
 from emorec.storage.links import link_relative
-from emorec.storage.real_files import check_links, check_real_folder, read_file, read_text
+from emorec.storage.regular_files import read_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +85,7 @@ def read_record(folder: Path) -> RunRecord | None:
     """
     path = folder / "run.json"
     try:
-        values = json.loads(read_text(path, most=MOST_RECORD_BYTES))
+        values = json.loads(read_regular(path, most=MOST_RECORD_BYTES, follow=False))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -111,7 +111,7 @@ def read_weights(folder: Path, record: RunRecord) -> Iterator[tuple[str, Path, b
     for name, digest in record.weights.items():
         path = folder / "model" / f"{name}{SUFFIX}"
         try:
-            content = read_file(Path(os.path.realpath(path)), most=MOST_WEIGHT_BYTES)
+            content = read_regular(Path(os.path.realpath(path)), most=MOST_WEIGHT_BYTES, follow=False)
         except OSError as error:
             raise UserError(f"expected the weights of run {record.run_id} in {path}: {error.strerror}") from error
         if hashlib.sha256(content).hexdigest() != digest:
@@ -327,4 +327,4 @@ def stored_config(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is no config.
     """
-    return read_yaml(folder / "config.yaml")
+    return read_yaml(folder / "config.yaml", follow=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from emorec.escaping import for_terminal
 from emorec.storage.atomic import follow_folder_mode
-from emorec.storage.real_files import open_file
+from emorec.storage.regular_files import open_descriptor
 
 RUN_LOG_ONLY = {"run_log_only": True}  # `extra` of records that are not for stderr, which never shows tracebacks
 FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
@@ -41,7 +41,7 @@ class _RunLog(logging.FileHandler):
     """A log file, never behind a link; errors such as a full disk lose lines of the log, but do not stop the run."""
 
     def _open(self) -> TextIOWrapper:
-        descriptor = open_file(Path(self.baseFilename), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        descriptor = open_descriptor(Path(self.baseFilename), os.O_WRONLY | os.O_APPEND | os.O_CREAT, follow=False)
         return TextIOWrapper(FileIO(descriptor, "a"), encoding=self.encoding, errors=self.errors, write_through=True)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802

@@ -20,9 +20,17 @@ from emorec.runs.checkpoint_store import (
 )
 from emorec.storage.atomic import follow_folder_mode, make_folder, remove_orphans, write_bytes
 from emorec.storage.digests import hash_file
-from emorec.storage.folders import TEMPORARY_SUFFIX, list_folder, list_tree, remove_folder, temporary_path
+from emorec.storage.folders import (
+    TEMPORARY_SUFFIX,
+    check_real_folder,
+    is_real_folder,
+    list_folder,
+    list_tree,
+    remove_folder,
+    temporary_path,
+)
 from emorec.storage.leases import is_live, time_at
-from emorec.storage.real_files import check_real_folder, is_real_folder, open_file
+from emorec.storage.regular_files import open_regular
 
 GRACE_SECONDS = 24 * 3600.0
 
@@ -205,7 +213,7 @@ def _copy(folder: Path, draft: Path) -> None:
 
 
 def _copy_file(source: Path, target: Path) -> None:
-    with os.fdopen(open_file(source), "rb") as stream, target.open("xb") as copy:
+    with open_regular(source, follow=False) as stream, target.open("xb") as copy:
         shutil.copyfileobj(stream, copy)
     status = source.stat()
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))

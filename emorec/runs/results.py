@@ -14,7 +14,7 @@ from emorec.datasets.utterance import Task
 from emorec.errors import UserError, first_line
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.storage.atomic import write_bytes, write_json
-from emorec.storage.real_files import read_text
+from emorec.storage.regular_files import read_regular
 
 if TYPE_CHECKING:
     from emorec.models.emotion_model import Predictions
@@ -80,7 +80,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     """
     path = folder / "metrics.json"
     try:
-        metrics = json.loads(read_text(path))
+        metrics = json.loads(read_regular(path, follow=False))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
@@ -100,7 +100,7 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     """
     path = folder / "history.csv"
     try:
-        rows = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        rows = csv.DictReader(io.StringIO(read_regular(path, follow=False).decode(), newline=""))
         return [{key: float(value) for key, value in row.items() if value} for row in rows]
     except FileNotFoundError:
         return []

@@ -16,8 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from emorec.storage.folders import TEMPORARY_SUFFIX, list_folder, list_tree, remove, temporary_path
-from emorec.storage.real_files import is_real_folder
+from emorec.storage.folders import TEMPORARY_SUFFIX, is_real_folder, list_folder, list_tree, remove, temporary_path
 
 
 def make_folder(path: Path) -> Path:

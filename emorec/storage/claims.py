@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from emorec.storage.atomic import follow_folder_mode, make_folder
-from emorec.storage.regular import read_regular
+from emorec.storage.regular_files import read_regular
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def this_process() -> Holder:
 def read_holder(path: Path) -> Holder | None:
     """The holder named in a claim file, or `None` where the file is missing or not readable."""
     try:
-        return Holder(**json.loads(read_regular(path, most=LARGEST_CLAIM)))
+        return Holder(**json.loads(read_regular(path, most=LARGEST_CLAIM, follow=False)))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emorec.storage.atomic import follow_folder_mode, make_folder
-from emorec.storage.regular import open_regular, read_regular
+from emorec.storage.regular_files import open_regular, read_regular
 
 BLOCK = 1 << 20  # bytes that are hashed at once
 LARGEST_DATABASE = 1 << 28  # bytes: about a million files
@@ -52,7 +52,7 @@ def hash_file(path: Path) -> str:
         OSError: it is missing, cannot be read, is no regular file, or changes its size meanwhile.
     """
     digest = hashlib.sha256()
-    with open_regular(path, follow=True) as stream:
+    with open_regular(path) as stream:
         left = os.fstat(stream.fileno()).st_size
         while left and (block := stream.read(min(left, BLOCK))):
             digest.update(block)
@@ -119,7 +119,7 @@ class FileDigests:
 
     def _load(self, database: Path) -> None:
         try:
-            text = read_regular(database, most=LARGEST_DATABASE).decode(errors=SURROGATES)
+            text = read_regular(database, most=LARGEST_DATABASE, follow=False).decode(errors=SURROGATES)
         except OSError:
             return
         for line in text.split("\n"):

@@ -1,8 +1,7 @@
-"""YAML and JSON that others may have written: read from ordinary files only, and of bounded size and depth."""
+"""YAML and JSON that others may have written: read from regular files only, and of bounded size and depth."""
 
+import errno
 import json
-import os
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import yaml
 
 from emorec.errors import UserError, first_line
+from emorec.storage.regular_files import read_regular
 
 MOST_BYTES = 1_000_000  # of a config
 MOST_VALUES = 100_000  # of a config, with each alias written out
@@ -17,27 +17,24 @@ DEEPEST = 64  # lists and mappings inside each other
 MOST_JSON_BYTES = 100_000_000
 
 
-def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
-    """The text of an ordinary file.
+def read_text(path: Path, most_bytes: int = MOST_BYTES, *, follow: bool = True) -> str:
+    """The text of a regular file.
 
     Raises:
-        UserError: it is no ordinary file, too large, or no UTF-8.
+        UserError: it is no regular file, too large, or no UTF-8.
         OSError: it cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would block
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UserError(f"expected an ordinary file, got something else ({path})")
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise UserError(f"expected at most {most_bytes} bytes, got more ({path})")
     try:
-        return content.decode()
+        return read_regular(path, most=most_bytes, follow=follow).decode()
     except UnicodeDecodeError as error:
         raise UserError(f"expected UTF-8, got {error} ({path})") from error
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EFBIG):
+            raise
+        raise UserError(f"{error.strerror} ({path})") from error
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, *, follow: bool = True) -> dict[str, Any]:
     """The mapping in a YAML file, as plain data; interpolations stay texts.
 
     Raises:
@@ -46,7 +43,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     from omegaconf._utils import get_yaml_loader  # a safe loader that reads numbers as Hydra does
 
-    text = read_text(path)
+    text = read_text(path, follow=follow)
     check_yaml(text, path)
     try:
         content = yaml.load(text, Loader=get_yaml_loader())

@@ -1,9 +1,11 @@
 """Folders that other processes change at the same time: what vanishes after it was listed is skipped."""
 
+import errno
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -61,3 +63,37 @@ def keep_modification_time(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def is_real_folder(path: Path) -> bool:
+    """Whether it is a folder and no link to one."""
+    with suppress(OSError):
+        return stat.S_ISDIR(path.lstat().st_mode)
+    return False
+
+
+def check_real_folder(path: Path) -> None:
+    """Raises an `OSError` where a link stands in place of a folder; a missing folder is no error."""
+    if path.is_symlink():
+        raise _link_error(path)
+
+
+def links_out(folder: Path, *, allowed: Callable[[Path], bool] = lambda _: False) -> list[Path]:
+    """The links in a folder, at any depth, that lead out of it, less those that are `allowed`."""
+    if folder.is_symlink():
+        return [folder]
+    real = os.path.realpath(folder)  # unlike `Path.resolve`, it takes loops of links
+    links = [path for path in list_tree(folder) if path.is_symlink() and not allowed(path)]
+    return [path for path in links if not Path(os.path.realpath(path)).is_relative_to(real)]
+
+
+def check_links(folder: Path, *, allowed: Callable[[Path], bool] = lambda _: False) -> None:
+    """Raises an `OSError` where a folder is a link, or holds links that lead out of it and are not `allowed`."""
+    for path in links_out(folder, allowed=allowed):
+        raise _link_error(path)
+
+
+def _link_error(path: Path) -> OSError:
+    with suppress(OSError):
+        return OSError(errno.ELOOP, f"expected no link out of the store, got one to {path.readlink()}", str(path))
+    return OSError(errno.ELOOP, "expected no link out of the store", str(path))

@@ -11,7 +11,7 @@ from pathlib import Path
 from emorec.config.composition import Composed
 from emorec.config.schema import TrainConfig
 from emorec.storage.atomic import follow_folder_mode, make_folder
-from emorec.storage.real_files import open_file
+from emorec.storage.regular_files import open_descriptor
 from emorec.sweeps.report import GRACE_VARIABLE, JOB_VARIABLE, PARENT_VARIABLE
 from emorec.training.processes import ForkedProcess, fresh_command
 
@@ -51,7 +51,7 @@ class JobProcess:
             make_folder(report.parent)
             report.unlink(missing_ok=True)
             variables[JOB_VARIABLE] = str(report)
-        with os.fdopen(open_file(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as output:
+        with os.fdopen(open_descriptor(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, follow=False), "ab") as output:
             follow_folder_mode(log)
             environment = {**os.environ, **environment, **variables}
             self._process: ForkedProcess | subprocess.Popen[bytes]

@@ -13,9 +13,8 @@ from typing import Any
 from emorec.errors import UserError
 from emorec.storage.atomic import make_folder, write_json
 from emorec.storage.claims import Claim, Holder, acquire, is_alive, read_holder
-from emorec.storage.folders import list_folder
+from emorec.storage.folders import check_links, list_folder
 from emorec.storage.leases import is_live
-from emorec.storage.real_files import check_links
 
 log = logging.getLogger(__name__)
 

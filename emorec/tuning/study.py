@@ -18,8 +18,8 @@ from emorec.config.schema import StudyConfig
 from emorec.errors import UserError, raise_problems
 from emorec.storage.atomic import follow_folder_mode, make_folder, write_bytes
 from emorec.storage.claims import Claim, Watch, acquire
+from emorec.storage.folders import check_links
 from emorec.storage.leases import in_use, take_lease, time_at
-from emorec.storage.real_files import check_links
 from emorec.tuning.search_space import Entry
 
 if TYPE_CHECKING:

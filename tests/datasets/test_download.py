@@ -231,7 +231,7 @@ def test_unpacked_media_are_shared_and_on_disk_before_the_archive_is_deleted(
     monkeypatch.setattr(Path, "unlink", note_deletion)
     before = os.umask(0o077)
     try:
-        fetch_archives([remote(server, "a.zip")], tmp_path, progress=False)
+        fetch_files([remote(server, "a.zip")], tmp_path, LIMITS, progress=False)
     finally:
         os.umask(before)
     media = [*(tmp_path / "a").rglob("*"), tmp_path / "a"]

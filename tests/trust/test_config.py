@@ -128,10 +128,10 @@ def test_only_ordinary_files_of_utf_8_are_read(read: object, tmp_path: Path) -> 
     assert callable(read)
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "latin").write_bytes(b"a: caf\xe9")
-    for name, reason in (("fifo", "an ordinary file"), ("latin", "expected UTF-8")):
+    for name, reason in (("fifo", "a regular file"), ("latin", "expected UTF-8")):
         with pytest.raises(UserError, match=reason):
             read(tmp_path / name)
-    with pytest.raises(UserError, match="an ordinary file"):
+    with pytest.raises(UserError, match="a regular file"):
         read(Path("/dev/zero"))
 
 

@@ -25,7 +25,7 @@ from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, stored_config
 from emorec.runs.logs import log_to
 from emorec.runs.maintenance import collect_weights, export_run, remove_run, used_features, verify
 from emorec.storage.atomic import share
-from emorec.storage.real_files import read_file
+from emorec.storage.regular_files import read_regular
 from emorec.sweeps.record import SweepRecord, find_sweep
 from tests.runs.test_checkpoint_store import WEIGHTS, record
 
@@ -205,8 +205,8 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(b"x" * 11)
     for path in (Path("/dev/zero"), Path("/proc/self/status"), tmp_path, tmp_path / "large"):
         with pytest.raises(OSError, match=r"expected|directory"):
-            read_file(path, most=10)
-    assert read_file(tmp_path / "large", most=11) == b"x" * 11
+            read_regular(path, most=10)
+    assert read_regular(tmp_path / "large", most=11) == b"x" * 11
 
 
 # --------------------------------------------------------------------------------------- planted records

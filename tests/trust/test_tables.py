@@ -142,7 +142,7 @@ def test_what_is_appended_to_a_file_meanwhile_is_not_read(tmp_path: Path, monkey
         return status
 
     monkeypatch.setattr(os, "fstat", growing)
-    assert read_regular(path, 100) == CANARY.encode()
+    assert read_regular(path, most=100) == CANARY.encode()
 
 
 # Folders
