@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,12 +79,13 @@ def train_attempt(
     config = context.config
     assignment = Assignment(trains=True, state=None if state is None else str(state))
     is_external = external_rank(config.trainer) is not None
-    with _while_held(claim):
-        if config.trainer.world_size > 1 and not is_external:
+    held = _while_held(claim)
+    if config.trainer.world_size > 1 and not is_external:
+        with held:
             return _train_on_own_ranks(context, record, assignment, claim, preemption)
-        if is_external:
-            send_assignment(record.run_id, assignment)
-        return train_here(context, record, state, owned=lambda: not claim.lost, preemption=preemption)
+    if is_external:
+        send_assignment(record.run_id, assignment)
+    return train_here(context, record, state, owned=lambda: not claim.lost, preemption=preemption, held=held)
 
 
 @contextmanager
@@ -95,8 +96,8 @@ def _while_held(claim: Claim) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
-        if claim.is_held():
+    except BaseException as error:
+        if claim.is_held() or not isinstance(error, Exception):
             raise
         raise RunTakenOverError from error
     if not claim.is_held():
@@ -113,7 +114,7 @@ def _train_on_own_ranks(
         raise preemption.error()
     if code or written.status != "finished":
         reason = f"a rank ended with exit code {code}"
-        if written.status == "running":
+        if written.status == "running" and claim.is_held():
             written = replace(written, status="failed", ended=now(), error=reason)
             context.store.write(written)
         raise RuntimeError(written.error or reason)
@@ -121,14 +122,21 @@ def _train_on_own_ranks(
 
 
 def train_here(
-    context: RunContext, record: RunRecord, state: Path | None, *, owned: Callable[[], bool], preemption: Preemption
+    context: RunContext,
+    record: RunRecord,
+    state: Path | None,
+    *,
+    owned: Callable[[], bool],
+    preemption: Preemption,
+    held: AbstractContextManager[None] | None = None,
 ) -> RunRecord:
-    """Trains in this process, and returns the record with the results."""
+    """Trains in this process, and returns the record with the results; `held` is entered for the training."""
     loggers, status = context.loggers, "failed"
     try:
         for logger in loggers:
             logger.started(record, context.composed.values, context.folder)
-        metrics = fit(context, record, state, owned=owned, preemption=preemption, loggers=loggers)
+        with held or nullcontext():
+            metrics = fit(context, record, state, owned=owned, preemption=preemption, loggers=loggers)
         for logger in loggers:
             logger.finished(record, metrics)
         status = record.status

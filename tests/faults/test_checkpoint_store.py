@@ -19,10 +19,12 @@ import torch
 from safetensors.torch import load
 
 from emorec.cli import main
-from emorec.errors import UserError
+from emorec.errors import RunTakenOverError, UserError
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
 from emorec.runs.maintenance import collect_weights
+from emorec.storage.claims import read_holder
 from emorec.storage.links import link_relative
+from emorec.training import attempt, distributed
 from emorec.training.callbacks.save_states import SaveStates
 from emorec.training.lifecycle import CLAIM
 from emorec.training.preemption import Preemption
@@ -113,6 +115,38 @@ def test_the_stale_claim_of_a_run_is_taken_over_and_the_run_finished(
     assert (run / "metrics.json").read_text() == metrics
     assert not (run / CLAIM).exists()
     assert leftovers(run) == []
+
+
+@pytest.mark.parametrize("error", [None, FileNotFoundError(2, "which the other process has removed")])
+def test_a_run_that_was_taken_over_ends_in_words_and_leaves_the_record_alone(
+    copied: tuple[Path, Path, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: OSError | None,
+) -> None:
+    _, run, words = copied
+    finished = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**finished, "status": "running", "ended": None}))
+
+    def lose_the_claim(*_: object, **__: object) -> dict[str, Any]:
+        plant_claim(run / CLAIM, elsewhere())
+        (run / "run.json").write_text("the other's")
+        if error is not None:
+            raise error
+        return {}
+
+    monkeypatch.setattr(attempt, "fit", lose_the_claim)
+    assert main(words) == 2
+    lines_of_error = capsys.readouterr().err.splitlines()
+    assert "has taken it over" in lines_of_error[-1]
+    assert "Traceback" not in "".join(lines_of_error)
+    assert (run / "run.json").read_text() == "the other's"
+    assert read_holder(run / CLAIM) is not None
+
+
+def test_the_ranks_of_a_run_that_was_taken_over_are_waited_for_no_longer() -> None:
+    with pytest.raises(RunTakenOverError):
+        distributed._wait([], lambda: False)
 
 
 def weights_of(number: int, size: int = 256) -> Weights:
