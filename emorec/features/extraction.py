@@ -26,6 +26,7 @@ from emorec.storage.folders import keep_modification_time
 log = logging.getLogger(__name__)
 
 CLAIM = "extraction.claim"
+ROUNDS = 2  # of computation: the first may show that stored features have the wrong dimension
 KEYS_AT_ONCE = 256  # to hand one text to a thread takes longer than to hash it
 
 
@@ -113,36 +114,46 @@ def _compute_missing(
     title: str,
     report: ExtractionReport,
 ) -> dict[bytes, str]:
-    """Computes the keys that are not in all stores, under the claims of the stores, and returns them."""
+    """Computes the keys that are not in all stores, under the claims of the stores, and returns them.
+
+    Raises:
+        UserError: computed features are not in the stores, since others remove or damage them.
+    """
     missing = _missing(stores, wanted)
     if not missing:
         return missing
+    computed: dict[bytes, str] = {}
     with ExitStack() as claims:
         for store in sorted(stores, key=lambda item: item.folder):  # in one order, to prevent deadlocks
             waiting = _waiting_log(title, store)
             claims.enter_context(claimed(store.folder / CLAIM, stale_after=settings.stale_after, waiting=waiting))
             store.refresh()  # another process may have done it in the meantime
-        missing = _missing(stores, wanted)
-        if not missing:
-            return missing
-        for store in stores:
             remove_orphans(store.folder)
-        log.info("%s: %d to compute", title, len(missing))
-        to_read = {key: source for key, name in missing.items() if (source := sources[name]) is not None}
-        if encoder.face_misses:
-            encoder.face_misses.take()  # resets the count
-        report.padding, slow = compute(stores, encoder, to_read, missing, settings=settings, title=title)
-        for name, key in report.keys.items():
-            if key in slow:
-                report.keys[name], report.bad[name] = None, slow[key]
-        if encoder.face_misses and (faceless := encoder.face_misses.take()):
-            level = logging.WARNING if 2 * faceless > len(missing) else logging.INFO
-            message = "%s: no face found in %d of %d clips, whose centre was taken"
-            log.log(level, message, title, faceless, len(missing))
-        for store in stores:
-            store.refresh()
-            compact_if_many(store)
-    return missing
+        for _ in range(ROUNDS):
+            missing = _missing(stores, wanted)
+            if not missing:
+                return computed
+            computed |= missing
+            log.info("%s: %d to compute", title, len(missing))
+            to_read = {key: source for key, name in missing.items() if (source := sources[name]) is not None}
+            if encoder.face_misses:
+                encoder.face_misses.take()  # resets the count
+            report.padding, slow = compute(stores, encoder, to_read, missing, settings=settings, title=title)
+            if encoder.face_misses and (faceless := encoder.face_misses.take()):
+                level = logging.WARNING if 2 * faceless > len(missing) else logging.INFO
+                message = "%s: no face found in %d of %d clips, whose centre was taken"
+                log.log(level, message, title, faceless, len(missing))
+            for name, key in report.keys.items():
+                if key in slow:
+                    report.keys[name], report.bad[name] = None, slow[key]
+            wanted = {key: name for key, name in wanted.items() if key not in slow}
+            for store in stores:
+                store.refresh()
+                compact_if_many(store)
+    if lost := _missing(stores, wanted):
+        folders = ", ".join(str(store.folder) for store in stores)
+        raise UserError(f"expected the features that were computed in {folders}, got none of {len(lost)} utterances")
+    return computed
 
 
 def compact_claimed(store: FeatureStore) -> int:

@@ -127,7 +127,7 @@ def write_shard(
     # a single text: safetensors writes several in any order, and equal shards must be equal bytes
     content = safetensors_numpy.save(arrays, {METADATA: canonical_json(description)})
     path = folder / f"{hashlib.sha256(content).hexdigest()[:NAME_DIGITS]}{SUFFIX}"
-    if not path.exists():
+    if not os.access(path, os.R_OK):  # another user's, closed to this one, is replaced
         write_bytes(path, content)
     return path
 

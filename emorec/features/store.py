@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emorec.config.schema import FeaturesConfig
+from emorec.errors import UserError
 from emorec.features.devices import own_device
 from emorec.features.reader import FeatureReader, Location
 from emorec.features.shard import KEY_BYTES, SUFFIX, Shard, ShardError, verified_shard, write_shard
@@ -59,6 +60,7 @@ class FeatureStore:
                         continue
                 except OSError as error:
                     log.warning("the shard %s cannot be read and is skipped: %s", path, error)
+                    continue  # it may be replaced
                 self._known.add(path.name)
         if len(self.shards) > count:
             self._check_dimensions()
@@ -177,6 +179,10 @@ def _concatenate(
         own = np.stack([shard, location.entry])
         given = np.array([key is not None for key in keys])
         rows.append(np.where(given, own, rows[0]) if rows else own)
+    dimensions = sorted({shard.dim for shard in shards})
+    if len(dimensions) > 1:
+        folders = ", ".join(str(store.folder) for store, _ in parts)
+        raise UserError(f"expected features of one dimension in {folders}, got {dimensions}; remove the wrong ones")
     return FeatureReader.from_shards(shards, Location(*np.concatenate(rows, axis=1)), mapped=settings.mmap)
 
 

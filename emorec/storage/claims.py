@@ -46,7 +46,7 @@ class Holder:
     def __post_init__(self) -> None:
         """Raises a `TypeError` for the content of a file that is no claim."""
         words = (self.host, self.boot, self.started, self.token, self.namespace)
-        if not all(isinstance(word, str) for word in words) or type(self.pid) is not int:
+        if not all(isinstance(word, str) and word.isprintable() for word in words) or type(self.pid) is not int:
             raise TypeError(f"expected the holder of a claim, got {words} and process {self.pid!r}")
 
     def __str__(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from emorec.errors import UserError
 from emorec.features import shard as shard_module
 from emorec.features.extraction import compact_all
 from emorec.features.inventory import inventory
@@ -168,6 +169,41 @@ def test_a_shard_of_which_nothing_is_wrong_is_read(tmp_path: Path) -> None:
     assert FeatureStore(tmp_path, SPEC, FileDigests()).locate([key_of("text0")]).found.all(), (
         "the others differ from it"
     )
+
+
+def test_shards_of_the_wrong_dimension_cost_no_utterance(tmp_path: Path) -> None:
+    (tmp_path / SPEC.folder_name).mkdir()
+    planted = CRAFTED["values of another width"](tmp_path / SPEC.folder_name)
+    store, report = run_extraction(tmp_path, Noise(), SOURCES)  # which nothing contradicts before the first computation
+    assert (report.found, report.computed) == (0, 2)
+    assert wrong_features(store, Noise(), SOURCES) == 0
+    assert not planted.exists()
+
+
+def test_a_shard_that_this_user_cannot_read_is_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = run_extraction(tmp_path, Noise(), SOURCES)
+    (path,) = store.folder.glob("*.safetensors")
+    closed = path.stat().st_ino
+    access, opened = os.access, shard_module.open_regular
+    monkeypatch.setattr(os, "access", lambda name, way: access(name, way) and os.stat(name).st_ino != closed)
+
+    def refuse(name: Path, *, follow: bool) -> Any:
+        if name.stat().st_ino == closed:
+            raise PermissionError(13, "Permission denied", str(name))
+        return opened(name, follow=follow)
+
+    monkeypatch.setattr(shard_module, "open_regular", refuse)
+    store, report = run_extraction(tmp_path, Noise(), SOURCES)
+    assert (report.found, report.computed) == (0, 2)
+    assert wrong_features(store, Noise(), SOURCES) == 0
+
+
+def test_features_that_vanish_while_they_are_computed_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FeatureStore, "add", lambda *_: None)
+    with pytest.raises(UserError, match="got none of 2 utterances"):
+        run_extraction(tmp_path, Noise(), SOURCES)
 
 
 def test_a_header_of_gigabytes_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
