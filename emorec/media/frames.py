@@ -20,6 +20,7 @@ from emorec.media.source import Deadline, Reader, open_container, reason_of
 from emorec.media.video_track import MOST_PIXELS, Numbering, VideoTrack, full_packets
 
 SMALLEST = 64  # pixels; decord does not reliably scale to fewer
+FAR = 250  # packets; decoding that starts later does not read the file up to there
 SHARE_OF_PACKETS = 0.4  # of the packets that hold a frame, at least; two packets may hold the two fields of one
 
 Size = tuple[int, int]  # height, width
@@ -125,22 +126,40 @@ class AvFrames:
         return self._track.numbering()
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[Iterator[Any], Any]]:
-        """Yields the packets, and `None` after the last, and the codec that decodes them."""
+    def _opened(self, entry: int = 0) -> Iterator[tuple[Iterator[tuple[int, Any]], Any]]:
+        """Yields the packets with their numbers, `None` for the end, and the codec that decodes them.
+
+        Packets before number `entry` may be left out.
+        """
         with open_container(self._path, DecodingError, self._deadline) as container:
             stream = container.streams.video[0]
             codec = stream.codec_context
             codec.thread_count, codec.options = 1, {"max_pixels": str(MOST_PIXELS)}
-            yield itertools.chain(full_packets(container.demux(stream), self._deadline), [None]), codec
+            packets = self._from(container, stream, entry) if entry >= FAR and self._track.is_indexed else None
+            if packets is None:
+                packets = enumerate(full_packets(container.demux(stream), self._deadline))
+            yield itertools.chain(packets, [(len(self._track.times), None)]), codec
+
+    def _from(self, container: Any, stream: Any, entry: int) -> Iterator[tuple[int, Any]] | None:
+        """The packets from `entry` or before it on; `None`, and back at the start, where seeking misleads."""
+        times = self._track.times
+        container.seek(int(times[entry]), stream=stream)
+        packets = full_packets(container.demux(stream), self._deadline)
+        first = next(packets, None)
+        numbers = [] if first is None else np.flatnonzero(times == first.pts).tolist()
+        if len(numbers) == 1 and numbers[0] <= entry:
+            return enumerate(itertools.chain([first], packets), numbers[0])
+        container.seek(int(times.min()), stream=stream)
+        return None
 
     def _frames(self, wanted: Sequence[int]) -> Iterator[Any]:
         """Decodes the frames of ascending numbers."""
         numbering, missing = self._numbering, deque(wanted)
-        with self._opened() as (packets, codec):
+        with self._opened(int(numbering.entries[missing[0]])) as (packets, codec):
             decoding, first, index = False, 0, 0  # the numbers of the first exact frame and of the next one
-            for number, packet in enumerate(packets):
+            for number, packet in packets:
                 if not decoding:
-                    if packet is not None and number < numbering.entries[missing[0]]:
+                    if number < numbering.entries[missing[0]]:
                         continue
                     codec.flush_buffers()
                     decoding, first = True, int(numbering.firsts[missing[0]])
@@ -149,7 +168,7 @@ class AvFrames:
                     time = _time(frame)
                     if index == first > 0 and time is not None and time < numbering.ticks[first]:
                         continue
-                    if self.verifies and (index >= len(numbering.ticks) or time not in (None, numbering.ticks[index])):
+                    if self.verifies and (index >= len(numbering.ticks) or time not in {None, numbering.ticks[index]}):
                         raise DecodingError("its frames are not those that its packets announce")
                     if index == missing[0]:
                         yield frame
@@ -179,7 +198,7 @@ class CountedAvFrames(AvFrames):
         ticks: list[int] = []
         guess = _TimeGuess()
         with self._opened() as (packets, codec):
-            for packet in packets:
+            for _, packet in packets:
                 ticks += [guess.time(frame) for frame in _decoded(codec, packet, started=bool(ticks))]
         announced = int(self._track.shown[np.argmax(self._track.keys) :].sum())
         if len(ticks) < SHARE_OF_PACKETS * announced:

@@ -1,5 +1,6 @@
 """What the header and the packets of a video track say about its frames, without decoding them."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ UNKNOWN_SIZE = 0x7FFFFFFF  # what headers state at least that are not completed
 SEGMENT = b"\x18\x53\x80\x67"  # of Matroska; its size follows
 STATE_LENGTHS = frozenset({"mov", "matroska", "flv", "asf", "mxf"})  # containers that state it instead of guessing
 STATE_TIMES = STATE_LENGTHS | {"avi", "mpegts", "mpeg"}  # containers that state when each packet's frame is shown
+INDEXED = frozenset({"mov", "matroska"})
 DECORD_CONTAINERS = frozenset({"mov", "matroska", "flv"})
 DECORD_CODECS = frozenset({"h264", "flv1"})  # of others its older FFmpeg rounds pixels otherwise
 # Codecs in which no frame shown after a key frame refers to one before it, and each packet holds one frame. In H.264
@@ -26,6 +28,7 @@ DECORD_CODECS = frozenset({"h264", "flv1"})  # of others its older FFmpeg rounds
 CODECS_WITH_EXACT_KEYS = frozenset(("mpeg4", "mpeg1video", "mpeg2video", "h263", "flv1", "vp9", "av1", "theora"))
 CODECS_WITH_EXACT_KEYS |= {"mjpeg", "prores", "dnxhd", "huffyuv", "ffvhuff", "utvideo", "rawvideo", "ffv1", "v210"}
 MPEG4_FRAME = b"\x00\x00\x01\xb6"  # its type follows in two bits: I, P, B, S
+KEPT = 16  # tracks that are not read again
 H264_IDR, HEVC_INTRA = frozenset({5}), frozenset(range(16, 24))
 
 
@@ -76,6 +79,11 @@ class VideoTrack:
     keys: NDArray[np.bool_]
     starts: NDArray[np.bool_]
 
+    @property
+    def is_indexed(self) -> bool:
+        """Whether FFmpeg finds the packet of a time without reading all before."""
+        return self.container in INDEXED
+
     def seconds(self, ticks: NDArray[np.int64]) -> NDArray[np.float64]:
         """On the file's clock."""
         return (ticks - self.zero).astype(np.float64) * self.tick
@@ -112,6 +120,10 @@ class VideoTrack:
         return ""
 
 
+_lock = threading.Lock()
+_tracks: dict[tuple[str | int, ...], VideoTrack] = {}
+
+
 def stated_seconds(path: Path) -> float:
     """The length of a file by its header; 0 if it states none."""
     with open_container(path, _undecodable) as container:
@@ -119,12 +131,26 @@ def stated_seconds(path: Path) -> float:
 
 
 def read_track(path: Path, deadline: Deadline) -> VideoTrack:
-    """Reads the header and the packets of a file.
+    """Reads the header and the packets of a file, once for all segments that are read one after another.
 
     Raises:
         MediaError: the file is not a video, or truncated.
         OSError: the file is missing or may not be read.
     """
+    status = path.stat()
+    identity = (str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    with _lock:
+        track = _tracks.get(identity)
+    if track is None:
+        track = _read_track(path, deadline)
+        with _lock:
+            _tracks[identity] = track
+            if len(_tracks) > KEPT:
+                del _tracks[next(iter(_tracks))]
+    return track
+
+
+def _read_track(path: Path, deadline: Deadline) -> VideoTrack:
     with open_container(path, _undecodable, deadline) as container:
         stream = _video_stream(container)
         codec = stream.codec_context

@@ -1,5 +1,6 @@
 """Codecs, containers and cuts: the frames are those of FFmpeg's own decode, wherever reading starts."""
 
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from emorec.media import frames as frames_module
 from emorec.media.frames import FRAME_READERS, DecodingError, FrameReader
 from emorec.media.source import Deadline, MediaError, Source, clock_start, open_container
 from emorec.media.video import VideoSettings, read_video
@@ -112,6 +114,33 @@ def remuxed(path: Path, copy: Path, *, first: int = 0) -> Path:
             packet.stream = stream
             target.mux(packet)
     return copy
+
+
+@pytest.mark.parametrize("file", ["h264, mp4", "h264, mkv", "h264, no b, mp4", "hevc, mp4", "vp9, webm", "ffv1, mkv"])
+def test_a_late_segment_of_a_long_file_is_read_without_what_comes_before(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, *FILES[file])
+    sizes = [sum(sizes_read(path, monkeypatch, far)) for far in (1000, 1)]
+    assert sizes[1] < sizes[0]
+    assert_reads_as_ffmpeg(path)
+
+
+def sizes_read(path: Path, monkeypatch: pytest.MonkeyPatch, far: int) -> list[int]:
+    """How many bytes each packet has that is read for the last two frames, if packets from number `far` on are far."""
+    monkeypatch.setattr(frames_module, "FAR", far)
+    video, sizes = opened(path), list[int]()
+
+    def counted(packets: Iterable[Any], _: Deadline) -> Iterator[Any]:
+        for packet in packets:
+            if packet.size:
+                sizes.append(packet.size)
+                yield packet
+
+    with monkeypatch.context() as patch:
+        patch.setattr(frames_module, "full_packets", counted)
+        assert numbers_of(video.read(np.array([22, 23]))) == [22, 23]
+    return sizes
 
 
 def sampled(path: Path, frames: int, **source: Any) -> list[int]:
