@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LOBES = 6  # zero crossings of the resampling filter on each side
 ROLLOFF = 0.99  # cutoff of the resampling filter, as a share of the lower Nyquist frequency
 LARGEST_FILTER = 50_000_000  # values of torchaudio's filter, which has 700 million for 44 101 to 16 000 Hz
+LONGEST_AT_ONCE = 1 << 24  # samples that are resampled at once
 LOWEST_POWER = 1e-10  # lower powers are raised to it before they become decibels
 DYNAMIC_RANGE = 80.0  # decibels below the loudest that cepstral coefficients take into account
 
@@ -50,14 +51,23 @@ def resampler(rate: int, wanted: int) -> Transform:
 
 
 def resampled(waveform: Waveform, rate: int, wanted: int) -> Waveform:
-    """A waveform (samples,) of `rate` Hz at `wanted` Hz."""
+    """A waveform (samples,) of `rate` Hz at `wanted` Hz; a long one in blocks, as resampling takes several times it."""
     if rate == wanted:
         return waveform
     import torch
 
+    resample, divisor = resampler(rate, wanted), math.gcd(rate, wanted)
+    down, up = rate // divisor, wanted // divisor
+    block = math.ceil(LONGEST_AT_ONCE / down)  # of `down` samples, which become `up`
+    margin = math.ceil((LOBES + 1) * max(1, down / up) / down)  # that the filter reaches beyond a block
+    blocks = []
     with torch.inference_mode():
-        result: Waveform = resampler(rate, wanted)(torch.from_numpy(np.ascontiguousarray(waveform))).numpy()
-    return result
+        for start in range(0, max(1, math.ceil(len(waveform) / down)), block):
+            before = min(start, margin)
+            part = waveform[(start - before) * down : (start + block + margin) * down]
+            result = resample(torch.from_numpy(np.ascontiguousarray(part))).numpy()
+            blocks.append(result[before * up : (before + block) * up])
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def lfilter(

@@ -60,6 +60,14 @@ def test_resampling_agrees_with_torchaudio(monkeypatch: pytest.MonkeyPatch, rate
         assert_close(one(sound(samples)), other(sound(samples)), 1e-5)
 
 
+@pytest.mark.parametrize("rate", [48_000, 44_100, 8_000, 44_101])
+def test_long_sound_is_resampled_in_blocks_without_seams(monkeypatch: pytest.MonkeyPatch, rate: int) -> None:
+    waveform = sound(99_991).numpy()
+    whole = signal.resampled(waveform, rate, 16_000)
+    monkeypatch.setattr(signal, "LONGEST_AT_ONCE", 20_000)
+    np.testing.assert_allclose(signal.resampled(waveform, rate, 16_000), whole, rtol=0, atol=1e-6)
+
+
 @with_torchaudio
 def test_rates_for_which_torchaudio_makes_a_filter_of_gigabytes_are_resampled_without_it() -> None:
     resample = signal.resampler(44_101, 16_000)
