@@ -16,10 +16,10 @@ from emorec.media.source import MediaError
 from emorec.media.tracks import HIGHEST_RATE, decode_track, mono_of, sample_at, too_long
 
 EXACT = frozenset({"PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"})  # libsndfile's names of samples
-UNKNOWN_BYTES = 0x7FFFF000  # WAV headers of streams state about the largest number, signed or not, for "unknown"
+UNKNOWN_BYTES = 0x7FFFF000  # headers of streams state about the largest number, signed or not, for "unknown"
 UNKNOWN_SAMPLES = 1 << 62  # libsndfile states more for a FLAC of unknown length
-SHARE_OF_FILE = 0.99  # share of a WAV file's stated bytes that must be there
-HEADER_BYTES = 4096  # a WAV file may state a few more bytes than there are
+SHARE_OF_FILE = 0.99  # share of a file's stated bytes that must be there
+HEADER_BYTES = 4096  # a file may state a few more bytes than there are
 CHUNKS = 1000  # of a WAV file that are read until its samples
 BLOCK = 1 << 22  # samples of all channels that are read at once; a header may state more than memory holds
 
@@ -37,23 +37,27 @@ def decode_sound(
     decoded = None
     is_wav = head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE"
     if is_wav:
-        _refuse_truncated(path)
+        _refuse_truncated(path, _data_end(path))
+    elif head[:4] == b"RIFF" and head[8:] == b"AVI ":
+        _refuse_truncated(path, 8 + int.from_bytes(head[4:8], "little"))
     if is_wav or head[:4] == b"fLaC":
         decoded = _decode_sound_file(path, start, end, maximum_seconds)
     return decoded or decode_track(path, start, end, maximum_seconds)
 
 
-def _refuse_truncated(path: Path) -> None:
-    """Compares the length of a WAV file with its header, as no decoder reports truncated ones."""
-    stated, actual = _data_end(path), os.path.getsize(path)
-    if stated == 0:  # libsndfile would search all of the file
-        raise MediaError("not decodable as sound: the file has no samples in its first chunks")
+def _refuse_truncated(path: Path, stated: int) -> None:
+    """Compares the bytes of a file with those that its header states, as no decoder reports truncated WAV and AVI."""
+    actual = os.path.getsize(path)
     if actual < SHARE_OF_FILE * stated - HEADER_BYTES and stated < UNKNOWN_BYTES:
         raise MediaError(f"the file is truncated: its header states {stated} bytes, it has {actual}")
 
 
 def _data_end(path: Path) -> int:
-    """Offset at which the samples of a WAV file end by its header; 0 if there are none in its first chunks."""
+    """Offset at which the samples of a WAV file end by its header.
+
+    Raises:
+        MediaError: they are not in the first chunks; libsndfile would search all of the file.
+    """
     with path.open("rb") as stream:
         offset = 12
         for _ in range(CHUNKS):
@@ -65,7 +69,7 @@ def _data_end(path: Path) -> int:
             if header[:4] == b"data":
                 return offset + 8 + length
             offset += 8 + length + length % 2
-    return 0
+    raise MediaError("not decodable as sound: the file has no samples in its first chunks")
 
 
 def _decode_sound_file(

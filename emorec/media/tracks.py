@@ -29,11 +29,10 @@ DAMAGED_SHARE = 0.1  # share of the packets that may be damaged, as tags between
 SHARE_OF_TRACK = 0.99  # share of a sound track's stated length that must be there
 SHARE_OF_FILE = 0.95  # share of the file's stated length that some track must reach, where the track's is not stated
 PACKETS_SECONDS = 0.25  # a container may state a few more packets than there are
-UNKNOWN_PACKETS = 1 << 30  # number that unfinished AVI files state
 NOTHING: Waveform = np.zeros(0, np.float32)
 # FFmpeg's names of containers
 FINDS_PACKETS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flac"})  # exactly, by their times
-STATES_LENGTH = FINDS_PACKETS | {"aiff", "asf", "au", "avi", "caf", "flv", "tta", "w64"}  # others estimate it
+STATES_LENGTH = FINDS_PACKETS | {"aiff", "asf", "au", "caf", "flv", "tta"}  # others estimate it, or count what is empty
 SOUND_FILES = frozenset({"wav", "w64", "flac", "aiff", "au", "caf", "ogg", "mp3"})  # mono is the mean of the channels
 # FFmpeg's names of codecs
 OF_ONE_LENGTH = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp2", "mp3", "opus"})  # packets, but for the last one
@@ -355,8 +354,6 @@ def _stated_seconds(track: Track) -> float | None:
     """When the track ends by its header; `None` if that does not say, or FFmpeg has estimated it."""
     if track.container_name == "mp3":
         return float(_mp3_frames(track.path) * track.stream.codec_context.frame_size / track.rate)
-    if track.stream.frames >= UNKNOWN_PACKETS:
-        return 0.0
     if track.container_name in STATES_LENGTH and track.stream.duration:
         return float(track.position((track.stream.start_time or 0) + track.stream.duration) / track.rate)
     return None

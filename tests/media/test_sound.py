@@ -150,6 +150,7 @@ def test_samples_of_a_sound_track_that_are_not_numbers_are_refused(tmp_path: Pat
     [
         ("a.mkv", {"sound_codec": "aac"}),
         ("a.flv", {"sound_codec": "aac"}),
+        ("a.avi", {"codec": "mpeg4", "sound_codec": "pcm_s16le"}),
         ("a.webm", {"codec": "libvpx", "sound_codec": "libopus"}),
         ("a.aiff", {}),
         ("a.wav", {}),

@@ -258,6 +258,11 @@ def test_an_avi_whose_header_was_never_completed_is_whole(tmp_path: Path) -> Non
     np.testing.assert_array_equal(decode(path), whole)
 
 
+def test_sound_in_an_avi_that_counts_packets_without_sound_is_whole(tmp_path: Path) -> None:
+    path = write_track(tmp_path / "a.avi", "libmp3lame", chirp(2.0), start=1.0, picture="mpeg4")
+    assert len(decode(path)) / RATE == pytest.approx(2.0, abs=0.1)
+
+
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.ts", "a.webm"])
 def test_sound_that_starts_after_the_picture_has_silence_in_front(name: str, tmp_path: Path) -> None:
     codecs = {"picture": "libvpx", "codec": "libopus"} if name == "a.webm" else {"picture": "libx264", "codec": "aac"}
