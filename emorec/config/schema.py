@@ -9,6 +9,7 @@ from annotated_types import Ge, Le
 
 from emorec.annotations import Count, NonNegative, Pattern, Positive, PositiveCount, Share
 from emorec.config.instantiation import Component
+from emorec.config.validation import check
 from emorec.storage.claims import STALE_SECONDS
 
 MODALITIES = ("text", "audio", "video")
@@ -17,7 +18,7 @@ SweepName = Annotated[
     str,
     Pattern(
         r"(?!.*\.\.)\w[\w.+-]{0,99}",
-        "at most 100 letters, digits, '_', '.', '-' or '+', beginning with none of the marks and without '..'",
+        "letters, digits, '_', '.', '-' or '+', at most 100, beginning with none of the marks and without '..'",
     ),
 ]
 Tag = Annotated[
@@ -232,13 +233,17 @@ class TrainConfig(ExtractConfig):
     checkpoint: CheckpointConfig
     sweep: SweepConfig
     test: bool
-    tags: list[Tag]
+    tags: list[str]
     notes: str | None
     on_running: Literal["wait", "skip"]
     rerun: bool
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
+        refused: list[str] = []
+        for index, tag in enumerate(self.tags):
+            check(tag, Tag, f"tags[{index}]", refused)
+        yield from refused
         ranks, precision = self.trainer.world_size, str(self.trainer.precision)
         if self.batch_size_per == "step" and self.batch_size % ranks:
             yield f"batch_size: expected a multiple of the {ranks} ranks (batch_size_per=step), got {self.batch_size}"

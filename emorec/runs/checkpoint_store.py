@@ -57,7 +57,7 @@ class RunRecord:
     timings: dict[str, float] = field(default_factory=dict)  # {step: seconds}
     epochs: int = 0  # number of trained epochs
     best_epoch: int | None = None  # the epoch whose weights are kept, chosen on validation
-    data: dict[str, Any] = field(default_factory=dict)  # utterances by split, bad media, notes about the corpus
+    data: dict[str, Any] = field(default_factory=dict)  # digest of the corpus, utterances, bad media, notes
     weights: dict[str, str] = field(default_factory=dict)  # {component: sha256 of its file}
     features: dict[str, str] = field(default_factory=dict)  # {modality: folder of its features in the cache}
     # {modality: specs of its features, one for each layer, with resolved revisions}

@@ -11,6 +11,8 @@ import torch
 from emorec.cli import main
 from emorec.runs.checkpoint_store import CheckpointStore
 from emorec.training.callbacks.best_weights import BestWeights
+from emorec.training.callbacks.save_states import SaveStates
+from emorec.training.preemption import Preemption
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -47,6 +49,19 @@ def test_an_epoch_with_weights_that_are_not_finite_is_never_the_best(tmp_path: P
     assert (best.epoch, best.score) == (1, 0.1)
     assert best.load()["head.weight"].tolist() == [1.0, 3.0]
     assert best.diverged == "in epoch 0 head.weight holds values that are not finite"
+
+
+def test_a_state_is_not_written_behind_a_link_that_is_planted_while_a_run_trains(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("best-0-abc.safetensors", "000000000001-abc.ckpt"):
+        (tmp_path / "elsewhere" / name).touch()
+    (tmp_path / "resume").symlink_to("elsewhere")
+    with pytest.raises(OSError, match="expected no link"):
+        epochs(tmp_path / "resume", ({}, 1.0))
+    saver = SaveStates(folder=tmp_path / "resume", every_seconds=0, owned=lambda: True, preemption=Preemption(), seed=0)
+    with pytest.raises(OSError, match="expected no link"):
+        saver.save(cast("lightning.Trainer", SimpleNamespace(is_global_zero=True)))
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 2
 
 
 def test_what_diverged_first_is_known_after_a_resume(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from emorec.models.lightning_overhead import EpochCallback
 from emorec.storage.atomic import replacing, sync
 from emorec.storage.digests import hash_file
 from emorec.storage.folders import list_folder
+from emorec.storage.real_files import check_real_folder
 from emorec.training.collectives import any_rank
 from emorec.training.states import DIGEST_DIGITS
 
@@ -76,6 +77,7 @@ class BestWeights(EpochCallback):
     def _write(self, weights: dict[str, Tensor]) -> None:
         from safetensors.torch import save_file
 
+        check_real_folder(self.folder)
         draft = self.folder / "best.safetensors"
         with replacing(draft) as temporary:
             save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary)

@@ -13,6 +13,7 @@ import torch
 from emorec.errors import RunTakenOverError
 from emorec.models.lightning_overhead import EpochCallback
 from emorec.storage.atomic import make_folder
+from emorec.storage.real_files import check_real_folder
 from emorec.training.collectives import any_rank, gather
 from emorec.training.preemption import Preemption
 from emorec.training.states import SUFFIX, states
@@ -71,7 +72,7 @@ class SaveStates(EpochCallback):
 
     def save(self, trainer: lightning.Trainer) -> None:
         """Saves a state now; with several ranks, all of them call it."""
-        make_folder(self.folder)
+        check_real_folder(make_folder(self.folder))
         trainer.save_checkpoint(self.folder / f"{trainer.global_step:012d}{SUFFIX}")
         if trainer.is_global_zero:
             for old in states(self.folder)[GENERATIONS:]:
