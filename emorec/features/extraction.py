@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -136,13 +136,8 @@ def _compute_missing(
             computed |= missing
             log.info("%s: %d to compute", title, len(missing))
             to_read = {key: source for key, name in missing.items() if (source := sources[name]) is not None}
-            if encoder.face_misses:
-                encoder.face_misses.take()  # resets the count
-            report.padding, slow = compute(stores, encoder, to_read, missing, settings=settings, title=title)
-            if encoder.face_misses and (faceless := encoder.face_misses.take()):
-                level = logging.WARNING if 2 * faceless > len(missing) else logging.INFO
-                message = "%s: no face found in %d of %d clips, whose centre was taken"
-                log.log(level, message, title, faceless, len(missing))
+            with _faces_counted(encoder, title, len(missing)):
+                report.padding, slow = compute(stores, encoder, to_read, missing, settings=settings, title=title)
             for name, key in report.keys.items():
                 if key in slow:
                     report.keys[name], report.bad[name] = None, slow[key]
@@ -154,6 +149,17 @@ def _compute_missing(
         folders = ", ".join(str(store.folder) for store in stores)
         raise UserError(f"expected the features that were computed in {folders}, got none of {len(lost)} utterances")
     return computed
+
+
+@contextmanager
+def _faces_counted(encoder: Encoder, title: str, clips: int) -> Iterator[None]:
+    """Logs how many of the clips that are computed in the block show no face."""
+    if encoder.face_misses:
+        encoder.face_misses.take()  # resets the count
+    yield
+    if encoder.face_misses and (faceless := encoder.face_misses.take()):
+        level = logging.WARNING if 2 * faceless > clips else logging.INFO
+        log.log(level, "%s: no face found in %d of %d clips, whose centre was taken", title, faceless, clips)
 
 
 def compact_claimed(store: FeatureStore) -> int:

@@ -11,8 +11,9 @@ from emorec.config.schema import TrainConfig
 from emorec.config.validation import validated
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError
-from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, load_components, stored_config
+from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config
 from emorec.runs.results import read_metrics, scalar_metrics
+from emorec.runs.weights import load_components
 
 if TYPE_CHECKING:
     import pandas
@@ -63,7 +64,7 @@ class LoadedRun:
         values = {**self.config, "logger": {}, "metric": {}, "tags": []}  # not needed to apply the model
         config = validated(TrainConfig, values, heading=str(self.folder / "config.yaml"))
         task = Task(**{**self.record.task, "labels": tuple(self.record.task["labels"])})
-        components = load_components(self.folder, self.record)
+        components = load_components(self.folder, self.record.weights)
         widths = feature_widths(components)
         layers = layer_counts(components, widths)
         model = build_model(make_parts(config, task), config.model, task, widths=widths, layers=layers)

@@ -1,14 +1,12 @@
 """The directories of runs, and the store of weights that they link to."""
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
-import stat
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +15,7 @@ from emorec.annotations import Pattern
 from emorec.config.validation import validated
 from emorec.errors import UserError, first_line
 from emorec.runs.identity import RunIdentity
+from emorec.runs.weights import SUFFIX, WEIGHTS, keep, load_components, wait_for_collection
 from emorec.storage.atomic import make_folder, remove_orphans, write_bytes, write_json
 from emorec.storage.documents import read_yaml
 from emorec.storage.folders import check_links, check_real_folder, list_folder
@@ -28,14 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = "weights"
 OTHER_FOLDERS = (WEIGHTS, "report", "studies", "sweeps")  # of a store, beside those of runs
-SUFFIX = ".safetensors"
-DOOMED = ".doomed"  # suffix of the mark of a weight file that a collection is about to remove
-DOOMED_SECONDS = 10.0  # after which the collection counts as dead
 CLAIM = "claim.json"  # in the directory of a run that a process trains
 MOST_RECORD_BYTES = 64_000_000
-MOST_WEIGHT_BYTES = 2**40
 FileName = Annotated[str, Pattern(r"\w+", "letters and digits")]  # a part of the name of files
 
 
@@ -102,39 +96,19 @@ def write_record(folder: Path, record: RunRecord) -> None:
     write_json(folder / "run.json", asdict(record))
 
 
-def read_weights(folder: Path, record: RunRecord) -> Iterator[tuple[str, Path, bytes]]:
-    """(component, its file in the run's directory, content) of the weights of a finished run.
+def run_folders(root: Path, prefix: str = "") -> list[Path]:
+    """The directories in a store that have a record, or that this user cannot look into. Hidden ones are left out: they
+    are removed right now."""
 
-    Raises:
-        UserError: a file is missing or does not match its digest.
-    """
-    for name, digest in record.weights.items():
-        path = folder / "model" / f"{name}{SUFFIX}"
+    def has_record(folder: Path) -> bool:
         try:
-            content = read_regular(Path(os.path.realpath(path)), most=MOST_WEIGHT_BYTES, follow=False)
+            (folder / "run.json").lstat()
         except OSError as error:
-            raise UserError(f"expected the weights of run {record.run_id} in {path}: {error.strerror}") from error
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise UserError(f"expected weights of digest {digest} in {path}, got another: the file is damaged")
-        yield name, path, content
+            return error.errno not in (errno.ENOENT, errno.ENOTDIR)
+        return True
 
-
-def load_components(folder: Path, record: RunRecord) -> "dict[str, dict[str, Tensor]]":
-    """Loads {component: its weights} of the finished run in a directory.
-
-    Raises:
-        UserError: a file is missing or does not match its digest.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    components = {}
-    for name, path, content in read_weights(folder, record):
-        try:
-            components[name] = load(content)
-        except SafetensorError as error:
-            raise UserError(f"expected a safetensors file in {path}: {error}") from error
-    return components
+    folders = [folder for folder in list_folder(root, f"{prefix}*") if not folder.name.startswith(".")]
+    return [folder for folder in folders if has_record(folder)]
 
 
 class CheckpointStore:
@@ -190,13 +164,11 @@ class CheckpointStore:
         """The records of the runs whose ids start with `prefix`, by time of start, and {directory: why it is left out}
         of directories that are copied, renamed or damaged."""
         records, odd = [], {}
-        for path in list_folder(self.root, f"{prefix}*/run.json"):
-            if path.parent.name.startswith("."):  # a run that is removed or exported right now
-                continue
+        for folder in run_folders(self.root, prefix):
             try:
-                records.append(self.read(path.parent.name))
+                records.append(self.read(folder.name))
             except UserError as error:
-                odd[path.parent] = str(error)
+                odd[folder] = str(error)
         return sorted((record for record in records if record is not None), key=lambda record: record.started), odd
 
     def records(self) -> Iterator[RunRecord]:
@@ -265,11 +237,11 @@ class CheckpointStore:
             blob = self.root / WEIGHTS / f"{digest}{SUFFIX}"
             link = self.folder(run_id) / "model" / f"{name}{SUFFIX}"
             while True:
-                if not _keep(blob, len(content)):
+                if not keep(blob, len(content)):
                     write_bytes(blob, content)
                 if not link_relative(blob, link):
                     log.warning("%s does not support links: copied the weights of %s", self.root, name)
-                _wait_for_collection(blob)
+                wait_for_collection(blob)
                 if link.exists():
                     break
             digests[name] = digest
@@ -280,7 +252,7 @@ class CheckpointStore:
 
     def load(self, record: RunRecord) -> "dict[str, dict[str, Tensor]]":
         """Loads {component: its weights} of a finished run; see `load_components`."""
-        return load_components(self.folder(record.run_id), record)
+        return load_components(self.folder(record.run_id), record.weights)
 
     def prepare(self, run_id: str, *, keep_resume: bool) -> Path:
         """Creates or cleans the directory of a run before a start; `keep_resume` keeps the states to resume from.
@@ -299,26 +271,6 @@ class CheckpointStore:
                 number = 1 + len(list(folder.glob("log.*.txt")))
                 log_file.rename(folder / f"log.{number}.txt")
         return folder
-
-
-def _keep(blob: Path, size: int) -> bool:
-    """Touches a weight file, so that a collection at the same time keeps it; false where there is none of that size."""
-    with suppress(FileNotFoundError, PermissionError):  # another user's, in a store that the group cannot write
-        status = blob.lstat()
-        if stat.S_ISREG(status.st_mode) and status.st_size == size:
-            os.utime(blob)
-            return True
-    return False
-
-
-def _wait_for_collection(blob: Path) -> None:
-    """Waits while a collection is about to remove a weight file."""
-    mark = blob.with_name(blob.name + DOOMED)
-    end = time.monotonic() + DOOMED_SECONDS
-    while mark.exists():
-        if time.monotonic() > end:
-            mark.unlink(missing_ok=True)
-        time.sleep(0.001)
 
 
 def stored_config(folder: Path) -> dict[str, Any]:

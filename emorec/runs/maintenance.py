@@ -8,16 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from emorec.errors import UserError
-from emorec.runs.checkpoint_store import (
-    CLAIM,
-    DOOMED,
-    SUFFIX,
-    WEIGHTS,
-    CheckpointStore,
-    RunRecord,
-    read_record,
-    read_weights,
-)
+from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, RunRecord, read_record, run_folders
+from emorec.runs.weights import DOOMED, SUFFIX, WEIGHTS, read_weights
 from emorec.storage.atomic import follow_folder_mode, make_folder, remove_orphans, write_bytes
 from emorec.storage.digests import hash_file
 from emorec.storage.folders import (
@@ -52,7 +44,7 @@ def used_features(root: Path) -> set[str]:
     """
     if not root.is_dir():
         raise UserError(f"expected a folder of runs in {root}, as features of its runs count as unused")
-    records = [read_record(path.parent) for path in list_folder(root, "*/run.json")]  # also of copies
+    records = map(read_record, run_folders(root))  # also of copies
     return {name for record in records if record is not None for name in record.features.values()}
 
 
@@ -192,7 +184,7 @@ def export_run(store: CheckpointStore, record: RunRecord, target: Path) -> None:
     draft = temporary_path(target)
     try:
         _copy(folder, draft)
-        for _, path, content in read_weights(folder, record):
+        for _, path, content in read_weights(folder, record.weights):
             write_bytes(draft / path.relative_to(folder), content)
         draft.rename(target)
     finally:

@@ -15,6 +15,7 @@ from emorec.storage.atomic import make_folder, write_json
 from emorec.storage.claims import Claim, Holder, acquire, is_alive, read_holder
 from emorec.storage.folders import check_links, list_folder
 from emorec.storage.leases import is_live
+from emorec.storage.regular_files import read_regular
 
 log = logging.getLogger(__name__)
 
@@ -187,10 +188,10 @@ def read_sweep(folder: Path) -> SweepRecord:
     """
     path = folder / RECORD
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(read_regular(path, follow=False))
         jobs, others = ([JobRecord(**job) for job in content.pop(key, [])] for key in ("jobs", "others"))
         sweep = SweepRecord(folder=folder, jobs=jobs, others=others, **content)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"expected the record of a sweep in {path}, got {error}") from error
     if not is_live(folder / CLAIM, time.time()):
         for job in sweep.jobs:

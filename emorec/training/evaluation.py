@@ -17,14 +17,9 @@ from emorec.errors import UserError, raise_problems
 from emorec.features.devices import exact_float32, own_device
 from emorec.models.builder import feature_widths, make_parts, model_for
 from emorec.models.emotion_model import EmotionModel, Predictions
-from emorec.runs.checkpoint_store import (
-    CheckpointStore,
-    RunRecord,
-    load_components,
-    stored_config,
-    write_record,
-)
+from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config, write_record
 from emorec.runs.results import metric_text, scalar_metrics, write_results
+from emorec.runs.weights import load_components
 from emorec.storage.digests import digest_of
 from emorec.training.run_context import RunContext, now
 
@@ -91,7 +86,7 @@ def evaluate_run(composed: Composed[EvaluateConfig], locations: Mapping[str, str
         raise UserError(f"expected a finished run, got {record.run_id}, which is {record.status}")
     store.check_links(folder)
     split, config = asked.split, _config_of(folder, composed, record, locations)
-    components = load_components(folder, record)
+    components = load_components(folder, record.weights)
 
     preparer = DataPreparer.of(config)
     corpus, encoders = preparer.components(config)

@@ -12,8 +12,7 @@ from torch import Tensor
 from emorec.models.lightning_overhead import EpochCallback
 from emorec.storage.atomic import replacing, sync
 from emorec.storage.digests import hash_file
-from emorec.storage.folders import list_folder
-from emorec.storage.real_files import check_real_folder
+from emorec.storage.folders import check_real_folder, list_folder
 from emorec.training.collectives import any_rank
 from emorec.training.states import DIGEST_DIGITS
 

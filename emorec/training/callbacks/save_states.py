@@ -13,7 +13,7 @@ import torch
 from emorec.errors import RunTakenOverError
 from emorec.models.lightning_overhead import EpochCallback
 from emorec.storage.atomic import make_folder
-from emorec.storage.real_files import check_real_folder
+from emorec.storage.folders import check_real_folder
 from emorec.training.collectives import any_rank, gather
 from emorec.training.preemption import Preemption
 from emorec.training.states import SUFFIX, states
