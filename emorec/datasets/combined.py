@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from emorec.datasets.manifest import Corpus, Manifest, Problem
+from emorec.datasets.names import name_key
 from emorec.datasets.splits import ListedFolds
 from emorec.datasets.utterance import VOTES, Target, Task, Utterance
 from emorec.errors import UserError, choose
@@ -60,8 +61,11 @@ class Combined(Corpus):
         if len(kinds) > 1:
             raise UserError(f"expected corpora of one kind of task, got { ({n: t.kind for n, t in tasks.items()}) }")
         first = next(iter(tasks.values()))
-        labels = dict.fromkeys(label for task in tasks.values() for label in task.labels)
-        return replace(first, name=self.task, labels=first.labels if first.kind == "regression" else tuple(labels))
+        labels: dict[str, str] = {}  # by the key of their names: capitals, for one, make no other class
+        for label in (label for task in tasks.values() for label in task.labels):
+            labels.setdefault(name_key(label), label)
+        union = first.labels if first.kind == "regression" else tuple(labels.values())
+        return replace(first, name=self.task, labels=union)
 
 
 def _renamed(utterance: Utterance, name: str, own: Task, union: Task) -> Utterance:
@@ -71,10 +75,10 @@ def _renamed(utterance: Utterance, name: str, own: Task, union: Task) -> Utteran
     if own.kind == "regression":
         targets |= {} if value is None else {union.name: value}
     elif isinstance(value, int):
-        targets[union.name] = union.labels.index(own.labels[value])
+        targets[union.name] = [name_key(label) for label in union.labels].index(name_key(own.labels[value]))
     if isinstance(votes, tuple):
-        shares = dict(zip(own.labels, votes, strict=True))
-        targets[union.name + VOTES] = tuple(shares.get(label, 0.0) for label in union.labels)
+        shares = dict(zip(map(name_key, own.labels), votes, strict=True))
+        targets[union.name + VOTES] = tuple(shares.get(name_key(label), 0.0) for label in union.labels)
 
     keys = ("id", "speaker", "dialogue", "session")
     names: dict[str, Any] = {key: f"{name}/{value}" for key in keys if (value := getattr(utterance, key)) is not None}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from emorec.datasets.manifest import Manifest
+from emorec.datasets.names import name_key
 from emorec.datasets.utterance import VOTES, Target, Task, Utterance
 from emorec.errors import UserError, choose, raise_problems
 
@@ -21,13 +22,13 @@ def relabel(manifest: Manifest, task_name: str, labels: LabelMap) -> Manifest:
     task = choose(manifest.tasks, task_name, f"dataset.task (dataset={manifest.dataset})")
     if task.kind != "classification":
         raise UserError(f"expected a classification task for a label map, got {task_name!r}, which is regression")
-    number_of: dict[str, int] = {}
+    number_of: dict[str, int] = {}  # by the key of a label's name, for annotators spell it in several ways
     problems = []
     for number, (label, names) in enumerate(labels.items()):
         for name in names:
-            if number_of.setdefault(name, number) != number:
-                problems.append(f"{name!r} is mapped to both {list(labels)[number_of[name]]!r} and {label!r}")
-    numbers = [number_of.get(name) for name in task.labels]
+            if (other := number_of.setdefault(name_key(name), number)) != number:
+                problems.append(f"{name!r} is mapped to both {list(labels)[other]!r} and {label!r}")
+    numbers = [number_of.get(name_key(name)) for name in task.labels]
     if not problems and all(number is None for number in numbers):
         problems.append(f"expected some of {sorted(number_of)} among the labels, which are {list(task.labels)}")
     raise_problems(f"the label map for {task_name!r} (dataset={manifest.dataset})", problems)

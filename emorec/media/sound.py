@@ -79,7 +79,7 @@ def _decode_sound_file(
     import soundfile
 
     try:
-        sound = soundfile.SoundFile(path)
+        sound = soundfile.SoundFile(os.fsencode(path))
     except soundfile.LibsndfileError:
         return None
     try:

@@ -107,6 +107,17 @@ def test_each_corpus_keeps_its_own_split(tmp_path: Path) -> None:
             assert own == {item.id for item in items}
 
 
+def test_spellings_of_a_label_are_one_class_in_maps_and_unions(tmp_path: Path) -> None:
+    mapped = relabel(corpus("two", ("Joy", "NEUTRAL ")), "emotion", FOUR)
+    assert [item.targets["emotion"] for item in mapped.utterances] == [1, 0]
+    corpora = tables(tmp_path)
+    table = tmp_path / "two.csv"
+    table.write_text(table.read_text().replace("sad", "Sad"))
+    manifest = Combined(corpora=corpora).read()
+    assert manifest.tasks["emotion"].labels == ("happy", "sad", "joy")
+    assert {item.targets["emotion"] for item in manifest.utterances if item.id == "two/u1"} == {1}
+
+
 def test_a_label_map_merges_the_labels_of_combined_corpora(tmp_path: Path) -> None:
     manifest = relabel(
         Combined(corpora=tables(tmp_path)).read(), "emotion", {"happy": ["happy", "joy"], "sad": ["sad"]}
