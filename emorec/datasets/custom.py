@@ -17,7 +17,7 @@ from emorec.datasets.splits import ListedFolds, Protocol
 from emorec.datasets.tables import LARGEST_TABLE, MOST_DIGITS, Row, read_any_table
 from emorec.datasets.utterance import SPLITS, Target, Task, Utterance
 from emorec.errors import UserError
-from emorec.storage.regular_files import require_regular, read_regular
+from emorec.storage.regular_files import read_regular, require_regular
 
 COLUMNS = (
     *("id", "audio", "video", "text", "start", "end"),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from emorec.errors import UserError, first_line, raise_problems
-from emorec.storage.regular_files import require_regular, read_regular
+from emorec.storage.regular_files import read_regular, require_regular
 
 # errors of damaged files
 FAULTS = (

@@ -279,4 +279,10 @@ def stored_config(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is no config.
     """
-    return read_yaml(folder / "config.yaml", follow=False)
+    path = folder / "config.yaml"
+    try:
+        return read_yaml(path, follow=False)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"expected the config of a run in {path}: {error.strerror}") from error

@@ -215,6 +215,57 @@ def test_an_override_that_does_not_parse_is_an_error(word: str) -> None:
         compose(word)
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (
+            "dataset.root=/a=b",
+            """dataset.root: expected quotes around a value with such marks, "dataset.root='/a=b'\"""",
+        ),
+        (
+            "dataset.root=/a{b",
+            """dataset.root: expected quotes around a value with such marks, "dataset.root='/a{b'\"""",
+        ),
+        ("dataset.root=/a,b", "dataset.root: expected one value, got /a,b; -m runs each of them"),
+        ("notes='a", "notes: expected a value whose quotes and brackets match"),
+        ("+seed=1", "+seed: expected a key that the config does not have; seed=… changes it"),
+        ("~notes", "~notes: expected a key with a value, got one that is null already"),
+        ("encoder=none", "encoder: expected a group of the config, such as encoder/audio or encoder/text"),
+        ("model=null", "fusion.dropout: expected a value that can be read"),
+        (f"seed={'9' * 5000}", "expected a config that Hydra reads, got a number of too many digits"),
+        ("--config-dir=/nowhere", "the command line: --config-dir: expected a folder, got '/nowhere'"),
+    ],
+)
+def test_what_hydra_refuses_is_said_in_a_line_of_keys_and_values(word: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(word)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+    assert "hydra.cc" not in str(caught.value)
+
+
+def test_the_id_of_a_run_without_its_key_gets_a_hint() -> None:
+    with pytest.raises(UserError, match="did you mean run=408dedec8d84"):
+        compose("408dedec8d84", command="evaluate")
+
+
+@pytest.mark.parametrize("run", ["136787321E83", "1_3", "/a folder/with=marks,{}/136787321e83", "it's"])
+def test_a_run_is_a_text_whatever_it_looks_like(run: str) -> None:
+    assert compose(f"run={run}", command="evaluate").values["run"] == run
+
+
+@pytest.mark.parametrize(
+    ("words", "fold"),
+    [
+        (["dataset.protocol=session_5_test"], None),
+        (["dataset.protocol=leave_one_speaker_out"], 0),
+        (["dataset.protocol=session_5_test", "dataset.fold=1"], 1),  # which the protocol then refuses
+    ],
+)
+def test_a_protocol_without_folds_has_no_fold(words: list[str], fold: int | None) -> None:
+    assert compose("dataset=iemocap", *words).values["dataset"]["fold"] == fold
+
+
 def test_a_value_that_must_be_given_is_named() -> None:
     with pytest.raises(UserError, match="run"):
         compose(command="evaluate")

@@ -11,6 +11,7 @@ import pytest
 
 from emorec.cli import main
 from emorec.training.callbacks.history import History
+from emorec.training.states import AtomicCheckpointIO, read_state, states
 
 pytestmark = pytest.mark.slow
 
@@ -93,15 +94,31 @@ def test_a_pickle_instead_of_a_saved_state_is_not_unpickled(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = _interrupted(train_overrides, monkeypatch, root) / "resume"
+    run = _interrupted(train_overrides, monkeypatch, root)
+    folder, before = run / "resume", _contents(run)
+    state = read_state(states(folder)[0])
     for path in folder.glob("*.ckpt"):
         path.unlink()
     content = pickle.dumps(Hostile(trace))
     digest = hashlib.sha256(content).hexdigest()[:16]
-    (folder / f"{10**9:012d}-{digest}.ckpt").write_bytes(content)
+    hostile = folder / f"{10**9:012d}-{digest}.ckpt"
+    hostile.write_bytes(content)
     assert main(["train", *train_overrides]) == 2
     assert "expected a state of tensors and primitives" in capsys.readouterr().err
     assert not trace.exists()
+    assert _contents(run) == before
+
+    hostile.unlink()
+    state["state_dict"] = {name: value[..., :1].clone() for name, value in state["state_dict"].items()}
+    AtomicCheckpointIO().save_checkpoint(state, folder / f"{10**9:012d}.ckpt")
+    assert main(["train", *train_overrides]) == 2
+    message = capsys.readouterr().err
+    assert "expected a state that fits the run" in message
+    assert "Traceback" not in message
+
+
+def _contents(run: Path) -> dict[str, str]:
+    return {name: (run / name).read_text() for name in ("run.json", "config.yaml", "splits.csv")}
 
 
 def test_a_pickle_instead_of_weights_is_not_unpickled(

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import os
 import pickle
 import random
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from emorec.training.callbacks.best_weights import BestWeights
 from emorec.training.callbacks.history import History
 from emorec.training.callbacks.save_states import GENERATIONS, SaveStates
 from emorec.training.preemption import Preemption
-from emorec.training.states import AtomicCheckpointIO, newest_state, read_state, states
+from emorec.training.states import AtomicCheckpointIO, check_state, newest_state, read_state, states
 
 
 def save(folder: Path, step: int, **content: Any) -> Path:
@@ -101,6 +102,65 @@ def test_without_states_there_is_none_and_nothing_is_said(tmp_path: Path, caplog
     assert newest_state(tmp_path) is None
     assert newest_state(tmp_path / "nowhere") is None
     assert caplog.text == ""
+
+
+WHOLE: dict[str, Any] = {
+    **{"epoch": 1, "global_step": 8, "pytorch-lightning_version": "2.6.6", "state_dict": {}, "loops": {}},
+    **{"optimizer_states": [], "lr_schedulers": []},
+    "callbacks": {"History": {"rows": []}, "BestWeights": {"epoch": 0, "score": 0.5}, "SaveStates": {"ranks": []}},
+}
+
+
+def changed(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in {**WHOLE, **values}.items() if value is not None}
+
+
+NO_STATES: dict[str, Any] = {
+    "a tensor": torch.zeros(2),
+    "a list": [1, 2],
+    "nothing": {},
+    "numbers for names": {1: 2},
+    "weights alone": {"weight": torch.zeros(2)},
+    "an epoch in words": changed(epoch="one"),
+    "an epoch that is true": changed(epoch=True),
+    "no weights": changed(state_dict=None),
+    "loops as a list": changed(loops=[]),
+    "callbacks as a list": changed(callbacks=[]),
+    "callbacks of another program": changed(callbacks={"ModelCheckpoint": {}}),
+    "a history as a text": changed(callbacks={**WHOLE["callbacks"], "History": "rows"}),
+    "best weights as a list": changed(callbacks={**WHOLE["callbacks"], "BestWeights": []}),
+    "best weights elsewhere": changed(callbacks={**WHOLE["callbacks"], "BestWeights": {"file": "../../other"}}),
+    "a number for best weights": changed(callbacks={**WHOLE["callbacks"], "BestWeights": {"file": 3}}),
+}
+
+
+@pytest.mark.parametrize("content", NO_STATES.values(), ids=NO_STATES)
+def test_what_is_no_state_is_refused_in_a_line(content: Any, tmp_path: Path) -> None:
+    AtomicCheckpointIO().save_checkpoint(content, tmp_path / "000000000010.ckpt")
+    (path,) = tmp_path.iterdir()
+    with pytest.raises(UserError, match=r"expected .*, got .*rerun=true") as caught:
+        check_state(newest_state(tmp_path) or path)
+    assert path.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04" + bytes(100), b"\x80\x04N.", b"\x80\x02]q\x00(K\x01", b"text\n" * 99]
+)
+def test_a_file_of_another_kind_is_no_state(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "1-0.ckpt").write_bytes(content)
+    with pytest.raises(UserError, match="expected a state"):
+        check_state(tmp_path / "1-0.ckpt")
+
+
+def test_only_files_are_states(tmp_path: Path) -> None:
+    (tmp_path / "1-0.ckpt").mkdir()
+    os.mkfifo(tmp_path / "2-0.ckpt")
+    assert newest_state(tmp_path) is None
+
+
+def test_a_whole_state_is_one(tmp_path: Path) -> None:
+    check_state(save(tmp_path, 1, **WHOLE))
 
 
 class Harmful:
