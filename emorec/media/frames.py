@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from emorec.media.resizing import Frames, resized
 from emorec.media.source import Deadline, Reader, open_container, reason_of
-from emorec.media.video_track import MOST_PIXELS, Numbering, VideoTrack, full_packets
+from emorec.media.video_track import MOST_PIXELS, Numbering, VideoTrack, full_packets, video_streams
 
 SMALLEST = 64  # pixels; decord does not reliably scale to fewer
 FAR = 250  # packets; decoding that starts later does not read the file up to there
@@ -132,7 +132,7 @@ class AvFrames:
         Packets before number `entry` may be left out.
         """
         with open_container(self._path, DecodingError, self._deadline) as container:
-            stream = container.streams.video[0]
+            stream = video_streams(container)[0]
             codec = stream.codec_context
             codec.thread_count, codec.options = 1, {"max_pixels": str(MOST_PIXELS)}
             packets = self._from(container, stream, entry) if entry >= FAR and self._track.is_indexed else None

@@ -57,6 +57,7 @@ class VideoTrack:
         container: FFmpeg's first name of the format.
         codec: FFmpeg's name of the codec.
         size: stored height and width, before rotation.
+        alone: whether the file has no other.
         deep: whether colours have more than 8 bits; decord rounds them otherwise.
         tick: seconds.
         zero: ticks at time 0 of the file's clock.
@@ -70,6 +71,7 @@ class VideoTrack:
     container: str
     codec: str
     size: tuple[int, int]
+    alone: bool
     deep: bool
     tick: float
     zero: int
@@ -105,19 +107,18 @@ class VideoTrack:
 
     def doubt_about_decord(self) -> str:
         """Why decord may give other frames than FFmpeg; empty where it is known to give the same."""
-        if self.deep:
-            return "its colours have more than 8 bits"
-        if self.container not in DECORD_CONTAINERS or self.codec not in DECORD_CODECS:
-            return f"{self.codec} in {self.container}"
-        if not self.shown.all():
-            return "an edit list hides frames"
-        if not self.is_timed or not (np.diff(np.sort(self.times)) > 0).all():
-            return "the times of the frames are not in order"
         earliest = np.minimum.accumulate(self.times[::-1])[::-1]  # (P,), of all packets from there on
-        is_open = (earliest < self.times)[self.starts].any()
-        if is_open or not self.starts[:1].all() or (self.keys & ~self.starts).any():
-            return "frames refer to others across a key frame"
-        return ""
+        is_open = (earliest < self.times)[self.starts].any() or (self.keys & ~self.starts).any()
+        known = self.container in DECORD_CONTAINERS and self.codec in DECORD_CODECS
+        doubts = {
+            f"{self.codec} in {self.container}": not known,
+            "the file has several video tracks": not self.alone,
+            "its colours have more than 8 bits": self.deep,
+            "an edit list hides frames": not self.shown.all(),
+            "the times of the frames are not in order": not self.is_timed or (np.diff(np.sort(self.times)) == 0).any(),
+            "frames refer to others across a key frame": is_open or not self.starts[0],
+        }
+        return next((reason for reason, holds in doubts.items() if holds), "")
 
 
 _lock = threading.Lock()
@@ -181,6 +182,7 @@ def _read_track(path: Path, deadline: Deadline) -> VideoTrack:
             container=name,
             codec=kind,
             size=(int(stream.height), int(stream.width)),
+            alone=len(container.streams.video) == 1,
             deep=pixels is not None and any(part.bits > 8 for part in pixels.components),
             tick=ticks[stream.index],
             zero=round(clock_start(container) / ticks[stream.index]),
@@ -204,10 +206,18 @@ def _undecodable(reason: str) -> MediaError:
     return MediaError(f"the video is not decodable: {reason}")
 
 
+def video_streams(container: Any) -> list[Any]:
+    """The video tracks of an open file but for pictures that are attached to it, such as the cover of a song."""
+    from av.stream import Disposition
+
+    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+
+
 def _video_stream(container: Any) -> Any:
-    if not container.streams.video:
+    streams = video_streams(container)
+    if not streams:
         raise MediaError("the file has no video track")
-    stream = container.streams.video[0]
+    stream = streams[0]
     if stream.codec_context is None:
         raise _undecodable("there is no decoder for its codec")
     if not stream.height or not stream.width:
@@ -240,7 +250,7 @@ def _stated_size(path: Path, container: Any) -> int:
     """The bytes that a file must have by its header; 0 if it states none."""
     name = _format(container)
     if name == "mov":
-        return max((entry.pos + entry.size for entry in container.streams.video[0].index_entries), default=0)
+        return max((entry.pos + entry.size for entry in video_streams(container)[0].index_entries), default=0)
     with open_regular(path) as stream:
         head = stream.read(HEAD)
     if name == "avi":

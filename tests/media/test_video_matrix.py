@@ -8,6 +8,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 from emorec.media import frames as frames_module
@@ -222,3 +223,20 @@ def test_a_picture_of_changing_size_comes_back_in_one(tmp_path: Path) -> None:
     path = tmp_path / "both.ts"
     path.write_bytes(small.read_bytes() + large.read_bytes())
     assert sampled(path, 15) == [*range(7), *range(8)]  # FFmpeg loses the frame at the joint
+
+
+def test_the_cover_of_a_song_is_no_video(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", numbered(COUNT, 64, 64), rate=RATE)
+    with av.open(str(path)) as source, av.open(str(tmp_path / "b.mp4"), "w") as target:
+        cover, stream = (
+            target.add_stream("mjpeg", rate=RATE),
+            target.add_stream_from_template(source.streams.video[0]),
+        )
+        cover.height = cover.width = 64
+        cover.pix_fmt, cover.disposition = "yuvj420p", Disposition.attached_pic
+        target.mux(cover.encode(av.VideoFrame(64, 64, "yuvj420p")))
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    assert sampled(tmp_path / "b.mp4", COUNT) == list(range(COUNT))
