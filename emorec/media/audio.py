@@ -1,7 +1,7 @@
 """Sound files, and the sound tracks of videos, as mono waveforms."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
@@ -16,12 +16,13 @@ from emorec.media.source import MediaError, MediaSettings, Source, read_head
 
 SILENCE = 1e-5  # of full scale; a 16-bit file below it holds only zeros
 LOWEST_RATE = 4000  # Hz
+MAXIMUM_SECONDS = 3600.0
 LONGEST = 360_000  # seconds that may be allowed
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioSettings(MediaSettings):
-    """How sound is read; every field but `maximum_seconds` counts in a feature's identity.
+    """How sound is read; every field counts in a feature's identity.
 
     Sound is resampled and then conditioned, in the order of the fields. Views are augmented last, so that `loudness`
     does not undo their gain.
@@ -29,7 +30,7 @@ class AudioSettings(MediaSettings):
     Attributes:
         sample_rate: Hz of the waveform.
         minimum_seconds: shorter sound is refused.
-        maximum_seconds: longer sound is refused before it fills the memory.
+        maximum_seconds: longer sound is refused before it fills the memory; `None` for an hour.
         trim: dB below the loudest frame; quieter sound is cut off at both ends.
         compression: settings of a compressor of the dynamics.
         loudness: LUFS of every utterance.
@@ -40,17 +41,17 @@ class AudioSettings(MediaSettings):
     where: ClassVar[str] = "encoder.audio.media"
     sample_rate: Annotated[int, Ge(LOWEST_RATE)] = 16_000
     minimum_seconds: NonNegative = 0.05
-    maximum_seconds: Annotated[float, Gt(0), Le(LONGEST)] = 3600.0
+    maximum_seconds: Annotated[float, Gt(0), Le(LONGEST)] | None = None
     trim: Annotated[float, Ge(1), Le(120)] | None = None
     compression: Compression | None = None
     loudness: Annotated[float, Ge(-70), Le(0)] | None = None
     pre_emphasis: Annotated[float, Ge(0), Le(1)] | None = None
     augmentation: AudioAugmentation | None = None
 
-    def identity(self, *, augmented: bool = False) -> dict[str, Any]:
-        own = super().identity(augmented=augmented)
-        del own["maximum_seconds"]
-        return own
+    @property
+    def limit(self) -> float:
+        """Seconds of the longest sound that is read."""
+        return MAXIMUM_SECONDS if self.maximum_seconds is None else self.maximum_seconds
 
 
 def read_audio(source: Source, settings: AudioSettings) -> Waveform:
@@ -70,7 +71,7 @@ def read_view(source: Source, settings: AudioSettings) -> tuple[Waveform, Genera
     """As `read_audio`, with the random generator that the rest of an augmented view draws from; `None` for view 0."""
     path = source.path
     assert path is not None
-    decoded, rate = decode_sound(path, read_head(path), source.start, source.end, settings.maximum_seconds)
+    decoded, rate = decode_sound(path, read_head(path), source.start, source.end, settings.limit)
     _check(decoded, rate, settings.minimum_seconds)
     waveform = _conditioned(resampled(decoded, rate, settings.sample_rate), settings)
     if source.view == 0 or settings.augmentation is None:

@@ -57,7 +57,8 @@ def mono_of(samples: NDArray[np.float32]) -> Waveform:
 
 def too_long(maximum_seconds: float) -> MediaError:
     """The error of sound that exceeds the limit."""
-    return MediaError(f"the sound is too long: expected at most maximum_seconds={maximum_seconds:g} s, got more")
+    limit = f"{maximum_seconds:g} s (encoder.audio.media.maximum_seconds)"
+    return MediaError(f"the sound is too long: expected at most {limit}, got more")
 
 
 def undecodable(reason: str) -> MediaError:

@@ -65,6 +65,7 @@ def test_fields_at_their_defaults_do_not_count_unless_they_always_did() -> None:
 @pytest.mark.parametrize(
     ("modality", "changes"),
     [
+        ("audio", {"maximum_seconds": 10}),
         ("audio", {"trim": 30}),
         ("audio", {"loudness": -23}),
         ("audio", {"pre_emphasis": 0.97}),
@@ -78,10 +79,6 @@ def test_every_field_counts(modality: str, changes: dict[str, Any]) -> None:
     plain, changed = KINDS[modality]().identity(), settings(modality, changes).identity()
     assert plain != changed
     assert json.loads(canonical_json(changed))
-
-
-def test_the_limit_of_the_length_does_not_count() -> None:
-    assert AudioSettings(maximum_seconds=10.0).identity() == AudioSettings().identity()
 
 
 def test_a_compression_with_written_out_defaults_is_the_same() -> None:
@@ -115,7 +112,7 @@ BAD_VALUES: list[tuple[str, dict[str, Any], str]] = [
     ("audio", {"sample_rate": 16_000.5}, "sample_rate: expected a whole number of at least 4000, got 16000.5"),
     ("audio", {"minimum_seconds": -1}, "minimum_seconds: expected a number of at least 0, got -1"),
     ("audio", {"maximum_seconds": math.inf}, "maximum_seconds: expected a number"),
-    ("audio", {"maximum_seconds": 0}, "maximum_seconds: expected a number above 0 and of at most 360000, got 0"),
+    ("audio", {"maximum_seconds": 0}, "maximum_seconds: expected a number above 0 and of at most 360000"),
     ("audio", {"sampel_rate": 8_000}, "sampel_rate: unknown key; did you mean encoder.audio.media.sample_rate?"),
     ("audio", {"trim": -3}, "trim: expected a number of at least 1 and of at most 120 or null, got -3"),
     ("audio", {"trim": "loud"}, "trim: expected a number of at least 1 and of at most 120 or null, got 'loud'"),

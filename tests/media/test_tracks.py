@@ -328,7 +328,7 @@ def test_sound_beyond_the_limit_is_refused_and_a_segment_of_it_is_not(name: str,
     path = write_track(tmp_path / name, codec, chirp())
     assert len(decode(path, maximum_seconds=4.0)) >= 3 * RATE
     for start, end in ((None, None), (0.25, 9.0)):
-        with pytest.raises(MediaError, match=r"too long: expected at most maximum_seconds=1\.5 s"):
+        with pytest.raises(MediaError, match=r"too long: expected at most 1\.5 s"):
             decode(path, start, end, maximum_seconds=1.5)
     assert len(decode(path, 1.75, 2.75, maximum_seconds=1.5)) == RATE
 
