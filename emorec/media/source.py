@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Literal
+from typing import Any, BinaryIO, ClassVar, Literal, TypeVar
 
 from emorec.errors import UserError, first_line
 from emorec.media.augmentation import Augmentation
 from emorec.storage.digests import digest_of
 from emorec.storage.regular_files import open_regular, require_regular
 
+T = TypeVar("T")
 Reader = Literal["decord", "av"]  # of videos and of their sound tracks
 
 DECODER = 2  # is counted up when a file of sound or video is decoded to something else; features are then made anew
@@ -167,6 +168,12 @@ class Deadline:
             raise SlowMediaError(
                 f"expected it to be decoded within {self._seconds:g} s (extraction.clip_seconds), it takes longer"
             )
+
+    def watched(self, items: Iterator[T]) -> Iterator[T]:
+        """The same items; looks at the time before each of them."""
+        for item in items:
+            self.check()
+            yield item
 
 
 class _File:

@@ -196,10 +196,7 @@ def _read_track(path: Path, deadline: Deadline) -> VideoTrack:
 
 def full_packets(packets: Iterable[Any], deadline: Deadline) -> Iterator[Any]:
     """Leaves out the empty packets that stand for frames that were dropped, and those that end the tracks."""
-    for packet in packets:
-        deadline.check()
-        if packet.size:
-            yield packet
+    return (packet for packet in deadline.watched(iter(packets)) if packet.size)
 
 
 def _undecodable(reason: str) -> MediaError:
