@@ -5,6 +5,7 @@ grid. The container finds its packets, or those before them are read and not dec
 its start, and what is before the segment is not kept.
 """
 
+import ctypes
 import itertools
 import math
 import re
@@ -34,6 +35,8 @@ NOTHING: Waveform = np.zeros(0, np.float32)
 FINDS_PACKETS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flac"})  # exactly, by their times
 STATES_LENGTH = FINDS_PACKETS | {"aiff", "asf", "au", "caf", "flv", "tta"}  # others estimate it, or count what is empty
 SOUND_FILES = frozenset({"wav", "w64", "flac", "aiff", "au", "caf", "ogg", "mp3"})  # mono is the mean of the channels
+PLANES = 8  # of a frame; FFmpeg keeps more elsewhere
+OWN_ORDER = " channels ("  # in FFmpeg's name of a layout, before the list of its channels
 # FFmpeg's names of codecs
 OF_ONE_LENGTH = frozenset({"aac", "ac3", "alac", "eac3", "flac", "mp2", "mp3", "opus"})  # packets, but for the last one
 FORGETTING = ("pcm_", "vorbis")  # their packets differ in length, and depend on few before them
@@ -149,18 +152,33 @@ def _decoded(packets: Iterator[Any]) -> Iterator[Any]:
     """PyAV's frames of packets; those that are damaged are left out.
 
     Raises:
-        MediaError: too many are damaged.
+        MediaError: too many are damaged, or their channels are in an order of their own.
     """
     import av
 
     damaged = 0
     for number, packet in enumerate(packets):
         try:
-            yield from packet.decode()
+            frames = packet.decode()
         except av.InvalidDataError as error:
             damaged += 1
             if damaged > 1 + DAMAGED_SHARE * number:
                 raise undecodable(reason_of(error)) from error
+        else:
+            _refuse_own_order(frames)
+            yield from frames
+
+
+def _refuse_own_order(frames: list[Any]) -> None:
+    """Refuses frames whose channels are in an order of their own, as in some QuickTime files.
+
+    PyAV frees the description of such an order twice, which ends the process: it is kept from freeing it at all.
+    """
+    layouts = [frame.layout for frame in frames if OWN_ORDER in frame.layout.name]
+    for layout in layouts:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(layout))
+    if layouts:
+        raise undecodable(f"expected channels in a usual order, got {layouts[0].name}")
 
 
 def _placed(track: Track, skipped: int) -> Iterator[tuple[int, Waveform]] | None:
@@ -245,7 +263,7 @@ class Mixer:
     def __init__(self, track: Track) -> None:
         self._rate, self._is_sound_file = track.rate, track.container_name in SOUND_FILES
         self._kind: tuple[str, str, int] | None = None  # of frames; in joined files it changes
-        self._resampler: Any = None  # of frames whose rate is not the track's
+        self._resampler: Any = None  # of frames of another rate, and of those that PyAV cannot give as they are
 
     def mono(self, frame: Any) -> Waveform:
         """The mono samples of a frame."""
@@ -265,9 +283,10 @@ class Mixer:
         import av
 
         rest = self.rest()
-        is_other = frame.sample_rate != self._rate
+        # PyAV reads a plane too many of frames with 8, and ends the process
+        is_other = frame.sample_rate != self._rate or (frame.format.is_planar and frame.layout.nb_channels >= PLANES)
         self._kind = kind
-        self._resampler = av.AudioResampler(frame.format.name, frame.layout, self._rate) if is_other else None
+        self._resampler = av.AudioResampler("flt", frame.layout, self._rate) if is_other else None
         return rest
 
     def _mixed(self, frame: Any) -> Waveform:
@@ -292,14 +311,17 @@ def samples_of(frame: Any) -> NDArray[np.float32]:
 
 @cache
 def mixing_weights(layout: str) -> NDArray[np.float32]:
-    """The levels of a layout's channels in mono, by FFmpeg's rules: (channels,)."""
+    """The levels of a layout's channels in mono, by FFmpeg's rules: (channels,). All are equal where it has none."""
     import av
 
     channels = av.AudioLayout(layout).nb_channels
     impulses = np.eye(channels, dtype=np.float32).reshape(1, -1)  # in each channel, one sample after the other
     frame = av.AudioFrame.from_ndarray(impulses, format="flt", layout=layout)
     frame.sample_rate = rate = 48_000  # Hz; any
-    (mono,) = av.AudioResampler("flt", "mono", rate).resample(frame)
+    try:
+        (mono,) = av.AudioResampler("flt", "mono", rate).resample(frame)
+    except av.FFmpegError:
+        return np.full(channels, 1 / channels, np.float32)
     weights: NDArray[np.float32] = mono.to_ndarray()[0]
     return weights
 

@@ -1,6 +1,8 @@
 """Sound files whose headers claim what is not there are refused, before memory or time is spent on it."""
 
 import struct
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -11,7 +13,22 @@ import soundfile
 
 from emorec.media.audio import AudioSettings, read_audio
 from emorec.media.source import MediaError, Source
+from tests.conftest import REPOSITORY
 from tests.media.test_tracks import chirp, write_track
+
+CENTRE_FIRST = 114 << 16 | 3  # QuickTime's number of the order centre, left, right
+DECODE = """
+import sys
+from pathlib import Path
+from emorec.media.source import MediaError
+from emorec.media.tracks import decode_track
+for path in map(Path, sys.argv[1:]):
+    for _ in range(20):
+        try:
+            print(len(decode_track(path, None, None, 60)[0]))
+        except MediaError as error:
+            print(error)
+"""
 
 
 def refusal(path: Path, **settings: float) -> str:
@@ -86,3 +103,29 @@ def test_a_track_of_garbage_is_refused(tmp_path: Path) -> None:
             copy.pts, copy.dts, copy.time_base, copy.stream = packet.pts, packet.dts, packet.time_base, stream
             target.mux(copy)
     assert "not decodable" in refusal(tmp_path / "a.mkv")
+
+
+def test_channels_that_pyav_frees_twice_or_reads_beyond_end_no_process(tmp_path: Path) -> None:
+    paths = []
+    for name, codec, layout in (("own.mov", "pcm_s16le", "3.0"), ("eight.m4a", "aac", "7.1")):
+        paths.append(tmp_path / name)
+        channels = av.AudioLayout(layout).nb_channels
+        with av.open(str(paths[-1]), "w") as target:
+            track = target.add_stream(codec, rate=16_000, layout=layout)
+            samples = np.zeros((1, channels * 16_000), np.float32)
+            frame = av.AudioFrame.from_ndarray(samples, format="flt", layout=layout)
+            frame.sample_rate = 16_000
+            (converted,) = av.AudioResampler(track.format.name, layout, 16_000).resample(frame)
+            target.mux([*track.encode(converted), *track.encode()])
+    content = bytearray(paths[0].read_bytes())
+    offset = content.find(b"chan") + 8
+    content[offset : offset + 8] = struct.pack(">II", CENTRE_FIRST, 0)
+    paths[0].write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-c", DECODE, *map(str, paths)], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert all("expected channels in a usual order, got 3 channels" in line for line in lines[:20])
+    assert len(lines[20:]) == 20
+    assert all(16_000 <= int(line) <= 18_048 for line in lines[20:])
