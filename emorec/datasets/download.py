@@ -46,6 +46,7 @@ def fetch_files(files: Iterable[RemoteFile], folder: Path, limits: DownloadConfi
     archives = [item for item in items if item.name.endswith(ARCHIVES)]
     plain = [item for item in items if not item.name.endswith(ARCHIVES)]
     problems: list[str] = []
+    log.info("%d files of %.1f MB or more, into %s", len(items), sum(item.size or 0 for item in items) / 1e6, folder)
 
     def attempt(item: RemoteFile) -> bool:
         try:
