@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from emorec.config.credentials import check_config
 from emorec.config.hydra_errors import hydra_errors
+from emorec.config.interpolations import check_interpolations
 from emorec.config.keys import flat
 from emorec.config.locations import config_folder, register_resolvers
 from emorec.config.schema import CommandConfig
@@ -134,7 +135,9 @@ class _Printer(Hydra):
     """Answers flags as Hydra does, but builds nothing of a config: Hydra would make its loggers, whatever they are."""
 
     def compose_config(self, *arguments: Any, **options: Any) -> DictConfig:
-        return super().compose_config(*arguments, **{**options, "with_log_configuration": False})
+        node = super().compose_config(*arguments, **{**options, "with_log_configuration": False})
+        check_interpolations(OmegaConf.to_container(node))
+        return node
 
 
 def _value_of(flag: str, value: str, rest: list[str]) -> str:
@@ -221,7 +224,7 @@ def _check_overrides(line: CommandLine, overrides: Sequence[str]) -> None:
         problems.append(f"--config-dir: expected a folder, got {line.config_dir!r}")
     for override in overrides:
         key, separator, value = override.partition("=")
-        if not key or (not separator and not key.startswith("~")):
+        if not key.lstrip("+~") or (not separator and not key.startswith("~")):
             hint = f"; did you mean run={override}?" if line.config_name == "evaluate" and key else ""
             problems.append(f"expected key=value, got {override!r}{hint}")
         known = _choices_of(line, overrides, key.lstrip("+"))
@@ -259,6 +262,7 @@ class Composer(Generic[C]):
                 for group, name in node.hydra.runtime.choices.items()
                 if name is not None and not group.startswith("hydra") and "@" not in group.removesuffix("@_global_")
             }
+            check_interpolations(_plain(node, resolve=False))
             values = _plain(node, resolve=True)
         check_depth(values, "the config")
         check_config(values)
@@ -276,7 +280,7 @@ class Composer(Generic[C]):
 def _plain(node: DictConfig, *, resolve: bool) -> dict[str, Any]:
     """A composed config without Hydra's own part; missing values are errors where interpolations are resolved."""
     with open_dict(node):
-        node.pop("hydra")
+        node.pop("hydra", None)
     values = OmegaConf.to_container(node, resolve=resolve, throw_on_missing=resolve)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}

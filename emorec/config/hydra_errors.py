@@ -16,9 +16,7 @@ MOST_HINTS = 4  # keys of the same name elsewhere that are worth a hint
 REFUSED_KEY = re.compile(
     r"Could not (?:override|append to config\. An item is already at|delete from config\.) '([^']+)'"
 )
-
 NO_GROUP = re.compile(r"Could not override '([^']+)'\.?\s*No match in the defaults list")
-
 IN_FILE = re.compile(r"In '([^']+)': (\w+) raised while composing config")
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '([^=]+)=(.*)'")
 

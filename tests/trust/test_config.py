@@ -159,7 +159,18 @@ def test_a_config_of_a_lab_that_unfolds_is_refused(
     assert list(root.iterdir()) == []
 
 
-@pytest.mark.parametrize("word", ["notes=" + "[" * 90 + "]" * 90, "+" + ".".join(["a"] * 90) + "=1"])
+@pytest.mark.parametrize(
+    "form", ["${{a{0}}}${{a{0}}}", "['${{a{0}}}', '${{oc.select:a{0}}}']", "{{b: '${{a{0}}}', c: '${{.b}}'}}"]
+)
+def test_interpolations_that_unfold_are_refused(form: str, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    lines = ["a0: laugh", *(f"a{number + 1}: {form.format(number)}" for number in range(60))]
+    (tmp_path / "experiment" / "t.yaml").write_text("\n".join(["# @package _global_", *lines]))
+    with pytest.raises(UserError, match="expected interpolations of at most 100000 values"):
+        compose_once("train", TrainConfig, ["--config-dir", str(tmp_path), "experiment=t"])
+
+
+@pytest.mark.parametrize("word", ["notes=" + "[" * 70 + "]" * 70, "+" + ".".join(["a"] * 90) + "=1"])
 def test_an_override_that_is_too_deep_is_refused(word: str) -> None:
     with pytest.raises(UserError, match="levels"):
         compose_once("train", TrainConfig, [word])
