@@ -96,5 +96,5 @@ def read_regular(path: Path, *, most: int = MOST_BYTES, follow: bool = True) -> 
     with open_regular(path, follow=follow) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > most:
-            raise OSError(errno.EFBIG, f"expected at most {most} bytes, got {size}", str(path))
+            raise OSError(errno.EFBIG, f"expected a file of at most {most} bytes, got {size}", str(path))
         return stream.read(size)

@@ -335,7 +335,7 @@ def test_a_file_that_grows_is_not_hashed_for_ever(tmp_path: Path, monkeypatch: p
 
 
 def test_a_file_of_proc_which_has_content_and_the_size_0_is_not_hashed() -> None:
-    with pytest.raises(OSError, match="changes its size"):
+    with pytest.raises(OSError, match="regular file"):
         hash_file(Path("/proc/self/environ"))
 
 
