@@ -12,7 +12,7 @@ from typing import Any
 import emorec
 from emorec.storage.digests import digest_of, hash_file
 
-LIBRARIES = ("torch", "torchaudio", "lightning", "transformers", "safetensors", "numpy", "opensmile", "decord")
+LIBRARIES = ("torch", "torchaudio", "lightning", "transformers", "safetensors", "numpy", "opensmile", "av", "decord")
 
 
 @lru_cache(maxsize=1)
