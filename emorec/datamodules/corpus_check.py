@@ -24,6 +24,7 @@ from emorec.media.video import VideoSettings, read_video
 from emorec.media.video_track import stated_seconds
 from emorec.progress import Progress
 from emorec.storage.digests import FileDigests
+from emorec.storage.regular_files import is_regular
 
 PROBE = VideoSettings(frames=3, size=32)
 SHOWN = 20  # number of problems in the text
@@ -213,7 +214,7 @@ def _check_duplicates(result: CorpusCheck, manifest: Manifest, split_of: Mapping
         groups: dict[tuple[Any, ...], list[str]] = defaultdict(list)  # {content: utterances}
         for item in manifest.utterances:
             path: Path | None = getattr(item, modality)
-            if path is not None and path.is_file():
+            if path is not None and is_regular(path):
                 groups[digests.digest(path), *item.segment(modality), item.crop].append(item.id)
         for first, *others in (dict.fromkeys(names) for names in groups.values()):  # a repeated id is reported as such
             if others:

@@ -16,6 +16,7 @@ MOST_PIXELS = 1 << 26  # of a frame: 8192 by 8192
 SHARE_OF_FILE = 0.8  # share of the stated length that must have packets
 HEAD = 4096  # bytes that hold what a header states of the file
 PACKET_SECONDS = 1.0  # a packet may last this long
+AVI_SLACK = 64  # bytes by which writers of AVI err
 UNKNOWN_SIZE = 0x7FFFFFFF  # what headers state at least that are not completed
 SEGMENT = b"\x18\x53\x80\x67"  # of Matroska; its size follows
 STATE_LENGTHS = frozenset({"mov", "matroska", "flv", "asf", "mxf"})  # containers that state it instead of guessing
@@ -252,7 +253,7 @@ def _stated_size(path: Path, container: Any) -> int:
         head = stream.read(HEAD)
     if name == "avi":
         stated = 8 + int.from_bytes(head[4:8], "little")
-        return stated if stated < UNKNOWN_SIZE else 0
+        return stated - AVI_SLACK if stated < UNKNOWN_SIZE else 0
     offset = head.find(SEGMENT) + len(SEGMENT)
     if name != "matroska" or offset < len(SEGMENT) or not head[offset] > 0:
         return 0
