@@ -4,6 +4,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from emorec.config.schema import DataConfig, ExtractionConfig
 from emorec.datamodules.split_checks import check_classes
 from emorec.datasets.labels import relabel
 from emorec.datasets.manifest import Corpus, Manifest, Problem
+from emorec.datasets.names import name_key
 from emorec.datasets.splits import speaker_overlap
 from emorec.datasets.utterance import SPLITS, Utterance
 from emorec.errors import UserError, choose
@@ -24,7 +26,6 @@ from emorec.media.video import VideoSettings, read_video
 from emorec.media.video_track import stated_seconds
 from emorec.progress import Progress
 from emorec.storage.digests import FileDigests
-from emorec.storage.regular_files import is_regular
 
 PROBE = VideoSettings(frames=3, size=32)
 SHOWN = 20  # number of problems in the text
@@ -135,7 +136,7 @@ def _check_splits(result: CorpusCheck, corpus: Corpus, manifest: Manifest) -> di
     result.leaks = {
         "dialogues": _recurring(splits, lambda item: item.dialogue),
         "recordings": _recurring(splits, lambda item: str(path) if (path := item.audio or item.video) else None),
-        "sentences": _recurring(splits, lambda item: item.text and item.text.strip().casefold()),
+        "sentences": _recurring(splits, lambda item: item.text and name_key(item.text)),
     }
     return {item.id: split for split, items in splits.items() for item in items}
 
@@ -214,8 +215,9 @@ def _check_duplicates(result: CorpusCheck, manifest: Manifest, split_of: Mapping
         groups: dict[tuple[Any, ...], list[str]] = defaultdict(list)  # {content: utterances}
         for item in manifest.utterances:
             path: Path | None = getattr(item, modality)
-            if path is not None and is_regular(path):
-                groups[digests.digest(path), *item.segment(modality), item.crop].append(item.id)
+            with suppress(OSError):  # such a file is reported as missing
+                if path is not None:
+                    groups[digests.digest(path), *item.segment(modality), item.crop].append(item.id)
         for first, *others in (dict.fromkeys(names) for names in groups.values()):  # a repeated id is reported as such
             if others:
                 splits = sorted({split_of[name] for name in (first, *others) if name in split_of})

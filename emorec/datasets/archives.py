@@ -91,8 +91,8 @@ def _publish(temporary: Path, folder: Path) -> int:
     for path in files:
         target = folder / path.relative_to(temporary)
         make_folder(target.parent)
-        sync(path)
         path.replace(target)
+        sync(target)
         parents.add(target.parent)
     for parent in sorted(parents):
         sync(parent)

@@ -126,6 +126,8 @@ def fetch(item: RemoteFile, path: Path, limits: DownloadConfig, *, progress: boo
 
 
 def _append(item: RemoteFile, partial: Path, limits: DownloadConfig, progress: bool) -> None:
+    if partial.is_symlink() or (partial.exists() and not partial.is_file()):
+        partial.unlink()
     start = partial.stat().st_size if partial.exists() else 0
     if start == item.size:
         return

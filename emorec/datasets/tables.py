@@ -124,7 +124,7 @@ def _parquet_rows(path: Path, problems: list[Problem], largest: int) -> list[tup
             name.strip(): [_text(value) for value in column.to_pylist()]
             for name, column in zip(table.column_names, table.columns, strict=True)
         }
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         problems.append(Problem("encoding", str(path), f"expected Parquet, got {first_line(error)}"))
         return []
     return [(line, dict(zip(cells, row, strict=True))) for line, row in enumerate(zip(*cells.values(), strict=True), 1)]
@@ -148,8 +148,7 @@ def _parquet_table(path: Path, content: bytes, problems: list[Problem], largest:
     texts = [field.name for field in schema if _is_text(field.type)]
     file = parquet.ParquetFile(pyarrow.BufferReader(content), read_dictionary=texts)
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-    parts = [group.column(number) for group in groups for number in range(group.num_columns)]
-    _check_size(sum(part.total_uncompressed_size for part in parts if part.path_in_schema in columns), largest)
+    _check_size(sum(group.total_byte_size for group in groups), largest)
     _check_size(file.metadata.num_rows * len(columns) * CELL_BYTES, largest)
     batches, size = [], 0
     for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
@@ -198,10 +197,10 @@ def _text(value: object) -> str:
 
 def _delimiter(text: str, known: set[str]) -> str:
     """The delimiter that yields most of the known columns."""
-    header = text.partition("\n")[0]
+    header = io.StringIO(text, newline="").readline()
 
     def columns(delimiter: str) -> int:
-        return len(known & {name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), ())})
+        return len(known & {name.strip().strip('"').strip().lower() for name in header.split(delimiter)})
 
     return max(DELIMITERS, key=columns)
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -51,7 +52,10 @@ def npy_header(stream: IO[bytes], length: int) -> tuple[Header, int]:
     """
     major, _ = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    try:
+        shape, _, dtype = read(stream)
+    except (SyntaxError, TokenError) as error:  # the header is a literal of Python
+        raise ValueError(f"a header that is no header: {error}") from error
     claimed, held = math.prod(shape) * dtype.itemsize, length - stream.tell()
     fault = ""
     if dtype.hasobject:

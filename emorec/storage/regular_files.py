@@ -52,15 +52,6 @@ def require_regular(path: Path) -> int:
     return status.st_size
 
 
-def is_regular(path: Path) -> bool:
-    """Whether it is a regular file, or a link that leads to one."""
-    try:
-        require_regular(path)
-    except OSError:
-        return False
-    return True
-
-
 def open_descriptor(path: Path, flags: int = os.O_RDONLY, *, follow: bool = True) -> int:
     """Opens a regular file and returns its descriptor.
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import tarfile
 import time
 import zipfile
@@ -57,6 +58,16 @@ def test_a_body_that_is_longer_than_its_record_stops_at_once(server: Server, tmp
         fetch(offered(server, "a.zip", bytes(1000)), tmp_path / "a.zip", LIMITS, progress=False)
     assert server.sent < 20_000_000
     assert files_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to(path.parent / "canary")])
+def test_nothing_is_appended_to_what_is_planted(server: Server, tmp_path: Path, make: Callable[[Path], None]) -> None:
+    (tmp_path / "canary").write_bytes(CANARY)
+    make(tmp_path / f"a.zip{download.PARTIAL}")
+    server.files["a.zip"] = b"content"
+    assert fetch(offered(server, "a.zip", b"content"), tmp_path / "a.zip", LIMITS, progress=False)
+    assert (tmp_path / "canary").read_bytes() == CANARY
+    assert (tmp_path / "a.zip").read_bytes() == b"content"
 
 
 def test_a_body_of_unknown_length_ends_where_the_config_says(server: Server, tmp_path: Path) -> None:

@@ -94,8 +94,20 @@ def test_a_small_parquet_file_does_not_unfold(tmp_path: Path, content: Callable[
 def test_a_larger_table_is_read_where_the_config_allows_it(tmp_path: Path) -> None:
     table = write(tmp_path / "corpus.csv", "id,text,label\n" + "".join(f"u{n},Hi.,{'ab'[n % 2]}\n" for n in range(40)))
     (problem,) = custom(tmp_path, table, largest_table=100).scan().problems
-    assert "expected a file of at most 100 bytes, got" in problem.detail
+    assert "expected at most 100 bytes, got" in problem.detail
     assert len(custom(tmp_path, table, largest_table=1000).scan().utterances) == 40
+
+
+def test_a_header_without_end_is_a_problem(tmp_path: Path) -> None:
+    (problem, *_) = custom(tmp_path, write(tmp_path / "corpus.csv", "id,text,label," + "x" * 200_000)).scan().problems
+    assert "expected CSV, got field larger than field limit" in problem.detail
+
+
+def test_a_date_that_python_does_not_have_is_a_problem(tmp_path: Path) -> None:
+    days = pyarrow.array([2**31 - 1], pyarrow.int32()).cast(pyarrow.date32())
+    parquet.write_table(pyarrow.table({"id": ["a"], "label": ["x"], "day": days}), tmp_path / "corpus.parquet")
+    (problem,) = custom(tmp_path, tmp_path / "corpus.parquet").scan().problems
+    assert "expected Parquet, got" in problem.detail
 
 
 def pipe(path: Path) -> None:
@@ -228,6 +240,7 @@ HEADERS = {
     "negative": shaped("(-1, 6)"),
     "digits": shaped("(" + "9" * 5000 + ",)"),
     "depth": claiming("(" * 5000 + ")" * 5000),
+    "no end": claiming("{'shape': (3,\n\0"),
 }
 
 
