@@ -167,12 +167,14 @@ class Corpus(ABC):
         where = f"dataset={self.name}, dataset.protocol={self.protocol}{notes}"
         return assign_splits(manifest.utterances, rule, fold=self.fold, task=self.task, limit=self.limit, where=where)
 
-    def require_folder(self) -> None:
-        """Raises a `UserError` with the expected folder and how to get the corpus if it does not exist."""
+    def require_folder(self, origin: str = "") -> None:
+        """Raises a `UserError` with the expected folder and how to get the corpus, `origin` or the class's, if it does
+        not exist."""
         if not self.folder.is_dir():
             raise UserError(
                 f"expected the corpus in {self.folder}, found no such folder (dataset={self.name}; "
-                f"set dataset.root, or EMOREC_DATA to the folder that holds {self.folder.name}/). {self.origin}"
+                f"set dataset.root, or EMOREC_DATA to the folder that holds {self.folder.name}/). "
+                f"{origin or self.origin}"
             )
 
     def files(self) -> list[Path]:
