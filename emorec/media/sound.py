@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from emorec.media.mixing import mono_of
 from emorec.media.signal import Waveform
 from emorec.media.source import Deadline, MediaError, read_head
-from emorec.media.tracks import HIGHEST_RATE, decode_track, mono_of, sample_at, too_long
+from emorec.media.tracks import HIGHEST_RATE, decode_track, sample_at, too_long
 
 EXACT = frozenset({"PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"})  # libsndfile's names of samples
 UNKNOWN_BYTES = 0x7FFFF000  # headers of streams state about the largest number, signed or not, for "unknown"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import emorec.media.tracks
+import emorec.media.mixing
 from emorec.media.sound import decode_sound
 from emorec.media.source import Deadline, MediaError, SlowMediaError
 from tests.media.clips import boxes_of, numbered
@@ -213,7 +213,7 @@ def test_a_wav_that_states_a_few_bytes_more_is_whole(more: int, tmp_path: Path) 
 
 @pytest.mark.parametrize("riff", [None, 0])
 def test_a_wav_that_states_no_bytes_is_whole(riff: int | None, tmp_path: Path) -> None:
-    path = write_track(tmp_path / "a.wav", "pcm_s16le", chirp(1.0))
+    path = write_track(tmp_path / "a.wav", "pcm_s16le", chirp(1.0, channels=2))
     whole = decode(path)
     np.testing.assert_array_equal(decode(stating(path, 0, riff)), whole)
     np.testing.assert_array_equal(decode(path, 0.25, 0.5), whole[RATE // 4 : RATE // 2])
@@ -356,12 +356,12 @@ def long_track(path: Path, seconds: int) -> Path:
 
 
 def test_a_segment_of_a_long_track_decodes_that_segment_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, decoded, samples_of = long_track(tmp_path / "a.m4a", 600), [], emorec.media.tracks.samples_of
+    path, decoded, samples_of = long_track(tmp_path / "a.m4a", 600), [], emorec.media.mixing.samples_of
 
     def counted(frame: Any) -> Sound:
         decoded.append(frame.samples)
         return samples_of(frame)
 
-    monkeypatch.setattr(emorec.media.tracks, "samples_of", counted)
+    monkeypatch.setattr(emorec.media.mixing, "samples_of", counted)
     assert len(decode(path, 500.0, 503.0)) == 3 * RATE
     assert sum(decoded) < 6 * RATE
