@@ -94,7 +94,7 @@ def test_a_small_parquet_file_does_not_unfold(tmp_path: Path, content: Callable[
 def test_a_larger_table_is_read_where_the_config_allows_it(tmp_path: Path) -> None:
     table = write(tmp_path / "corpus.csv", "id,text,label\n" + "".join(f"u{n},Hi.,{'ab'[n % 2]}\n" for n in range(40)))
     (problem,) = custom(tmp_path, table, largest_table=100).scan().problems
-    assert "expected at most 100 bytes, got" in problem.detail
+    assert "expected a file of at most 100 bytes, got" in problem.detail
     assert len(custom(tmp_path, table, largest_table=1000).scan().utterances) == 40
 
 
