@@ -15,7 +15,7 @@ from emorec.storage.digests import digest_of
 from emorec.storage.regular_files import open_regular, require_regular
 
 T = TypeVar("T")
-Reader = Literal["decord", "av"]  # of videos and of their sound tracks
+Reader = Literal["decord", "av"]  # of videos
 
 DECODER = 2  # is counted up when a file of sound or video is decoded to something else; features are then made anew
 CLIP_SECONDS = 600.0  # to decode one clip
