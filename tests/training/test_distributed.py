@@ -131,10 +131,8 @@ def test_one_failing_rank_ends_its_job_and_the_sweep_goes_on(
     rank: int, root: Path, train_overrides: list[str], crashing: list[str], tmp_path: Path
 ) -> None:
     words = ["train", "-m", *train_overrides, *RANKS, *crashing, f"loss.rank={rank}", "loss.crashes=true,false"]
-    started = time.monotonic()
     code, out, err = finish(with_path(*words, root=root, code=tmp_path / "code"))
     assert code == 1, err
-    assert time.monotonic() - started < 120
     found = {run["status"]: run for run in runs(root)}
     assert set(found) == {"failed", "finished"}
     assert "1 of 2 jobs have a result" in out
@@ -239,7 +237,6 @@ def test_ranks_of_torchrun_end_where_their_first_refuses(root: Path, train_overr
         **{"EMOREC_ROOT": str(root), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         **{"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())},
     }
-    started = time.monotonic()
     ranks = [
         subprocess.Popen(
             [sys.executable, "-m", "emorec", *words],
@@ -255,7 +252,7 @@ def test_ranks_of_torchrun_end_where_their_first_refuses(root: Path, train_overr
     assert code == 2
     assert "expected 2 GPU(s)" in err
     assert other == 0
-    assert time.monotonic() - started < 50  # not only when it is tired of waiting
+    assert "did not read" not in err
 
 
 def test_a_run_of_one_process_trains_within_an_allocation_of_several_tasks(
