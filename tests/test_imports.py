@@ -41,7 +41,7 @@ def test_only_what_the_first_block_leaves_is_never_collected() -> None:
     assert done.stdout.split() == ["True", "0"]
 
 
-def test_looking_after_runs_loads_nothing_heavy(tmp_path: Path) -> None:
+def test_looking_after_runs_and_features_loads_nothing_heavy(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "weights").mkdir(parents=True)
     CheckpointStore(tmp_path / "checkpoints").write(record("a" * 12))
     code = (
@@ -50,8 +50,10 @@ def test_looking_after_runs_loads_nothing_heavy(tmp_path: Path) -> None:
         " ['rm', 'aaa', '--yes'])\n"
         "codes = [main(['runs', *item]) for item in words]\n"
         "heavy = {'torch', 'numpy', 'lightning', 'pandas', 'pyarrow', 'matplotlib', 'wandb', 'safetensors', 'rich'}\n"
+        "print(codes, sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+        "codes = [main(['cache', *item]) for item in (['ls'], ['verify'], ['gc', '--unused', '--yes'])]\n"
         "print(codes, sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     options = {"env": environment(tmp_path), "cwd": tmp_path, "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, "-c", code], check=True, **options)  # type: ignore[call-overload]
-    assert done.stderr.splitlines()[-1] == f"{[0] * 8} []"
+    assert done.stderr.splitlines()[-2:] == [f"{[0] * 8} []", "[0, 0, 0] ['numpy']"]

@@ -79,7 +79,7 @@ def _collect(arguments: Namespace, paths: PathsConfig) -> int:
 
 
 def _compact(arguments: Namespace, paths: PathsConfig) -> int:
-    from emorec.features.extraction import compact_all
+    from emorec.features.compaction import compact_all
 
     saved = compact_all(paths.cache)
     return emit(arguments, saved, lambda: f"{sum(saved.values())} shards less in {len(saved)} specs")

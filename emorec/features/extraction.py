@@ -4,28 +4,25 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 
 from emorec.config.schema import ExtractionConfig
 from emorec.encoders.encoder import Encoder
 from emorec.errors import UserError
+from emorec.features.compaction import compact_if_many
 from emorec.features.computation import compute
-from emorec.features.maintenance import compact, compact_if_many, spec_folders, spec_of
-from emorec.features.store import FeatureStore
+from emorec.features.store import CLAIM, FeatureStore
 from emorec.media.source import Source
 from emorec.storage.atomic import remove_orphans
 from emorec.storage.claims import Holder, claimed
 from emorec.storage.digests import FileDigests
-from emorec.storage.folders import keep_modification_time
 
 log = logging.getLogger(__name__)
 
-CLAIM = "extraction.claim"
 ROUNDS = 2  # of computation: the first may show that stored features have the wrong dimension
 KEYS_AT_ONCE = 256  # to hand one text to a thread takes longer than to hash it
 
@@ -160,26 +157,6 @@ def _faces_counted(encoder: Encoder, title: str, clips: int) -> Iterator[None]:
     if encoder.face_misses and (faceless := encoder.face_misses.take()):
         level = logging.WARNING if 2 * faceless > clips else logging.INFO
         log.log(level, "%s: no face found in %d of %d clips, whose centre was taken", title, faceless, clips)
-
-
-def compact_claimed(store: FeatureStore) -> int:
-    """Compacts a store under its claim and returns the number of shards saved."""
-    with claimed(store.folder / CLAIM):
-        store.refresh()
-        return compact(store)
-
-
-def compact_all(cache: Path) -> dict[str, int]:
-    """Compacts all stores of a cache: {folder: number of shards saved}."""
-    digests = FileDigests(cache / "digests.tsv")
-    saved = {}
-    for folder in spec_folders(cache):
-        spec = spec_of(folder)
-        if spec is not None:
-            with suppress(FileNotFoundError), keep_modification_time(folder):  # it may be collected in the meantime
-                saved[folder.name] = compact_claimed(FeatureStore(cache, spec, digests))
-    digests.save()
-    return saved
 
 
 def _missing(stores: Sequence[FeatureStore], wanted: Mapping[bytes, str]) -> dict[bytes, str]:

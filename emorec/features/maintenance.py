@@ -1,19 +1,14 @@
-"""Maintenance of a feature cache: verify, collect, compact."""
+"""Maintenance of a feature cache: verify, collect."""
 
 import logging
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from emorec.features.inventory import inventory
-from emorec.features.shard import SUFFIX, Shard, ShardError, read_header, verified_shard, write_shard
+from emorec.features.shard import QUARANTINE_SUFFIX, SUFFIX, ShardError, quarantine, read_header, verified_shard
 from emorec.features.spec import SPEC_DIGITS, FeatureSpec
-from emorec.features.store import QUARANTINE_SUFFIX, FeatureStore, quarantine
 from emorec.storage.atomic import remove_orphans
 from emorec.storage.digests import FileDigests
 from emorec.storage.folders import keep_modification_time, list_folder, remove, remove_folder
@@ -22,9 +17,6 @@ from emorec.storage.leases import in_use, time_at
 log = logging.getLogger(__name__)
 
 FOLDER_NAME = re.compile(r"[a-z0-9_]+-[0-9a-f]{12}")
-COMPACT_BYTES = 256 << 20  # size of a merged shard
-SMALL_BYTES = 64 << 20  # smaller shards are merged
-MANY_SHARDS = 8
 
 
 @dataclass
@@ -132,67 +124,6 @@ def _remove_leftovers(root: Path) -> None:
             for path in list_folder(folder, f"*{QUARANTINE_SUFFIX}"):
                 with suppress(FileNotFoundError):
                     remove(path)
-
-
-def compact(store: FeatureStore) -> int:
-    """Merges small shards of a store. The caller holds the extraction claim of the store.
-
-    Readers that have the old shards open keep reading them; others open the merged one.
-
-    Returns:
-        The number of shards saved.
-    """
-    small = [shard for shard in store.shards if _is_small(shard)]
-    batches: list[list[Shard]] = [[]]
-    for shard in small:
-        if sum(merged.values.nbytes for merged in batches[-1]) > COMPACT_BYTES:
-            batches.append([])
-        batches[-1].append(shard)
-    saved = sum(_merge(store, batch) for batch in batches)
-    if saved:
-        log.info("%s: %d small shards merged into %d", store.spec.folder_name, len(small), len(small) - saved)
-    if not all(shard.path.exists() for shard in small):
-        store.reopen()
-    return saved
-
-
-def _is_small(shard: Shard) -> bool:
-    try:
-        return shard.path.stat().st_size < SMALL_BYTES
-    except FileNotFoundError:
-        return False  # compacted in the meantime
-
-
-def _merge(store: FeatureStore, shards: list[Shard]) -> int:
-    """Merges shards into one and returns the number of shards saved. Of equal keys the first is kept."""
-    for shard in shards:  # corrupted data must not get a new, valid digest
-        try:
-            shard.check_payload()
-        except ShardError as error:
-            quarantine(shard.path, error)
-            shards = [other for other in shards if other is not shard]
-    if len(shards) < 2:
-        return 0
-    entries: dict[bytes, tuple[NDArray[Any], str | None]] = {}
-    for shard in shards:
-        for entry, key in enumerate(shard.keys):
-            rows = np.asarray(shard.values[shard.offsets[entry] : shard.offsets[entry + 1]])
-            entries.setdefault(key.tobytes(), (rows, shard.reasons.get(entry)))
-    reasons = {index: reason for index, (_, reason) in enumerate(entries.values()) if reason is not None}
-    merged = write_shard(store.folder, store.spec, list(entries), [rows for rows, _ in entries.values()], reasons)
-    for shard in shards:
-        if shard.path != merged:
-            shard.path.unlink(missing_ok=True)
-    return len(shards) - 1
-
-
-def compact_if_many(store: FeatureStore) -> None:
-    """Compacts a store with many small shards."""
-    if sum(map(_is_small, store.shards)) > MANY_SHARDS:
-        try:
-            compact(store)
-        except OSError as error:
-            log.warning("the shards of %s were not merged: %s", store.spec.folder_name, error)
 
 
 def spec_of(folder: Path) -> FeatureSpec | None:

@@ -11,10 +11,11 @@ trusted: whoever can write to the cache can name a file by its digest.
 
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -29,6 +30,9 @@ from emorec.storage.regular_files import IrregularFileError, open_regular
 
 KEY_BYTES = 32
 NAME_DIGITS = 32
+log = logging.getLogger(__name__)
+
+QUARANTINE_SUFFIX = ".bad"  # of a broken shard that was set aside
 SUFFIX = ".safetensors"
 METADATA = "emorec"  # the only text of the header: JSON of spec, payload digest and reasons
 LARGEST_HEADER = 1 << 25  # bytes: the reasons of some 100 000 sources that cannot be decoded
@@ -247,3 +251,10 @@ def _check_entries(offsets: NDArray[np.int64], rows: int, reasons: dict[int, str
     empty = np.flatnonzero(offsets[1:] == offsets[:-1]).tolist()
     if empty != sorted(reasons):
         raise ShardError("expected a reason for each entry without rows, and for no other")
+
+
+def quarantine(path: Path, error: Exception) -> None:
+    """Renames a broken shard, so that no reader opens it."""
+    log.warning("the shard %s is broken and is set aside; its features are computed again: %s", path, error)
+    with suppress(OSError):
+        path.rename(path.with_name(path.name + QUARANTINE_SUFFIX))

@@ -14,7 +14,7 @@ from emorec.config.schema import FeaturesConfig
 from emorec.errors import UserError
 from emorec.features.devices import own_device
 from emorec.features.reader import FeatureReader, Location
-from emorec.features.shard import KEY_BYTES, SUFFIX, Shard, ShardError, verified_shard, write_shard
+from emorec.features.shard import KEY_BYTES, SUFFIX, Shard, ShardError, quarantine, verified_shard, write_shard
 from emorec.features.spec import FeatureSpec
 from emorec.storage.claims import Claim
 from emorec.storage.digests import FileDigests
@@ -23,7 +23,7 @@ from emorec.storage.leases import take_lease
 
 log = logging.getLogger(__name__)
 
-QUARANTINE_SUFFIX = ".bad"
+CLAIM = "extraction.claim"  # in the folder, of the process that computes features
 
 
 class FeatureStore:
@@ -188,10 +188,3 @@ def _concatenate(
 
 def _prefixes(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return np.ascontiguousarray(keys[:, :8]).view(np.uint64).reshape(-1)
-
-
-def quarantine(path: Path, error: Exception) -> None:
-    """Renames a broken shard, so that no reader opens it."""
-    log.warning("the shard %s is broken and is set aside; its features are computed again: %s", path, error)
-    with suppress(OSError):
-        path.rename(path.with_name(path.name + QUARANTINE_SUFFIX))

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 
 from emorec.features import computation
+from emorec.features.compaction import compact
 from emorec.features.extraction import CLAIM
-from emorec.features.maintenance import collect, compact
+from emorec.features.maintenance import collect
 from emorec.features.shard import Shard
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore

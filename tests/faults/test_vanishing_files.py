@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from emorec.config.schema import FeaturesConfig
-from emorec.features import extraction
+from emorec.features import compaction
 from emorec.features import inventory as inventory_module
 from emorec.features import maintenance as feature_maintenance
 from emorec.features import store as store_module
+from emorec.features.compaction import MANY_SHARDS, compact, compact_all, compact_if_many
 from emorec.features.inventory import inventory
-from emorec.features.maintenance import MANY_SHARDS, collect, compact, compact_if_many, spec_of, verify
+from emorec.features.maintenance import collect, spec_of, verify
 from emorec.features.store import FeatureStore
 from emorec.loggers import sync, wandb
 from emorec.reporting.aggregate import finished_runs
@@ -183,8 +184,8 @@ def test_the_compaction_of_a_cache_skips_a_spec_that_was_collected(
     tmp_path: Path, store: FeatureStore, vanish_after: Vanish
 ) -> None:
     other = filled(tmp_path, [[5], [6]], replace(SPEC, version=2))
-    vanish_after(extraction, "spec_of", store.folder)
-    assert extraction.compact_all(tmp_path) == {other.folder.name: 1}
+    vanish_after(compaction, "spec_of", store.folder)
+    assert compact_all(tmp_path) == {other.folder.name: 1}
     assert not store.folder.exists()
     assert other.folder.exists()
 

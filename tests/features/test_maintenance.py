@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from emorec.config.schema import FeaturesConfig
-from emorec.features import maintenance
-from emorec.features.extraction import CLAIM, compact_claimed
+from emorec.features import compaction
+from emorec.features.compaction import MANY_SHARDS, compact, compact_claimed, compact_if_many
 from emorec.features.inventory import inventory
-from emorec.features.maintenance import MANY_SHARDS, collect, compact, compact_if_many, spec_folders, spec_of, verify
+from emorec.features.maintenance import collect, spec_folders, spec_of, verify
 from emorec.features.reader import FeatureReader
 from emorec.features.shard import NAME_DIGITS, PAYLOAD, open_shard, write_shard
 from emorec.features.spec import FeatureSpec
-from emorec.features.store import FeatureStore
+from emorec.features.store import CLAIM, FeatureStore
 from emorec.storage.claims import claimed, this_process
 from emorec.storage.digests import FileDigests
 from emorec.storage.leases import SUFFIX as LEASE_SUFFIX
@@ -418,7 +418,7 @@ def test_a_merged_shard_that_exists_already_is_kept(tmp_path: Path) -> None:
 def test_large_shards_are_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = filled(tmp_path, [[0], [1], list(range(2, 40))])
     large = max(store.folder.glob("*.safetensors"), key=lambda path: path.stat().st_size)
-    monkeypatch.setattr(maintenance, "SMALL_BYTES", large.stat().st_size)
+    monkeypatch.setattr(compaction, "SMALL_BYTES", large.stat().st_size)
     assert compact(store) == 1
     assert len(shard_names(store)) == 2
     assert large.exists()
@@ -428,7 +428,7 @@ def test_large_shards_are_not_merged(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_size_of_a_merged_shard_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = filled(tmp_path, [[number] for number in range(12)])
     limit = sum(shard.values.nbytes for shard in store.shards) // 3
-    monkeypatch.setattr(maintenance, "COMPACT_BYTES", limit)
+    monkeypatch.setattr(compaction, "COMPACT_BYTES", limit)
     saved = compact(store)
     assert 2 <= len(store.shards) == 12 - saved <= 4
     assert max(shard.values.nbytes for shard in store.shards) <= limit + entry(0).nbytes * 7

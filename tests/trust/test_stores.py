@@ -15,7 +15,7 @@ import pytest
 
 from emorec.errors import UserError
 from emorec.features import shard as shard_module
-from emorec.features.extraction import compact_all
+from emorec.features.compaction import compact_all
 from emorec.features.inventory import inventory
 from emorec.features.maintenance import collect, verify
 from emorec.features.shard import NAME_DIGITS, payload_digest
