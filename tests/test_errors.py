@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 from omegaconf.errors import OmegaConfBaseException
 
-from emorec.config.composition import _hydra_errors
+from emorec.config.hydra_errors import hydra_errors
 from emorec.errors import Preempted, UserError, raise_interruption
 
 
@@ -44,5 +44,5 @@ def test_other_errors_hide_nothing() -> None:
 
 
 def test_ctrl_c_while_a_config_is_composed_is_no_wrong_config() -> None:
-    with pytest.raises(KeyboardInterrupt), _hydra_errors():
+    with pytest.raises(KeyboardInterrupt), hydra_errors():
         wrapping()

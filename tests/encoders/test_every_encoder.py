@@ -56,6 +56,7 @@ MEDIA_ALTERNATIVES: dict[str, dict[str, Any]] = {
     "audio": {
         "sample_rate": 8000,
         "minimum_seconds": 0.2,
+        "maximum_seconds": 100.0,
         "trim": 40.0,
         "compression": {"threshold": -20, "ratio": 4},
         "loudness": -23.0,
@@ -67,6 +68,7 @@ MEDIA_NEEDS = {"face_margin": {"faces": "haar"}}  # what a field needs to change
 NOT_IN_THE_SPEC = {
     "_target_",
     "training",
+    "largest_array",
     "revision",  # not used for local folders, which are tested here
     "template",  # not used without context turns
     "model",  # has its own test

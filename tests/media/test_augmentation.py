@@ -223,16 +223,6 @@ def test_a_seed_is_the_sha256_of_view_segment_length_and_both_ends(tmp_path: Pat
     np.testing.assert_array_equal(generator_of(3, path, (0.5, None)).random(3), expected)
 
 
-def test_a_view_is_the_same_whichever_decoder_reads_it(tmp_path: Path) -> None:
-    sound = np.random.default_rng(0).normal(0, 0.1, (1, 16_000)).astype(np.float32)
-    path = write_clip(tmp_path / "a.mp4", numbered(10), sound=sound)
-    source = Source(modality="audio", path=path, view=1)
-    settings = AudioSettings(augmentation=AudioAugmentation(**EVERYTHING["audio"]))
-    by_decord, by_av = (read_audio(source, settings, reader=reader) for reader in ("decord", "av"))
-    assert by_decord.shape == by_av.shape
-    np.testing.assert_allclose(by_decord, by_av, atol=1e-4)
-
-
 def test_loudness_does_not_undo_the_gain_of_a_view(speech: Path) -> None:
     clean = read(speech, 0, None, loudness=-23)
     result = read(speech, 1, {"gain": [5, 6]}, loudness=-23)

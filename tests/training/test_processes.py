@@ -212,15 +212,17 @@ import os, signal
 from multiprocessing import forkserver
 from emorec.training import processes
 
-start, kills = processes.start_warm_parent, [1, 2]
+server, kills = forkserver._forkserver, [1, 2]
+ensure_running = server.ensure_running
 
-def start_and_kill():
-    start()
+def run_and_kill():
+    ensure_running()
     if kills:
         kills.pop()
-        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+        os.kill(server._forkserver_pid, signal.SIGKILL)
+        os.waitid(os.P_PID, server._forkserver_pid, os.WEXITED | os.WNOWAIT)
 
-processes.start_warm_parent = start_and_kill
+server.ensure_running = run_and_kill  # of a process that is about to be forked
 raise SystemExit(processes.ForkedProcess(["--version"], environment=dict(os.environ), stdout=1, stderr=2).wait(600))
 """
     done = subprocess.run(

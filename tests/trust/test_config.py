@@ -105,7 +105,7 @@ def test_a_folder_of_configs_may_have_any_name(tmp_path: Path) -> None:
         ("a: &a [*a]", "values with aliases written out"),
         ("a: " + "[" * 500 + "]" * 500, "expected at most 64 levels"),
         ("\n".join(" " * n + "a:" for n in range(500)), "expected at most 64 levels"),
-        ("x: 1" + " " * 2_000_000, "expected at most 1000000 bytes"),
+        ("x: 1" + " " * 2_000_000, "at most 1000000 bytes"),
         ("a: [", "expected YAML"),
         ("a: *nothing", "expected YAML"),
         ("a: \xff\0", "expected YAML"),

@@ -20,12 +20,12 @@ CENTRE_FIRST = 114 << 16 | 3  # QuickTime's number of the order centre, left, ri
 DECODE = """
 import sys
 from pathlib import Path
-from emorec.media.source import MediaError
+from emorec.media.source import Deadline, MediaError
 from emorec.media.tracks import decode_track
 for path in map(Path, sys.argv[1:]):
     for _ in range(20):
         try:
-            print(len(decode_track(path, None, None, 60)[0]))
+            print(len(decode_track(path, None, None, 60, Deadline(600))[0]))
         except MediaError as error:
             print(error)
 """
