@@ -69,11 +69,18 @@ def _in_words(error: HydraException | OmegaConfBaseException, known: Callable[[]
         return f"{match[1]}.yaml: {key or 'some key'}: {refused}"
     reason = str(cause) if cause is not None else first_line(error)
     if isinstance(error, MissingConfigException):
-        reason = f"expected a config of the name {error.missing_cfg_file!r}, found none: {reason}"
+        reason = _no_choice(error, reason)
     if not key or cause is not None:
         return f"{key}: {reason}" if key else reason
     before, _, after = reason.partition("raised while resolving interpolation: ")
     return f"{key}: expected a value that can be read, got {after or before}"
+
+
+def _no_choice(error: MissingConfigException, reason: str) -> str:
+    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    if error.options:
+        return f"{group}: expected a choice in {sorted(error.options)}, got {name!r}"
+    return f"expected a config of the name {error.missing_cfg_file!r}, found none: {reason}"
 
 
 def _no_group(name: str, known: Mapping[str, Any]) -> str:
