@@ -1,5 +1,6 @@
 """All computations work on another device than the CPU: on one that a machine without a GPU can have."""
 
+import os
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ def test_encoders_models_and_training_work_on_a_device_that_is_not_the_cpu() -> 
         [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", *checks],
         check=False,
         cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # the other core has tests of its own
         capture_output=True,
         text=True,
     )
