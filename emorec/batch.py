@@ -36,14 +36,14 @@ class Batch:
     speaker: Tensor  # (B,) number of the speaker in the whole corpus, -1 where unknown
     dialogue: Tensor  # (B,) number of the dialogue in the whole corpus, -1 where there is none
     turn: Tensor  # (B,) position in the dialogue, -1 where there is none
-    inputs: dict[str, Any] = field(default_factory=dict)  # what a live encoder's `collate` returned
+    inputs: dict[str, Tensor] = field(default_factory=dict)  # (B, T, I) of encoders that train, as they are stored
 
     def __len__(self) -> int:
         return len(self.id)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on `device`."""
-        if str(device) == "cpu" and all(tensor.is_cpu for tensor in (self.speaker, *self.features.values())):
+        if str(device) == "cpu" and all(tensor.is_cpu for tensor in (self.speaker, *self.features.values(), *self.inputs.values())):
             return self
         moved = {item.name: _move(getattr(self, item.name), device, non_blocking) for item in fields(self)}
         return Batch(**moved)

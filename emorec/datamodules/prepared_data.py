@@ -44,6 +44,7 @@ class PreparedData:
     count: int  # of utterances in the readers
     bad: dict[str, int]  # {modality: number of utterances whose media cannot be used}
     left_out: int  # number of utterances without any modality
+    live: frozenset[str] = frozenset()  # modalities whose encoder trains: what is stored is its input
 
     def module(self, config: TrainConfig) -> UtteranceDataModule:
         """The batches of the three splits."""
@@ -59,4 +60,5 @@ class PreparedData:
             layers={modality: features.layers for modality, features in self.features.items()},
             views={modality: features.views for modality, features in self.features.items()},
             stride=self.count,
+            live=self.live,
         )

@@ -116,7 +116,7 @@ class DataPreparer:
         names = {split: {item.id for item in items} for split, items in splits.items()}
         chosen = [item for item in manifest.utterances if any(item.id in ids for ids in names.values())]
         features = {
-            modality: self._prepared(config, encoder, manifest, chosen, (widths or {}).get(modality))
+            modality: self._prepared(config, encoder.stored(), manifest, chosen, (widths or {}).get(modality))
             for modality, encoder in encoders.items()
         }
         present = torch.stack([item.reader.present[: len(chosen)] for item in features.values()]).any(0)  # views aside
@@ -132,7 +132,8 @@ class DataPreparer:
         unusable = [f"no utterance of {split} has usable media" for split in SPLITS if not kept[split]]
         raise_problems(f"dataset={manifest.dataset}", unusable)
         bad = {modality: len(item.report.bad) for modality, item in features.items() if item.report.bad}
-        return PreparedData(corpus, manifest, task, kept, features, indices, len(chosen), bad, left_out)
+        live = frozenset(modality for modality, encoder in encoders.items() if encoder.mode != "frozen")
+        return PreparedData(corpus, manifest, task, kept, features, indices, len(chosen), bad, left_out, live)
 
     def _prepared(
         self, config: ExtractConfig, encoder: Encoder, manifest: Manifest, chosen: list[Utterance], width: int | None

@@ -30,6 +30,7 @@ class UtteranceTable:
         indices: (N,) index of each utterance in the readers.
         views: {modality: number of augmented views in the readers}; view v of index i has index i + v · stride.
         stride: number of indices of a view.
+        live: modalities whose rows are inputs of an encoder that trains.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class UtteranceTable:
         *,
         views: Mapping[str, int] | None = None,
         stride: int = 0,
+        live: frozenset[str] = frozenset(),
     ) -> None:
         self.utterances = tuple(utterances)
         self.task = task
         self.readers = dict(readers)
+        self.live = live
         self._indices = indices
         self._views, self._stride = {modality: (views or {}).get(modality, 0) for modality in readers}, stride
         self._present = {modality: reader.present[indices] for modality, reader in readers.items()}
@@ -91,10 +94,12 @@ class UtteranceTable:
         identifiers = self._id[rows.numpy()]
         for number, (cut, features) in enumerate(zip(cuts, gathered, strict=True)):
             target, has_target, speaker, dialogue, turn, *present = cut
+            gathered_of = dict(zip(self.readers, features, strict=True))
             yield Batch(
                 id=tuple(identifiers[number * batch_size : (number + 1) * batch_size]),
-                features={modality: values for modality, (values, _) in zip(self.readers, features, strict=True)},
-                mask={modality: mask for modality, (_, mask) in zip(self.readers, features, strict=True)},
+                features={modality: values for modality, (values, _) in gathered_of.items() if modality not in self.live},
+                inputs={modality: values for modality, (values, _) in gathered_of.items() if modality in self.live},
+                mask={modality: mask for modality, (_, mask) in gathered_of.items()},
                 present=dict(zip(self.readers, present, strict=True)),
                 targets={self.task.name: target},
                 target_mask={self.task.name: has_target},
@@ -226,6 +231,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
         layers: {modality: number of layers whose features are concatenated}; 1 by default.
         views: {modality: number of augmented views in the readers}, from which training draws.
         stride: number of indices of a view.
+        live: modalities whose rows are inputs of an encoder that trains.
     """
 
     def __init__(
@@ -242,6 +248,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
         views: Mapping[str, int] | None = None,
         stride: int = 0,
         batch_size_per: str = "step",
+        live: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -251,7 +258,9 @@ class UtteranceDataModule(lightning.LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
         self.layers = {modality: (layers or {}).get(modality, 1) for modality in readers}
         self.tables = {
-            name: UtteranceTable(splits[name], manifest, task, readers, indices[name], views=views, stride=stride)
+            name: UtteranceTable(
+                splits[name], manifest, task, readers, indices[name], views=views, stride=stride, live=live
+            )
             for name in SPLITS
         }
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,8 +19,11 @@ from emorec.media.faces import FaceMisses
 from emorec.media.source import MediaSettings, Source
 from emorec.storage.digests import FileDigests
 
+if TYPE_CHECKING:
+    from emorec.encoders.trained import TrainedPart
+
 Training = Literal["frozen", "full", "lora"]
-StoredType = Literal["float16", "float32"]
+StoredType = Literal["float16", "float32"]  # of features; decoded inputs have types of their own
 Inputs = dict[str, Tensor]
 
 
@@ -40,8 +43,10 @@ class Encoder(nn.Module, ABC):
         version: counts up whenever the output changes; a golden test checks it.
         has_spectrogram: whether masks of a spectrogram apply to its augmented views.
         on_cpu: whether it stays on the CPU, whatever device there is.
+        trainable: the values of `training` that it supports.
 
     Attributes:
+        mode: what `training` is; `nn.Module.training` is another attribute.
         media: how media are decoded; `None` for encoders that decode none.
         pads_exactly: false where an utterance's features depend on the padding that longer batch mates cause; such an
             encoder gets batches of equal length only. Valid once the encoder is loaded.
@@ -59,8 +64,9 @@ class Encoder(nn.Module, ABC):
     version: ClassVar[int]
     has_spectrogram: ClassVar[bool] = False
     on_cpu: ClassVar[bool] = False
+    trainable: ClassVar[tuple[Training, ...]] = ("frozen",)
 
-    training: InitVar[Training] = "frozen"  # type: ignore[assignment]  # `nn.Module.training` is another attribute
+    training: InitVar[Training] = "frozen"  # type: ignore[assignment]
     dtype: StoredType = "float32"
     views: Count = 0
     media: MediaSettings | None = field(default=None, init=False)
@@ -71,8 +77,10 @@ class Encoder(nn.Module, ABC):
 
     def __post_init__(self, training: Training) -> None:
         super().__init__()
-        if training != "frozen":
-            raise UserError(f"expected {self.where}.training=frozen for {type(self).__name__}, got {training!r}")
+        if training not in self.trainable:
+            expected = " or ".join(self.trainable)
+            raise UserError(f"expected {self.where}.training={expected} for {type(self).__name__}, got {training!r}")
+        self.mode: Training = training
 
     @property
     def where(self) -> str:
@@ -88,6 +96,23 @@ class Encoder(nn.Module, ABC):
     def layers(self) -> tuple[int | None, ...]:
         """The L layers whose features `encode` returns side by side; each layer is stored by itself."""
         return (None,)
+
+    @property
+    def name(self) -> str:
+        """Its name in specs."""
+        return type(self).__name__
+
+    def stored(self) -> "Encoder":
+        """The encoder whose output the feature store keeps: of one that trains, the frozen part below the cut."""
+        return self
+
+    def trained(self) -> "TrainedPart | None":
+        """A new trained part, with its weights; `None` of a frozen encoder.
+
+        Raises:
+            UserError: the arguments do not fit the network.
+        """
+        return None
 
     def check_views(self) -> None:
         """Raises a `UserError` where augmented views are asked for and there is nothing to augment."""
@@ -110,7 +135,7 @@ class Encoder(nn.Module, ABC):
         fields: dict[str, Any] = {**dict.fromkeys(("checkpoint", "revision", "pooling", "state")), "processor": {}}
         assert own.keys() <= fields.keys(), own.keys()
         media = {} if self.media is None else self.media.identity(augmented=augmented)
-        named = {"encoder": type(self).__name__, "version": self.version, "dtype": self.dtype}
+        named = {"encoder": self.name, "version": self.version, "dtype": self.dtype}
         return tuple({**named, **fields, **own, "media": media, "layer": layer} for layer in self.layers)
 
     def spec(self) -> dict[str, Any]:

@@ -2,17 +2,24 @@
 
 from abc import abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from emorec.annotations import Pattern
+from emorec.annotations import Count, Pattern
+from emorec.encoders.below_cut import BelowCut
 from emorec.encoders.checkpoint import load_pretrained, read_settings, resolve_revision
 from emorec.encoders.encoder import Encoder, Training
+from emorec.encoders.layer_stack import LayerStack, kind_of
+from emorec.encoders.lora import LoraSettings, add_adapters
+from emorec.encoders.pretrained_part import PretrainedPart
+from emorec.encoders.trained import TrainedPart
 from emorec.errors import UserError
+from emorec.media.source import Source
 
 Name = Annotated[str, Pattern(".+", "a name")]
 LAST = -1  # the number of the layer that is the network's output
@@ -23,7 +30,7 @@ COUNTS = ("encoder_layers", "num_hidden_layers", "n_layer", "n_layers", "num_lay
 
 @dataclass(kw_only=True, eq=False)
 class HuggingFaceEncoder(Encoder):
-    """A pretrained network of the Hugging Face hub, or of a local folder, frozen.
+    """A pretrained network of the Hugging Face hub, or of a local folder: frozen, or trained above a cut.
 
     Args:
         model: the model's name on the hub, or a local folder made by `save_pretrained`.
@@ -31,19 +38,34 @@ class HuggingFaceEncoder(Encoder):
         layer: a number, a list of numbers, or "all": -1 the network's output, 0 the embeddings, n the n-th layer.
             Where a last normalisation follows the layers, -1 includes it and the n-th does not.
         pooling: "mean" over time, or "none" for all frames.
-        precision: what the forward pass computes in (autocast): "float32", "bfloat16", or "float16" (on a GPU).
+        precision: what the frozen forward pass computes in (autocast): "float32", "bfloat16", or "float16" (on a GPU).
+        train_from: how many layers stay frozen where the network trains: their states are computed once. With 0 all
+            layers and the embeddings train, but not the convolutions of speech models.
+        train_front: whether these convolutions train too.
+        lora: how adapters are made, for `training=lora`.
+        gradient_checkpointing: compute activations again in the backward pass, which takes longer and less memory.
     """
+
+    trainable: ClassVar[tuple[Training, ...]] = ("frozen", "full", "lora")
 
     model: Name
     revision: Name = "main"
     layer: int | list[int] | Literal["all"] = -1
     pooling: str = "mean"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    train_from: Count = 0
+    train_front: bool = False
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    gradient_checkpointing: bool = False
 
     def __post_init__(self, training: Training) -> None:
         super().__post_init__(training)
         if isinstance(self.layer, list) and (not self.layer or len(set(self.layer)) < len(self.layer)):
             raise UserError(f"expected {self.where}.layer to be a list of different layers, got {self.layer!r}")
+        if self.mode == "frozen" and self.train_from:
+            raise UserError(f"expected {self.where}.train_from=0 with training=frozen, got {self.train_from}")
+        if self.mode != "frozen" and self.views:
+            raise UserError(f"expected {self.where}.views=0 with training={self.mode}, got {self.views}")
         self._backbone: Any = None
 
     @property
@@ -70,6 +92,67 @@ class HuggingFaceEncoder(Encoder):
         """What identifies the checkpoint: ("local", digest of the folder) or (name on the hub, commit)."""
         return resolve_revision(self.model, self.revision, self.digests)
 
+    def stored(self) -> Encoder:
+        return self if self.mode == "frozen" else self._below
+
+    @cached_property
+    def _below(self) -> Encoder:
+        return BelowCut(self)
+
+    def trained(self) -> TrainedPart | None:
+        if self.mode == "frozen":
+            return None
+        low = [layer for layer in self.layers if LAST < layer <= self.train_from]
+        if low:
+            raise UserError(
+                f"expected {self.where}.layer above train_from={self.train_from}, got {low}: these layers do not train"
+            )
+        part = self.part(first=self.train_from, wanted=self.layers)
+        if self.mode == "lora":
+            kind = part.stack.network.config.model_type
+            part.lora = add_adapters(part.stack.network, self.lora, kind=kind, where=f"{self.where}.lora")
+        return part
+
+    def part(self, *, first: int, wanted: tuple[int, ...], raw: bool = False) -> PretrainedPart:
+        """The layers of a newly loaded network from `first` on, up to the highest of those that are wanted.
+
+        Args:
+            raw: whether all states of a layer are returned, for the layers above, instead of features.
+
+        Raises:
+            UserError: the network has no such layers, or is of a kind that cannot be trained.
+        """
+        loaded = self._load_network().requires_grad_(True)
+        network = getattr(loaded, "backbone", loaded)
+        kind = kind_of(network, f"{self.where}.model={self.model}")
+        total = len(network.get_submodule(kind.layers))
+        if first >= total:
+            raise self._misfit(f"train_from from 0 to {total - 1}", first)
+        stack = LayerStack(network, kind, first=first, wanted=wanted, checkpointing=self.gradient_checkpointing)
+        return self._part(loaded, stack, raw=raw, pooling="none" if raw else self.pooling)
+
+    @abstractmethod
+    def _part(self, loaded: Any, stack: LayerStack, **options: Any) -> PretrainedPart:
+        """The trained part on a stack of layers of what `_load_network` has loaded."""
+
+    @property
+    @abstractmethod
+    def decoded_dtype(self) -> Any:
+        """The type in which decoded inputs are stored."""
+
+    @property
+    @abstractmethod
+    def decoded_width(self) -> int:
+        """I of decoded inputs (T, I)."""
+
+    @abstractmethod
+    def decoded_settings(self) -> dict[str, Any]:
+        """What identifies decoded inputs beside the media settings; see `settings`."""
+
+    @abstractmethod
+    def decoded(self, source: Source) -> NDArray[Any]:
+        """The decoded input (T, I) of a source; raises as `read` does."""
+
     @property
     @abstractmethod
     def processor(self) -> dict[str, Any]:
@@ -83,6 +166,8 @@ class HuggingFaceEncoder(Encoder):
     def load(self) -> None:
         if self._backbone is None:
             self._backbone = self._load_network()
+            if self.mode != "frozen":
+                self._backbone.to("meta")  # its settings are needed to decode, its weights are in the parts
 
     @abstractmethod
     def _load_network(self) -> Any:
@@ -118,12 +203,16 @@ class HuggingFaceEncoder(Encoder):
         return states[0] if len(states) == 1 else torch.cat(states, dim=-1)
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
-        """A context for the forward pass on a device.
+        """A context for the forward pass on a device; raises as `autocast` does."""
+        return self.autocast(device, self.precision)
+
+    def autocast(self, device: torch.device, precision: str) -> AbstractContextManager[Any]:
+        """A context for a forward pass on a device in a precision.
 
         Raises:
             UserError: the device cannot compute in the precision.
         """
-        if self.precision == "float16" and device.type == "cpu":
+        if precision == "float16" and device.type == "cpu":
             raise UserError(f"expected {self.where}.precision=float32 or bfloat16 on a CPU, got 'float16'")
-        dtype = getattr(torch, self.precision)
+        dtype = getattr(torch, precision)
         return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

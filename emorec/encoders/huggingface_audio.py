@@ -2,29 +2,29 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from annotated_types import Ge
+from numpy.typing import NDArray
 from torch import Tensor
 
+from emorec.encoders.below_cut import as_rows
+from emorec.encoders.checkpoint import read_settings
 from emorec.encoders.encoder import Inputs
 from emorec.encoders.huggingface import HuggingFaceEncoder
+from emorec.encoders.layer_stack import LayerStack
 from emorec.encoders.speech import speech_network
+from emorec.encoders.speech_part import FULL_SCALE, WaveformPart, WhisperPart
+from emorec.encoders.trained import windows
 from emorec.media.audio import AudioSettings, read_audio
 from emorec.media.signal import Waveform
 from emorec.media.source import MediaError, Source
 
 
-def windows(samples: int, longest: int) -> list[tuple[int, int]]:
-    """The borders [(start, end)] of the fewest equal windows that are no longer than `longest`.
-
-    They are equal because a short rest at the end would be encoded without context.
-    """
-    count = -(-samples // longest)
-    borders = [round(index * samples / count) for index in range(count + 1)]
-    return list(pairwise(borders))
+SHORTEST_SECONDS = 0.05  # shorter clips are padded where all layers train
 
 
 @dataclass(kw_only=True, eq=False)
@@ -36,6 +36,7 @@ class HuggingFaceAudio(HuggingFaceEncoder):
     Args:
         media: how sound is read.
         max_seconds: the longest window; Whisper takes up to 30.
+        window: whether Whisper reads 30 s, "padded" with silence as in its training, or each "clip" at its own length.
     """
 
     modality: ClassVar[str] = "audio"
@@ -44,10 +45,11 @@ class HuggingFaceAudio(HuggingFaceEncoder):
     media: AudioSettings = field(default_factory=AudioSettings)
     pooling: Literal["none", "mean"] = "mean"
     max_seconds: Annotated[float, Ge(0.5)] = 30.0
+    window: Literal["padded", "clip"] = "padded"
 
     @property
     def processor(self) -> dict[str, Any]:
-        return {"max_seconds": self.max_seconds}
+        return {"max_seconds": self.max_seconds, **({"window": "clip"} if self.window == "clip" else {})}
 
     def _load_network(self) -> Any:
         import transformers
@@ -74,6 +76,53 @@ class HuggingFaceAudio(HuggingFaceEncoder):
         if len(waveform) < self._backbone.shortest:
             raise MediaError(f"the sound is too short: expected {self._backbone.shortest} samples, got {len(waveform)}")
         return waveform
+
+    def _part(self, loaded: Any, stack: LayerStack, **options: Any) -> WaveformPart | WhisperPart:
+        rate, options["train_front"] = self.media.sample_rate, self.train_front
+        if self.is_whisper:
+            longest = round(self.max_seconds * loaded.extractor.sampling_rate / loaded.extractor.hop_length)
+            shortest, longest = (1, longest // 2) if stack.first else (2, longest)
+            return WhisperPart(stack=stack, padded=self.window == "padded", shortest=shortest, longest=longest, **options)
+        frames = int(loaded.frames(torch.tensor([self._longest])))
+        return WaveformPart(
+            stack=stack,
+            standardises=bool(loaded.extractor.do_normalize),
+            shortest=1 if stack.first else max(loaded.shortest, round(SHORTEST_SECONDS * rate)),
+            longest=frames if stack.first else self._longest,
+            pads_exactly=loaded.pads_exactly or bool(stack.first),
+            **options,
+        )
+
+    @cached_property
+    def is_whisper(self) -> bool:
+        """Whether the network reads log mel bands."""
+        return bool(read_settings(self.model, self.resolved[1], "config.json").get("model_type") == "whisper")
+
+    @property
+    def decoded_dtype(self) -> Any:
+        return self.dtype if self.is_whisper else "int16"
+
+    @property
+    def decoded_width(self) -> int:
+        self.load()
+        return int(self._backbone.extractor.feature_size) if self.is_whisper else 1
+
+    def decoded_settings(self) -> dict[str, Any]:
+        if not self.is_whisper:
+            return {}
+        names = ("feature_size", "hop_length", "n_fft", "sampling_rate")
+        stated = read_settings(self.model, self.resolved[1], "preprocessor_config.json")
+        return {"processor": {name: stated.get(name) for name in names}}
+
+    def decoded(self, source: Source) -> NDArray[Any]:
+        waveform = self.read(source)
+        if not self.is_whisper:
+            return as_rows(np.clip(np.rint(waveform * FULL_SCALE), -FULL_SCALE, FULL_SCALE), np.int16)
+        pieces = [
+            self._backbone.prepared(waveform[start:end])[:, : -(-(end - start) // self._backbone.extractor.hop_length)]
+            for start, end in windows(len(waveform), self._longest)
+        ]
+        return as_rows(torch.cat(pieces, dim=1).T.numpy(), self.decoded_dtype)
 
     def collate(self, items: Sequence[Waveform]) -> Inputs:
         """`values`: (B, W, …, S) of W windows, and `samples`: (B, W), 0 where an utterance has fewer windows."""

@@ -4,14 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from emorec.annotations import Count, PositiveCount
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
+from emorec.encoders.below_cut import as_rows
 from emorec.encoders.encoder import Inputs
 from emorec.encoders.huggingface import HuggingFaceEncoder
+from emorec.encoders.layer_stack import LayerStack
+from emorec.encoders.text_part import TextPart
 from emorec.media.source import Source
 from emorec.media.text import read_text
 
@@ -80,6 +85,21 @@ class HuggingFaceText(HuggingFaceEncoder):
         if self.max_length > positions:
             raise self._misfit(f"max_length up to {positions}", self.max_length)
         return backbone
+
+    def _part(self, loaded: Any, stack: LayerStack, **options: Any) -> TextPart:
+        return TextPart(stack=stack, padding=self._tokenizer.pad_token_id, **options)
+
+    decoded_dtype = "int32"
+    decoded_width = 1
+
+    def decoded_settings(self) -> dict[str, Any]:
+        checkpoint, revision = self.resolved
+        return {"checkpoint": checkpoint, "revision": revision, "processor": self.processor}
+
+    def decoded(self, source: Source) -> NDArray[Any]:
+        self.load()
+        tokens = self._tokenizer(self.read(source), truncation=True, max_length=self.max_length)
+        return as_rows(np.array(tokens["input_ids"]), np.int32)
 
     def read(self, source: Source) -> str:
         text = read_text(source)

@@ -6,11 +6,15 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from emorec.encoders.below_cut import as_rows
 from emorec.encoders.checkpoint import read_settings
 from emorec.encoders.encoder import Inputs
 from emorec.encoders.huggingface import LAST, HuggingFaceEncoder
+from emorec.encoders.layer_stack import LayerStack
+from emorec.encoders.picture_part import PicturePart
 from emorec.encoders.pictures import NETWORKS, clip_steps, pixel_scaling, stated_size
 from emorec.errors import UserError, choose
 from emorec.media.faces import FaceMisses
@@ -76,6 +80,43 @@ class HuggingFaceVideo(HuggingFaceEncoder):
         self._network = network
         return backbone
 
+    def _part(self, loaded: Any, stack: LayerStack, **options: Any) -> PicturePart:
+        config, size = stack.network.config, self.media.size
+        steps = self._network.steps(config) if self._network.clip else 1
+        is_cls = self.summary == "cls"
+        norm = getattr(stack.network, "post_layernorm", None) if is_cls and self.layers == (LAST,) else None
+
+        def summarised(states: Tensor) -> Tensor:
+            if self._network.clip:
+                return clip_steps(states, steps, self._patches(config), patches_first=self._network.patches_first)
+            if is_cls:
+                return states[:, 0] if norm is None else norm(states[:, 0])
+            return states[:, -self._patches(config) :].mean(1)
+
+        patches = self._patches(config)
+        return PicturePart(
+            stack=stack,
+            clip=self._network.clip,
+            size=size,
+            tokens=patches * steps + (0 if config.model_type == "videomae" else 1),
+            factor=self.get_buffer("_factor"),
+            shift=self.get_buffer("_shift"),
+            steps=summarised,
+            **options,
+        )
+
+    decoded_dtype = "uint8"
+
+    @property
+    def decoded_width(self) -> int:
+        return 3 * self.media.size**2
+
+    def decoded_settings(self) -> dict[str, Any]:
+        return {}
+
+    def decoded(self, source: Source) -> NDArray[Any]:
+        return as_rows(self.read(source), np.uint8)
+
     def read(self, source: Source) -> Frames:
         return read_video(source, self.media, missed=self.face_misses)
 
@@ -92,16 +133,16 @@ class HuggingFaceVideo(HuggingFaceEncoder):
             features = features.mean(1, keepdim=True)
         return features, torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
 
-    def _patches(self) -> int:
-        """The number of patches of a frame."""
-        patch = getattr(self._backbone.config, "patch_size", None) or self._backbone.config.tubelet_size[-1]
+    def _patches(self, config: Any) -> int:
+        """The number of patches of a frame, of a network with this config."""
+        patch = getattr(config, "patch_size", None) or config.tubelet_size[-1]
         return int((self.media.size // patch) ** 2)
 
     def _clips(self, pixels: Tensor) -> Tensor:
         """(B, F, 3, S, S) to (B, T, L · D)."""
         hidden = self._states(self._output(pixels))  # (B, tokens, L · D)
         steps = self._network.steps(self._backbone.config)
-        return clip_steps(hidden, steps, self._patches(), patches_first=self._network.patches_first)
+        return clip_steps(hidden, steps, self._patches(self._backbone.config), patches_first=self._network.patches_first)
 
     def _pictures(self, pixels: Tensor) -> Tensor:
         """(B, F, 3, S, S) to (B, F, L · D)."""
@@ -112,5 +153,5 @@ class HuggingFaceVideo(HuggingFaceEncoder):
             if self.summary == "cls" and self._network.factory == "CLIPVisionModel":
                 output.last_hidden_state = self._backbone.post_layernorm(output.last_hidden_state)
             hidden = self._states(output)  # (B · F, tokens, L · D): the class token, others, the patches
-            vectors = hidden[:, 0] if self.summary == "cls" else hidden[:, -self._patches() :].mean(1)
+            vectors = hidden[:, 0] if self.summary == "cls" else hidden[:, -self._patches(self._backbone.config) :].mean(1)
         return vectors.reshape(*pixels.shape[:2], -1)

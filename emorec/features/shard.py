@@ -36,8 +36,11 @@ QUARANTINE_SUFFIX = ".bad"  # of a broken shard that was set aside
 SUFFIX = ".safetensors"
 METADATA = "emorec"  # the only text of the header: JSON of spec, payload digest and reasons
 LARGEST_HEADER = 1 << 25  # bytes: the reasons of some 100 000 sources that cannot be decoded
-TYPES = {"F16": np.float16, "F32": np.float32, "I64": np.int64, "U8": np.uint8}
-STORED_TYPES = {"float16": "F16", "float32": "F32"}  # of the values, by the dtype of the spec
+TYPES = {
+    **{"F16": np.float16, "F32": np.float32},
+    **{"I16": np.int16, "I32": np.int32, "I64": np.int64, "U8": np.uint8},
+}
+STORED_TYPES = {"float16": "F16", "float32": "F32", "int16": "I16", "int32": "I32", "uint8": "U8"}  # of the values, by the dtype of the spec
 PAYLOAD = "payload:"  # kind of digest that is kept for a shard beside that of the whole file
 
 

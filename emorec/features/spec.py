@@ -16,7 +16,7 @@ class FeatureSpec:
 
     encoder: str  # its class
     version: int  # of the encoder's output
-    dtype: str  # stored dtype, "float16" or "float32"
+    dtype: str  # stored dtype: "float16" or "float32", or of decoded inputs "int16", "int32" or "uint8"
     checkpoint: str | None = None  # name of the model on the hub; "local" for a folder, whose path does not count
     revision: str | None = None  # commit on the hub, or digest of the folder
     layer: int | None = None  # of the hidden states

@@ -1,7 +1,7 @@
 """Puts a model together from a config."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torchmetrics import Metric
 from emorec.config.schema import ModelConfig, TrainConfig
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.datasets.utterance import Task
+from emorec.encoders.encoder import Encoder
+from emorec.encoders.trained import TrainedPart
 from emorec.errors import UserError, make_all
 from emorec.losses.loss import Loss
 from emorec.metrics.regression import BinnedAccuracy, BinnedWeightedF1
@@ -31,10 +33,11 @@ class ModelParts:
     metrics: dict[str, Metric]
     optimizer: OptimizerFactory
     scheduler: SchedulerFactory | None
+    encoders: dict[str, TrainedPart] = field(default_factory=dict)  # {modality: trained part} of encoders that train
 
 
-def make_parts(config: TrainConfig, task: Task) -> ModelParts:
-    """The parts of a model.
+def make_parts(config: TrainConfig, task: Task, encoders: Mapping[str, Encoder] | None = None) -> ModelParts:
+    """The parts of a model. `encoders` are {modality: encoder}; those that train load their weights.
 
     Raises:
         UserError: a part's arguments do not fit it, or it is for another kind of task; all problems at once.
@@ -46,6 +49,7 @@ def make_parts(config: TrainConfig, task: Task) -> ModelParts:
             "loss": lambda: _loss(config, task),
             "metrics": lambda: make_metrics(config, task),
             "optimization": lambda: optimization(config, task),
+            "encoders": lambda: _trained(encoders or {}, config.seed),
         },
     )
     optimizer, scheduler = made.pop("optimization")
@@ -57,6 +61,13 @@ def _fusion(config: TrainConfig) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # its first weights depend on the seed alone
         torch.manual_seed(config.seed)
         return config.fusion.make(nn.Module, dims=dict.fromkeys(config.encoder.used(), hidden), hidden=hidden)
+
+
+def _trained(encoders: Mapping[str, Encoder], seed: int) -> dict[str, TrainedPart]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = {modality: encoder.trained() for modality, encoder in encoders.items()}
+    return {modality: part for modality, part in parts.items() if part is not None}
 
 
 def _loss(config: TrainConfig, task: Task) -> Loss:
@@ -101,13 +112,19 @@ def build_model(
     """A model for features of some widths, not fitted to any data; a second one of the same parts would share them.
 
     Args:
-        widths: {modality: width of its features, of all layers side by side}.
+        widths: {modality: width of what is stored of it, of all layers side by side}.
         layers: {modality: number of layers}.
     """
     hidden, dropout = settings.hidden, settings.dropout
+    trained = parts.encoders
+    kinds = {name: settings.normalisation if name not in trained or trained[name].normalises else "none" for name in widths}
+    normalisations = {name: Normalisation(kind=kinds[name], dim=dim) for name, dim in widths.items()}
+    widths = {**widths, **{name: part.dim for name, part in trained.items()}}
+    layers = {**layers, **{name: part.layer_count for name, part in trained.items()}}
     return EmotionModel(
         task=task,
-        normalisations={name: Normalisation(kind=settings.normalisation, dim=dim) for name, dim in widths.items()},
+        encoders=dict(trained),
+        normalisations=normalisations,
         layer_sums={name: LayerSum(layers[name]) for name in widths if layers[name] > 1},
         projections={
             name: Projection(dim=dim // layers[name], hidden=hidden, dropout=dropout) for name, dim in widths.items()

@@ -49,6 +49,7 @@ class EmotionModel(FastModule):
 
     Args:
         task: what is predicted.
+        encoders: {modality: `TrainedPart`} of encoders that train.
         normalisations: {modality: `Normalisation`}.
         layer_sums: {modality: `LayerSum`} of modalities with the features of several layers.
         projections: {modality: `Projection`}.
@@ -64,6 +65,7 @@ class EmotionModel(FastModule):
         self,
         *,
         task: Task,
+        encoders: dict[str, nn.Module] | None = None,
         normalisations: dict[str, nn.Module],
         layer_sums: dict[str, nn.Module] | None = None,
         projections: dict[str, nn.Module],
@@ -76,6 +78,7 @@ class EmotionModel(FastModule):
     ) -> None:
         super().__init__()
         self.task = task
+        self.encoder = nn.ModuleDict(encoders or {})
         self.normalisation = nn.ModuleDict(normalisations)
         self.layer_sum = nn.ModuleDict(layer_sums or {})
         self.projection = nn.ModuleDict(projections)
@@ -90,14 +93,25 @@ class EmotionModel(FastModule):
 
     def forward(self, batch: Batch) -> ModelOutput:
         """Logits {task: (B, C)} of a batch."""
-        features = {}
+        features, masks = {}, dict(batch.mask)
         for modality, projection in self.projection.items():
-            values = self.normalisation[modality](batch.features[modality].float())
+            if modality in self.encoder:
+                values, masks[modality] = self._encoded(modality, batch)
+            else:
+                values = self.normalisation[modality](batch.features[modality].float())
             if modality in self.layer_sum:
                 values = self.layer_sum[modality](values)
             features[modality] = projection(values)
-        fusion = self.fusion(features, batch.mask, batch.present)
+        fusion = self.fusion(features, masks, batch.present)
         return ModelOutput(logits={self.task.name: self.head(fusion.fused)}, fusion=fusion)
+
+    def _encoded(self, modality: str, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features (B, T, D) and mask (B, T) of the inputs of an encoder that trains."""
+        values = batch.inputs[modality]
+        if self.encoder[modality].normalises:
+            values = self.normalisation[modality](values.float())
+        encoded: tuple[Tensor, Tensor] = self.encoder[modality](values, batch.mask[modality], batch.present[modality])
+        return encoded
 
     def _total_loss(self, output: ModelOutput, batch: Batch) -> Tensor:
         own = {f"fusion/{name}": value for name, value in output.fusion.losses.items()}

@@ -94,7 +94,7 @@ def evaluate_run(composed: Composed[EvaluateConfig], locations: Mapping[str, str
     _check_labels(list(data.task.labels), record, data.manifest.dataset)
     loaded_split = "test" if split == WHOLE else split
     module = data.module(config)
-    model = model_for(make_parts(config, data.task), config.model, module)
+    model = model_for(make_parts(config, data.task, encoders), config.model, module)
     load_weights(model, components, record.run_id)
     if loaded_split == "test":
         check_not_trained_on(data, loaded_split, folder)

@@ -106,7 +106,7 @@ def prepare_run(
     config = composed.config
     if not load_features:
         config = replace(config, features=replace(config.features, preload="none"))
-    parts = make_parts(config, task)
+    parts = make_parts(config, task, encoders)
     check_monitor(parts, task)
     data = preparer.prepare(config, corpus, encoders)
     check_classes(task, data.splits)

@@ -1,0 +1,72 @@
+"""The trained parts of speech encoders."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emorec.encoders.pretrained_part import PretrainedPart
+from emorec.encoders.trained import length_mask
+
+FULL_SCALE = 32767  # of 16-bit sound
+SILENT = 4  # frames of log mel bands
+VARIANCE_FLOOR = 1e-7  # of the feature extractors of transformers
+
+
+class WaveformPart(PretrainedPart):
+    """Reads 16-bit sound (N, S, 1), or states of a layer (N, T, D).
+
+    Args:
+        standardises: whether the network expects sound of mean 0 and variance 1.
+        options: of `PretrainedPart`.
+    """
+
+    def __init__(self, *, standardises: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self.standardises = standardises
+
+    def prepared(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        valid = length_mask(lengths, values.shape[1])
+        waveform = values[:, :, 0].float() / FULL_SCALE
+        if self.standardises:
+            count = lengths[:, None]
+            mean = waveform.sum(1, keepdim=True) / count
+            variance = ((waveform - mean).square() * valid).sum(1, keepdim=True) / count
+            waveform = (waveform - mean) / (variance + VARIANCE_FLOOR).sqrt() * valid
+        frames = self.stack.network._get_feat_extract_output_lengths(lengths)
+        longest = int(self.stack.network._get_feat_extract_output_lengths(torch.tensor(values.shape[1])))
+        return waveform, length_mask(frames, longest)
+
+
+class WhisperPart(PretrainedPart):
+    """Reads log mel bands (N, T, bands), or states of a layer (N, T / 2, D).
+
+    Args:
+        padded: whether clips are padded with silence to the length that Whisper was trained with; else each clip is
+            encoded at its own length, with a mask.
+        options: of `PretrainedPart`.
+    """
+
+    def __init__(self, *, padded: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self.padded = padded
+
+    def prepared(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        valid = length_mask(lengths, values.shape[1])[:, :, None]
+        bands = values.float()
+        # silence is the floor, which lies a fixed distance below the loudest value of the clip
+        silence = bands.where(valid, torch.inf).amin((1, 2), keepdim=True)
+        bands = bands.where(valid, silence)
+        longest = 2 * self.stack.network.config.max_source_positions
+        if not self.padded:  # the convolutions see silence after each clip, also after the longest of a batch
+            longest = min(longest, values.shape[1] + values.shape[1] % 2 + SILENT)
+        missing = silence.expand(-1, longest - values.shape[1], bands.shape[2])
+        bands = torch.cat([bands, missing], dim=1).transpose(1, 2)  # (N, bands, longest)
+        frames = torch.full_like(lengths, longest // 2) if self.padded else (lengths + 1) // 2
+        return bands, length_mask(frames, longest // 2)
+
+    def states(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        states, counts = super().states(values, lengths)
+        return states, (lengths + 1) // 2 if self.padded and not self.stack.first else counts
+
+

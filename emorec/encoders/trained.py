@@ -1,0 +1,187 @@
+"""The part of an encoder that trains with the model: from what the feature store keeps to features."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+
+def windows(length: int, longest: int) -> list[tuple[int, int]]:
+    """The borders [(start, end)] of the fewest equal windows that are no longer than `longest`.
+
+    They are equal because a short rest at the end would be encoded without context.
+    """
+    count = -(-length // longest)
+    borders = [round(index * length / count) for index in range(count + 1)]
+    return list(pairwise(borders))
+
+
+def pool(frames: Tensor, mask: Tensor, pooling: str) -> tuple[Tensor, Tensor]:
+    """Pools frames (B, T, D) over the true ones of `mask` (B, T); returns the result and its mask.
+
+    "none" leaves all frames; "mean", "mean_std" (2 D: standard deviations follow), "cls" (the first frame) and "last"
+    give one vector (B, 1, D).
+    """
+    if pooling == "none":
+        return frames * mask[:, :, None], mask
+    one = mask[:, :1]
+    weights = mask[:, :, None].to(frames.dtype)
+    counts = weights.sum(1, keepdim=True).clamp_min(1)  # (B, 1, 1)
+    if pooling == "cls":
+        return frames[:, :1] * one[:, :, None], one
+    if pooling == "last":
+        last = (mask.sum(1) - 1).clamp_min(0)  # (B,)
+        return frames[torch.arange(len(frames), device=frames.device), last][:, None] * one[:, :, None], one
+    mean = (frames * weights).sum(1, keepdim=True) / counts
+    if pooling == "mean":
+        return mean, one
+    variance = ((frames - mean).square() * weights).sum(1, keepdim=True) / counts
+    deviation = (variance + 1e-12).sqrt() * one[:, :, None]  # a gradient at 0, where there is one frame
+    return torch.cat([mean, deviation], dim=-1), one
+
+
+def length_mask(lengths: Tensor, longest: int) -> Tensor:
+    """(N, T) true for the first `lengths` (N,) of `longest`."""
+    return torch.arange(longest, device=lengths.device) < lengths[:, None]
+
+
+class TrainedPart(nn.Module, ABC):
+    """The trained part of an encoder. Missing utterances and padding never change another utterance's features.
+
+    Only weights that train, and buffers beside them, are in its `state_dict`: the rest comes with the checkpoint that
+    the encoder names.
+
+    Args:
+        pooling: over time, see `pool`.
+        shortest: inputs that give a frame; shorter ones are padded with zeros.
+        longest: inputs of one window, longer ones are encoded in equal windows; `None` where only memory limits it.
+        pads_exactly: false where padding changes the frames before it: then batches of equal length are encoded in
+            evaluation.
+        normalises: whether the inputs are standardised as `model.normalisation` says.
+    """
+
+    def __init__(
+        self,
+        *,
+        pooling: str = "none",
+        shortest: int = 1,
+        longest: int | None = None,
+        pads_exactly: bool = True,
+        normalises: bool = False,
+    ) -> None:
+        super().__init__()
+        self.pooling, self.shortest, self.longest = pooling, shortest, longest
+        self.pads_exactly, self.normalises = pads_exactly, normalises
+        self._register_state_dict_hook(_drop_frozen)
+        self.register_load_state_dict_pre_hook(_add_frozen)
+
+    @property
+    @abstractmethod
+    def frame_dim(self) -> int:
+        """D of a frame of one layer."""
+
+    @property
+    def layer_count(self) -> int:
+        """L, the number of layers whose frames lie side by side."""
+        return 1
+
+    @property
+    def dim(self) -> int:
+        """The width of the features: L · D, or 2 L · D for "mean_std"."""
+        return self.layer_count * self.frame_dim * (2 if self.pooling == "mean_std" else 1)
+
+    @abstractmethod
+    def frames(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames (N, T', L · D) and the number (N,) of those that are data.
+
+        Args:
+            values: (N, T, I) what the store keeps, zero after the end.
+            lengths: (N,) how many of the T are data; at least `shortest`.
+        """
+
+    def depth(self, name: str) -> int:
+        """How many layers lie between a parameter and the part's output, for rates that decay by layer."""
+        return 0
+
+    def forward(self, values: Tensor, mask: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, T', L · D), zero for missing utterances, and their mask (B, T').
+
+        Args:
+            values: (B, T, I).
+            mask: (B, T) true where there is data, which comes first.
+            present: (B,) false where an utterance lacks the modality.
+        """
+        rows = present.nonzero()[:, 0]
+        if len(rows) == 0:
+            nothing = sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), torch.zeros((), device=mask.device))
+            return nothing.expand(len(present), 1, self.dim), mask[:, :1] & present[:, None]
+        frames, counts = self._in_windows(values[rows], mask[rows].sum(1))
+        pooled, pooled_mask = pool(frames.float(), length_mask(counts, frames.shape[1]), self.pooling)
+        if self.pooling == "mean_std" and self.layer_count > 1:  # each layer's mean and deviation side by side
+            pooled = pooled.unflatten(2, (2, self.layer_count, -1)).transpose(2, 3).flatten(2)
+        features = pooled.new_zeros(len(present), *pooled.shape[1:]).index_copy(0, rows, pooled)
+        return features, pooled_mask.new_zeros(len(present), pooled_mask.shape[1]).index_copy(0, rows, pooled_mask)
+
+    def _in_windows(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As `frames`, for inputs of any length."""
+        longest = int(lengths.max())
+        if self.longest is None or longest <= self.longest:
+            return self._in_groups(values[:, : max(longest, self.shortest)], lengths)
+        cuts = [[(row, *border) for border in windows(length, self.longest)] for row, length in enumerate(lengths.tolist())]
+        pieces = [values[row, start:end] for cut in cuts for row, start, end in cut]
+        sizes = torch.tensor([len(piece) for piece in pieces], device=lengths.device)
+        frames, counts = self._in_groups(nn.utils.rnn.pad_sequence(pieces, batch_first=True), sizes)
+        parts = iter(states[:count] for states, count in zip(frames, counts.tolist(), strict=True))
+        joined = [torch.cat([next(parts) for _ in cut]) for cut in cuts]
+        whole = torch.tensor([len(states) for states in joined], device=lengths.device)
+        return nn.utils.rnn.pad_sequence(joined, batch_first=True), whole
+
+    def _in_groups(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As `frames`; where padding would change the frames, in evaluation one group of equal length at a time."""
+        if missing := self.shortest - values.shape[1]:
+            values = nn.functional.pad(values, (0, 0, 0, max(0, missing)))
+        sizes = lengths.clamp_min(self.shortest)
+        if self.training or self.pads_exactly or bool((sizes == sizes[0]).all()):
+            return self.frames(values[:, : int(sizes.max())], sizes)
+        order, parts, counts = [], [], []
+        for size in sizes.unique().tolist():
+            rows = (sizes == size).nonzero()[:, 0]
+            frames, own = self.frames(values[rows, :size], sizes[rows])
+            order.append(rows)
+            parts += list(frames)
+            counts.append(own)
+        back = torch.cat(order).argsort()
+        padded = nn.utils.rnn.pad_sequence(parts, batch_first=True)
+        return padded[back], torch.cat(counts)[back]
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name, parameter) of those that train."""
+        return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
+
+
+def _frozen_names(module: nn.Module) -> set[str]:
+    """Names of the parameters that do not train, and of the buffers of modules that have only such parameters."""
+    names = set()
+    for path, part in module.named_modules():
+        own = list(part.named_parameters(recurse=False))
+        prefix = f"{path}." if path else ""
+        names |= {prefix + name for name, parameter in own if not parameter.requires_grad}
+        if own and not any(parameter.requires_grad for _, parameter in own):
+            names |= {prefix + name for name, _ in part.named_buffers(recurse=False)}
+    return names
+
+
+def _drop_frozen(module: nn.Module, state: dict[str, Tensor], prefix: str, _: object) -> None:
+    """Leaves out of a `state_dict` what does not train."""
+    for name in _frozen_names(module):
+        state.pop(prefix + name, None)
+
+
+def _add_frozen(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Adds to a `state_dict` that is loaded what `_drop_frozen` has left out: the module's own values."""
+    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for name in _frozen_names(module):
+        if name in own:
+            state.setdefault(prefix + name, own[name])
