@@ -43,7 +43,9 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on `device`."""
-        if str(device) == "cpu" and all(tensor.is_cpu for tensor in (self.speaker, *self.features.values(), *self.inputs.values())):
+        if str(device) == "cpu" and all(
+            tensor.is_cpu for tensor in (self.speaker, *self.features.values(), *self.inputs.values())
+        ):
             return self
         moved = {item.name: _move(getattr(self, item.name), device, non_blocking) for item in fields(self)}
         return Batch(**moved)

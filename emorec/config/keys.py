@@ -1,5 +1,6 @@
 """Which keys of a config identify a run, and walks over the leaves of a config."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,35 @@ OPERATIONAL_KEYS = (*((key,) for key in sorted(OPERATIONAL)), ("trainer", "threa
 LOCATIONS = ("root", "table", "largest_table")
 LOCAL_KEYS = ("model", "revision", "path", "largest_array")  # of an encoder that reads a local folder or file
 GROUPED_KEYS = (("seed",), ("dataset", "fold"))  # differ between the runs of a group
+
+# Keys of an encoder by what they need to matter: `training` other than frozen, and LoRA.
+TRAINING_KEYS, LORA_KEYS = ("train_from", "train_front"), ("lora",)
+# Keys that older runs did not have: they count once they differ from what those runs did.
+ADDED_KEYS: Mapping[tuple[str, ...], Any] = {
+    ("model", "selection"): "best",
+    ("optimizer", "encoder_lr"): None,
+    ("optimizer", "layer_decay"): 1.0,
+    ("trainer", "accumulate"): 1,
+    **{("encoder", modality, "window"): "padded" for modality in ("text", "audio", "video")},
+}
+
+
+def without_unused(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config less the keys that change nothing in it: those of training a frozen encoder, and new ones left alone."""
+    kept = copy.deepcopy(dict(config))
+    for node in kept.get("encoder", {}).values():
+        if isinstance(node, dict):
+            mode = node.get("training", "frozen")
+            unused = (*(TRAINING_KEYS if mode == "frozen" else ()), *(() if mode == "lora" else LORA_KEYS))
+            for key in (*unused, "gradient_checkpointing"):
+                node.pop(key, None)
+    for (*path, last), default in ADDED_KEYS.items():
+        node = kept
+        for key in path:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and node.get(last, default) == default:
+            node.pop(last, None)
+    return kept
 
 
 def is_location(key: str) -> bool:

@@ -1,15 +1,15 @@
 """The configs of emorec's commands as frozen dataclasses: each annotation is a check. `conf/` explains the keys."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from emorec.annotations import Count, NonNegative, Pattern, Positive, PositiveCount, Share
 from emorec.config.instantiation import Component
-from emorec.config.validation import check
+from emorec.config.validation import build, check
 from emorec.storage.claims import STALE_SECONDS
 
 MODALITIES = ("text", "audio", "video")
@@ -29,6 +29,37 @@ StudyName = Annotated[
     str, Pattern(r"(?!(?i:null|none|true|false)$)[A-Za-z][\w-]*", "a name of letters, digits, '_' and '-'")
 ]
 LabelMap = dict[str, list[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRates:
+    """Learning rates of encoders that train.
+
+    Attributes:
+        encoder_lr: of the uppermost layer; `None` for the optimizer's own, and for a fiftieth of it where a pretrained
+            encoder trains in full.
+        layer_decay: of each layer below, as a factor of that of the layer above it.
+    """
+
+    encoder_lr: Positive | None = None
+    layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
+
+
+@dataclass(frozen=True)
+class OptimizerComponent(Component):
+    """An optimizer, and the rates of encoders, which are no arguments of its own."""
+
+    rates: EncoderRates = field(default_factory=EncoderRates)
+
+    @classmethod
+    def from_node(cls, node: Mapping[str, Any], path: str, problems: list[str]) -> "OptimizerComponent | None":
+        own = {item.name: node[item.name] for item in fields(EncoderRates) if item.name in node}
+        component = super().from_node({key: value for key, value in node.items() if key not in own}, path, problems)
+        rates = build(EncoderRates, own, path, problems)
+        if component is None or rates is None:
+            return None
+        assert isinstance(component, cls)
+        return replace(component, rates=rates, node=node)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +140,7 @@ class TrainerConfig:
     devices: PositiveCount
     num_nodes: PositiveCount
     strategy: Literal["auto", "ddp", "fsdp"]
+    accumulate: PositiveCount = 1
     threads: PositiveCount | Literal["auto"] = "auto"
 
     @property
@@ -220,7 +252,7 @@ class TrainConfig(ExtractConfig):
     fusion: Component
     context: None  # each utterance by itself
     loss: Component
-    optimizer: Component
+    optimizer: OptimizerComponent
     scheduler: Component | None
     model: ModelConfig
     trainer: TrainerConfig

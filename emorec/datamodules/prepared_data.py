@@ -1,6 +1,7 @@
 """A corpus with its features, split: what a run is trained on."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
@@ -44,7 +45,17 @@ class PreparedData:
     count: int  # of utterances in the readers
     bad: dict[str, int]  # {modality: number of utterances whose media cannot be used}
     left_out: int  # number of utterances without any modality
-    live: frozenset[str] = frozenset()  # modalities whose encoder trains: what is stored is its input
+    trained: dict[str, dict[str, Any]] = field(default_factory=dict)  # {modality: spec} of encoders that train
+
+    def digest(self, modality: str) -> str:
+        """Identifies what the model reads of a modality, and the encoder that trains on it."""
+        own = self.features[modality].digest
+        return digest_of([own, self.trained[modality]]) if modality in self.trained else own
+
+    def specs(self, modality: str) -> list[dict[str, Any]]:
+        """The specs of a modality's features, and of the encoder that trains on them."""
+        stored = [asdict(spec) for spec in self.features[modality].specs]
+        return [*stored, self.trained[modality]] if modality in self.trained else stored
 
     def module(self, config: TrainConfig) -> UtteranceDataModule:
         """The batches of the three splits."""
@@ -60,5 +71,5 @@ class PreparedData:
             layers={modality: features.layers for modality, features in self.features.items()},
             views={modality: features.views for modality, features in self.features.items()},
             stride=self.count,
-            live=self.live,
+            live=frozenset(self.trained),
         )

@@ -132,8 +132,8 @@ class DataPreparer:
         unusable = [f"no utterance of {split} has usable media" for split in SPLITS if not kept[split]]
         raise_problems(f"dataset={manifest.dataset}", unusable)
         bad = {modality: len(item.report.bad) for modality, item in features.items() if item.report.bad}
-        live = frozenset(modality for modality, encoder in encoders.items() if encoder.mode != "frozen")
-        return PreparedData(corpus, manifest, task, kept, features, indices, len(chosen), bad, left_out, live)
+        trained = {modality: encoder.spec() for modality, encoder in encoders.items() if encoder.mode != "frozen"}
+        return PreparedData(corpus, manifest, task, kept, features, indices, len(chosen), bad, left_out, trained)
 
     def _prepared(
         self, config: ExtractConfig, encoder: Encoder, manifest: Manifest, chosen: list[Utterance], width: int | None

@@ -97,7 +97,9 @@ class UtteranceTable:
             gathered_of = dict(zip(self.readers, features, strict=True))
             yield Batch(
                 id=tuple(identifiers[number * batch_size : (number + 1) * batch_size]),
-                features={modality: values for modality, (values, _) in gathered_of.items() if modality not in self.live},
+                features={
+                    modality: values for modality, (values, _) in gathered_of.items() if modality not in self.live
+                },
                 inputs={modality: values for modality, (values, _) in gathered_of.items() if modality in self.live},
                 mask={modality: mask for modality, (_, mask) in gathered_of.items()},
                 present=dict(zip(self.readers, present, strict=True)),

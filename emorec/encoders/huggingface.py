@@ -22,6 +22,7 @@ from emorec.errors import UserError
 from emorec.media.source import Source
 
 Name = Annotated[str, Pattern(".+", "a name")]
+FULL_RATE = 0.02  # of a pretrained encoder that trains in full, as a factor of the rate of new weights
 LAST = -1  # the number of the layer that is the network's output
 
 # Keys of the number of layers in a config.json. Whisper's has two, and that of its encoder counts.
@@ -108,7 +109,9 @@ class HuggingFaceEncoder(Encoder):
                 f"expected {self.where}.layer above train_from={self.train_from}, got {low}: these layers do not train"
             )
         part = self.part(first=self.train_from, wanted=self.layers)
-        if self.mode == "lora":
+        if self.mode == "full":
+            part.rate = FULL_RATE
+        else:
             kind = part.stack.network.config.model_type
             part.lora = add_adapters(part.stack.network, self.lora, kind=kind, where=f"{self.where}.lora")
         return part

@@ -23,7 +23,6 @@ from emorec.media.audio import AudioSettings, read_audio
 from emorec.media.signal import Waveform
 from emorec.media.source import MediaError, Source
 
-
 SHORTEST_SECONDS = 0.05  # shorter clips are padded where all layers train
 
 
@@ -82,7 +81,9 @@ class HuggingFaceAudio(HuggingFaceEncoder):
         if self.is_whisper:
             longest = round(self.max_seconds * loaded.extractor.sampling_rate / loaded.extractor.hop_length)
             shortest, longest = (1, longest // 2) if stack.first else (2, longest)
-            return WhisperPart(stack=stack, padded=self.window == "padded", shortest=shortest, longest=longest, **options)
+            return WhisperPart(
+                stack=stack, padded=self.window == "padded", shortest=shortest, longest=longest, **options
+            )
         frames = int(loaded.frames(torch.tensor([self._longest])))
         return WaveformPart(
             stack=stack,

@@ -142,7 +142,9 @@ class HuggingFaceVideo(HuggingFaceEncoder):
         """(B, F, 3, S, S) to (B, T, L · D)."""
         hidden = self._states(self._output(pixels))  # (B, tokens, L · D)
         steps = self._network.steps(self._backbone.config)
-        return clip_steps(hidden, steps, self._patches(self._backbone.config), patches_first=self._network.patches_first)
+        return clip_steps(
+            hidden, steps, self._patches(self._backbone.config), patches_first=self._network.patches_first
+        )
 
     def _pictures(self, pixels: Tensor) -> Tensor:
         """(B, F, 3, S, S) to (B, F, L · D)."""
@@ -153,5 +155,7 @@ class HuggingFaceVideo(HuggingFaceEncoder):
             if self.summary == "cls" and self._network.factory == "CLIPVisionModel":
                 output.last_hidden_state = self._backbone.post_layernorm(output.last_hidden_state)
             hidden = self._states(output)  # (B · F, tokens, L · D): the class token, others, the patches
-            vectors = hidden[:, 0] if self.summary == "cls" else hidden[:, -self._patches(self._backbone.config) :].mean(1)
+            vectors = (
+                hidden[:, 0] if self.summary == "cls" else hidden[:, -self._patches(self._backbone.config) :].mean(1)
+            )
         return vectors.reshape(*pixels.shape[:2], -1)

@@ -6,6 +6,7 @@ what follows them, so that the lower layers can be computed once and the upper o
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -174,7 +175,7 @@ class LayerStack(nn.Module):
         bias = {"position_bias": self._relative_bias(hidden)} if self.is_relative else {}
         for number, layer in self.layers.items():
             if self.checkpointing and self.training:
-                output = checkpoint(layer, hidden, *attended, use_reentrant=False, **bias)
+                output = checkpoint(partial(layer, **bias), hidden, *attended, use_reentrant=False)
             else:
                 output = layer(hidden, *attended, **bias)
             hidden = output[0] if isinstance(output, tuple) else output

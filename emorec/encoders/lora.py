@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from emorec.annotations import Positive, PositiveCount, Share
+from emorec.annotations import PositiveCount, Share
 from emorec.errors import UserError
 
 _ATTENTION_AND_FEED_FORWARD = ("q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense")
@@ -39,7 +39,7 @@ class LoraSettings:
     """
 
     r: PositiveCount = 8
-    alpha: Positive = 16.0
+    alpha: PositiveCount = 16
     dropout: Share = 0.05
     targets: list[str] | None = None
 
@@ -58,7 +58,9 @@ def add_adapters(network: nn.Module, settings: LoraSettings, *, kind: str, where
 
     targets = settings.targets or list(TARGETS.get(kind, ()))
     if not targets:
-        raise UserError(f"expected {where}.targets for a network of the kind {kind!r}, got none; known: {sorted(TARGETS)}")
+        raise UserError(
+            f"expected {where}.targets for a network of the kind {kind!r}, got none; known: {sorted(TARGETS)}"
+        )
     linear = {name for name, part in network.named_modules() if isinstance(part, nn.Linear)}
     absent = [target for target in targets if not any(name == target or name.endswith(f".{target}") for name in linear)]
     if absent:

@@ -40,19 +40,19 @@ class PicturePart(PretrainedPart):
         self.register_buffer("shift", shift, persistent=False)
 
     def prepared(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        pixels = values.unflatten(2, (self.size, self.size, 3)).permute(0, 1, 4, 2, 3)  # (N, F, 3, S, S)
-        return pixels.float() * self.get_buffer("factor") + self.get_buffer("shift"), length_mask(lengths, values.shape[1])
+        pixels = values.view(*values.shape[:2], self.size, self.size, 3).permute(0, 1, 4, 2, 3)  # (N, F, 3, S, S)
+        scaled = pixels.float() * self.get_buffer("factor") + self.get_buffer("shift")
+        return scaled, length_mask(lengths, values.shape[1])
 
     def states(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        if self.clip:
-            return super().states(values, lengths)
-        if self.stack.first:  # (N, F · tokens, D)
-            pictures = values.unflatten(1, (-1, self.tokens)).flatten(0, 1)
-        else:
-            pictures = self.prepared(values, lengths)[0].flatten(0, 1)  # (N · F, 3, S, S)
-        whole = torch.ones(pictures.shape[:2], dtype=torch.bool, device=values.device)
-        states = self.stack(pictures, whole)  # (N · F, tokens, L · D)
-        return states.unflatten(0, (len(values), -1)).flatten(1, 2), lengths if self.stack.first else lengths * self.tokens
+        inputs = values if self.stack.first else self.prepared(values, lengths)[0]
+        if not self.clip:  # each picture by itself
+            inputs = inputs.reshape(-1, self.tokens, values.shape[2]) if self.stack.first else inputs.flatten(0, 1)
+        whole = torch.ones(inputs.shape[:2], dtype=torch.bool, device=values.device)
+        states = self.stack(inputs, whole)  # (N, tokens, L · D), or (N · F, tokens, L · D)
+        joined = states.reshape(len(values), -1, states.shape[2])  # (N, T, L · D)
+        counts = lengths if self.clip or self.stack.first else lengths * self.tokens
+        return joined, torch.full_like(counts, joined.shape[1]) if self.clip else counts
 
     def frames(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         states, counts = self.states(values.float() if self.stack.first else values, lengths)
@@ -61,6 +61,6 @@ class PicturePart(PretrainedPart):
         if self.clip:
             steps = self.steps(states)
             return steps, torch.full_like(counts, steps.shape[1])
-        pictures = states.unflatten(1, (-1, self.tokens)).flatten(0, 1)  # (N · F, tokens, L · D)
-        vectors = self.steps(pictures).unflatten(0, (len(values), -1))  # (N, F, L · D)
+        pictures = states.reshape(-1, self.tokens, states.shape[2])  # (N · F, tokens, L · D)
+        vectors = self.steps(pictures).reshape(len(values), -1, states.shape[2])  # (N, F, L · D)
         return vectors, counts // self.tokens

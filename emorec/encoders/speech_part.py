@@ -68,5 +68,3 @@ class WhisperPart(PretrainedPart):
     def states(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         states, counts = super().states(values, lengths)
         return states, (lengths + 1) // 2 if self.padded and not self.stack.first else counts
-
-

@@ -53,6 +53,9 @@ class TrainedPart(nn.Module, ABC):
     Only weights that train, and buffers beside them, are in its `state_dict`: the rest comes with the checkpoint that
     the encoder names.
 
+    Attributes:
+        rate: its learning rate by default, as a factor of the optimizer's.
+
     Args:
         pooling: over time, see `pool`.
         shortest: inputs that give a frame; shorter ones are padded with zeros.
@@ -61,6 +64,8 @@ class TrainedPart(nn.Module, ABC):
             evaluation.
         normalises: whether the inputs are standardised as `model.normalisation` says.
     """
+
+    rate: float = 1.0
 
     def __init__(
         self,
@@ -74,8 +79,8 @@ class TrainedPart(nn.Module, ABC):
         super().__init__()
         self.pooling, self.shortest, self.longest = pooling, shortest, longest
         self.pads_exactly, self.normalises = pads_exactly, normalises
-        self._register_state_dict_hook(_drop_frozen)
-        self.register_load_state_dict_pre_hook(_add_frozen)
+        self._register_state_dict_hook(_drop_frozen)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_add_frozen)  # type: ignore[no-untyped-call]
 
     @property
     @abstractmethod
@@ -115,12 +120,15 @@ class TrainedPart(nn.Module, ABC):
         """
         rows = present.nonzero()[:, 0]
         if len(rows) == 0:
-            nothing = sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), torch.zeros((), device=mask.device))
+            nothing = sum(
+                (p.sum() * 0 for p in self.parameters() if p.requires_grad), torch.zeros((), device=mask.device)
+            )
             return nothing.expand(len(present), 1, self.dim), mask[:, :1] & present[:, None]
         frames, counts = self._in_windows(values[rows], mask[rows].sum(1))
         pooled, pooled_mask = pool(frames.float(), length_mask(counts, frames.shape[1]), self.pooling)
         if self.pooling == "mean_std" and self.layer_count > 1:  # each layer's mean and deviation side by side
-            pooled = pooled.unflatten(2, (2, self.layer_count, -1)).transpose(2, 3).flatten(2)
+            sides = pooled.view(len(pooled), 1, 2, self.layer_count, -1)
+            pooled = sides.transpose(2, 3).flatten(2)  # (B, 1, 2 L · D)
         features = pooled.new_zeros(len(present), *pooled.shape[1:]).index_copy(0, rows, pooled)
         return features, pooled_mask.new_zeros(len(present), pooled_mask.shape[1]).index_copy(0, rows, pooled_mask)
 
@@ -129,7 +137,9 @@ class TrainedPart(nn.Module, ABC):
         longest = int(lengths.max())
         if self.longest is None or longest <= self.longest:
             return self._in_groups(values[:, : max(longest, self.shortest)], lengths)
-        cuts = [[(row, *border) for border in windows(length, self.longest)] for row, length in enumerate(lengths.tolist())]
+        cuts = [
+            [(row, *border) for border in windows(length, self.longest)] for row, length in enumerate(lengths.tolist())
+        ]
         pieces = [values[row, start:end] for cut in cuts for row, start, end in cut]
         sizes = torch.tensor([len(piece) for piece in pieces], device=lengths.device)
         frames, counts = self._in_groups(nn.utils.rnn.pad_sequence(pieces, batch_first=True), sizes)
@@ -146,7 +156,7 @@ class TrainedPart(nn.Module, ABC):
         if self.training or self.pads_exactly or bool((sizes == sizes[0]).all()):
             return self.frames(values[:, : int(sizes.max())], sizes)
         order, parts, counts = [], [], []
-        for size in sizes.unique().tolist():
+        for size in sorted(set(sizes.tolist())):
             rows = (sizes == size).nonzero()[:, 0]
             frames, own = self.frames(values[rows, :size], sizes[rows])
             order.append(rows)

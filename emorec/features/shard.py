@@ -40,7 +40,13 @@ TYPES = {
     **{"F16": np.float16, "F32": np.float32},
     **{"I16": np.int16, "I32": np.int32, "I64": np.int64, "U8": np.uint8},
 }
-STORED_TYPES = {"float16": "F16", "float32": "F32", "int16": "I16", "int32": "I32", "uint8": "U8"}  # of the values, by the dtype of the spec
+STORED_TYPES = {
+    "float16": "F16",
+    "float32": "F32",
+    "int16": "I16",
+    "int32": "I32",
+    "uint8": "U8",
+}  # of the values, by the dtype of the spec
 PAYLOAD = "payload:"  # kind of digest that is kept for a shard beside that of the whole file
 
 

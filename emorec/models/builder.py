@@ -117,8 +117,12 @@ def build_model(
     """
     hidden, dropout = settings.hidden, settings.dropout
     trained = parts.encoders
-    kinds = {name: settings.normalisation if name not in trained or trained[name].normalises else "none" for name in widths}
-    normalisations = {name: Normalisation(kind=kinds[name], dim=dim) for name, dim in widths.items()}
+    kinds = {
+        name: settings.normalisation if name not in trained or trained[name].normalises else "none" for name in widths
+    }
+    normalisations: dict[str, nn.Module] = {
+        name: Normalisation(kind=kinds[name], dim=dim) for name, dim in widths.items()
+    }
     widths = {**widths, **{name: part.dim for name, part in trained.items()}}
     layers = {**layers, **{name: part.layer_count for name, part in trained.items()}}
     return EmotionModel(

@@ -15,7 +15,7 @@ from emorec.datasets.utterance import Task
 from emorec.losses.loss import Loss
 from emorec.models.lightning_overhead import FastModule
 
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeOptimizer = Callable[[nn.Module], Optimizer]
 MakeScheduler = Callable[[Optimizer, int], dict[str, Any]]
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -57,7 +57,7 @@ class EmotionModel(FastModule):
         head: a `Head` on the fused vector.
         loss: a `Loss`.
         metrics: {name: metric of logits (N, C), or values (N, 1), and targets (N,)}.
-        make_optimizer: parameters -> optimizer.
+        make_optimizer: model -> optimizer of the parameters that train.
         make_scheduler: (optimizer, total steps) -> Lightning's `lr_scheduler`; `None` for a constant rate.
     """
 
@@ -200,7 +200,7 @@ class EmotionModel(FastModule):
 
     def configure_optimizers(self) -> Any:
         assert self._make_optimizer is not None
-        optimizer = self._make_optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        optimizer = self._make_optimizer(self)
         if self._make_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer, self._total_steps())}
@@ -210,7 +210,7 @@ class EmotionModel(FastModule):
         data, epochs = getattr(self.trainer, "datamodule", None), self.trainer.max_epochs
         if data is None or epochs is None:
             return int(self.trainer.estimated_stepping_batches)
-        return len(data.train_dataloader()) * epochs
+        return math.ceil(len(data.train_dataloader()) / self.trainer.accumulate_grad_batches) * epochs
 
     def components(self) -> dict[str, dict[str, Tensor]]:
         """{component: its weights} of each child module that has any; contiguous, on the CPU."""
@@ -229,7 +229,15 @@ class EmotionModel(FastModule):
         weights = {f"{name}.{key}": value for name, part in components.items() for key, value in part.items()}
         self.load_state_dict(cast(dict[str, Any], weights), strict=True)
 
-    @property
-    def trained_parameters(self) -> int:
-        """How many numbers training changes."""
-        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+    def parameter_counts(self) -> dict[str, tuple[int, int]]:
+        """{component: (number of parameters that train, number of all)} of those with parameters."""
+        parts = {name: part for name, part in self.named_children() if name != "encoder"}
+        parts |= {f"encoder.{modality}": part for modality, part in self.encoder.items()}
+        sizes = {
+            name: [(item.numel(), item.requires_grad) for item in part.parameters()] for name, part in parts.items()
+        }
+        return {
+            name: (sum(size for size, trains in items if trains), sum(size for size, _ in items))
+            for name, items in sizes.items()
+            if items
+        }

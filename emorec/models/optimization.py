@@ -1,6 +1,6 @@
 """Optimizers and learning-rate schedules of a config, made for a model's parameters."""
 
-from collections.abc import Iterable
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from emorec.config.instantiation import Component
-from emorec.config.schema import TrainConfig
+from emorec.config.schema import OptimizerComponent, TrainConfig
 from emorec.datasets.utterance import Task
+from emorec.encoders.trained import TrainedPart
 
 # Names under which schedules of torch and of emorec take the number of steps of the whole training.
 STEP_COUNTS = ("total_steps", "T_max")
@@ -20,18 +21,44 @@ STEP_COUNTS = ("total_steps", "T_max")
 class OptimizerFactory:
     """Makes the optimizer of a config."""
 
-    component: Component
+    component: OptimizerComponent
     precision: str  # of the trainer
 
-    def __call__(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """The optimizer of some parameters."""
-        trained = list(parameters)
+    def __call__(self, model: nn.Module) -> Optimizer:
+        """The optimizer of the parameters of a model that train."""
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         # torch's default on a CPU is a Python loop over the parameters, three times as slow for a small head;
         # Lightning refuses to clip the gradients of a fused optimizer under autocast
         on_cpu = all(parameter.device.type == "cpu" for parameter in trained)
         chosen = any(self.component.arguments.get(name) for name in ("foreach", "differentiable"))  # torch takes one
         fuses = on_cpu and self.precision == "32" and not chosen and self.component.lacks("fused")
-        return self.component.make(Optimizer, params=trained, **({"fused": True} if fuses else {}))
+        return self.component.make(
+            Optimizer, params=self._groups(model) or trained, **({"fused": True} if fuses else {})
+        )
+
+    def _groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Groups of parameters with rates of their own; none without an encoder that trains.
+
+        Norms and biases of encoders are not decayed.
+        """
+        parts = {name: part for name, part in model.named_modules() if isinstance(part, TrainedPart)}
+        if not parts:
+            return []
+        own_rate = self.component.arguments.get("lr", inspect.signature(self.component.target).parameters["lr"].default)
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        of_encoders: set[int] = set()
+        for part in parts.values():
+            top = self.component.rates.encoder_lr or own_rate * part.rate
+            for name, parameter in part.trained():
+                key = (top * self.component.rates.layer_decay ** part.depth(name), parameter.dim() > 1)
+                groups.setdefault(key, []).append(parameter)
+                of_encoders.add(id(parameter))
+        others = [item for item in model.parameters() if item.requires_grad and id(item) not in of_encoders]
+        encoders = [
+            {"params": items, "lr": rate, **({} if decays else {"weight_decay": 0.0})}
+            for (rate, decays), items in sorted(groups.items(), key=lambda item: item[0], reverse=True)
+        ]
+        return [{"params": others}, *encoders]
 
 
 @dataclass(frozen=True)

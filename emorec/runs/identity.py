@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from emorec.config.keys import GROUPED_KEYS, LOCAL_KEYS, OPERATIONAL_KEYS, without_locations
+from emorec.config.keys import GROUPED_KEYS, LOCAL_KEYS, OPERATIONAL_KEYS, without_locations, without_unused
 from emorec.storage.digests import digest_of
 
 ID_DIGITS = 12
@@ -44,13 +44,13 @@ def identify(
     Args:
         config: the resolved config as plain data.
         manifest_digest: of the whole corpus.
-        feature_specs: {modality: digest of its feature spec}.
+        feature_specs: {modality: digest of its feature spec, and of what trains on it}.
         sources: {modality: digest over what its encoder reads, of the whole corpus}.
         local_models: modalities whose encoder names a local folder or file; its digest counts, in the spec.
     """
     paths = tuple(("encoder", modality, key) for modality in sorted(local_models) for key in LOCAL_KEYS)
     paths += tuple(("encoder", modality, "media") for modality in feature_specs)  # the specs hold the media settings
-    defining = _without(dict(config), OPERATIONAL_KEYS + paths)
+    defining = _without(without_unused(config), OPERATIONAL_KEYS + paths)
     defining["dataset"] = without_locations(defining["dataset"])
     data = {"manifest": manifest_digest, "features": dict(feature_specs), "sources": dict(sources)}
     digest = digest_of({"config": defining, **data})

@@ -66,7 +66,7 @@ def fit(
             model = model_for(context.parts, config.model, module)
             fit_statistics(model, module)
         counts = ", ".join(f"{split} {len(items)}" for split, items in context.data.splits.items())
-        log.info("run %s: %s utterances; %d parameters", record.run_id, counts, model.trained_parameters)
+        log.info("run %s: %s utterances; trained parameters: %s", record.run_id, counts, _described(model))
 
         # a strategy that shards takes the model apart: the best weights then go into a copy
         final_model = copy.deepcopy(model) if config.trainer.strategy == "fsdp" else model
@@ -106,6 +106,13 @@ def _seed(seed: int) -> None:
     lightning.seed_everything(seed, verbose=False)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a second write
+
+
+def _described(model: EmotionModel) -> str:
+    """How many parameters of each component train, and of how many."""
+    counts = model.parameter_counts()
+    parts = [f"{name} {own:,}{f' of {every:,}' if own < every else ''}" for name, (own, every) in counts.items()]
+    return f"{sum(own for own, _ in counts.values()):,} ({', '.join(parts)})"
 
 
 def _callbacks(

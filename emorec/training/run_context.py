@@ -71,7 +71,7 @@ class RunContext:
                 "notes": list(data.manifest.notes),
             },
             features={modality: item.specs[0].folder_name for modality, item in data.features.items()},
-            feature_specs={modality: [asdict(spec) for spec in item.specs] for modality, item in data.features.items()},
+            feature_specs={modality: data.specs(modality) for modality in data.features},
             test_reads=list(earlier.test_reads) if earlier is not None else [],
             provenance=provenance(),
             attempts=1 + (earlier.attempts if earlier is not None else 0),
@@ -115,8 +115,10 @@ def prepare_run(
     identity = identify(
         composed.values,
         manifest_digest=data.manifest.digest,
-        feature_specs={modality: item.digest for modality, item in data.features.items()},
+        feature_specs={modality: data.digest(modality) for modality in data.features},
         sources={modality: item.sources for modality, item in data.features.items()},
-        local_models=frozenset(name for name, item in data.features.items() if item.specs[0].checkpoint == LOCAL),
+        local_models=frozenset(
+            name for name in data.features if any(spec["checkpoint"] == LOCAL for spec in data.specs(name))
+        ),
     )
     return RunContext(composed, data, parts, all_loggers, identity, CheckpointStore(config.paths.checkpoints))

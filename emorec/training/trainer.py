@@ -33,6 +33,7 @@ def make_trainer(settings: TrainerConfig, callbacks: Sequence[lightning.Callback
         strategy=_strategy(settings),
         precision=settings.precision,
         gradient_clip_val=settings.gradient_clip,
+        accumulate_grad_batches=settings.accumulate,
         callbacks=list(callbacks),
         plugins=[AtomicCheckpointIO(), cluster_environment(settings.world_size)],
         default_root_dir=folder,

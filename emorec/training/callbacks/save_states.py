@@ -48,7 +48,10 @@ class SaveStates(EpochCallback):
         self._random: list[dict[str, Any]] | None = None
         self.started = False
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, *arguments: Any) -> None:
+        # a state holds no gradients: it is saved when they have been used
+        if (arguments[-1] + 1) % trainer.accumulate_grad_batches:
+            return
         # the last step of an epoch is followed by its validation: the end of the epoch decides
         if trainer.is_last_batch or (trainer.world_size > 1 and trainer.global_step % STEPS_BETWEEN_DECISIONS):
             return
