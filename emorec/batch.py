@@ -36,6 +36,7 @@ class Batch:
     speaker: Tensor  # (B,) number of the speaker in the whole corpus, -1 where unknown
     dialogue: Tensor  # (B,) number of the dialogue in the whole corpus, -1 where there is none
     turn: Tensor  # (B,) position in the dialogue, -1 where there is none
+    draw: Tensor | None = None  # (B,) int64 of (seed, epoch, id), from which augmentation is drawn; only in training
     inputs: dict[str, Tensor] = field(default_factory=dict)  # (B, T, I) of encoders that train, as they are stored
 
     def __len__(self) -> int:

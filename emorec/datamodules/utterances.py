@@ -12,6 +12,7 @@ from torch import Tensor
 from emorec.batch import IGNORED, Batch
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import SPLITS, Task, Utterance
+from emorec.draws import keys_of, mixed
 from emorec.errors import UserError
 from emorec.features.layers import LayeredReader
 from emorec.features.reader import FeatureReader
@@ -54,6 +55,7 @@ class UtteranceTable:
         self._present = {modality: reader.present[indices] for modality, reader in readers.items()}
         speakers = {name: number for number, name in enumerate(manifest.speakers)}
         dialogues = {name: number for number, name in enumerate(manifest.dialogues)}
+        self._key = keys_of([item.id for item in utterances]) if live else None
         self._id = np.array([item.id for item in utterances], dtype=object)
         self._speaker = torch.tensor([speakers.get(item.speaker or "", -1) for item in utterances])
         self._dialogue = torch.tensor([dialogues.get(item.dialogue or "", -1) for item in utterances])
@@ -69,7 +71,14 @@ class UtteranceTable:
         """A batch of the utterances `rows` (B,), numbers from 0 to N - 1."""
         return next(self.batches(rows, len(rows)))
 
-    def batches(self, rows: Tensor, batch_size: int, start: int = 0, draws: Tensor | None = None) -> Iterator[Batch]:
+    def batches(
+        self,
+        rows: Tensor,
+        batch_size: int,
+        start: int = 0,
+        draws: Tensor | None = None,
+        epoch_key: int | None = None,
+    ) -> Iterator[Batch]:
         """Yields the utterances `rows` in batches, from batch `start` on.
 
         Small tensors are indexed once and then split; features are gathered batch by batch.
@@ -79,6 +88,7 @@ class UtteranceTable:
             batch_size: of all batches but the last.
             start: number of batches to skip without reading them.
             draws: (N,) a random number for each utterance, which chooses its view; `None` for no augmented views.
+            epoch_key: of (seed, epoch); `None` for no augmentation of inputs.
         """
         rows = rows[start * batch_size :]
         columns = (self.target, self._has_target, self._speaker, self._dialogue, self._turn, *self._present.values())
@@ -92,6 +102,7 @@ class UtteranceTable:
             strict=True,
         )
         identifiers = self._id[rows.numpy()]
+        keys = None if self._key is None or epoch_key is None else mixed(self._key[rows] ^ epoch_key)
         for number, (cut, features) in enumerate(zip(cuts, gathered, strict=True)):
             target, has_target, speaker, dialogue, turn, *present = cut
             gathered_of = dict(zip(self.readers, features, strict=True))
@@ -108,6 +119,7 @@ class UtteranceTable:
                 speaker=speaker,
                 dialogue=dialogue,
                 turn=turn,
+                draw=None if keys is None else keys[number * batch_size : (number + 1) * batch_size],
             )
 
     def _view_offset(self, modality: str, rows: Tensor, draws: Tensor | None) -> Tensor | int:
@@ -161,6 +173,12 @@ class EpochOrder:
         """(N,) a random number for each row of this epoch; `None` without shuffling."""
         return torch.randint(1 << 30, (self.count,), generator=self._generator(1)) if self.shuffle else None
 
+    def key(self) -> int | None:
+        """A number of (seed, epoch); `None` without shuffling."""
+        if not self.shuffle:
+            return None
+        return int(mixed(mixed(torch.tensor(self.seed)) + self.epoch))
+
     def _generator(self, stream: int = 0) -> torch.Generator:
         return torch.Generator().manual_seed(((self.seed * 1_000_003 + self.epoch) ^ stream << 62) % (1 << 63))
 
@@ -208,7 +226,8 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         self._done, self._resume_at = self._resume_at, 0
         order = self.sampler
-        for batch in self.table.batches(self._shard(order.rows()), self.batch_size, self._done, order.draws()):
+        rows, draws, key = self._shard(order.rows()), order.draws(), order.key()
+        for batch in self.table.batches(rows, self.batch_size, self._done, draws, key):
             self._done += 1
             yield batch
 

@@ -17,7 +17,7 @@ from emorec.encoders.encoder import Inputs
 from emorec.encoders.huggingface import HuggingFaceEncoder
 from emorec.encoders.layer_stack import LayerStack
 from emorec.encoders.speech import speech_network
-from emorec.encoders.speech_part import FULL_SCALE, WaveformPart, WhisperPart
+from emorec.encoders.speech_part import FULL_SCALE, TAIL, WaveformPart, WhisperPart
 from emorec.encoders.trained import windows
 from emorec.media.audio import AudioSettings, read_audio
 from emorec.media.signal import Waveform
@@ -80,7 +80,7 @@ class HuggingFaceAudio(HuggingFaceEncoder):
         rate, options["train_front"] = self.media.sample_rate, self.train_front
         if self.is_whisper:
             longest = round(self.max_seconds * loaded.extractor.sampling_rate / loaded.extractor.hop_length)
-            shortest, longest = (1, longest // 2) if stack.first else (2, longest)
+            shortest, longest = (1, longest // 2) if stack.first else (2 + TAIL, longest + TAIL)
             return WhisperPart(
                 stack=stack, padded=self.window == "padded", shortest=shortest, longest=longest, **options
             )
@@ -120,7 +120,9 @@ class HuggingFaceAudio(HuggingFaceEncoder):
         if not self.is_whisper:
             return as_rows(np.clip(np.rint(waveform * FULL_SCALE), -FULL_SCALE, FULL_SCALE), np.int16)
         pieces = [
-            self._backbone.prepared(waveform[start:end])[:, : -(-(end - start) // self._backbone.extractor.hop_length)]
+            self._backbone.prepared(waveform[start:end])[
+                :, : -(-(end - start) // self._backbone.extractor.hop_length) + TAIL
+            ]
             for start, end in windows(len(waveform), self._longest)
         ]
         return as_rows(torch.cat(pieces, dim=1).T.numpy(), self.decoded_dtype)

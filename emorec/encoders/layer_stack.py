@@ -151,7 +151,7 @@ class LayerStack(nn.Module):
         self.positions = layers[0].attention if self.is_relative and first else None
         for number in (*range(first), *range(self.top, self.total)):
             layers[number] = nn.Identity()
-        kept = [kind.layers, self.norm_path or kind.layers] if first else [""]
+        kept = [kind.layers, self.norm_path or kind.layers, "post_layernorm"] if first else [""]
         _keep_only(network, kept)
         if getattr(network, "pooler", None) is not None:
             network.pooler = None  # its output is not used

@@ -9,7 +9,9 @@ from emorec.encoders.pretrained_part import PretrainedPart
 from emorec.encoders.trained import length_mask
 
 FULL_SCALE = 32767  # of 16-bit sound
-SILENT = 4  # frames of log mel bands
+DYNAMICS, FLOOR = 2.0, -1.5  # of Whisper's log mel bands: 80 dB below the loudest value, and at least -100 dB
+TAIL = 2  # frames of log mel bands after the end of a clip: their windows still reach into it
+SILENT = 4  # further frames
 VARIANCE_FLOOR = 1e-7  # of the feature extractors of transformers
 
 
@@ -54,17 +56,21 @@ class WhisperPart(PretrainedPart):
     def prepared(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         valid = length_mask(lengths, values.shape[1])[:, :, None]
         bands = values.float()
-        # silence is the floor, which lies a fixed distance below the loudest value of the clip
-        silence = bands.where(valid, torch.inf).amin((1, 2), keepdim=True)
+        loudest = bands.where(valid, -torch.inf).amax((1, 2), keepdim=True)
+        silence = (loudest - DYNAMICS).clamp_min(FLOOR)
         bands = bands.where(valid, silence)
         longest = 2 * self.stack.network.config.max_source_positions
         if not self.padded:  # the convolutions see silence after each clip, also after the longest of a batch
             longest = min(longest, values.shape[1] + values.shape[1] % 2 + SILENT)
-        missing = silence.expand(-1, longest - values.shape[1], bands.shape[2])
-        bands = torch.cat([bands, missing], dim=1).transpose(1, 2)  # (N, bands, longest)
-        frames = torch.full_like(lengths, longest // 2) if self.padded else (lengths + 1) // 2
+        missing = silence.expand(-1, max(0, longest - values.shape[1]), bands.shape[2])
+        bands = torch.cat([bands, missing], dim=1)[:, :longest].transpose(1, 2)  # (N, bands, longest)
+        frames = torch.full_like(lengths, longest // 2) if self.padded else self._frames(lengths)
         return bands, length_mask(frames, longest // 2)
+
+    @staticmethod
+    def _frames(lengths: Tensor) -> Tensor:
+        return (lengths - TAIL + 1) // 2
 
     def states(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         states, counts = super().states(values, lengths)
-        return states, (lengths + 1) // 2 if self.padded and not self.stack.first else counts
+        return states, self._frames(lengths) if self.padded and not self.stack.first else counts

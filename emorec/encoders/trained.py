@@ -125,6 +125,7 @@ class TrainedPart(nn.Module, ABC):
             )
             return nothing.expand(len(present), 1, self.dim), mask[:, :1] & present[:, None]
         frames, counts = self._in_windows(values[rows], mask[rows].sum(1))
+        frames = frames[:, : int(counts.max())]
         pooled, pooled_mask = pool(frames.float(), length_mask(counts, frames.shape[1]), self.pooling)
         if self.pooling == "mean_std" and self.layer_count > 1:  # each layer's mean and deviation side by side
             sides = pooled.view(len(pooled), 1, 2, self.layer_count, -1)

@@ -1,0 +1,155 @@
+"""Pretrained encoders that train: what they compute, and that all of it that trains gets a gradient."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from emorec.config.instantiation import instantiate
+from emorec.encoders.encoder import Encoder
+from emorec.encoders.trained import TrainedPart
+from emorec.errors import UserError
+from emorec.media.source import Source
+from tests.encoders.conftest import DISTINCT, is_pretrained, settings_of
+from tests.encoders.tiny_checkpoints import LAYERS, TinyCheckpoints
+
+Media = dict[str, dict[str, Source]]  # {modality: {id: source}}
+PRETRAINED = [choice for choice in DISTINCT if is_pretrained(choice)]
+STACKED = [choice for choice in PRETRAINED if "efficientnet" not in choice]  # networks of layers
+TRANSFORMER_TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
+
+
+def trained(choice: str, checkpoints: TinyCheckpoints, **changes: Any) -> Encoder:
+    if "whisper" in choice:
+        changes.setdefault("window", "clip")
+    settings = settings_of(choice, checkpoints, **{"training": "full", "dtype": "float32", **changes})
+    return instantiate(settings, where=f"encoder.{choice.partition('/')[0]}", kind=Encoder)
+
+
+def media_of(choice: str, media: Media) -> list[Source]:
+    return list(media[choice.partition("/")[0]].values())
+
+
+def stored_batch(encoder: Encoder, sources: Sequence[Source]) -> tuple[Tensor, Tensor]:
+    """What the store would keep of some sources, as a batch: values (B, T, I) and mask (B, T)."""
+    stored = encoder.stored()
+    stored.load()
+    stored.eval()
+    rows = []
+    with torch.no_grad():
+        for source in sources:
+            values, mask = stored.encode(stored.collate([stored.read(source)]))
+            rows.append(values[0][mask[0]])
+    lengths = torch.tensor([len(row) for row in rows])
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return padded, torch.arange(padded.shape[1]) < lengths[:, None]
+
+
+def features(part: TrainedPart, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    values, mask = batch
+    encoded: tuple[Tensor, Tensor] = part(values, mask, mask[:, 0])
+    return encoded
+
+
+@pytest.mark.parametrize("pooling", ["mean", "none"])
+@pytest.mark.parametrize("choice", STACKED)
+def test_a_cut_network_computes_what_the_uncut_one_does(
+    choice: str, pooling: str, checkpoints: TinyCheckpoints, media: Media
+) -> None:
+    sources = media_of(choice, media)[:3]
+    whole = trained(choice, checkpoints, pooling=pooling)
+    expected, expected_mask = features(whole.trained().eval(), stored_batch(whole, sources))
+    cut = trained(choice, checkpoints, pooling=pooling, train_from=1)
+    actual, mask = features(cut.trained().eval(), stored_batch(cut, sources))
+    assert torch.equal(mask, expected_mask)
+    torch.testing.assert_close(actual, expected, **TRANSFORMER_TOLERANCE)
+
+
+@pytest.mark.parametrize("choice", PRETRAINED)
+def test_before_training_an_encoder_computes_what_the_frozen_one_does(
+    choice: str, checkpoints: TinyCheckpoints, media: Media
+) -> None:
+    sources = media_of(choice, media)[:3]
+    changes = {"window": "padded"} if "whisper" in choice else {}
+    encoder = trained(choice, checkpoints, **changes)
+    actual, _ = features(encoder.trained().eval(), stored_batch(encoder, sources))
+    frozen = trained(choice, checkpoints, training="frozen", **changes)
+    frozen.load()
+    frozen.eval()
+    with torch.no_grad():
+        expected = torch.cat([frozen.encode(frozen.collate([frozen.read(source)]))[0] for source in sources])
+    scale = float(expected.std())
+    torch.testing.assert_close(actual, expected, atol=0.01 * scale, rtol=0.01)  # sound is rounded to 16 bits
+
+
+@pytest.mark.parametrize("choice", PRETRAINED)
+def test_batch_mates_do_not_change_features(choice: str, checkpoints: TinyCheckpoints, media: Media) -> None:
+    sources = media_of(choice, media)
+    encoder = trained(choice, checkpoints)
+    part = encoder.trained().eval()
+    values, mask = stored_batch(encoder, sources)
+    together, _ = features(part, (values, mask))
+    missing = mask[:, 0].clone()
+    missing[1] = False
+    without, without_mask = part(values, mask, missing)
+    assert not without[1].any()
+    assert not without_mask[1].any()
+    for row in (0, 2):
+        length = int(mask[row].sum())
+        alone, _ = features(part, (values[row : row + 1, :length], mask[row : row + 1, :length]))
+        torch.testing.assert_close(together[row], alone[0], **TRANSFORMER_TOLERANCE)
+        torch.testing.assert_close(without[row], alone[0], **TRANSFORMER_TOLERANCE)
+
+
+@pytest.mark.parametrize("train_from", [0, 1])
+@pytest.mark.parametrize("choice", STACKED)
+def test_every_adapter_gets_a_gradient(
+    choice: str, train_from: int, checkpoints: TinyCheckpoints, media: Media
+) -> None:
+    encoder = trained(choice, checkpoints, training="lora", train_from=train_from)
+    part = encoder.trained().train()
+    features(part, stored_batch(encoder, media_of(choice, media)[:2]))[0].square().sum().backward()
+    adapters = {name: parameter for name, parameter in part.named_parameters() if "lora_B" in name}
+    assert len(adapters) >= LAYERS - train_from
+    assert [name for name, item in adapters.items() if item.grad is None or not item.grad.any()] == []
+    assert [name for name, _ in part.trained() if "lora_" not in name] == []
+
+
+@pytest.mark.parametrize("train_from", [0, 1])
+@pytest.mark.parametrize("choice", STACKED)
+def test_everything_that_trains_gets_a_gradient(
+    choice: str, train_from: int, checkpoints: TinyCheckpoints, media: Media
+) -> None:
+    encoder = trained(choice, checkpoints, train_from=train_from)
+    part = encoder.trained().train()
+    features(part, stored_batch(encoder, media_of(choice, media)[:2]))[0].square().sum().backward()
+    assert [name for name, item in part.trained() if item.grad is None] == []
+
+
+def test_weights_that_do_not_train_are_not_in_the_state(checkpoints: TinyCheckpoints) -> None:
+    part = trained("text/minilm", checkpoints, training="lora").trained()
+    state = part.state_dict()
+    assert state
+    assert all("lora_" in name for name in state)
+    other = trained("text/minilm", checkpoints, training="lora").trained()
+    changed = {name: torch.randn_like(value) for name, value in state.items()}
+    other.load_state_dict(changed, strict=True)
+    assert all(torch.equal(value, changed[name]) for name, value in other.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_from": LAYERS}, f"train_from from 0 to {LAYERS - 1}"),
+        ({"training": "lora", "lora": {"targets": ["nowhere"]}}, "lora.targets among the linear layers"),
+        ({"training": "frozen", "train_from": 1}, "train_from=0 with training=frozen"),
+        ({"train_from": 1, "layer": [0, 1, -1]}, "layer above train_from=1"),
+    ],
+)
+def test_what_does_not_fit_the_network_is_refused(
+    changes: dict[str, Any], message: str, checkpoints: TinyCheckpoints
+) -> None:
+    with pytest.raises(UserError, match=message):
+        trained("text/minilm", checkpoints, **changes).trained()
