@@ -79,6 +79,8 @@ class HuggingFaceAudio(HuggingFaceEncoder):
     def _part(self, loaded: Any, stack: LayerStack, **options: Any) -> WaveformPart | WhisperPart:
         rate, options["train_front"] = self.media.sample_rate, self.train_front
         if self.is_whisper:
+            if self.train_from and self.window == "padded":
+                raise self._misfit("window=clip with train_from above 0", "'padded'")
             longest = round(self.max_seconds * loaded.extractor.sampling_rate / loaded.extractor.hop_length)
             shortest, longest = (1, longest // 2) if stack.first else (2 + TAIL, longest + TAIL)
             return WhisperPart(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,10 +13,11 @@ from torch import Tensor
 from emorec.encoders.below_cut import as_rows
 from emorec.encoders.checkpoint import read_settings
 from emorec.encoders.encoder import Inputs
-from emorec.encoders.huggingface import LAST, HuggingFaceEncoder
+from emorec.encoders.huggingface import FULL_RATE, LAST, HuggingFaceEncoder
 from emorec.encoders.layer_stack import LayerStack
-from emorec.encoders.picture_part import PicturePart
-from emorec.encoders.pictures import NETWORKS, clip_steps, pixel_scaling, stated_size
+from emorec.encoders.picture_part import ConvolutionPart, PicturePart
+from emorec.encoders.pictures import NETWORKS, PictureNetwork, clip_steps, pixel_scaling, stated_size
+from emorec.encoders.trained import TrainedPart
 from emorec.errors import UserError, choose
 from emorec.media.faces import FaceMisses
 from emorec.media.resizing import Frames
@@ -48,22 +50,20 @@ class HuggingFaceVideo(HuggingFaceEncoder):
     def dim(self) -> int:
         self.load()
         config = self._backbone.config
-        return int(config.hidden_size if self._network.tokens else config.hidden_dim)
+        return int(config.hidden_size if self._kind.tokens else config.hidden_dim)
 
     @property
     def processor(self) -> dict[str, Any]:
         return {"summary": self.summary}
 
     def _load_network(self) -> Any:
-        revision = self.resolved[1]
-        kind = read_settings(self.model, revision, "config.json").get("model_type", "")
-        network = choose(NETWORKS, kind, f"the kind of encoder.video.model={self.model}")
+        revision, network = self.resolved[1], self._kind
         processor = read_settings(self.model, revision, "preprocessor_config.json")
         size = stated_size(processor, self.model)
         if size != self.media.size:
             raise self._misfit(f"media.size={size}", self.media.size)
         if self.summary == "cls" and (network.clip or not network.tokens):
-            raise UserError(f"expected encoder.video.summary=mean for {self.model} ({kind}), got 'cls'")
+            raise UserError(f"expected encoder.video.summary=mean for {self.model}, got 'cls'")
         factor, shift = pixel_scaling(processor, self.model)
         import transformers
 
@@ -77,18 +77,36 @@ class HuggingFaceVideo(HuggingFaceEncoder):
             raise self._misfit(f"media.frames={frames}", self.media.frames)
         self.register_buffer("_factor", factor, persistent=False)
         self.register_buffer("_shift", shift, persistent=False)
-        self._network = network
         return backbone
+
+    def trained(self) -> TrainedPart | None:
+        if self.mode == "frozen" or self._kind.tokens:
+            return super().trained()
+        if self.mode == "lora" or self.train_from:
+            raise self._misfit(
+                "training=full and train_from=0", f"{self.mode} and {self.train_from}: it has no layers to cut"
+            )
+        network = self._load_network().requires_grad_(True)
+        buffers = {"factor": self.get_buffer("_factor"), "shift": self.get_buffer("_shift")}
+        part = ConvolutionPart(network, size=self.media.size, pooling=self.pooling, **buffers)
+        part.rate = FULL_RATE
+        return part
+
+    @cached_property
+    def _kind(self) -> PictureNetwork:
+        """How the network reads frames, by its config."""
+        kind = read_settings(self.model, self.resolved[1], "config.json").get("model_type", "")
+        return choose(NETWORKS, kind, f"the kind of encoder.video.model={self.model}")
 
     def _part(self, loaded: Any, stack: LayerStack, **options: Any) -> PicturePart:
         config, size = stack.network.config, self.media.size
-        steps = self._network.steps(config) if self._network.clip else 1
+        steps = self._kind.steps(config) if self._kind.clip else 1
         is_cls = self.summary == "cls"
         norm = getattr(stack.network, "post_layernorm", None) if is_cls and self.layers == (LAST,) else None
 
         def summarised(states: Tensor) -> Tensor:
-            if self._network.clip:
-                return clip_steps(states, steps, self._patches(config), patches_first=self._network.patches_first)
+            if self._kind.clip:
+                return clip_steps(states, steps, self._patches(config), patches_first=self._kind.patches_first)
             if is_cls:
                 return states[:, 0] if norm is None else norm(states[:, 0])
             return states[:, -self._patches(config) :].mean(1)
@@ -96,7 +114,7 @@ class HuggingFaceVideo(HuggingFaceEncoder):
         patches = self._patches(config)
         return PicturePart(
             stack=stack,
-            clip=self._network.clip,
+            clip=self._kind.clip,
             size=size,
             tokens=patches * steps + (0 if config.model_type == "videomae" else 1),
             factor=self.get_buffer("_factor"),
@@ -127,7 +145,7 @@ class HuggingFaceVideo(HuggingFaceEncoder):
     def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         pixels = inputs["pixels"].float() * self.get_buffer("_factor") + self.get_buffer("_shift")
         with self._autocast(pixels.device):
-            states = self._clips(pixels) if self._network.clip else self._pictures(pixels)
+            states = self._clips(pixels) if self._kind.clip else self._pictures(pixels)
         features = states.float()  # (B, T, L · D)
         if self.pooling == "mean":
             features = features.mean(1, keepdim=True)
@@ -141,18 +159,16 @@ class HuggingFaceVideo(HuggingFaceEncoder):
     def _clips(self, pixels: Tensor) -> Tensor:
         """(B, F, 3, S, S) to (B, T, L · D)."""
         hidden = self._states(self._output(pixels))  # (B, tokens, L · D)
-        steps = self._network.steps(self._backbone.config)
-        return clip_steps(
-            hidden, steps, self._patches(self._backbone.config), patches_first=self._network.patches_first
-        )
+        steps = self._kind.steps(self._backbone.config)
+        return clip_steps(hidden, steps, self._patches(self._backbone.config), patches_first=self._kind.patches_first)
 
     def _pictures(self, pixels: Tensor) -> Tensor:
         """(B, F, 3, S, S) to (B, F, L · D)."""
         output = self._output(pixels.flatten(0, 1))
-        if not self._network.tokens:
+        if not self._kind.tokens:
             vectors: Tensor = output.pooler_output  # (B · F, D)
         else:
-            if self.summary == "cls" and self._network.factory == "CLIPVisionModel":
+            if self.summary == "cls" and self._kind.factory == "CLIPVisionModel":
                 output.last_hidden_state = self._backbone.post_layernorm(output.last_hidden_state)
             hidden = self._states(output)  # (B · F, tokens, L · D): the class token, others, the patches
             vectors = (

@@ -7,7 +7,38 @@ import torch
 from torch import Tensor
 
 from emorec.encoders.pretrained_part import PretrainedPart
-from emorec.encoders.trained import length_mask
+from emorec.encoders.trained import TrainedPart, length_mask
+
+
+def scaled_pixels(values: Tensor, size: int, factor: Tensor, shift: Tensor) -> Tensor:
+    """Pixels (N, F, S · S · 3) from 0 to 255 as (N, F, 3, S, S), as the network expects them."""
+    pixels = values.view(*values.shape[:2], size, size, 3).permute(0, 1, 4, 2, 3)
+    return pixels.float() * factor + shift
+
+
+class ConvolutionPart(TrainedPart):
+    """EfficientNet, which reads each frame of (N, F, S · S · 3) separately and has no layers of one width.
+
+    Args:
+        network: EfficientNet of transformers.
+        size, factor, shift: see `PicturePart`.
+        options: of `TrainedPart`.
+    """
+
+    def __init__(self, network: Any, *, size: int, factor: Tensor, shift: Tensor, **options: Any) -> None:
+        super().__init__(**options)
+        self.network, self.size = network, size
+        self.register_buffer("factor", factor, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+
+    @property
+    def frame_dim(self) -> int:
+        return int(self.network.config.hidden_dim)
+
+    def frames(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = scaled_pixels(values, self.size, self.get_buffer("factor"), self.get_buffer("shift"))
+        vectors = self.network(pixels.flatten(0, 1)).pooler_output  # (N · F, D)
+        return vectors.reshape(len(values), -1, self.frame_dim), lengths
 
 
 class PicturePart(PretrainedPart):
@@ -40,8 +71,7 @@ class PicturePart(PretrainedPart):
         self.register_buffer("shift", shift, persistent=False)
 
     def prepared(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        pixels = values.view(*values.shape[:2], self.size, self.size, 3).permute(0, 1, 4, 2, 3)  # (N, F, 3, S, S)
-        scaled = pixels.float() * self.get_buffer("factor") + self.get_buffer("shift")
+        scaled = scaled_pixels(values, self.size, self.get_buffer("factor"), self.get_buffer("shift"))
         return scaled, length_mask(lengths, values.shape[1])
 
     def states(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
