@@ -70,7 +70,7 @@ class DataPreparer:
             UserError: their arguments do not fit; all problems at once.
         """
         makers: dict[str, Callable[[], Any]] = {
-            modality: partial(_make_encoder, component, modality, self.digests)
+            modality: partial(make_encoder, component, modality, self.digests)
             for modality, component in config.encoder.used().items()
         }
         make_corpus = partial(config.dataset.make, Corpus)  # type: ignore[type-abstract]
@@ -193,7 +193,12 @@ class DataPreparer:
         return [FeatureStore(self.cache, FeatureSpec(**spec), self.digests) for spec in specs]  # type: ignore[arg-type]
 
 
-def _make_encoder(component: Component, modality: str, digests: FileDigests) -> Encoder:
+def make_encoder(component: Component, modality: str, digests: FileDigests) -> Encoder:
+    """The encoder of a config's node, which shares digests of files with others.
+
+    Raises:
+        UserError: it is for another modality, or its arguments do not fit.
+    """
     encoder = component.make(Encoder)  # type: ignore[type-abstract]
     if encoder.modality != modality:
         name = component.target.__name__

@@ -40,7 +40,7 @@ class CrnnPart(TrainedPart):
     """The network of `Crnn`: (N, T, bands) to frames (N, ⌈T / 2^blocks⌉, 2 hidden)."""
 
     def __init__(self, *, bands: int, channels: Sequence[int], hidden: int, dropout: float, pooling: str) -> None:
-        super().__init__(pooling=pooling, shortest=2 ** len(channels), normalises=True)
+        super().__init__(pooling=pooling, shortest=2 ** len(channels), standardised=bands)
         before = [1, *channels[:-1]]
         self.blocks = nn.ModuleList(_Block(*sizes, dropout) for sizes in zip(before, channels, strict=True))
         for _ in channels:

@@ -62,7 +62,7 @@ class TrainedPart(nn.Module, ABC):
         longest: inputs of one window, longer ones are encoded in equal windows; `None` where only memory limits it.
         pads_exactly: false where padding changes the frames before it: then batches of equal length are encoded in
             evaluation.
-        normalises: whether the inputs are standardised as `model.normalisation` says.
+        standardised: I where the inputs are standardised as `model.normalisation` says, else 0.
     """
 
     rate: float = 1.0
@@ -74,11 +74,11 @@ class TrainedPart(nn.Module, ABC):
         shortest: int = 1,
         longest: int | None = None,
         pads_exactly: bool = True,
-        normalises: bool = False,
+        standardised: int = 0,
     ) -> None:
         super().__init__()
         self.pooling, self.shortest, self.longest = pooling, shortest, longest
-        self.pads_exactly, self.normalises = pads_exactly, normalises
+        self.pads_exactly, self.standardised = pads_exactly, standardised
         self._register_state_dict_hook(_drop_frozen)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_add_frozen)  # type: ignore[no-untyped-call]
 

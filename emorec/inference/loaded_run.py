@@ -14,6 +14,7 @@ from emorec.errors import UserError
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config
 from emorec.runs.results import read_metrics, scalar_metrics
 from emorec.runs.weights import load_components
+from emorec.storage.digests import FileDigests
 
 if TYPE_CHECKING:
     import pandas
@@ -59,6 +60,7 @@ class LoadedRun:
         Raises:
             UserError: a weight file is missing or damaged.
         """
+        from emorec.datamodules.preparer import make_encoder
         from emorec.models.builder import build_model, feature_widths, layer_counts, make_parts
 
         values = {**self.config, "logger": {}, "metric": {}, "tags": []}  # not needed to apply the model
@@ -67,7 +69,9 @@ class LoadedRun:
         components = load_components(self.folder, self.record.weights)
         widths = feature_widths(components)
         layers = layer_counts(components, widths)
-        model = build_model(make_parts(config, task), config.model, task, widths=widths, layers=layers)
+        digests = FileDigests()
+        encoders = {name: make_encoder(node, name, digests) for name, node in config.encoder.used().items()}
+        model = build_model(make_parts(config, task, encoders), config.model, task, widths=widths, layers=layers)
         model.load_components(components)
         return model.eval()
 

@@ -117,11 +117,9 @@ def build_model(
     """
     hidden, dropout = settings.hidden, settings.dropout
     trained = parts.encoders
-    kinds = {
-        name: settings.normalisation if name not in trained or trained[name].normalises else "none" for name in widths
-    }
+    read = {**widths, **{name: part.standardised for name, part in trained.items()}}  # 0 where inputs stay as they are
     normalisations: dict[str, nn.Module] = {
-        name: Normalisation(kind=kinds[name], dim=dim) for name, dim in widths.items()
+        name: Normalisation(kind=settings.normalisation if width else "none", dim=width) for name, width in read.items()
     }
     widths = {**widths, **{name: part.dim for name, part in trained.items()}}
     layers = {**layers, **{name: part.layer_count for name, part in trained.items()}}

@@ -108,7 +108,7 @@ class EmotionModel(FastModule):
     def _encoded(self, modality: str, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features (B, T, D) and mask (B, T) of the inputs of an encoder that trains."""
         values = batch.inputs[modality]
-        if self.encoder[modality].normalises:
+        if self.encoder[modality].standardised:
             values = self.normalisation[modality](values.float())
         encoded: tuple[Tensor, Tensor] = self.encoder[modality](values, batch.mask[modality], batch.present[modality])
         return encoded
