@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from emorec.config.keys import GROUPED_KEYS, OPERATIONAL_KEYS, flat, is_location
 from emorec.errors import UserError
-from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config
+from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, runs_in, stored_config
 from emorec.runs.results import read_history, read_metrics, scalar_metrics
 
 SUMMARY_METRICS = {
@@ -20,7 +20,7 @@ SUMMARY_METRICS = {
     "regression": ("ccc", "mae", "rmse", "pearson"),
 }
 HIDDEN_CHOICES = {"experiment", "paths", "logger", "launcher", "dataset"}
-OWN_FILTERS = ("run", "sweep", "tags")  # of what is no value of a config
+OWN_FILTERS = ("folder", "run", "sweep", "tags")  # of what is no value of a config; `finished_runs` reads the folders
 SHOWN_DIGITS = 8  # of the digest of a corpus
 
 
@@ -117,11 +117,12 @@ class Group:
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def finished_runs(store: CheckpointStore) -> list[Run]:
-    """Reads all finished runs of a store, oldest first. Of each that cannot be read a warning is given once."""
+def finished_runs(store: CheckpointStore, folders: Sequence[Path] = ()) -> list[Run]:
+    """Reads all finished runs of a store or, if there are `folders`, of these (see `runs_in`), oldest first. Of each
+    that cannot be read a warning is given once."""
+    own = ((record, store.folder(record.run_id)) for record in store.records())
     runs = []
-    for record in store.records():
-        folder = store.folder(record.run_id)
+    for record, folder in runs_in(folders) if folders else own:
         if record.status == "finished":
             try:
                 runs.append(_read_run(record, folder))
