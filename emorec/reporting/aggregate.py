@@ -170,10 +170,14 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
     """Groups runs; in each contest the group with the best validation score is first, groups without one are last."""
     contests = [(run, Contest.of(run)) for run in runs]
     corpora = {run.record.group_id: contest.corpus for run, contest in contests if contest.corpus}
+    datasets: dict[tuple[Any, ...], str] = {}
     members: dict[tuple[str, Contest], list[Run]] = defaultdict(list)
-    for run, contest in contests:
+    for run, recorded in contests:
         name = run.record.group_id  # a digest of the corpus among others: it is the same for runs that do not record it
-        members[name, contest._replace(corpus=contest.corpus or corpora.get(name, ""))].append(run)
+        contest = recorded._replace(corpus=recorded.corpus or corpora.get(name, ""))
+        if contest.corpus:  # a table that was renamed is still the same corpus
+            contest = contest._replace(dataset=datasets.setdefault(contest[1:], contest.dataset))
+        members[name, contest].append(run)
     groups = [Group(name, tuple(group), contest) for (name, contest), group in members.items()]
     return sorted(groups, key=lambda group: (group.contest, -_quality(group)))
 
