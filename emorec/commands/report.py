@@ -1,13 +1,14 @@
 """`emorec report`: compares finished runs."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from emorec.config.composition import compose_once
 from emorec.config.schema import ReportConfig
 from emorec.errors import UserError
 from emorec.runs.logs import start_logging
 
-OWN_KEYS = ("paths", "folder", "progress", "extraction", "features")
+OWN_KEYS = ("paths", "output", "progress", "extraction", "features")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,13 +30,15 @@ def main(arguments: Sequence[str]) -> int:
     from emorec.runs.checkpoint_store import CheckpointStore
     from emorec.storage.folders import check_real_folder
 
-    if config.folder.parent == config.paths.checkpoints:  # a folder elsewhere is the user's own choice
-        check_real_folder(config.folder)
-    runs = matching(finished_runs(CheckpointStore(config.paths.checkpoints)), filters)
+    if config.output.parent == config.paths.checkpoints:  # a folder elsewhere is the user's own choice
+        check_real_folder(config.output)
+    folders = [Path(value).expanduser() for value in filters.pop("folder", ())]
+    runs = matching(finished_runs(CheckpointStore(config.paths.checkpoints), folders), filters)
     if not runs:
+        where = ", ".join(map(str, folders)) or str(config.paths.checkpoints)
         asked = " ".join(f"{key}={','.join(values)}" for key, values in filters.items())
-        where = f"{config.paths.checkpoints}{f' with {asked}' if asked else ''}"
-        raise UserError(f"expected finished runs in {where}, found none")
-    print(write_report(config.folder, grouped(runs)))
-    print(f"report: {config.folder / 'report.md'}\nfigures: {config.folder / 'figures'}")
+        hint = "; output=… says where the report is written" if folders else ""
+        raise UserError(f"expected finished runs in {where}{f' with {asked}' if asked else ''}, found none{hint}")
+    print(write_report(config.output, grouped(runs)))
+    print(f"report: {config.output / 'report.md'}\nfigures: {config.output / 'figures'}")
     return 0

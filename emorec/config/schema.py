@@ -332,7 +332,7 @@ class EvaluateConfig(CommandConfig):
 class ReportConfig(CommandConfig):
     """`emorec report`, and the commands that look after stores."""
 
-    folder: Path
+    output: Path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,17 +86,17 @@ def collect(
     entries = [entry for entry in inventory(root) if entry["folder"] in folders]
     total = sum(entry["bytes"] for entry in entries)
     now = time_at(root) if folders else 0.0
+    has_condition = any(condition is not None for condition in (older_than, used, max_bytes))
     for entry in sorted(entries, key=lambda item: float(item["last_use"])):
         name = entry["folder"]
-        selected = older_than is not None or used is not None or max_bytes is not None
-        selected &= older_than is None or now - entry["last_use"] > older_than
-        selected &= used is None or name not in used
-        selected &= max_bytes is None or total > max_bytes
+        is_old = older_than is None or now - entry["last_use"] > older_than
+        is_unused = used is None or name not in used
+        if not (has_condition and is_old and is_unused and (max_bytes is None or total > max_bytes)):
+            result.kept += 1
+            continue
         try:
-            if selected and _is_used(folders[name], now):
+            if _is_used(folders[name], now):
                 result.in_use.append(name)
-                selected = False
-            if not selected:
                 result.kept += 1
                 continue
             if act:

@@ -28,10 +28,10 @@ from emorec.storage.atomic import write_bytes
 from emorec.storage.digests import FileDigests, canonical_json, digest_of
 from emorec.storage.regular_files import IrregularFileError, open_regular
 
-KEY_BYTES = 32
-NAME_DIGITS = 32
 log = logging.getLogger(__name__)
 
+KEY_BYTES = 32
+NAME_DIGITS = 32
 QUARANTINE_SUFFIX = ".bad"  # of a broken shard that was set aside
 SUFFIX = ".safetensors"
 METADATA = "emorec"  # the only text of the header: JSON of spec, payload digest and reasons
@@ -54,7 +54,7 @@ class ShardError(Exception):
     """The file is not a complete shard of the spec of its folder."""
 
 
-class Place(NamedTuple):
+class Extent(NamedTuple):
     """Where an array is in the data of a shard."""
 
     dtype: np.dtype[Any]
@@ -71,13 +71,13 @@ class Header:
     spec_digest: str
     payload: str  # digest of the payload
     reasons: dict[int, str]  # entry -> why its source cannot be decoded
-    places: dict[str, Place]  # {name: place} of the arrays
+    extents: dict[str, Extent]  # of the arrays, by name
     start: int  # first byte of the data
 
     @property
     def entries(self) -> int:
         """The number of entries."""
-        return self.places["keys"].shape[0]
+        return self.extents["keys"].shape[0]
 
 
 @dataclass(frozen=True)
@@ -182,14 +182,14 @@ def _read_header(stream: BinaryIO) -> Header:
             spec_digest=digest_of(spec),
             payload=str(content["payload"]),
             reasons=reasons,
-            places=_places(arrays, spec["dtype"], size - 8 - length),
+            extents=_extents(arrays, spec["dtype"], size - 8 - length),
             start=8 + length,
         )
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ShardError(f"expected a JSON header that describes a shard, got {error!r:.200}") from error
 
 
-def _places(arrays: dict[str, Any], stored_dtype: str, size: int) -> dict[str, Place]:
+def _extents(arrays: dict[str, Any], stored_dtype: str, size: int) -> dict[str, Extent]:
     """Where the arrays of a header are in data of `size` bytes, which they fill one after the other.
 
     Raises:
@@ -198,24 +198,24 @@ def _places(arrays: dict[str, Any], stored_dtype: str, size: int) -> dict[str, P
     dtypes = {"values": STORED_TYPES[stored_dtype], "offsets": "I64", "keys": "U8"}
     if arrays.keys() != dtypes.keys():
         raise ShardError(f"expected the arrays {sorted(dtypes)}, got {sorted(arrays)!r:.200}")
-    places, end = {}, 0
+    extents, end = {}, 0
     for name, array in sorted(arrays.items(), key=lambda item: tuple(item[1]["data_offsets"])):
         shape, (first, last) = tuple(array["shape"]), array["data_offsets"]
         if array["dtype"] != dtypes[name]:
             raise ShardError(f"expected {name} of type {dtypes[name]}, got {array['dtype']!r:.50}")
         dtype: np.dtype[Any] = np.dtype(TYPES[dtypes[name]])
         if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
-            raise ShardError(f"expected whole numbers in the shape and place of {name}")
+            raise ShardError(f"expected whole numbers in the shape and extent of {name}")
         if first != end or last - first != math.prod(shape) * dtype.itemsize:
             raise ShardError(f"expected {name} of shape {shape} from byte {end} on, got bytes {first} to {last}")
-        places[name], end = Place(dtype, shape, first, last), last
+        extents[name], end = Extent(dtype, shape, first, last), last
     if end != size:
         raise ShardError(f"expected {end} bytes of data, got {size}")
-    entries = places["keys"].shape[:1]
-    shapes = (places["keys"].shape, places["offsets"].shape, len(places["values"].shape))
+    entries = extents["keys"].shape[:1]
+    shapes = (extents["keys"].shape, extents["offsets"].shape, len(extents["values"].shape))
     if shapes != ((*entries, KEY_BYTES), tuple(number + 1 for number in entries), 2):
-        raise ShardError(f"expected keys (N, {KEY_BYTES}), offsets (N + 1,) and values (T, D), got {places}")
-    return places
+        raise ShardError(f"expected keys (N, {KEY_BYTES}), offsets (N + 1,) and values (T, D), got {extents}")
+    return extents
 
 
 def verified_shard(path: Path, digests: FileDigests) -> Shard:
@@ -239,8 +239,8 @@ def open_shard(path: Path) -> Shard:
         # one map per file; copy-on-write, since torch does not share read-only memory
         data = np.asarray(np.memmap(stream, dtype=np.uint8, mode="c"))[header.start :]
     arrays: dict[str, NDArray[Any]] = {
-        name: data[place.first : place.last].view(place.dtype).reshape(place.shape)
-        for name, place in header.places.items()
+        name: data[extent.first : extent.last].view(extent.dtype).reshape(extent.shape)
+        for name, extent in header.extents.items()
     }
     _check_entries(arrays["offsets"], len(arrays["values"]), header.reasons)
     return Shard(
@@ -249,7 +249,7 @@ def open_shard(path: Path) -> Shard:
         spec_digest=header.spec_digest,
         reasons=header.reasons,
         payload=header.payload,
-        values_start=header.start + header.places["values"].first,
+        values_start=header.start + header.extents["values"].first,
         **arrays,
     )
 

@@ -58,7 +58,7 @@ class LoadedRun:
         """The trained model in `eval()` on the CPU; its `forward` takes a `Batch` and returns logits.
 
         Raises:
-            UserError: a weight file is missing or damaged.
+            UserError: a weight file is missing or damaged, or does not fit the model.
         """
         from emorec.datamodules.preparer import make_encoder
         from emorec.models.builder import build_model, feature_widths, layer_counts, make_parts
@@ -90,10 +90,7 @@ def load_run(run: str | Path, *, checkpoints: str | Path | None = None) -> Loade
         >>> run = load_run("3a2afb35c1c5")
         >>> run.metrics["test/uar"], run.predictions.head()
     """
-    record, folder = _store(checkpoints).locate(str(run))
-    if record.status != "finished":
-        raise UserError(f"expected a finished run, got {record.run_id}, which is {record.status}")
-    return LoadedRun(record, folder)
+    return LoadedRun(*_store(checkpoints).locate(str(run)))
 
 
 def runs(*, checkpoints: str | Path | None = None) -> "pandas.DataFrame":

@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from emorec.batch import Batch, ModelOutput
 from emorec.datasets.utterance import Task
+from emorec.errors import UserError
 from emorec.losses.loss import Loss
 from emorec.models.lightning_overhead import FastModule
 
@@ -224,10 +225,13 @@ class EmotionModel(FastModule):
         """Takes the weights that `components` gave.
 
         Raises:
-            RuntimeError: a component or a weight is missing, is too many, or has another shape.
+            UserError: a component or a weight is missing, is too many, or has another shape.
         """
         weights = {f"{name}.{key}": value for name, part in components.items() for key, value in part.items()}
-        self.load_state_dict(cast(dict[str, Any], weights), strict=True)
+        try:
+            self.load_state_dict(cast(dict[str, Any], weights), strict=True)
+        except RuntimeError as error:
+            raise UserError(f"expected weights that fit the model of the run: {error}") from error
 
     def parameter_counts(self) -> dict[str, tuple[int, int]]:
         """{component: (number of parameters that train, number of all)} of those with parameters."""

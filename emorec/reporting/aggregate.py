@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from emorec.config.keys import GROUPED_KEYS, OPERATIONAL_KEYS, flat, is_location
 from emorec.errors import UserError
-from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config
+from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, runs_in, stored_config
 from emorec.runs.results import read_history, read_metrics, scalar_metrics
 
 SUMMARY_METRICS = {
@@ -20,7 +20,7 @@ SUMMARY_METRICS = {
     "regression": ("ccc", "mae", "rmse", "pearson"),
 }
 HIDDEN_CHOICES = {"experiment", "paths", "logger", "launcher", "dataset"}
-OWN_FILTERS = ("run", "sweep", "tags")  # of what is no value of a config
+OWN_FILTERS = ("folder", "run", "sweep", "tags")  # of what is no value of a config; `finished_runs` reads the folders
 SHOWN_DIGITS = 8  # of the digest of a corpus
 
 
@@ -117,11 +117,12 @@ class Group:
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def finished_runs(store: CheckpointStore) -> list[Run]:
-    """Reads all finished runs of a store, oldest first. Of each that cannot be read a warning is given once."""
+def finished_runs(store: CheckpointStore, folders: Sequence[Path] = ()) -> list[Run]:
+    """Reads all finished runs of a store or, if there are `folders`, of these (see `runs_in`), oldest first. Of each
+    that cannot be read a warning is given once."""
+    own = ((record, store.folder(record.run_id)) for record in store.records())
     runs = []
-    for record in store.records():
-        folder = store.folder(record.run_id)
+    for record, folder in runs_in(folders) if folders else own:
         if record.status == "finished":
             try:
                 runs.append(_read_run(record, folder))
@@ -169,10 +170,14 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
     """Groups runs; in each contest the group with the best validation score is first, groups without one are last."""
     contests = [(run, Contest.of(run)) for run in runs]
     corpora = {run.record.group_id: contest.corpus for run, contest in contests if contest.corpus}
+    datasets: dict[tuple[Any, ...], str] = {}
     members: dict[tuple[str, Contest], list[Run]] = defaultdict(list)
-    for run, contest in contests:
+    for run, recorded in contests:
         name = run.record.group_id  # a digest of the corpus among others: it is the same for runs that do not record it
-        members[name, contest._replace(corpus=contest.corpus or corpora.get(name, ""))].append(run)
+        contest = recorded._replace(corpus=recorded.corpus or corpora.get(name, ""))
+        if contest.corpus:  # a table that was renamed is still the same corpus
+            contest = contest._replace(dataset=datasets.setdefault(contest[1:], contest.dataset))
+        members[name, contest].append(run)
     groups = [Group(name, tuple(group), contest) for (name, contest), group in members.items()]
     return sorted(groups, key=lambda group: (group.contest, -_quality(group)))
 

@@ -2,25 +2,24 @@
 
 import errno
 import hashlib
-import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from emorec.annotations import Pattern
 from emorec.config.validation import validated
-from emorec.errors import UserError, first_line
+from emorec.errors import UserError
 from emorec.runs.identity import RunIdentity
 from emorec.runs.weights import SUFFIX, WEIGHTS, keep, load_components, wait_for_collection
 from emorec.storage.atomic import make_folder, remove_orphans, write_bytes, write_json
-from emorec.storage.documents import read_yaml
+from emorec.storage.documents import read_object, read_yaml
 from emorec.storage.folders import check_links, check_real_folder, list_folder
 from emorec.storage.links import link_relative
-from emorec.storage.regular_files import read_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +28,6 @@ log = logging.getLogger(__name__)
 
 OTHER_FOLDERS = (WEIGHTS, "report", "studies", "sweeps")  # of a store, beside those of runs
 CLAIM = "claim.json"  # in the directory of a run that a process trains
-MOST_RECORD_BYTES = 64_000_000
 FileName = Annotated[str, Pattern(r"\w+", "letters and digits")]  # a part of the name of files
 
 
@@ -77,18 +75,9 @@ def read_record(folder: Path) -> RunRecord | None:
     Raises:
         UserError: `run.json` is not a readable record.
     """
-    path = folder / "run.json"
-    try:
-        values = json.loads(read_regular(path, most=MOST_RECORD_BYTES, follow=False))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise UserError(f"expected the record of a run in {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"expected the record of a run in {path}, got {first_line(error)}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"expected the record of a run in {path}, got {type(values).__name__}")
-    return validated(RunRecord, values, heading=f"expected the record of a run in {path}")
+    path, what = folder / "run.json", "the record of a run"
+    values = read_object(path, what)
+    return None if values is None else validated(RunRecord, values, heading=f"expected {what} in {path}")
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
@@ -109,6 +98,26 @@ def run_folders(root: Path, prefix: str = "") -> list[Path]:
 
     folders = [folder for folder in list_folder(root, f"{prefix}*") if not folder.name.startswith(".")]
     return [folder for folder in folders if has_record(folder)]
+
+
+def runs_in(folders: Iterable[Path]) -> list[tuple[RunRecord, Path]]:
+    """The records and directories of runs, such as exported ones, by time of start.
+
+    Each of `folders` holds the directories of runs, which may have any names, or is one. Warnings name what is left
+    out: links, damaged directories, and further ones of the same run.
+    """
+    runs: dict[str, tuple[RunRecord, Path]] = {}
+    nested = ([path] if (path / "run.json").is_file() else run_folders(path) for path in map(Path.resolve, folders))
+    for folder in chain.from_iterable(nested):
+        try:
+            check_real_folder(folder)
+            record = read_record(folder)
+        except (OSError, UserError) as error:
+            log.warning("%s is left out: %s", folder, error)
+            continue
+        if record is not None and runs.setdefault(record.run_id, (record, folder))[0] is not record:
+            log.warning("%s is left out: it is the same run as %s", folder, runs[record.run_id][1])
+    return sorted(runs.values(), key=lambda run: run[0].started)
 
 
 class CheckpointStore:
@@ -199,20 +208,22 @@ class CheckpointStore:
         raise UserError(f"expected one run that starts with {prefix!r} in {self.root}, got {names or 'none'}")
 
     def locate(self, run: str) -> tuple[RunRecord, Path]:
-        """The record and the directory of a run, by its id, the first digits of its id, or the path of its directory,
-        which need not lie in this store, nor have its id as a name.
+        """The record and the directory of a finished run, by its id, the first digits of its id, or the path of its
+        directory, which need not lie in this store, nor have its id as a name.
 
         Raises:
-            UserError: there is no such run, or several match.
+            UserError: there is no such run, several match, or it is not finished.
         """
         folder = Path(run).expanduser().absolute()
         record = read_record(folder)
-        if record is not None:
-            return record, folder
-        if len(Path(run).parts) != 1:
-            raise UserError(f"expected the directory of a run, got {folder}, which has no run.json")
-        record = self.find(run)
-        return record, self.folder(record.run_id)
+        if record is None:
+            if len(Path(run).parts) != 1:
+                raise UserError(f"expected the directory of a run, got {folder}, which has no run.json")
+            record = self.find(run)
+            folder = self.folder(record.run_id)
+        if record.status != "finished":
+            raise UserError(f"expected a finished run, got {record.run_id}, which is {record.status}")
+        return record, folder
 
     def check_links(self, folder: Path) -> None:
         """Raises an `OSError` where a run's directory holds links out of it, other than those to its weights."""

@@ -122,8 +122,8 @@ def collect_weights(store: CheckpointStore, *, grace: float = GRACE_SECONDS, act
             result.removed.append(path.name)
             result.bytes += status.st_size
     if act:
-        for place in (folder, store.root):
-            remove_orphans(place, grace=max(grace, 3600.0))
+        for path in (folder, store.root):
+            remove_orphans(path, grace=max(grace, 3600.0))
     return result
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import logging
 import math
 import sys
@@ -14,6 +13,7 @@ from emorec.datasets.utterance import Task
 from emorec.errors import UserError, first_line
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.storage.atomic import write_bytes, write_json
+from emorec.storage.documents import read_object
 from emorec.storage.regular_files import read_regular
 
 if TYPE_CHECKING:
@@ -78,18 +78,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: it is not readable.
     """
-    path = folder / "metrics.json"
-    try:
-        metrics = json.loads(read_regular(path, follow=False))
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise UserError(f"expected the metrics of a run in {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"expected the metrics of a run in {path}, got {first_line(error)}") from error
-    if not isinstance(metrics, dict):
-        raise UserError(f"expected the metrics of a run in {path}, got {type(metrics).__name__}")
-    return metrics
+    return read_object(folder / "metrics.json", "the metrics of a run") or {}
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:

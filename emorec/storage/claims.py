@@ -9,6 +9,7 @@ Only a process of the same boot and PID namespace can be known to be dead. Names
 them.
 """
 
+import errno
 import fcntl
 import json
 import logging
@@ -23,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from emorec.storage.atomic import follow_folder_mode, make_folder
+from emorec.storage.folders import temporary_path
 from emorec.storage.regular_files import read_regular
 
 log = logging.getLogger(__name__)
@@ -153,7 +155,7 @@ class Claim:
 
 def _create(path: Path, holder: Holder) -> bool:
     """Creates the claim file atomically and exclusively; false where it exists."""
-    temporary = path.parent / f".{path.name}.{holder.token}.tmp"
+    temporary = temporary_path(path)
     text = json.dumps(asdict(holder))
     try:
         temporary.write_text(text)
@@ -162,7 +164,7 @@ def _create(path: Path, holder: Holder) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        if not temporary.exists() or error.errno in (28, 30):  # no space, read-only
+        if not temporary.exists() or error.errno in (errno.ENOSPC, errno.EROFS):
             error.filename = error.filename or str(path)
             raise
         return _create_without_link(path, text)  # a filesystem without hard links

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from emorec.storage.atomic import follow_folder_mode, make_folder
-from emorec.storage.regular_files import open_regular, read_regular
+from emorec.storage.regular_files import open_descriptor, open_regular, read_regular
 
 BLOCK = 1 << 20  # bytes that are hashed at once
 LARGEST_DATABASE = 1 << 28  # bytes: about a million files
@@ -111,8 +111,8 @@ class FileDigests:
         lines = "".join(f"{zlib.crc32(line.encode(errors=SURROGATES)):08x}\t{line}\n" for line in self._unsaved)
         with suppress(OSError):
             make_folder(self.database.parent)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-            with os.fdopen(os.open(self.database, flags, 0o666), "ab") as stream:
+            descriptor = open_descriptor(self.database, os.O_WRONLY | os.O_APPEND | os.O_CREAT, follow=False)
+            with os.fdopen(descriptor, "ab") as stream:
                 stream.write(lines.encode(errors=SURROGATES))
             follow_folder_mode(self.database)
             self._unsaved.clear()

@@ -116,6 +116,25 @@ def check_depth(value: Any, where: str) -> None:
         raise UserError(f"expected at most {DEEPEST} levels, got more ({where})")
 
 
+def read_object(path: Path, what: str) -> dict[str, Any] | None:
+    """The JSON object in a file, which is no link, or `None` where it is missing; `what` it is stands in errors.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(read_regular(path, most=MOST_JSON_BYTES, follow=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"expected {what} in {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"expected {what} in {path}, got {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"expected {what} in {path}, got {type(content).__name__}")
+    return content
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file.
 

@@ -78,19 +78,13 @@ def check_real_folder(path: Path) -> None:
         raise _link_error(path)
 
 
-def links_out(folder: Path, *, allowed: Callable[[Path], bool] = lambda _: False) -> list[Path]:
-    """The links in a folder, at any depth, that lead out of it, less those that are `allowed`."""
-    if folder.is_symlink():
-        return [folder]
-    real = os.path.realpath(folder)  # unlike `Path.resolve`, it takes loops of links
-    links = [path for path in list_tree(folder) if path.is_symlink() and not allowed(path)]
-    return [path for path in links if not Path(os.path.realpath(path)).is_relative_to(real)]
-
-
 def check_links(folder: Path, *, allowed: Callable[[Path], bool] = lambda _: False) -> None:
     """Raises an `OSError` where a folder is a link, or holds links that lead out of it and are not `allowed`."""
-    for path in links_out(folder, allowed=allowed):
-        raise _link_error(path)
+    check_real_folder(folder)
+    real = os.path.realpath(folder)  # unlike `Path.resolve`, it takes loops of links
+    for path in list_tree(folder):
+        if path.is_symlink() and not allowed(path) and not Path(os.path.realpath(path)).is_relative_to(real):
+            raise _link_error(path)
 
 
 def _link_error(path: Path) -> OSError:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from emorec.storage.claims import Claim, is_dead, read_holder, try_claim
-from emorec.storage.folders import list_folder
+from emorec.storage.folders import list_folder, temporary_path
 
 SUFFIX = ".lease"
 STALE_SECONDS = 900.0  # long, for maintenance can wait and a reader cannot
@@ -26,7 +26,7 @@ def time_at(folder: Path) -> float:
     Raises:
         OSError: the folder cannot be written.
     """
-    probe = folder / f".{uuid.uuid4().hex}.tmp"
+    probe = temporary_path(folder / "time")
     probe.touch()
     try:
         return probe.stat().st_mtime

@@ -18,7 +18,7 @@ from emorec.features.devices import exact_float32, own_device
 from emorec.models.builder import feature_widths, make_parts, model_for
 from emorec.models.emotion_model import EmotionModel, Predictions
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config, write_record
-from emorec.runs.results import metric_text, scalar_metrics, write_results
+from emorec.runs.results import SHOWN, metric_text, scalar_metrics, write_results
 from emorec.runs.weights import load_components
 from emorec.storage.digests import digest_of
 from emorec.training.run_context import RunContext, now
@@ -26,7 +26,6 @@ from emorec.training.run_context import RunContext, now
 log = logging.getLogger(__name__)
 
 WHOLE = "all"  # splits of another corpus
-LINE_METRICS = {"classification": ("weighted_f1", "uar", "accuracy"), "regression": ("ccc", "mae", "pearson")}
 
 
 def predict(model: EmotionModel, batches: Iterable[Batch], settings: TrainerConfig) -> Predictions:
@@ -49,22 +48,10 @@ def read_test_later(context: RunContext, record: RunRecord) -> dict[str, Any]:
     """Reads test with the stored weights of a run that was trained with `test=false`; returns the metrics."""
     module = context.data.module(context.config)
     model = model_for(context.parts, context.config.model, module)
-    load_weights(model, context.store.load(record), record.run_id)
+    model.load_components(context.store.load(record))
     predictions = {"val": predict(model, module.loader("val"), context.config.trainer)}
     predictions["test"] = predict_test(context, model, module, record)
     return write_results(context.folder, predictions, module.task)
-
-
-def load_weights(model: EmotionModel, components: dict[str, dict[str, Any]], run_id: str) -> None:
-    """Gives a model the stored weights of a run.
-
-    Raises:
-        UserError: they are not the weights of such a model.
-    """
-    try:
-        model.load_components(components)
-    except RuntimeError as error:
-        raise UserError(f"expected the weights of run {run_id} to fit its model: {error}") from error
 
 
 def evaluate_run(composed: Composed[EvaluateConfig], locations: Mapping[str, str]) -> str:
@@ -82,8 +69,6 @@ def evaluate_run(composed: Composed[EvaluateConfig], locations: Mapping[str, str
     asked = composed.config
     store = CheckpointStore(asked.paths.checkpoints)
     record, folder = store.locate(asked.run)
-    if record.status != "finished":
-        raise UserError(f"expected a finished run, got {record.run_id}, which is {record.status}")
     store.check_links(folder)
     split, config = asked.split, _config_of(folder, composed, record, locations)
     components = load_components(folder, record.weights)
@@ -95,7 +80,7 @@ def evaluate_run(composed: Composed[EvaluateConfig], locations: Mapping[str, str
     loaded_split = "test" if split == WHOLE else split
     module = data.module(config)
     model = model_for(make_parts(config, data.task, encoders), config.model, module)
-    load_weights(model, components, record.run_id)
+    model.load_components(components)
     if loaded_split == "test":
         check_not_trained_on(data, loaded_split, folder)
         record.test_reads.append({"time": now(), "why": f"evaluate dataset={data.manifest.dataset}"})
@@ -107,7 +92,7 @@ def evaluate_run(composed: Composed[EvaluateConfig], locations: Mapping[str, str
     name = digest_of({"dataset": data.manifest.digest, "split": split, "sources": sources, "config": dataset})
     target = folder / "evaluations" / name[:12]
     metrics = scalar_metrics(write_results(target, {split: predictions}, data.task))
-    values = [metric_text(f"{split}/{key}", metrics) for key in LINE_METRICS[data.task.kind]]
+    values = [metric_text(f"{split}/{key}", metrics) for key in SHOWN[data.task.kind]]
     total = f" of {len(data.manifest.utterances)}" if split == WHOLE else ""
     counts = [f"dataset={data.manifest.dataset}", f"utterances={len(predictions.id)}{total}"]
     return "  ".join([f"run {record.run_id}", *counts, *values, str(target)])

@@ -19,7 +19,7 @@ from emorec.errors import UserError
 from emorec.features.devices import exact_float32
 from emorec.loggers.base import RunLogger
 from emorec.models.builder import fit_statistics, model_for
-from emorec.models.emotion_model import EmotionModel
+from emorec.models.emotion_model import EmotionModel, Predictions
 from emorec.progress import Progress
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.results import write_results
@@ -56,7 +56,7 @@ def fit(
         preemption: knows of signals.
         loggers: are called after each epoch.
     """
-    config, folder = context.config, context.folder
+    config = context.config
     rank = int(os.environ.get("RANK", "0")) if config.trainer.world_size > 1 else 0
     with training_threads(config.trainer) as threads:
         record.provenance["threads"] = threads
@@ -71,32 +71,19 @@ def fit(
         # a strategy that shards takes the model apart: the best weights then go into a copy
         final_model = copy.deepcopy(model) if config.trainer.strategy == "fsdp" else model
         with Progress(f"run {record.run_id}", config.trainer.max_epochs, config.progress and not rank) as progress:
-            history, best, callbacks = _callbacks(context, progress, loggers if not rank else (), owned, preemption)
-            trainer = make_trainer(config.trainer, callbacks, folder)
+            history, best, callbacks = _callbacks(context, progress, () if rank else loggers, owned, preemption)
+            trainer = make_trainer(config.trainer, callbacks, context.folder)
             with _timed(record, "training"), exact_float32():
                 _run(trainer, model, module, state, preemption)
         if rank:
             return {}
 
-        if history.first_step is not None:
-            record.timings["process_to_first_step"] = round(history.first_step - emorec.STARTED, 3)
-        if best.epoch is None:
-            history.write()
-            raise UserError(
-                f"expected an epoch with finite results, got none: {best.diverged or 'the training diverged'}"
-            )
-        record.epochs, record.best_epoch = len(history.rows), best.epoch
-        final_model.load_state_dict(best.load(), strict=True)
         history.write()
-
+        _note_training(record, history, best)
+        final_model.load_state_dict(best.load(), strict=True)
         with _timed(record, "evaluation"):
-            predictions = {"val": predict(final_model, module.loader("val"), config.trainer)}
-            if utterances := predictions["val"].not_finite():
-                where = f"the logits of {len(utterances)} utterances of val ({utterances[0]}, …) are not"
-                raise UserError(f"expected finite predictions of the best epoch, {best.epoch}: {where}")
-            if config.test:
-                predictions["test"] = predict_test(context, final_model, module, record)
-        metrics = write_results(folder, predictions, module.task)
+            predictions = _predictions(context, final_model, module, record)
+        metrics = write_results(context.folder, predictions, module.task)
         record.weights = context.store.publish(record.run_id, final_model.components())
         record.status = "finished"
         return metrics
@@ -134,6 +121,36 @@ def _callbacks(
     seconds = config.checkpoint.every_seconds
     saver = SaveStates(folder=resume, every_seconds=seconds, owned=owned, preemption=preemption, seed=config.seed)
     return history, best, [*callbacks, history, best, saver]  # a saved state holds what the others did before
+
+
+def _note_training(record: RunRecord, history: History, best: BestWeights) -> None:
+    """Notes how the training went.
+
+    Raises:
+        UserError: no epoch has finite results.
+    """
+    if history.first_step is not None:
+        record.timings["process_to_first_step"] = round(history.first_step - emorec.STARTED, 3)
+    if best.epoch is None:
+        raise UserError(f"expected an epoch with finite results, got none: {best.diverged or 'the training diverged'}")
+    record.epochs, record.best_epoch = len(history.rows), best.epoch
+
+
+def _predictions(
+    context: RunContext, model: EmotionModel, module: UtteranceDataModule, record: RunRecord
+) -> dict[str, Predictions]:
+    """Predictions of the best epoch for val, and for test where the config asks for it.
+
+    Raises:
+        UserError: those for val are not finite.
+    """
+    predictions = {"val": predict(model, module.loader("val"), context.config.trainer)}
+    if utterances := predictions["val"].not_finite():
+        where = f"the logits of {len(utterances)} utterances of val ({utterances[0]}, …) are not"
+        raise UserError(f"expected finite predictions of the best epoch, {record.best_epoch}: {where}")
+    if context.config.test:
+        predictions["test"] = predict_test(context, model, module, record)
+    return predictions
 
 
 def _run(

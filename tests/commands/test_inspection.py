@@ -71,6 +71,42 @@ def test_the_report_says_what_it_did_not_find(in_lab: Path, capsys: pytest.Captu
     assert "fusion" in capsys.readouterr().err
 
 
+def test_the_report_of_a_folder_compares_the_exported_runs_in_it(
+    in_lab: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    names = sorted(path.parent.name for path in in_lab.glob("checkpoints/*/run.json"))
+    for number, name in enumerate(names[:2]):
+        assert main(["runs", "export", name, str(tmp_path / "exported" / f"of_a_colleague_{number}")]) == 0
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "link").symlink_to(tmp_path / "exported" / "of_a_colleague_1")
+    shutil.copytree(tmp_path / "exported" / "of_a_colleague_0", tmp_path / "own" / "copy")
+
+    def reported(*words: str) -> tuple[list[str], str]:
+        caplog.clear()
+        assert main(["report", f"output={tmp_path / 'report'}", *words]) == 0
+        rows = list(csv.DictReader((tmp_path / "report" / "runs.csv").open()))
+        return sorted(row["run_id"] for row in rows), caplog.text
+
+    exported, own = tmp_path / "exported", tmp_path / "own"
+    assert reported(f"folder={exported}") == (names[:2], "")
+    assert reported(f"folder={exported}", f"run={names[1]}") == (names[1:2], "")
+    assert reported(f"folder={exported / 'of_a_colleague_1'}") == (names[1:2], "")
+    assert reported(f"folder={in_lab / 'checkpoints'}") == (names, "")
+    chosen, warned = reported(f"folder={exported},{own}")
+    assert chosen == names[:2]
+    assert f"{own / 'copy'} is left out: it is the same run as {exported / 'of_a_colleague_0'}" in warned
+    assert f"{own / 'link'} is left out" in warned
+
+
+def test_a_folder_without_runs_is_refused_with_the_key_of_the_output(
+    in_lab: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["report", "fusion=gated", f"folder={tmp_path / 'two'}"]) == 2
+    wanted = f"expected finished runs in {tmp_path / 'two'} with fusion=gated, found none; output=… says where"
+    assert wanted in capsys.readouterr().err
+    assert not (tmp_path / "two").exists()
+
+
 def test_runs_are_listed_and_shown(in_lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", "ls", "--json"]) == 0
     records = json.loads(capsys.readouterr().out)

@@ -387,7 +387,7 @@ def test_values_that_fit_each_other_are_none() -> None:
         ("evaluate", [], "run: expected a value, got nothing"),
         ("evaluate", ["run=a", "split=dev"], "split: expected 'train', 'val', 'test' or 'all', got 'dev'"),
         ("evaluate", ["run=a", "+seed=1"], "seed: unknown key"),
-        ("report", ["folder=null"], "folder: expected a path, got None"),
+        ("report", ["output=null"], "output: expected a path, got None"),
         ("data", ["parts=speech"], "parts: expected 'all' or a list, got 'speech'"),
         ("data", ["parts=[1]"], "parts[0]: expected a text, got 1"),
         ("data", ["to=3"], "to: expected a path or null, got 3"),

@@ -16,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from emorec.batch import IGNORED, Batch, FusionOutput, ModelOutput
 from emorec.datasets.utterance import Task
+from emorec.errors import UserError
 from emorec.fusion.concat import Concat
 from emorec.losses.cross_entropy import CrossEntropy
 from emorec.metrics.classification import Accuracy, MacroF1, UnweightedAverageRecall, WeightedF1
@@ -345,28 +346,28 @@ def test_components_make_another_model_equal() -> None:
 def test_a_missing_component_is_refused() -> None:
     components = make_model().components()
     del components["head"]
-    with pytest.raises(RuntimeError, match=r"Missing key.*head\.layers"):
+    with pytest.raises(UserError, match=r"Missing key.*head\.layers"):
         make_model().load_components(components)
 
 
 def test_a_missing_weight_is_refused() -> None:
     components = make_model().components()
     del components["normalisation"]["audio.mean"]
-    with pytest.raises(RuntimeError, match=r"Missing key.*normalisation\.audio\.mean"):
+    with pytest.raises(UserError, match=r"Missing key.*normalisation\.audio\.mean"):
         make_model().load_components(components)
 
 
 def test_a_weight_too_many_is_refused() -> None:
     components = make_model().components()
     components["fusion"]["extra"] = torch.zeros(1)
-    with pytest.raises(RuntimeError, match=r"Unexpected key.*fusion\.extra"):
+    with pytest.raises(UserError, match=r"Unexpected key.*fusion\.extra"):
         make_model().load_components(components)
 
 
 def test_a_weight_of_another_shape_is_refused() -> None:
     components = make_model().components()
     components["head"]["layers.1.bias"] = torch.zeros(CLASSES + 1)
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(UserError, match="size mismatch"):
         make_model().load_components(components)
 
 

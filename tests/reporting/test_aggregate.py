@@ -400,6 +400,15 @@ def test_groups_of_other_corpora_or_tasks_are_never_ranked_together(
     assert all(any(words in heading for heading in headings) for words in told)
 
 
+def test_a_table_under_another_name_is_the_same_corpus(store: CheckpointStore) -> None:
+    for seed, table in enumerate(("/a/interviews.csv", "/b/copy.csv")):
+        publish(store, {"seed": seed, "dataset.table": table}, data={"corpus": "1" * 64})
+    publish(store, {"optimizer.lr": 0.1, "dataset.table": "/b/copy.csv"}, data={"corpus": "1" * 64})
+    groups = groups_of(store)
+    assert sorted(len(group.runs) for group in groups) == [1, 2]
+    assert {group.contest.dataset for group in groups} == {"demo (interviews.csv)"}
+
+
 def test_a_run_that_does_not_record_its_corpus_stays_in_the_group_of_those_that_do(store: CheckpointStore) -> None:
     publish(store, {"seed": 0})
     publish(store, {"seed": 1}, data={"corpus": "1" * 64})

@@ -95,7 +95,8 @@ def runs(root: Path) -> dict[int, Any]:
         assert record["seed"] not in found, "a run was made twice"
         epochs = [int(row["epoch"]) for row in csv.DictReader((path.parent / "history.csv").open())]
         metrics = json.loads((path.parent / "metrics.json").read_text())
-        found[record["seed"]] = {"status": record["status"], "epochs": epochs, "metrics": metrics}
+        own = {key: record[key] for key in ("status", "weights")}
+        found[record["seed"]] = {**own, "epochs": epochs, "metrics": metrics}
     return found
 
 

@@ -42,35 +42,6 @@ def results(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return json.loads((path.parent / "metrics.json").read_text()), json.loads(path.read_text())
 
 
-def test_a_killed_training_resumes_to_what_an_undisturbed_one_gives(
-    root: Path, train_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ["train", *train_overrides, *LONG]
-    process = emorec_process(*words, root=root)
-    wait_for(lambda: len(list(root.glob("checkpoints/*/resume/*-*.ckpt"))) >= 2, process)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert json.loads(next(root.glob("checkpoints/*/run.json")).read_text())["status"] == "running"
-
-    code, _, err = finish(emorec_process(*words, root=root))
-    assert code == 0, err
-    assert "taking over from" in err
-    assert "resuming from" in err
-    monkeypatch.setenv("EMOREC_ROOT", str(tmp_path / "undisturbed"))
-    (tmp_path / "undisturbed").mkdir()
-    assert finish(emorec_process(*words, root=tmp_path / "undisturbed"))[0] == 0
-    (metrics, record), (wanted, undisturbed) = results(root), results(tmp_path / "undisturbed")
-    assert metrics == wanted
-    assert record["weights"] == undisturbed["weights"]
-    assert record["attempts"] == 2
-    assert record["epochs"] == 120
-    assert len(record["test_reads"]) == 1
-    run = next(root.glob("checkpoints/*/run.json")).parent
-    assert not (run / "resume").exists()
-    assert list(run.rglob("*.tmp")) == []
-
-
 def test_a_damaged_newest_state_is_reported_and_the_one_before_it_is_used(
     root: Path, train_overrides: list[str]
 ) -> None:
@@ -162,22 +133,6 @@ def test_a_signal_while_a_command_starts_asks_for_a_later_start(root: Path, smal
     assert err.strip().endswith("the same command resumes")
     assert "Traceback" not in err
     assert not list(root.glob("checkpoints/*/run.json"))
-
-
-def test_a_killed_extraction_keeps_what_it_did(root: Path, small_demo: Path) -> None:
-    words = ["extract", f"dataset.root={small_demo}", "encoder/text=none", "encoder/audio=none"]
-    words += ["extraction.batch_size=1", "extraction.workers=1", "encoder.video.media.frames=16"]
-    process = emorec_process(*words, root=root)
-    wait_for(lambda: list(root.glob("cache/frame_statistics-*/*.safetensors")), process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    code, out, err = finish(emorec_process(*words, root=root))
-    assert code == 0, err
-    found, computed = (int(part.split()[0]) for part in out.split(": ", 1)[1].split(", ")[:2])
-    assert found >= 1
-    assert found + computed == 32
-    code, out, _ = finish(emorec_process(*words, root=root))
-    assert "32 found, 0 computed, 0 bad" in out
 
 
 def test_two_processes_that_start_the_same_run_do_it_once(root: Path, train_overrides: list[str]) -> None:
