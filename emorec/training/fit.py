@@ -58,7 +58,7 @@ def fit(
     """
     config = context.config
     rank = int(os.environ.get("RANK", "0")) if config.trainer.world_size > 1 else 0
-    with training_threads(config.trainer) as threads:
+    with training_threads(config.trainer, trains_encoders=bool(context.parts.encoders)) as threads:
         record.provenance["threads"] = threads
         _seed(config.seed)
         with _timed(record, "setup"):

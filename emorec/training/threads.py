@@ -17,14 +17,15 @@ def thread_limit() -> int:
 
 
 @contextmanager
-def training_threads(settings: TrainerConfig) -> Iterator[int]:
-    """Sets the number of threads for a training, and yields it.
+def training_threads(settings: TrainerConfig, *, trains_encoders: bool) -> Iterator[int]:
+    """Sets the number of threads for a training, and yields it: by default all cores if encoders train, else one.
 
     A step of a head on stored features takes about a millisecond on a CPU. A second thread makes it slower, for the
     threads wait for each other, and much slower beside another busy process.
     """
     before = torch.get_num_threads()
-    wanted = 1 if settings.threads == "auto" else min(settings.threads, thread_limit())
+    automatic = max(1, thread_limit() // settings.devices) if trains_encoders else 1
+    wanted = automatic if settings.threads == "auto" else min(settings.threads, thread_limit())
     torch.set_num_threads(wanted)
     try:
         yield wanted
