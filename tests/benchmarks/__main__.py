@@ -11,7 +11,7 @@ from pathlib import Path
 
 os.environ["EMOREC_TRUST"] = "tests.benchmarks"
 
-from tests.benchmarks import extraction, features, memory, sound, startup, training
+from tests.benchmarks import extraction, features, finetuning, memory, sound, startup, training
 from tests.benchmarks.figure import Figure, machine, write
 
 
@@ -27,6 +27,9 @@ def main(names: list[str]) -> int:
         "feature_gather_vs_memcpy": lambda: features.gather(root / "gather"),
         "extraction_vs_forward": lambda: extraction.extraction(root / "extraction"),
         "segment_vs_whole_track": lambda: sound.segment_of_a_track(root / "sound"),
+        "cut_vs_whole": lambda: finetuning.cut(root / "cut"),
+        "finetune_vs_raw_loop": lambda: finetuning.finetuning(root),
+        "scratch_epoch_vs_raw_loop": lambda: finetuning.scratch(root),
         "sweeps": lambda: training.sweeps(root),
         "busy_neighbour": lambda: training.busy_neighbour(root),
         "cli_help_vs_python": startup.cli_help,

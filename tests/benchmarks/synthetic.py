@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from emorec.datasets.manifest import Corpus, Manifest
 from emorec.datasets.splits import OfficialSplit
 from emorec.datasets.utterance import Task, Utterance
-from emorec.encoders.encoder import StoredType, Training, UtteranceEncoder
+from emorec.encoders.crnn import Crnn
+from emorec.encoders.encoder import Encoder, StoredType, Training, UtteranceEncoder
 from emorec.media.source import Source
 
 CLASSES = tuple(f"class{number}" for number in range(7))
@@ -101,3 +103,11 @@ class RandomPictures(RandomVectors):
     """The same for the video modality."""
 
     modality: ClassVar[str] = "video"
+
+
+class RandomCrnn(Crnn):
+    """A CRNN on random frames instead of log mel bands: (300, 64), three seconds."""
+
+    @cached_property
+    def below(self) -> Encoder:
+        return RandomSounds(dim=self.bands, shortest=300, longest=300, dtype="float16")

@@ -65,7 +65,7 @@ def raw_epoch(network: nn.Module, optimizer: torch.optim.Optimizer, train_split:
     return time.perf_counter() - started
 
 
-def _composed(overrides: list[str]) -> Composed[TrainConfig]:
+def composed(overrides: list[str]) -> Composed[TrainConfig]:
     line = parse("train", [*overrides, *FLAGS])
     with composer(line, TrainConfig) as open_composer:
         return open_composer.compose(line.overrides)
@@ -73,7 +73,7 @@ def _composed(overrides: list[str]) -> Composed[TrainConfig]:
 
 def splits(preparer: DataPreparer, overrides: list[str]) -> tuple[Split, Split]:
     """Training and validation as tensors in memory."""
-    config = _composed(overrides).config
+    config = composed(overrides).config
     module = preparer.prepare(config, *preparer.components(config)).module(config)
     tensors = []
     for name in ("train", "val"):
@@ -101,7 +101,7 @@ def cached_epoch(root: Path, *, rounds: int, epochs: int) -> Figure:
 
     def ours() -> float:
         words = [*HEAD, f"seed={next(number)}", f"trainer.max_epochs={epochs}", "test=false"]
-        return _median_epoch(train(_composed(words), preparer).folder)
+        return median_epoch(train(composed(words), preparer).folder)
 
     def raw(*, fused: bool) -> float:
         network = raw_network(768)
@@ -143,7 +143,7 @@ def _empty_epoch(epochs: int) -> float:
     """Median seconds of an epoch in which Lightning does all that it does, and the module nothing."""
     module = _EmptyModule()
     with tempfile.TemporaryDirectory() as folder:
-        settings = _composed([*HEAD, f"trainer.max_epochs={epochs}"]).config.trainer
+        settings = composed([*HEAD, f"trainer.max_epochs={epochs}"]).config.trainer
         trainer = make_trainer(settings, [], Path(folder))
         trainer.fit(module, *(DataLoader(torch.zeros(steps, 1)) for steps in (STEPS, 18)))  # type: ignore[arg-type]
     return statistics.median(after - before for before, after in pairwise(module.ends))
@@ -170,7 +170,7 @@ def busy_neighbour(root: Path, *, rounds: int = 3) -> Figure:
 
     def alone() -> float:
         done = emorec("train", *words, f"seed={next(number)}", *FLAGS, env=environment)
-        return _median_epoch(Path(done.stdout.split()[-1]))
+        return median_epoch(Path(done.stdout.split()[-1]))
 
     def beside() -> float:
         with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as neighbour:
@@ -185,7 +185,7 @@ def busy_neighbour(root: Path, *, rounds: int = 3) -> Figure:
     return Figure("busy_neighbour", ratio, "ratio", "<= 1.3", note)
 
 
-def _median_epoch(folder: Path) -> float:
+def median_epoch(folder: Path) -> float:
     """Median seconds of a run's epochs, without the first."""
     rows = list(csv.DictReader((folder / "history.csv").open()))
     return statistics.median(float(row["seconds"]) for row in rows[1:])
