@@ -45,7 +45,7 @@ class Row:
 
     def value(self, column: str) -> float:
         """The cell as a number; NaN if it is not a number of single precision."""
-        text = self.text(column) or ""
+        text = self.text(column) or "nan"
         try:
             value = float(text)
         except ValueError:
