@@ -9,7 +9,6 @@ from annotated_types import Ge, Le
 
 from emorec.annotations import Count, NonNegative, Pattern, Positive, PositiveCount, Share
 from emorec.config.instantiation import Component
-from emorec.config.validation import check
 from emorec.storage.claims import STALE_SECONDS
 
 MODALITIES = ("text", "audio", "video")
@@ -23,7 +22,10 @@ SweepName = Annotated[
 ]
 Tag = Annotated[
     str,
-    Pattern(r"(?!.*\.\.)[^/\\\x00-\x1f\x7f]{1,64}", "at most 64 characters without '/', '\\', '..' and line breaks"),
+    Pattern(
+        r"(?!.*\.\.)[^/\\\x00-\x1f\x7f]{1,64}",
+        "a text of at most 64 characters without '/', '\\', '..' and line breaks",
+    ),
 ]
 StudyName = Annotated[
     str, Pattern(r"(?!(?i:null|none|true|false)$)[A-Za-z][\w-]*", "a name of letters, digits, '_' and '-'")
@@ -233,17 +235,13 @@ class TrainConfig(ExtractConfig):
     checkpoint: CheckpointConfig
     sweep: SweepConfig
     test: bool
-    tags: list[str]
+    tags: list[Tag]
     notes: str | None
     on_running: Literal["wait", "skip"]
     rerun: bool
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        refused: list[str] = []
-        for index, tag in enumerate(self.tags):
-            check(tag, Tag, f"tags[{index}]", refused)
-        yield from refused
         ranks, precision = self.trainer.world_size, str(self.trainer.precision)
         if self.batch_size_per == "step" and self.batch_size % ranks:
             yield f"batch_size: expected a multiple of the {ranks} ranks (batch_size_per=step), got {self.batch_size}"

@@ -99,12 +99,10 @@ class Custom(Corpus):
         if not path.exists():
             raise UserError(f"expected the table {path}, found no such file (dataset=custom; set dataset.table)")
         require_regular(path)
-        known = len(problems)
         rows = read_any_table(path, COLUMNS, problems, largest=self.largest_table)
-        if not rows and len(problems) > known:
-            return []
-        if not rows:
+        if not rows and not any(problem.fatal for problem in problems):
             problems.append(Problem("table", str(path), "expected rows, found none"))
+        if not rows:
             return []
         columns = list(rows[0].cells)
         if "id" not in columns:
@@ -132,8 +130,8 @@ class Custom(Corpus):
                 detail = f"expected one {column} file of this name, found {path.name} as well"
                 problems.append(Problem("duplicate", str(path), detail))
             try:
-                content = b"" if column != "text" else read_regular(file, most=self.largest_table)
-                cells[column] = str(path) if column != "text" else content.decode().strip()
+                is_text = column == "text"
+                cells[column] = read_regular(file, most=self.largest_table).decode().strip() if is_text else str(path)
             except UnicodeDecodeError as error:
                 problems.append(Problem("encoding", str(path), f"expected UTF-8, got {error}"))
             except OSError as error:

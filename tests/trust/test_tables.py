@@ -147,6 +147,12 @@ def test_a_parquet_file_that_understates_its_size_takes_no_more_memory(
     assert memory_to_read(path) < memory_to_read(plain) + 80 * SMALL
 
 
+def test_a_parquet_file_of_lists_alone_has_no_rows(tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.table({"id": [["a"], ["b"]]}), tmp_path / "corpus.parquet")
+    with pytest.raises(UserError, match=r"corpus\.parquet: expected rows, found none"):
+        custom(tmp_path, tmp_path / "corpus.parquet").read()
+
+
 def test_a_larger_table_is_read_where_the_config_allows_it(tmp_path: Path) -> None:
     table = write(tmp_path / "corpus.csv", "id,text,label\n" + "".join(f"u{n},Hi.,{'ab'[n % 2]}\n" for n in range(40)))
     (problem,) = custom(tmp_path, table, largest_table=100).scan().problems
