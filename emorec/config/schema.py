@@ -9,6 +9,7 @@ from annotated_types import Ge, Le
 
 from emorec.annotations import Count, NonNegative, Pattern, Positive, PositiveCount, Share
 from emorec.config.instantiation import Component
+from emorec.config.launchers import LauncherConfig
 from emorec.storage.claims import STALE_SECONDS
 
 MODALITIES = ("text", "audio", "video")
@@ -137,53 +138,6 @@ class SweepConfig:
     """The multirun that a run belongs to."""
 
     name: SweepName
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoLauncherConfig:
-    """A multirun in processes of this machine where that is faster, else in one process."""
-
-    name: Literal["auto"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BasicLauncherConfig:
-    """A multirun in one process."""
-
-    name: Literal["basic"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalLauncherConfig:
-    """A multirun in processes of this machine."""
-
-    name: Literal["local"]
-    slots: PositiveCount | None = None
-    start: Literal["auto", "fork", "spawn"] = "auto"
-    timeout: NonNegative | None = None
-    grace: NonNegative = 30.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlurmLauncherConfig:
-    """A multirun as arrays of Slurm jobs."""
-
-    name: Literal["slurm"]
-    cluster: Literal["slurm", "local"] = "slurm"
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    gpus: Count = 1
-    cpus_per_task: PositiveCount = 4
-    mem_gb: NonNegative | None = None
-    time_minutes: PositiveCount = 1440
-    array_parallelism: PositiveCount = 256
-    setup: list[str] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)
-    grace: NonNegative = 30.0
-
-
-LauncherConfig = AutoLauncherConfig | BasicLauncherConfig | LocalLauncherConfig | SlurmLauncherConfig
 
 
 @dataclass(frozen=True, kw_only=True)
