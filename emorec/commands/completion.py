@@ -4,7 +4,8 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 
-from emorec.config.composition import CommandLine, print_with_hydra
+from emorec.config.command_line import CommandLine
+from emorec.config.composition import print_with_hydra
 from emorec.config.schema import SCHEMAS
 from emorec.errors import UserError
 

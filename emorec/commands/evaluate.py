@@ -10,14 +10,15 @@ from emorec.imports import quick_imports
 from emorec.runs.logs import start_logging
 
 LOCATION = re.compile(rf"dataset\.({'|'.join(LOCATIONS)})=['\"]?(.*?)['\"]?", re.DOTALL)
+SIZE = "largest_table"  # the location that is a number; paths are texts, also one such as 2024
 
 
 def main(arguments: Sequence[str]) -> int:
     """Evaluates, prints the metrics and keeps them under the run's `evaluations/`."""
     words, locations = list(arguments), {}
     if not any(word.startswith("dataset=") for word in words):  # else they are keys of the corpus that is named
-        found = [match for word in words if (match := LOCATION.fullmatch(word))]
-        locations = {match[1]: match[2] for match in found}
+        given = {match[1]: match[2] for word in words if (match := LOCATION.fullmatch(word))}
+        locations = {key: int(text) if key == SIZE and text.isdecimal() else text for key, text in given.items()}
         words = [word for word in words if not LOCATION.fullmatch(word)]
     composed = compose_once("evaluate", EvaluateConfig, words)
     if composed is None:

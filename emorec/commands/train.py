@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from emorec.config.composition import CommandLine, Composed, composer, parse, print_with_hydra
+from emorec.config.command_line import CommandLine, parse
+from emorec.config.composition import Composed, composer, print_with_hydra
 from emorec.config.schema import TrainConfig
 from emorec.errors import UserError
 from emorec.imports import quick_imports

@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from emorec.config.composition import composer, parse, print_with_hydra
+from emorec.config.command_line import parse
+from emorec.config.composition import composer, print_with_hydra
 from emorec.config.schema import TuneConfig
 from emorec.errors import UserError
 from emorec.imports import quick_imports

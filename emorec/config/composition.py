@@ -1,23 +1,24 @@
 """From a command line to a composed config, through Hydra."""
 
+import copy
 import os
-import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.defaults_list import Overrides
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from emorec.config.command_line import CommandLine, check_overrides, choices_of, for_hydra, parse, quoted
 from emorec.config.credentials import check_config
 from emorec.config.hydra_errors import hydra_errors
 from emorec.config.interpolations import check_interpolations
@@ -26,36 +27,12 @@ from emorec.config.locations import config_folder, register_resolvers
 from emorec.config.schema import CommandConfig
 from emorec.config.sources import register_sources
 from emorec.config.validation import validated
-from emorec.errors import UserError, raise_problems
+from emorec.errors import UserError
 from emorec.storage.documents import check_depth
 
 C = TypeVar("C", bound=CommandConfig)
 
-# Flags that take a value, and flags that only print something; Hydra answers the latter itself.
-WITH_VALUE = {"--config-name", "-cn", "--config-dir", "-cd", "--package", "-p", "--cfg", "-c", "--info", "-i"}
-PRINTING = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
-WITH_OPTIONAL_VALUE = {"--info", "-i"}
-INFO_CHOICES = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-CFG_CHOICES = ("job", "hydra", "all")
-FLAG_CHOICES = {"--info": INFO_CHOICES, "-i": INFO_CHOICES, "--cfg": CFG_CHOICES, "-c": CFG_CHOICES}
-KNOWN = WITH_VALUE | PRINTING | {"--multirun", "-m", "--resolve", "--run", "-r"}
-CHOICES = re.compile(r"[^,\[\](){}$'\"]*|\[[^\[\](){}$'\"]*\]")  # one or a list; no sweep or interpolation
 ALL_FOLDS = "all"  # as `dataset.fold`, it stands for every fold of the protocol
-
-
-@dataclass
-class CommandLine:
-    """The arguments of a command, flags apart from overrides."""
-
-    config_name: str
-    overrides: list[str] = field(default_factory=list)  # `key=value`, in order
-    flags: list[str] = field(default_factory=list)  # all flags with their values, in order
-    multirun: bool = False  # whether `-m` is among them
-    config_dir: str | None = None  # a lab's own configs
-
-    @property
-    def prints_only(self) -> bool:
-        return any(flag in PRINTING for flag in self.flags)
 
 
 @dataclass(frozen=True)
@@ -104,33 +81,6 @@ class Composed(Generic[C]):
         return ["train", *flags, *self.overrides]
 
 
-def parse(config_name: str, arguments: Sequence[str]) -> CommandLine:
-    """Separates flags from overrides.
-
-    Raises:
-        UserError: an unknown flag, or one without its value.
-    """
-    line = CommandLine(config_name)
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("-"):
-            line.overrides.append(word)
-            continue
-        flag, _, value = word.partition("=")
-        if flag not in KNOWN:
-            raise UserError(f"expected a flag in {sorted(KNOWN)}, got {word!r}")
-        line.flags.append(flag)
-        if flag in WITH_VALUE and (value := _value_of(flag, value, rest)):
-            line.flags.append(value)
-        line.multirun |= flag in ("-m", "--multirun")
-        if flag in ("--config-dir", "-cd"):
-            line.config_dir = str(Path(value).expanduser().absolute())
-        if flag in ("--config-name", "-cn"):
-            line.config_name = value
-    return line
-
-
 class _Printer(Hydra):
     """Answers flags as Hydra does, but builds nothing of a config: Hydra would make its loggers, whatever they are."""
 
@@ -140,27 +90,15 @@ class _Printer(Hydra):
         return node
 
 
-def _value_of(flag: str, value: str, rest: list[str]) -> str:
-    """The value of a flag: after its "=", else the next word, which is then taken from `rest`."""
-    choices, optional = FLAG_CHOICES.get(flag, ()), flag in WITH_OPTIONAL_VALUE
-    if not value and rest and (rest[0] in choices if optional else not rest[0].startswith("-")):
-        value = rest.pop(0)
-    if not value and not optional:
-        raise UserError(f"expected a value after {flag}")
-    if value and choices and value not in choices:
-        raise UserError(f"{flag}: expected a choice in {choices}, got {value!r}")
-    return value
-
-
 def print_with_hydra(line: CommandLine) -> int:
     """Answers `--help`, `--cfg`, `--info` and shell completion; returns the exit code."""
-    _check_overrides(line, line.overrides)
+    check_overrides(line, line.overrides)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors then reach us as exceptions
     sys.argv = ["emorec"]  # the name of the command in Hydra's texts
     parser = get_args_parser()
     flags = [flag for flag in line.flags if flag not in ("-m", "--multirun")]  # Hydra prints no multirun
     try:
-        options = parser.parse_args([*flags, "--", *_for_hydra(line, line.overrides)])
+        options = parser.parse_args([*flags, "--", *for_hydra(line, line.overrides)])
         with hydra_errors(), _hydra():
             _answer(_Printer("emorec", GlobalHydra.instance().config_loader()), line.config_name, options, parser)
     except SystemExit as ended:  # some flags end Hydra so
@@ -190,51 +128,6 @@ def _hydra() -> Iterator[None]:
         yield
 
 
-def quoted(text: str) -> str:
-    """A text as a value in Hydra's grammar, whatever is in it."""
-    return QuotedString(text, Quote.single).with_quotes()
-
-
-def _for_hydra(line: CommandLine, overrides: Sequence[str]) -> list[str]:
-    """Overrides as Hydra takes them, with the user's folder of configs."""
-    extra = [] if line.config_dir is None else [f"hydra.searchpath=[{quoted(f'file://{line.config_dir}')}]"]
-    return [*map(_override_for_hydra, overrides), *extra]
-
-
-def _override_for_hydra(override: str) -> str:
-    """An experiment is composed at the top, whatever its first line is. A run is a text: 12e4 is no number."""
-    key, separator, value = override.partition("=")
-    if separator and key.lstrip("+") == "experiment":
-        return f"experiment@_global_={value}"
-    return f"run={quoted(value)}" if key == "run" and value and value[0] not in "'\"$" else override
-
-
-def _choices_of(line: CommandLine, overrides: Sequence[str], group: str) -> list[str]:
-    """The names that a group of configs has, of emorec and of the user; none where there is no such group."""
-    folders = [config_folder(), *([Path(line.config_dir)] if line.config_dir else [])]
-    search_paths = [override for override in overrides if override.startswith("hydra.searchpath=")]
-    folders += [Path(folder) for override in search_paths for folder in re.findall(r"file://([^',\]]+)", override)]
-    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")}) if group else []
-
-
-def _check_overrides(line: CommandLine, overrides: Sequence[str]) -> None:
-    """Refuses arguments that are no overrides, choices that a group does not have, and a folder that is none."""
-    problems = []
-    if line.config_dir is not None and not Path(line.config_dir).is_dir():
-        problems.append(f"--config-dir: expected a folder, got {line.config_dir!r}")
-    for override in overrides:
-        key, separator, value = override.partition("=")
-        if not key.lstrip("+~") or (not separator and not key.startswith("~")):
-            hint = f"; did you mean run={override}?" if line.config_name == "evaluate" and key else ""
-            problems.append(f"expected key=value, got {override!r}{hint}")
-        known = _choices_of(line, overrides, key.lstrip("+"))
-        if known and separator and CHOICES.fullmatch(value):
-            names = [name.strip() for name in value.strip("[]").split(",")]
-            unknown = [name for name in names if name not in known and not (name == "" and value.startswith("["))]
-            problems += [f"{key}: expected a choice in {known}, got {name!r}" for name in unknown]
-    raise_problems("the command line", problems)
-
-
 @contextmanager
 def composer(line: CommandLine, schema: type[C]) -> Iterator["Composer[C]"]:
     """Composes configs for a command line."""
@@ -247,6 +140,7 @@ class Composer(Generic[C]):
 
     def __init__(self, line: CommandLine, schema: type[C]) -> None:
         self.line, self.schema = line, schema
+        self._chosen: dict[tuple[str, ...], DictConfig] = {}  # {overrides that choose files: what those compose to}
 
     def compose(self, overrides: Sequence[str]) -> Composed[C]:
         """The config of one job.
@@ -254,7 +148,7 @@ class Composer(Generic[C]):
         Raises:
             UserError: a choice or a key that does not exist, or a missing value.
         """
-        _check_overrides(self.line, overrides)
+        check_overrides(self.line, overrides)
         with hydra_errors(lambda: self._known_keys(overrides)):
             node = self._composed(overrides)
             choices = {
@@ -269,11 +163,24 @@ class Composer(Generic[C]):
         return Composed(self.schema, values, choices, list(overrides), self.line.config_name, self.line.config_dir)
 
     def _composed(self, overrides: Sequence[str]) -> DictConfig:
-        return compose(self.line.config_name, overrides=_for_hydra(self.line, overrides), return_hydra_config=True)
+        """Hydra's config. Jobs of a multirun that make the same choices share what their files compose to."""
+        words, name = for_hydra(self.line, overrides), self.line.config_name
+        if not self.line.multirun:
+            return compose(name, overrides=words, return_hydra_config=True)
+        loader = GlobalHydra.instance().config_loader()
+        parsed, repository = loader._parse_overrides_and_create_caching_repo(name, words)  # type: ignore[attr-defined]
+        # Hydra sets values once the chosen files are merged, whatever the order of the overrides
+        values = [item for item in Overrides(repository, parsed).config_overrides if not item.is_hydra_override()]
+        choices = tuple(str(item.input_line) for item in parsed if item not in values)
+        if choices not in self._chosen:
+            self._chosen[choices] = compose(name, overrides=list(choices), return_hydra_config=True)
+        node = copy.deepcopy(self._chosen[choices])
+        ConfigLoaderImpl._apply_overrides_to_config(values, node)
+        return node
 
     def _known_keys(self, overrides: Sequence[str]) -> dict[str, Any]:
         """{dotted key: value} of the config with the choices that overrides make."""
-        choices = [word for word in overrides if _choices_of(self.line, overrides, word.partition("=")[0].lstrip("+"))]
+        choices = [word for word in overrides if choices_of(self.line, overrides, word.partition("=")[0].lstrip("+"))]
         return flat(_plain(self._composed(choices), resolve=False))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emorec.config.keys import leaves
+from emorec.config.texts import word_problems
 from emorec.errors import UserError
 
 # The last words of a name that is given to credentials. A `pad_token` or `max_tokens` is none.
@@ -64,16 +65,8 @@ def check_words(words: Sequence[str]) -> None:
     Raises:
         UserError: names each override, or the place of a word that is none.
     """
-    problems = []
-    for number, word in enumerate(words, start=1):
-        key, separator, value = word.partition("=")
-        key = key.lstrip("+~-")
-        named = bool(separator) and _kind(key) is None
-        place = key if named else f"word {number}"
-        what = _kind_of_setting(key, value) if named else _kind(word)
-        if what is not None:
-            problems.append(f"{place} looks like {what}")
-    _refuse("the command line", problems)
+    problems = word_problems(words, _kind_of_setting)
+    _refuse("the command line", [f"{where} looks like {what}" for where, what in problems])
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -137,6 +130,6 @@ def _kind(text: str) -> str | None:
         if pattern.search(text):
             return what
     for name, value in os.environ.items():
-        if len(value) >= SHORTEST and name not in HARMLESS and VARIABLES.fullmatch(name) and value in text:
+        if value in text and len(value) >= SHORTEST and name not in HARMLESS and VARIABLES.fullmatch(name):
             return f"the value of {name}"
     return None

@@ -1,6 +1,7 @@
 """How far the interpolations of a config unfold: forty lines of `${a}${a}` would fill any memory."""
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,13 +18,17 @@ def check_interpolations(values: Any) -> None:
         UserError: names a key.
     """
     texts = dict(_texts(values, ()))
+    below = defaultdict(list)  # {path of a node: the paths of the texts in it}
+    for path in texts:
+        for length in range(len(path) + 1):
+            below[path[:length]].append(path)
     counts: dict[tuple[str, ...], int] = {}
 
     def count(path: tuple[str, ...]) -> int:
         """The number of values that a node unfolds to."""
         if path not in counts:
             counts[path] = 1  # a circle of references is refused by OmegaConf
-            inside = [other for other in texts if other[: len(path)] == path]
+            inside = below.get(path, ())
             counts[path] += sum(count(target) for other in inside for target in _targets(texts[other], other))
             if counts[path] > MOST_VALUES:
                 raise UserError(f"{'.'.join(path)}: expected interpolations of at most {MOST_VALUES} values, got more")

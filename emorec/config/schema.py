@@ -9,7 +9,8 @@ from annotated_types import Ge, Gt, Le
 
 from emorec.annotations import Count, NonNegative, Pattern, Positive, PositiveCount, Share
 from emorec.config.instantiation import Component
-from emorec.config.validation import build, check
+from emorec.config.launchers import LauncherConfig
+from emorec.config.validation import build
 from emorec.storage.claims import STALE_SECONDS
 
 MODALITIES = ("text", "audio", "video")
@@ -23,7 +24,10 @@ SweepName = Annotated[
 ]
 Tag = Annotated[
     str,
-    Pattern(r"(?!.*\.\.)[^/\\\x00-\x1f\x7f]{1,64}", "at most 64 characters without '/', '\\', '..' and line breaks"),
+    Pattern(
+        r"(?!.*\.\.)[^/\\\x00-\x1f\x7f]{1,64}",
+        "a text of at most 64 characters without '/', '\\', '..' and line breaks",
+    ),
 ]
 StudyName = Annotated[
     str, Pattern(r"(?!(?i:null|none|true|false)$)[A-Za-z][\w-]*", "a name of letters, digits, '_' and '-'")
@@ -170,53 +174,6 @@ class SweepConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoLauncherConfig:
-    """A multirun in processes of this machine where that is faster, else in one process."""
-
-    name: Literal["auto"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BasicLauncherConfig:
-    """A multirun in one process."""
-
-    name: Literal["basic"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalLauncherConfig:
-    """A multirun in processes of this machine."""
-
-    name: Literal["local"]
-    slots: PositiveCount | None = None
-    start: Literal["auto", "fork", "spawn"] = "auto"
-    timeout: NonNegative | None = None
-    grace: NonNegative = 30.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlurmLauncherConfig:
-    """A multirun as arrays of Slurm jobs."""
-
-    name: Literal["slurm"]
-    cluster: Literal["slurm", "local"] = "slurm"
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    gpus: Count = 1
-    cpus_per_task: PositiveCount = 4
-    mem_gb: NonNegative | None = None
-    time_minutes: PositiveCount = 1440
-    array_parallelism: PositiveCount = 256
-    setup: list[str] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)
-    grace: NonNegative = 30.0
-
-
-LauncherConfig = AutoLauncherConfig | BasicLauncherConfig | LocalLauncherConfig | SlurmLauncherConfig
-
-
-@dataclass(frozen=True, kw_only=True)
 class CommandConfig:
     """What the configs of all commands hold."""
 
@@ -265,17 +222,13 @@ class TrainConfig(ExtractConfig):
     checkpoint: CheckpointConfig
     sweep: SweepConfig
     test: bool
-    tags: list[str]
+    tags: list[Tag]
     notes: str | None
     on_running: Literal["wait", "skip"]
     rerun: bool
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        refused: list[str] = []
-        for index, tag in enumerate(self.tags):
-            check(tag, Tag, f"tags[{index}]", refused)
-        yield from refused
         ranks, precision = self.trainer.world_size, str(self.trainer.precision)
         if self.batch_size_per == "step" and self.batch_size % ranks:
             yield f"batch_size: expected a multiple of the {ranks} ranks (batch_size_per=step), got {self.batch_size}"

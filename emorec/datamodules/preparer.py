@@ -114,7 +114,8 @@ class DataPreparer:
         everything = tuple(item for item in manifest.utterances if task.name in item.targets)
         splits = dict.fromkeys(SPLITS, everything) if whole else corpus.split(manifest)
         names = {split: {item.id for item in items} for split, items in splits.items()}
-        chosen = [item for item in manifest.utterances if any(item.id in ids for ids in names.values())]
+        used = set[str]().union(*names.values())
+        chosen = [item for item in manifest.utterances if item.id in used]
         features = {
             modality: self._prepared(config, encoder.stored(), manifest, chosen, (widths or {}).get(modality))
             for modality, encoder in encoders.items()

@@ -1,6 +1,6 @@
 """Several corpora combined into one. Each keeps its own protocol and fold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -46,7 +46,8 @@ class Combined(Corpus):
                 separate = separate and rule.separates_speakers and not rule.validation_shares_speakers
                 for split, items in corpus.split(manifest).items():
                     split_of |= {f"{name}/{item.id}": split for item in items}
-            utterances += [_renamed(item, name, tasks[name], task) for item in manifest.utterances]
+            numbers = _numbers(tasks[name], task)
+            utterances += [_renamed(item, name, tasks[name], task, numbers) for item in manifest.utterances]
         return Manifest(
             dataset="+".join(self.corpora),
             utterances=tuple(sorted(utterances, key=lambda item: item.id)),
@@ -68,17 +69,23 @@ class Combined(Corpus):
         return replace(first, name=self.task, labels=union)
 
 
-def _renamed(utterance: Utterance, name: str, own: Task, union: Task) -> Utterance:
+def _numbers(own: Task, union: Task) -> list[int]:
+    """The number in the union of each class; none for regression."""
+    names = [name_key(label) for label in union.labels]
+    return [names.index(name_key(label)) for label in own.labels] if own.kind == "classification" else []
+
+
+def _renamed(utterance: Utterance, name: str, own: Task, union: Task, numbers: Sequence[int]) -> Utterance:
     """The utterance with its corpus in its id, speaker, dialogue and session, and with its class in the union."""
     targets: dict[str, Target] = {}
     value, votes = utterance.targets.get(own.name), utterance.targets.get(own.name + VOTES)
     if own.kind == "regression":
         targets |= {} if value is None else {union.name: value}
     elif isinstance(value, int):
-        targets[union.name] = [name_key(label) for label in union.labels].index(name_key(own.labels[value]))
+        targets[union.name] = numbers[value]
     if isinstance(votes, tuple):
-        shares = dict(zip(map(name_key, own.labels), votes, strict=True))
-        targets[union.name + VOTES] = tuple(shares.get(name_key(label), 0.0) for label in union.labels)
+        shares = dict(zip(numbers, votes, strict=True))
+        targets[union.name + VOTES] = tuple(shares.get(number, 0.0) for number in range(len(union.labels)))
 
     keys = ("id", "speaker", "dialogue", "session")
     names: dict[str, Any] = {key: f"{name}/{value}" for key in keys if (value := getattr(utterance, key)) is not None}

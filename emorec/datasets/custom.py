@@ -72,11 +72,10 @@ class Custom(Corpus):
 
     def scan(self) -> Manifest:
         problems: list[Problem] = []
-        rows = self._table_rows(problems) if self.table is not None else self._folder_rows(problems)
-        rows, merged = self._with_one_spelling(rows)
+        rows: Sequence[Row] = self._table_rows(problems) if self.table is not None else self._folder_rows(problems)
+        rows, notes = self._with_one_spelling(rows)
         utterances, task = self._utterances(rows, problems)
         columns = {name for row in rows for name in row.cells if name}
-        notes = [*merged]
         if unknown := sorted(columns - set(COLUMNS)):
             names = ", ".join(name + _suggestion(name, columns) for name in unknown)
             notes.append(f"columns kept as metadata, for they have no other meaning: {names}")
@@ -100,12 +99,10 @@ class Custom(Corpus):
         if not path.exists():
             raise UserError(f"expected the table {path}, found no such file (dataset=custom; set dataset.table)")
         require_regular(path)
-        known = len(problems)
         rows = read_any_table(path, COLUMNS, problems, largest=self.largest_table)
-        if not rows and len(problems) > known:
-            return []
-        if not rows:
+        if not rows and not any(problem.fatal for problem in problems):
             problems.append(Problem("table", str(path), "expected rows, found none"))
+        if not rows:
             return []
         columns = list(rows[0].cells)
         if "id" not in columns:
@@ -133,8 +130,8 @@ class Custom(Corpus):
                 detail = f"expected one {column} file of this name, found {path.name} as well"
                 problems.append(Problem("duplicate", str(path), detail))
             try:
-                content = b"" if column != "text" else read_regular(file, most=self.largest_table)
-                cells[column] = str(path) if column != "text" else content.decode().strip()
+                is_text = column == "text"
+                cells[column] = read_regular(file, most=self.largest_table).decode().strip() if is_text else str(path)
             except UnicodeDecodeError as error:
                 problems.append(Problem("encoding", str(path), f"expected UTF-8, got {error}"))
             except OSError as error:
@@ -149,7 +146,7 @@ class Custom(Corpus):
             for name, cells in sorted(cells_of.items())
         ]
 
-    def _with_one_spelling(self, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    def _with_one_spelling(self, rows: Sequence[Row]) -> tuple[Sequence[Row], list[str]]:
         """The rows with each name spelled in one way, and notes on the names that were spelled in several."""
         replaced, notes = {}, []
         for column in NAMES:
@@ -158,7 +155,9 @@ class Custom(Corpus):
             replaced[column] = changed
             if changed:
                 notes.append(f"spellings of one {column}: {', '.join(_merged(changed))}")
-        return [replace(row, cells=dict(_respelled(row, replaced))) for row in rows], notes
+        if notes:
+            rows = [replace(row, cells=dict(_respelled(row, replaced))) for row in rows]
+        return rows, notes
 
     def _utterances(self, rows: Sequence[Row], problems: list[Problem]) -> tuple[list[Utterance], Task]:
         regression = bool(rows) and "label" not in rows[0].cells

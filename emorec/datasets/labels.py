@@ -30,7 +30,8 @@ def relabel(manifest: Manifest, task_name: str, labels: LabelMap) -> Manifest:
                 problems.append(f"{name!r} is mapped to both {list(labels)[other]!r} and {label!r}")
     numbers = [number_of.get(name_key(name)) for name in task.labels]
     if not problems and all(number is None for number in numbers):
-        problems.append(f"expected some of {sorted(number_of)} among the labels, which are {list(task.labels)}")
+        names = sorted(name for group in labels.values() for name in group)
+        problems.append(f"expected some of {names} among the labels, which are {list(task.labels)}")
     raise_problems(f"the label map for {task_name!r} (dataset={manifest.dataset})", problems)
     mapped = replace(task, labels=tuple(labels))
     utterances = tuple(_relabelled(item, task, numbers, len(labels)) for item in manifest.utterances)

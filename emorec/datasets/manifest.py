@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from emorec.annotations import Count, PositiveCount
+from emorec.config.texts import text_problem
 from emorec.datasets.splits import Protocol, assign_splits
 from emorec.datasets.tree import files_below
 from emorec.datasets.utterance import SPLITS, VOTES, Target, Task, Utterance
@@ -85,12 +86,12 @@ class Manifest:
     @property
     def remarks(self) -> str:
         """The first note or problem, and how many more of them there are; empty if there is none."""
-        said = [*self.notes, *map(str, self.problems)]
-        if not said:
+        lines = [*self.notes, *map(str, self.problems)]
+        if not lines:
             return ""
-        first = said[0] if len(said[0]) <= LONGEST_REMARK else f"{said[0][:LONGEST_REMARK]} …"
-        more = f"{len(said) - 1} more; " if len(said) > 1 else ""
-        return first if [first] == said else f"{first} ({more}emorec data check lists all in full)"
+        first = lines[0] if len(lines[0]) <= LONGEST_REMARK else f"{lines[0][:LONGEST_REMARK]} …"
+        more = f"{len(lines) - 1} more; " if len(lines) > 1 else ""
+        return first if [first] == lines else f"{first} ({more}emorec data check lists all in full)"
 
     def previous_turns(self, utterance: Utterance, count: int) -> tuple[Utterance, ...]:
         """Up to `count` turns of the same dialogue before `utterance`, oldest first."""
@@ -209,7 +210,7 @@ def check_utterances(utterances: Sequence[Utterance], tasks: Mapping[str, Task])
         if count > 1:
             problems.append(Problem("duplicate", identifier, f"expected one utterance of this id, found {count}"))
     for item in utterances:
-        for name in (name for name in TEXTS if not _is_text(str(getattr(item, name)))):
+        for name in (name for name in TEXTS if text_problem(str(getattr(item, name)))):
             detail = f"expected {name} in UTF-8 without NUL, got {getattr(item, name)!r}"
             problems.append(Problem("encoding", item.id, detail))
         if item.split is not None and item.split not in SPLITS:
@@ -223,14 +224,6 @@ def check_utterances(utterances: Sequence[Utterance], tasks: Mapping[str, Task])
             elif task.kind == "classification" and isinstance(target, int) and not 0 <= target < len(task.labels):
                 problems.append(Problem("label", item.id, f"expected {name} in {task.labels}, got {target!r}"))
     return problems
-
-
-def _is_text(text: str) -> bool:
-    """Whether a file can hold the text. A name of a file that is in another encoding than UTF-8 has surrogates."""
-    try:
-        return b"\0" not in text.encode()
-    except UnicodeEncodeError:
-        return False
 
 
 def _vote_problems(where: str, name: str, target: Target, tasks: Mapping[str, Task]) -> list[Problem]:

@@ -2,26 +2,25 @@
 
 import csv
 import io
+import json
 import math
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from emorec.datasets.manifest import Problem
-from emorec.errors import first_line
 from emorec.storage.regular_files import read_regular
-
-if TYPE_CHECKING:
-    import pyarrow
 
 DELIMITERS = ",;\t"
 # Bytes of a table, also of its cells as text: a file of a few kilobytes can unfold to gigabytes.
 LARGEST_TABLE = 1 << 28
-CELL_BYTES = 32  # that a cell counts beyond its text
-BATCH_ROWS = 1024
+PARQUET_READER = str(Path(__file__).with_name("parquet.py"))
+PARQUET_VARIABLES = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OPENBLAS_NUM_THREADS": "1"}  # nothing is taken in advance
 LONGEST_SECONDS = 1e6  # of a recording: more than eleven days
 MOST_DIGITS = 9  # of a whole number
 LARGEST_NUMBER = 3.4e38  # of single precision
@@ -46,7 +45,7 @@ class Row:
 
     def value(self, column: str) -> float:
         """The cell as a number; NaN if it is not a number of single precision."""
-        text = self.text(column) or ""
+        text = self.text(column) or "nan"
         try:
             value = float(text)
         except ValueError:
@@ -113,86 +112,27 @@ def read_any_table(
 
 
 def _parquet_rows(path: Path, problems: list[Problem], largest: int) -> list[tuple[int, dict[str, str]]]:
-    import pyarrow
-
     content = _content(path, problems, largest)
     if content is None:
         return []
-    try:
-        table = _parquet_table(path, content, problems, largest)
-        cells = {
-            name.strip(): [_text(value) for value in column.to_pylist()]
-            for name, column in zip(table.column_names, table.columns, strict=True)
-        }
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        problems.append(Problem("encoding", str(path), f"expected Parquet, got {first_line(error)}"))
+    command = [sys.executable, "-P", PARQUET_READER, str(largest)]
+    environment = os.environ | PARQUET_VARIABLES
+    result = subprocess.run(command, input=content, capture_output=True, env=environment, check=False)
+    if result.returncode:
+        reason = (result.stderr.decode(errors="replace").splitlines() or [f"exit code {result.returncode}"])[-1]
+        problems.append(Problem("encoding", str(path), f"expected Parquet, got {reason}"))
         return []
-    return [(line, dict(zip(cells, row, strict=True))) for line, row in enumerate(zip(*cells.values(), strict=True), 1)]
-
-
-def _parquet_table(path: Path, content: bytes, problems: list[Problem], largest: int) -> "pyarrow.Table":
-    """The columns of a Parquet file that hold text, numbers or times; repeated texts are held once.
-
-    Raises:
-        ValueError: the table is larger than `largest` bytes.
-    """
-    import pyarrow
-    from pyarrow import parquet
-
-    schema = parquet.read_schema(pyarrow.BufferReader(content))
-    for field in (field for field in schema if not _is_plain(field.type)):
-        detail = f"expected text or numbers in column {field.name}, got {field.type}; left out"
+    header, *batches = map(json.loads, result.stdout.splitlines())
+    for name, kind in header["left_out"].items():
+        detail = f"expected text or numbers in column {name}, got {kind}; left out"
         problems.append(Problem("column", str(path), detail, fatal=False))
-    _check_columns([name.strip() for name in schema.names], path, problems)
-    columns = [field.name for field in schema if _is_plain(field.type)]
-    texts = [field.name for field in schema if _is_text(field.type)]
-    file = parquet.ParquetFile(pyarrow.BufferReader(content), read_dictionary=texts)
-    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-    _check_size(sum(group.total_byte_size for group in groups), largest)
-    _check_size(file.metadata.num_rows * len(columns) * CELL_BYTES, largest)
-    batches, size = [], 0
-    for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-        size += sum(map(_size_as_text, batch.columns))
-        _check_size(size, largest)
-        batches.append(batch)
-    return pyarrow.Table.from_batches(batches) if batches else schema.empty_table().select(columns)
-
-
-def _is_plain(kind: "pyarrow.DataType") -> bool:
-    from pyarrow import types
-
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    return bool(_is_text(kind) or types.is_primitive(kind) or types.is_decimal(kind) or types.is_null(kind))
-
-
-def _is_text(kind: "pyarrow.DataType") -> bool:
-    from pyarrow import types
-
-    return bool(types.is_string(kind) or types.is_large_string(kind))
-
-
-def _size_as_text(column: "pyarrow.Array") -> int:
-    """Bytes that the cells of a column take as text, estimated from above."""
-    import pyarrow
-    from pyarrow import compute
-
-    repeated = isinstance(column, pyarrow.DictionaryArray)
-    values = column.dictionary if repeated else column
-    if not _is_text(values.type):
-        return CELL_BYTES * len(column)
-    lengths = compute.binary_length(values).cast("int64")
-    total = compute.sum(lengths.take(column.indices) if repeated else lengths).as_py() or 0
-    return int(total) + CELL_BYTES * len(column)
-
-
-def _check_size(size: int, largest: int) -> None:
-    if size > largest:
-        raise ValueError(f"a table that unfolds to at least {size} bytes (at most {largest} are read)")
-
-
-def _text(value: object) -> str:
-    """A cell as text; empty for null and for NaN, which pandas writes for a missing value."""
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+    _check_columns([name.strip() for name in header["names"]], path, problems)
+    rows = (
+        dict(zip(map(str.strip, batch), row, strict=True))
+        for batch in batches
+        for row in zip(*batch.values(), strict=True)
+    )
+    return list(enumerate(rows, 1))
 
 
 def _delimiter(text: str, known: set[str]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emorec.config.schema import SlurmLauncherConfig
+from emorec.config.launchers import SlurmLauncherConfig
 from emorec.errors import Preempted, UserError
 from emorec.storage.atomic import write_json
 from emorec.sweeps.launcher import Launcher, Task

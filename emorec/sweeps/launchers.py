@@ -4,14 +4,14 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from emorec.config.schema import (
+from emorec.config.launchers import (
     AutoLauncherConfig,
     BasicLauncherConfig,
     LauncherConfig,
     LocalLauncherConfig,
     SlurmLauncherConfig,
-    TrainConfig,
 )
+from emorec.config.schema import TrainConfig
 from emorec.machine import usable_cores, usable_memory
 from emorec.sweeps.expansion import FEWEST_JOBS
 from emorec.sweeps.launcher import Launcher, Task

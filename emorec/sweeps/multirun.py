@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from emorec.config.composition import Composer
-from emorec.config.schema import BasicLauncherConfig, LocalLauncherConfig, SlurmLauncherConfig, TrainConfig
+from emorec.config.launchers import BasicLauncherConfig, LocalLauncherConfig, SlurmLauncherConfig
+from emorec.config.schema import TrainConfig
 from emorec.errors import Preempted, UserError, raise_interruption
 from emorec.markdown import markdown_table
 from emorec.runs.logs import log_to

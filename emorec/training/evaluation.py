@@ -54,7 +54,7 @@ def read_test_later(context: RunContext, record: RunRecord) -> dict[str, Any]:
     return write_results(context.folder, predictions, module.task)
 
 
-def evaluate_run(composed: Composed[EvaluateConfig], locations: Mapping[str, str]) -> str:
+def evaluate_run(composed: Composed[EvaluateConfig], locations: Mapping[str, str | int]) -> str:
     """Applies a finished run to a split of its corpus, or to another corpus; returns a line that sums it up.
 
     Metrics and predictions are written to a folder in the run's `evaluations/`.
@@ -105,7 +105,7 @@ def _check_labels(labels: list[str], record: RunRecord, dataset: str) -> None:
 
 
 def _config_of(
-    folder: Path, composed: Composed[EvaluateConfig], record: RunRecord, locations: Mapping[str, str]
+    folder: Path, composed: Composed[EvaluateConfig], record: RunRecord, locations: Mapping[str, str | int]
 ) -> TrainConfig:
     """The stored config of a run, with the operational keys, the corpus and the labels of the command."""
     values = stored_config(folder)
@@ -145,7 +145,7 @@ def _dataset(own: dict[str, Any], composed: Composed[EvaluateConfig]) -> dict[st
     return _relocated(own, asked)
 
 
-def _moved(own: dict[str, Any], locations: Mapping[str, str]) -> dict[str, Any]:
+def _moved(own: dict[str, Any], locations: Mapping[str, str | int]) -> dict[str, Any]:
     """A corpus at other locations.
 
     Raises:

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 
-from emorec.config.composition import CommandLine
+from emorec.config.command_line import CommandLine
 from emorec.errors import Preempted
 from emorec.training.processes import end_children, start_child, when_parent_ends
 

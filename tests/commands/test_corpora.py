@@ -243,6 +243,19 @@ def test_a_folder_given_by_a_relative_path_is_read(
     assert read_json(only_run(root) / "run.json")["data"]["left_out"] == 0
 
 
+def test_a_run_is_evaluated_with_another_limit_of_its_table(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"u{n},Hello {n}.,{'ab'[n // 3 % 2]},{('train', 'val', 'test')[n % 3]}" for n in range(24)]
+    (tmp_path / "corpus.csv").write_text("\n".join(["id,text,label,split", *rows]))
+    words = ["dataset=custom", f"dataset.table={tmp_path / 'corpus.csv'}", "encoder/audio=none", "encoder/video=none"]
+    assert main(["train", *SMALL, *words]) == 0
+    run = only_run(root).name
+    assert main(["evaluate", f"run={run}", "dataset.largest_table=10000"]) == 0
+    assert main(["evaluate", f"run={run}", "dataset.largest_table=100"]) == 2
+    assert "expected a file of at most 100 bytes" in capsys.readouterr().err
+
+
 def test_the_check_reports_what_a_table_leaves_open(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,12 +1,17 @@
 """A command line becomes a config, wherever its flags stand; errors name the key and what was expected."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from hydra.plugins.config_source import ConfigResult
 
-from emorec.config.composition import CommandLine, Composed, compose_once, composer, parse
+from emorec.config.command_line import CommandLine, parse
+from emorec.config.composition import Composed, compose_once, composer
 from emorec.config.schema import SCHEMAS, CommandConfig, ExtractConfig, TrainConfig
+from emorec.config.sources import FileConfigSource
 from emorec.errors import UserError
 from emorec.sweeps.expansion import expand
 
@@ -361,3 +366,47 @@ def test_glob_expands_to_the_choices_of_a_group() -> None:
         jobs = expand(["fusion=glob(*)", "encoder/video=glob(*)"])
     assert ["fusion=concat", "encoder/video=none"] in jobs
     assert ["fusion=self_attention", "encoder/video=frame_statistics"] in jobs
+
+
+JOBS = (
+    ["dataset=demo", "seed=1"],
+    ["dataset=demo", "seed=2", "+optimizer.amsgrad=true"],
+    ["seed=3", "fusion=gated", "dataset=demo", "dataset.fold=1"],
+    ["dataset=demo", "dataset.fold=1", "dataset={fold: 2}"],
+    ["dataset=demo", "dataset={fold: 2}", "dataset.fold=1", "~seed"],
+    ["experiment=smoke", "seed=1"],
+    ["dataset=demo", "seed=1", "tags=[a,b]", "logger=[csv]"],
+)
+BAD_JOBS = (["sed=1"], ["fusion=nope"], ["seed=1,2"], ["seed=a{"], ["++dataset=demo"], ["+seed=1"], ["seed=???"])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_the_jobs_of_a_multirun_compose_as_they_would_alone(again: bool) -> None:
+    def composed(jobs: Sequence[list[str]], flags: list[str]) -> Iterator[dict[str, Any] | str]:
+        """Of each job its values, or the error."""
+        with composer(parse("train", flags), TrainConfig) as open_composer:
+            for job in jobs:
+                try:
+                    yield open_composer.compose(job).values
+                except UserError as error:
+                    yield str(error)
+
+    jobs = (*JOBS, *reversed(JOBS)) if again else (*JOBS, *BAD_JOBS)
+    results = list(composed(jobs, ["-m"]))
+    assert results == list(composed(jobs, []))
+    assert sum(isinstance(result, str) for result in results) == (0 if again else len(BAD_JOBS))
+
+
+def test_jobs_that_make_the_same_choices_read_their_files_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    load = FileConfigSource.load_config
+
+    def counted(self: FileConfigSource, config_path: str) -> ConfigResult:
+        read.append(config_path)
+        return load(self, config_path)
+
+    monkeypatch.setattr(FileConfigSource, "load_config", counted)
+    with composer(parse("train", ["-m"]), TrainConfig) as of_all:
+        for seed in range(3):
+            of_all.compose(["dataset=demo", f"seed={seed}"])
+    assert read.count("dataset/demo") == read.count("fusion/concat") == 1

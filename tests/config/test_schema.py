@@ -139,6 +139,7 @@ def test_the_bounds_of_the_seed_fit(seed: int) -> None:
 
 # What does not fit
 
+TAG = r"expected a text of at most 64 characters without '/', '\', '..' and line breaks"
 SEED = "expected a whole number of at least 0 and of at most 4294967295"
 POSITIVE_COUNT = "expected a whole number of at least 1"
 VALUES = [
@@ -198,7 +199,7 @@ VALUES = [
     ("checkpoint.every_seconds=-1", "expected a number of at least 0, got -1"),
     ("paths.checkpoints=null", "expected a path, got None"),
     ("tags=a", "expected a list, got 'a'"),
-    ("tags=[1]", "[0]: expected a text, got 1"),
+    ("tags=[1]", f"[0]: {TAG}, got 1"),
     ("notes=3", "expected a text or null, got 3"),
     ("on_running=never", "expected 'wait' or 'skip', got 'never'"),
     ("test=yes", "expected true or false, got 'yes'"),
@@ -232,7 +233,7 @@ def test_a_value_that_does_not_fit_is_one_problem_of_its_key(
 
 def test_a_value_of_the_command_line_that_does_not_fit_is_one_problem() -> None:
     assert message_of("seed=4294967296") == f"the config: seed: {SEED}, got 4294967296"
-    assert message_of("tags=[a,1]") == "the config: tags[1]: expected a text, got 1"
+    assert message_of("tags=[a,1]") == f"the config: tags[1]: {TAG}, got 1"
 
 
 @pytest.mark.parametrize(

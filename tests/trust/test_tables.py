@@ -3,9 +3,10 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from emorec.datasets import tables
 from emorec.datasets.custom import Custom
 from emorec.datasets.fixtures.media import write_sound
 from emorec.datasets.manifest import Problem
-from emorec.datasets.tables import read_any_table
 from emorec.datasets.tree import files_below
 from emorec.encoders.feature_files import open_features
 from emorec.errors import UserError
@@ -36,19 +37,6 @@ def write(path: Path, content: str = CANARY) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     return path
-
-
-@contextmanager
-def memory_below(size: int) -> Iterator[None]:
-    """Fails if pyarrow takes more memory than that at any time."""
-    pool = pyarrow.proxy_memory_pool(pyarrow.system_memory_pool())
-    before = pyarrow.default_memory_pool()
-    pyarrow.set_memory_pool(pool)
-    try:
-        yield
-        assert pool.max_memory() < size
-    finally:
-        pyarrow.set_memory_pool(before)
 
 
 # Tables
@@ -74,21 +62,95 @@ def one_list_in_a_row() -> pyarrow.Table:
     return pyarrow.table({"id": ["a"], "tags": [["x" * 10_000] * 2000]})
 
 
+def write_parquet(path: Path, table: pyarrow.Table, **options: object) -> int:
+    """Writes a small file; returns the bytes that it states for its columns."""
+    parquet.write_table(table, path, compression="zstd", write_statistics=False, **options)
+    assert path.stat().st_size < SMALL / 20
+    return int(parquet.read_metadata(path).row_group(0).total_byte_size)
+
+
+def understate(path: Path, stated: int) -> None:
+    """Makes the footer of a Parquet file, which states so many bytes in variable-length digits of 7 bits, say 1."""
+
+    def digits(number: int, length: int) -> bytes:
+        return bytes(2 * number >> 7 * place & 127 | (place < length - 1) << 7 for place in range(length))
+
+    length = -(-(2 * stated).bit_length() // 7)
+    content = path.read_bytes()
+    assert content.count(digits(stated, length)) >= 2  # of the column and of the row group
+    path.write_bytes(content.replace(digits(stated, length), digits(1, length)))
+    assert parquet.read_metadata(path).row_group(0).total_byte_size == 1
+
+
+def memory_to_read(path: Path) -> int:
+    """The most bytes that a process with the reader's limits holds while it reads a Parquet file."""
+    command = [sys.executable, tables.PARQUET_READER, str(SMALL)]
+    with path.open("rb") as content:
+        reader = subprocess.Popen(
+            command,
+            stdin=content,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | tables.PARQUET_VARIABLES,
+        )
+    _, _, usage = os.wait4(reader.pid, 0)
+    reader.returncode = 0
+    return usage.ru_maxrss * 1024
+
+
 @pytest.mark.parametrize("content", [long_text, many_rows, one_page_of_zeros, one_list_in_a_row])
 def test_a_small_parquet_file_does_not_unfold(tmp_path: Path, content: Callable[[], pyarrow.Table]) -> None:
     path = tmp_path / "corpus.parquet"
-    parquet.write_table(content(), path, compression="zstd", write_statistics=False)
-    assert path.stat().st_size < SMALL / 20
+    write_parquet(path, content())
     problems: list[Problem] = []
-    with memory_below(10 * SMALL):
-        rows = read_any_table(path, ("id",), problems, largest=SMALL)
+    rows = tables.read_any_table(path, ("id",), problems, largest=SMALL)
     (problem,) = problems
     if content is one_list_in_a_row:
         assert "expected text or numbers in column tags" in problem.detail
         assert [row.cells for row in rows] == [{"id": "a"}]
     else:
-        assert "unfolds to at least" in problem.detail
+        assert "expected Parquet, got a table that unfolds to " in problem.detail
         assert rows == []
+
+
+def one_text_in_each_row() -> pyarrow.Table:
+    """As a dictionary of one text and the number of times that it recurs."""
+    return pyarrow.table({"text": pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 3000), ["x" * 100_000])})
+
+
+def one_large_page() -> pyarrow.Table:
+    return pyarrow.table({"text": ["\0" * 100_000] * 900})
+
+
+def one_prefix_of_each_row() -> pyarrow.Table:
+    return pyarrow.table({"text": ["x" * 100_000] * 3000})
+
+
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        (one_text_in_each_row, {}),
+        (one_large_page, {"use_dictionary": False, "data_page_size": 1 << 30}),
+        (one_prefix_of_each_row, {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"}),
+    ],
+)
+def test_a_parquet_file_that_understates_its_size_takes_no_more_memory(
+    tmp_path: Path, content: Callable[[], pyarrow.Table], options: dict[str, object]
+) -> None:
+    path, plain = tmp_path / "corpus.parquet", tmp_path / "plain.parquet"
+    understate(path, write_parquet(path, content(), **options))
+    write_parquet(plain, pyarrow.table({"text": ["x"]}))
+    with pytest.raises(
+        UserError, match=r"corpus\.parquet: expected Parquet, got a table that unfolds to more than \d+"
+    ):
+        custom(tmp_path, path, largest_table=SMALL).read()
+    assert memory_to_read(path) < memory_to_read(plain) + 80 * SMALL
+
+
+def test_a_parquet_file_of_lists_alone_has_no_rows(tmp_path: Path) -> None:
+    parquet.write_table(pyarrow.table({"id": [["a"], ["b"]]}), tmp_path / "corpus.parquet")
+    with pytest.raises(UserError, match=r"corpus\.parquet: expected rows, found none"):
+        custom(tmp_path, tmp_path / "corpus.parquet").read()
 
 
 def test_a_larger_table_is_read_where_the_config_allows_it(tmp_path: Path) -> None:
