@@ -85,7 +85,8 @@ def test_every_choice_of_every_group_fits(group: str, name: str) -> None:
         assert set(node) - {"defaults"} <= set(value.node)
         assert value.target.__name__ == node["_target_"].rpartition(".")[2]
         assert value.where == group.replace("/", ".")
-        assert set(value.arguments) == set(value.node) - {"_target_"}
+        rates = set(vars(value.rates)) if group == "optimizer" else set()
+        assert set(value.arguments) == set(value.node) - {"_target_"} - rates
 
 
 @pytest.mark.parametrize("name", names("search"))
@@ -279,7 +280,10 @@ def test_a_config_that_does_not_fit_is_one_problem(overrides: list[str], problem
         ("loss.weights.focal=0.5", "+loss.weights.focal=… adds it"),
         ("optimizer.learning_rate=0.1", "did you mean optimizer.lr?"),
         ("learning_rate=0.1", "did you mean optimizer.lr?"),
-        ("optimizer.momentum=0.1", "expected one of _target_, lr, weight_decay; +optimizer.momentum=… gives"),
+        (
+            "optimizer.momentum=0.1",
+            "expected one of _target_, encoder_lr, layer_decay, lr, weight_decay; +optimizer.momentum=… gives",
+        ),
     ],
 )
 def test_a_misspelt_key_gets_a_hint(word: str, hint: str) -> None:
