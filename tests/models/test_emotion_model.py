@@ -1,7 +1,6 @@
 """The model learns, keeps order and mode, and loads the weights that it gave."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -34,8 +33,8 @@ EMOTION = Task(name=TASK, labels=("happy", "sad", "angry"))
 COMPONENTS = {"normalisation", "projection", "fusion", "head"}
 
 
-def optimizer_of(parameters: Iterable[nn.Parameter]) -> Optimizer:
-    return AdamW(list(parameters), lr=0.02)
+def optimizer_of(model: nn.Module) -> Optimizer:
+    return AdamW([item for item in model.parameters() if item.requires_grad], lr=0.02)
 
 
 def make_metrics(classes: int = CLASSES) -> dict[str, Metric]:
@@ -372,7 +371,7 @@ def test_a_weight_of_another_shape_is_refused() -> None:
 
 
 def test_a_trained_projector_of_a_loss_is_stored_and_trained() -> None:
-    model = make_model(make_optimizer=lambda parameters: SGD(list(parameters), lr=0.1))
+    model = make_model(make_optimizer=lambda model: SGD(model.parameters(), lr=0.1))
     model.loss.projector = nn.Linear(HIDDEN, HIDDEN)
     assert "loss" in model.components()
     given = {id(item) for group in model.configure_optimizers().param_groups for item in group["params"]}
