@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from emorec.batch import IGNORED, Batch, FusionOutput, ModelOutput
+from emorec.config.schema import OptimizerComponent
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError
 from emorec.fusion.concat import Concat
@@ -22,6 +23,7 @@ from emorec.metrics.classification import Accuracy, MacroF1, UnweightedAverageRe
 from emorec.models.emotion_model import EmotionModel
 from emorec.models.heads import Head
 from emorec.models.normalisation import Normalisation
+from emorec.models.optimization import OptimizerFactory
 from emorec.models.projection import Projection
 from emorec.models.schedule import WarmupCosine
 
@@ -33,8 +35,7 @@ EMOTION = Task(name=TASK, labels=("happy", "sad", "angry"))
 COMPONENTS = {"normalisation", "projection", "fusion", "head"}
 
 
-def optimizer_of(model: nn.Module) -> Optimizer:
-    return AdamW([item for item in model.parameters() if item.requires_grad], lr=0.02)
+ADAMW = OptimizerFactory(OptimizerComponent(AdamW, {"lr": 0.02}, "optimizer", {}), precision="32")
 
 
 def make_metrics(classes: int = CLASSES) -> dict[str, Metric]:
@@ -49,7 +50,7 @@ def make_model(seed: int = 0, *, fusion: nn.Module | None = None, dropout: float
         normalisation = Normalisation(kind="train", dim=dim)
         normalisation.fit(torch.randn(dim), torch.rand(dim) + 0.5)
         normalisations[modality] = normalisation
-    settings = {"make_optimizer": optimizer_of, "weights": None, "metrics": make_metrics(), **options}
+    settings = {"make_optimizer": ADAMW, "weights": None, "metrics": make_metrics(), **options}
     loss = CrossEntropy(task=TASK, weights=settings.pop("weights"))
     loss.fit(torch.tensor([5, 5, 5]))
     return EmotionModel(
