@@ -2,7 +2,7 @@
 
 A process serves one clip after the other. It is replaced when it ends, or when a clip takes too long. A clip is at
 fault that also ends a new process, as those before it may have damaged the first. All that is decoded goes this way,
-plain WAV as well: the way costs 0.02 ms a clip and 0.2 ms a megabyte.
+plain WAV as well: the way costs about 0.2 ms a clip, and a process that starts 0.3 s.
 """
 
 import os

@@ -1,7 +1,4 @@
-"""A clip that crashes, hangs or fills the memory costs that clip, and what others decode to is what it was.
-
-The decoders of the processes are made to fail at clips of certain names by a `sitecustomize` on their Python path.
-"""
+"""A clip that crashes, hangs or fills the memory costs that clip, and what others decode to is what it was."""
 
 import os
 import signal
@@ -27,36 +24,8 @@ from emorec.media.sound import decode_sound
 from emorec.media.source import MediaError, UnfinishedDecodingError
 from tests.conftest import REPOSITORY, tone
 from tests.media.clips import numbered, write_clip
+from tests.media.damaged_decoder import damage_decoders
 
-DAMAGED = """
-import ctypes, os, signal
-import numpy, soundfile
-
-library = ctypes.PyDLL(None)  # its calls keep Python's lock
-whole, armed = soundfile.SoundFile, []
-
-def damaged(file):
-    name = os.fsdecode(os.path.basename(file)).split(".")[0]
-    if name == "segfault" or armed:
-        ctypes.string_at(0)
-    elif name == "damages":
-        armed.append(True)
-    elif name == "abort":
-        library.abort()
-    elif name == "exit":
-        os._exit(3)
-    elif name == "error":
-        raise LookupError("an error that no decoder should raise")
-    elif name == "hang":
-        library.sleep(1000)
-    elif name == "stop":
-        os.kill(os.getpid(), signal.SIGSTOP)
-    elif name == "large":
-        numpy.empty(3_000_000_000, numpy.uint8)
-    return whole(file)
-
-soundfile.SoundFile = damaged
-"""
 WHOLE: dict[str, Any] = {"start": None, "end": None, "maximum_seconds": 60.0}
 PICTURES: dict[str, Any] = {"start": None, "end": None, "count": 8, "crop": None, "reader": "av"}
 SECONDS = 20.0  # for what takes a moment
@@ -65,8 +34,7 @@ SECONDS = 20.0  # for what takes a moment
 @pytest.fixture
 def path_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """Writes a sound of a name; processes that are started now fail at some names."""
-    (tmp_path / "sitecustomize.py").write_text(DAMAGED)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(REPOSITORY)]))
+    damage_decoders(tmp_path, monkeypatch)
 
     def write(name: str) -> Path:
         path = tmp_path / f"{name}.wav"
@@ -236,8 +204,7 @@ def test_the_end_of_the_block_ends_what_hangs(path_of: Callable[[str], Path]) ->
     path, before = path_of("hang"), set(children_of(os.getpid()))
     with ThreadPoolExecutor(1) as pool, DecodingProcesses() as processes:
         future = pool.submit(processes.sound, path, **WHOLE)
-        assert wait_until(lambda: bool(set(children_of(os.getpid())) - before))
-        time.sleep(0.5)
+        assert wait_until(path.with_name("hang.wav.pid").exists)
     with pytest.raises(UnfinishedDecodingError, match="decoding was stopped"):
         future.result()
     assert set(children_of(os.getpid())) <= before
@@ -289,7 +256,7 @@ def test_no_process_survives_its_parent(name: str | None, path_of: Callable[[str
         assert parent.stdout is not None
         assert parent.stdout.readline() == "ready\n"
         (process,) = children_of(parent.pid)
-        time.sleep(0.5)
+        assert name is None or wait_until(Path(f"{paths[-1]}.pid").exists)
         parent.kill()
         parent.wait()
     assert wait_until(lambda: not Path(f"/proc/{process}").exists())
