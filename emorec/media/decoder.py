@@ -93,4 +93,4 @@ def _answer(*, task: str, path: str, most_bytes: int, **options: Any) -> Answer:
     except OSError as error:
         return {"errno": error.errno, "strerror": error.strerror, "path": path}, None
     except MemoryError:
-        return {"memory": False}, None
+        return {"lacks_memory": True}, None

@@ -29,6 +29,7 @@ CLIP_SECONDS = 600.0  # to decode one clip
 CLIP_BYTES = 4_000_000_000  # of memory to decode one clip
 START_SECONDS = 120.0  # to import the decoders
 END_SECONDS = 10.0  # until a process has ended that has closed its connection, or is killed
+SIGNALS = {item.value: item.name for item in signal.Signals}
 # no signal to the group interrupts the imports, and `emorec` is the one that this process runs
 COMMAND = """
 import signal, sys
@@ -80,7 +81,7 @@ class _DecodingProcess:
             raise
         except (OSError, EOFError, ValueError) as error:
             raise UnfinishedDecodingError(f"decoding ended with {self.ending()}") from error
-        if "memory" in words:
+        if "lacks_memory" in words:
             raise UnfinishedDecodingError(
                 f"decoding took more than {most_bytes / 1e9:g} GB of memory (extraction.clip_bytes)"
             )
@@ -93,7 +94,7 @@ class _DecodingProcess:
         code = self._process.returncode
         if code is None:
             return "an answer that cannot be read"
-        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return SIGNALS.get(-code, f"exit code {code}")
 
     def kill(self) -> None:
         """Kills it while another thread waits for its answer."""
@@ -208,14 +209,14 @@ class DecodingProcesses:
         return self._started()
 
     def _started(self) -> _DecodingProcess:
-        process = _DecodingProcess()
-        with self._lock:
-            self._all.add(process)
-            is_closed = self._is_closed
-        if is_closed:
+        if not self._is_closed:
+            process = _DecodingProcess()
+            with self._lock:
+                if not self._is_closed:
+                    self._all.add(process)
+                    return process
             process.end()
-            raise UnfinishedDecodingError("decoding was stopped")
-        return process
+        raise UnfinishedDecodingError("decoding was stopped")
 
 
 SHARED = DecodingProcesses()  # of all that is read outside of extraction

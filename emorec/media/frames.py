@@ -180,8 +180,9 @@ class AvFrames:
         raise DecodingError(f"expected {len(numbering.ticks)} frames, got {index}")
 
     def read(self, indices: NDArray[np.int64], size: Size | None = None) -> Frames:
-        scales = size is not None and _scales_itself(self.size, self._stored, size)
-        converter = _Converter(size if size and scales else self._stored, upside_down=self._turns == 2)
+        if size is None or not _scales_itself(self.size, self._stored, size):
+            size = self._stored
+        converter = _Converter(size, upside_down=self._turns == 2)
         wanted = sorted(set(indices.tolist()))
         pixels = dict(zip(wanted, map(converter.convert, self._frames(wanted)), strict=True))
         frames = np.stack([pixels[index] for index in indices.tolist()])  # (N, H, W, 3)
