@@ -1,0 +1,8 @@
+"""The suite. Each of its workers has one core: said here, before anything imports a numerical library."""
+
+import os
+
+from emorec.machine import ONE_THREAD
+
+for _name, _value in ONE_THREAD.items():
+    os.environ.setdefault(_name, _value)

@@ -20,14 +20,14 @@ from emorec.datasets.utterance import SPLITS, Utterance
 from emorec.errors import UserError, choose
 from emorec.markdown import markdown_table
 from emorec.media.audio import AudioSettings, audio_seconds
+from emorec.media.decoding_process import DecodingProcesses
 from emorec.media.source import MediaError, Source
 from emorec.media.text import read_text
 from emorec.media.video import VideoSettings, read_video
-from emorec.media.video_track import stated_seconds
 from emorec.progress import Progress
 from emorec.storage.digests import FileDigests
 
-PROBE = VideoSettings(frames=3, size=32)
+PROBE = VideoSettings(frames=3, size=64)  # pixels; decoders scale to it themselves
 SHOWN = 20  # number of problems in the text
 END_TOLERANCE = 0.25  # seconds: annotators round
 
@@ -172,8 +172,7 @@ def _check_media(result: CorpusCheck, manifest: Manifest, extraction: Extraction
         utterance, modality = item
         path = None if modality == "text" else getattr(utterance, modality)
         start, end = utterance.segment(modality)
-        limit = extraction.clip_seconds
-        source = Source(modality=modality, path=path, start=start, end=end, crop=utterance.crop, seconds=limit)
+        source = Source(modality=modality, path=path, start=start, end=end, crop=utterance.crop, processes=processes)
         seconds, file_end = None, 0.0
         try:
             if modality == "audio":
@@ -182,7 +181,7 @@ def _check_media(result: CorpusCheck, manifest: Manifest, extraction: Extraction
             elif modality == "video":
                 read_video(source, PROBE)
                 assert path is not None
-                file_end = stated_seconds(path)
+                file_end = processes.stated_seconds(path)
             else:
                 read_text(Source(modality="text", text=utterance.text))
         except MediaError as error:
@@ -197,8 +196,9 @@ def _check_media(result: CorpusCheck, manifest: Manifest, extraction: Extraction
     stated = [(item, name) for name in MODALITIES for item in manifest.utterances if getattr(item, name) is not None]
     result.modalities = {name: sum(modality == name for _, modality in stated) for name in MODALITIES}
     lengths: dict[str, list[float]] = defaultdict(list)
+    processes = DecodingProcesses(seconds=extraction.clip_seconds, most_bytes=extraction.clip_bytes)
     bar = Progress("decoding", len(stated), extraction.progress)
-    with ThreadPoolExecutor(extraction.workers) as pool, bar:
+    with ThreadPoolExecutor(extraction.workers) as pool, processes, bar:
         for (_, modality), (seconds, problem) in zip(stated, pool.map(probe, stated), strict=True):
             bar.advance()
             result.problems += [] if problem is None else [problem]

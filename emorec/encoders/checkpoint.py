@@ -27,10 +27,7 @@ SETTINGS = (
     *("video_preprocessor_config.json", "generation_config.json"),
 )
 ADAPTER = "adapter_config.json"
-KERNELS = (
-    "attn_implementation",
-    "experts_implementation",
-)  # words of keys; a name with a slash is code of the hub
+KERNELS = ("attn_implementation", "experts_implementation")  # in keys; a name with a slash is code of the hub
 
 
 def local_folder(model: str) -> Path | None:

@@ -158,7 +158,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def read(self, source: Source) -> Any:
-        """Decodes a source.
+        """Decodes a source, by `read_audio` or `read_video`, which decode in a process of their own.
 
         Raises:
             MediaError: its content cannot be used.

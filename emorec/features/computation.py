@@ -2,8 +2,9 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -18,7 +19,8 @@ from emorec.errors import UserError
 from emorec.features.devices import exact_float32, own_device
 from emorec.features.precision_check import PrecisionCheck
 from emorec.features.store import FeatureStore
-from emorec.media.source import MediaError, SlowMediaError, Source
+from emorec.media.decoding_process import DecodingProcesses
+from emorec.media.source import MediaError, Source, UnfinishedDecodingError
 from emorec.progress import Progress
 from emorec.storage.digests import FileDigests
 
@@ -64,8 +66,8 @@ def compute(
 ) -> tuple[float, dict[bytes, str]]:
     """Computes features and writes them.
 
-    Returns the share of padding among the frames, and {key: reason} of sources that took too long to decode: nothing
-    is written of these, so that they are tried again.
+    Returns the share of padding among the frames, and {key: reason} of sources whose decoding was not finished:
+    nothing is written of these, so that they are tried again.
 
     Args:
         stores: one for each layer of the encoder, in their order.
@@ -84,14 +86,20 @@ def compute(
     encoder.to(device).eval()
     publishers = [_Publisher(store, list(sources)) for store in stores]
     check = PrecisionCheck(encoder, device)
-    items = _read_ahead(encoder, sources, settings, stores[0].digests)
     real = padded = 0
-    slow: dict[bytes, str] = {}
+    unfinished: dict[bytes, str] = {}
     try:
-        with Progress(title, len(sources), settings.progress) as progress, torch.inference_mode(), exact_float32():
+        with (
+            closing(_read_ahead(encoder, sources, settings, stores[0].digests)) as items,
+            Progress(title, len(sources), settings.progress) as progress,
+            torch.inference_mode(),
+            exact_float32(),
+        ):
             for items_of_batch in _batches(items, encoder, settings.batch_size):
-                slow |= {key: str(item) for key, item in items_of_batch if isinstance(item, SlowMediaError)}
-                batch = [(key, item) for key, item in items_of_batch if key not in slow]
+                unfinished |= {
+                    key: str(item) for key, item in items_of_batch if isinstance(item, UnfinishedDecodingError)
+                }
+                batch = [(key, item) for key, item in items_of_batch if key not in unfinished]
                 lengths = []
                 for key, rows, reason in _encode(encoder, batch, names, device, check):
                     for publisher, layer in zip(publishers, np.split(rows, len(stores), axis=1), strict=True):
@@ -103,17 +111,17 @@ def compute(
     finally:
         for publisher in publishers:
             publisher.publish()
-    return 1 - real / padded if padded else 0.0, slow
+    return 1 - real / padded if padded else 0.0, unfinished
 
 
 def _read_ahead(
     encoder: Encoder, sources: Mapping[bytes, Source], settings: ExtractionConfig, digests: FileDigests
-) -> Iterator[tuple[bytes, Any]]:
+) -> Generator[tuple[bytes, Any]]:
     """Yields (key, item or `MediaError`) in the given order, decoded ahead in threads."""
 
     def read(key: bytes, source: Source) -> tuple[bytes, Any]:
         try:
-            item = encoder.read(replace(source, seconds=settings.clip_seconds))
+            item = encoder.read(replace(source, processes=processes))
         except MediaError as error:
             item = error
         # the content must still be the one that the key stands for
@@ -122,7 +130,8 @@ def _read_ahead(
         return key, item
 
     pending: deque[Future[tuple[bytes, Any]]] = deque()
-    with ThreadPoolExecutor(settings.workers) as pool:
+    processes = DecodingProcesses(seconds=settings.clip_seconds, most_bytes=settings.clip_bytes)
+    with ThreadPoolExecutor(settings.workers) as pool, processes:
         for key, source in sources.items():
             pending.append(pool.submit(read, key, source))
             if len(pending) > settings.batch_size * 8:

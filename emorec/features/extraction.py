@@ -134,11 +134,11 @@ def _compute_missing(
             log.info("%s: %d to compute", title, len(missing))
             to_read = {key: source for key, name in missing.items() if (source := sources[name]) is not None}
             with _faces_counted(encoder, title, len(missing)):
-                report.padding, slow = compute(stores, encoder, to_read, missing, settings=settings, title=title)
+                report.padding, unfinished = compute(stores, encoder, to_read, missing, settings=settings, title=title)
             for name, key in report.keys.items():
-                if key in slow:
-                    report.keys[name], report.bad[name] = None, slow[key]
-            wanted = {key: name for key, name in wanted.items() if key not in slow}
+                if key in unfinished:
+                    report.keys[name], report.bad[name] = None, unfinished[key]
+            wanted = {key: name for key, name in wanted.items() if key not in unfinished}
             for store in stores:
                 store.refresh()
                 compact_if_many(store)

@@ -10,9 +10,9 @@ from numpy.random import Generator
 from emorec.annotations import NonNegative
 from emorec.media.augmentation import AudioAugmentation, generator_of
 from emorec.media.conditioning import Compression, compress, pre_emphasise, trim_silence, with_loudness
+from emorec.media.decoding_process import SHARED
 from emorec.media.signal import Waveform, resampled
-from emorec.media.sound import decode_sound
-from emorec.media.source import Deadline, MediaError, MediaSettings, Source
+from emorec.media.source import MediaError, MediaSettings, Source
 
 SILENCE = 1e-5  # of full scale; a 16-bit file below it holds only zeros
 LOWEST_RATE = 4000  # Hz
@@ -71,8 +71,8 @@ def read_view(source: Source, settings: AudioSettings) -> tuple[Waveform, Genera
     """As `read_audio`, with the random generator that the rest of an augmented view draws from; `None` for view 0."""
     path = source.path
     assert path is not None
-    deadline = Deadline(source.seconds)
-    decoded, rate = decode_sound(path, source.start, source.end, settings.limit, deadline)
+    processes = source.processes or SHARED
+    decoded, rate = processes.sound(path, start=source.start, end=source.end, maximum_seconds=settings.limit)
     _check(decoded, rate, settings.minimum_seconds)
     waveform = _conditioned(resampled(decoded, rate, settings.sample_rate), settings)
     if source.view == 0 or settings.augmentation is None:

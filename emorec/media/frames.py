@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from emorec.media.resizing import Frames, resized
-from emorec.media.source import Deadline, Reader, open_container, reason_of
+from emorec.media.resizing import Frames
+from emorec.media.source import Reader, open_container, reason_of
 from emorec.media.video_track import MOST_PIXELS, Numbering, VideoTrack, full_packets, video_streams
 
 SMALLEST = 64  # pixels; decord does not reliably scale to fewer
@@ -44,11 +44,12 @@ class FrameReader(Protocol):
     tick: float
 
     def read(self, indices: NDArray[np.int64], size: Size | None = None) -> Frames:
-        """Frames (len(indices), *size, 3) of ascending indices; `size` is height and width, `None` for the frames' own.
+        """Frames (len(indices), H, W, 3) of ascending indices.
+
+        H × W is `size` where the decoder can scale to it, else the frames' own: always where `size` is `None`.
 
         Raises:
             DecodingError: a frame cannot be decoded.
-            SlowMediaError: the deadline has passed.
         """
 
 
@@ -60,7 +61,7 @@ def _scales_itself(shown: Size, stored: Size, wanted: Size) -> bool:
 class DecordFrames:
     """A video opened by decord, which gives other frames than FFmpeg for many: it is asked for proven ones only."""
 
-    def __init__(self, path: Path, track: VideoTrack, deadline: Deadline) -> None:
+    def __init__(self, path: Path, track: VideoTrack) -> None:
         try:
             import decord
         except (ImportError, OSError) as error:
@@ -78,7 +79,6 @@ class DecordFrames:
         self.size: Size = (height, width)
         if len(self._reader) != len(self.starts):
             raise DecodingError(f"expected {len(self.starts)} frames, decord counts {len(self._reader)}")
-        deadline.check()
 
     def _open(self, **scaling: int) -> Any:
         import decord
@@ -97,7 +97,7 @@ class DecordFrames:
             frames: Frames = reader.get_batch(indices).asnumpy()
         except self._errors as error:
             raise DecodingError(reason_of(error)) from error
-        return frames if scaling or size is None else resized(frames, size)
+        return frames
 
 
 class AvFrames:
@@ -109,8 +109,8 @@ class AvFrames:
 
     verifies: ClassVar[bool] = True
 
-    def __init__(self, path: Path, track: VideoTrack, deadline: Deadline) -> None:
-        self._path, self._track, self._deadline, self.tick = path, track, deadline, track.tick
+    def __init__(self, path: Path, track: VideoTrack) -> None:
+        self._path, self._track, self.tick = path, track, track.tick
         self._numbering = self._numbered()
         if len(self._numbering.ticks) == 0:
             raise DecodingError("no frame can be decoded")
@@ -131,20 +131,20 @@ class AvFrames:
 
         Packets before number `entry` may be left out.
         """
-        with open_container(self._path, DecodingError, self._deadline) as container:
+        with open_container(self._path, DecodingError) as container:
             stream = video_streams(container)[0]
             codec = stream.codec_context
             codec.thread_count, codec.options = 1, {"max_pixels": str(MOST_PIXELS)}
             packets = self._from(container, stream, entry) if entry >= FAR and self._track.is_indexed else None
             if packets is None:
-                packets = enumerate(full_packets(container.demux(stream), self._deadline))
+                packets = enumerate(full_packets(container.demux(stream)))
             yield itertools.chain(packets, [(len(self._track.times), None)]), codec
 
     def _from(self, container: Any, stream: Any, entry: int) -> Iterator[tuple[int, Any]] | None:
         """The packets from `entry` or before it on; `None`, and back at the start, where seeking misleads."""
         times = self._track.times
         container.seek(int(times[entry]), stream=stream)
-        packets = full_packets(container.demux(stream), self._deadline)
+        packets = full_packets(container.demux(stream))
         first = next(packets, None)
         numbers = [] if first is None else np.flatnonzero(times == first.pts).tolist()
         if len(numbers) == 1 and numbers[0] <= entry:
@@ -180,9 +180,9 @@ class AvFrames:
         raise DecodingError(f"expected {len(numbering.ticks)} frames, got {index}")
 
     def read(self, indices: NDArray[np.int64], size: Size | None = None) -> Frames:
-        if size is not None and not _scales_itself(self.size, self._stored, size):
-            return resized(self.read(indices), size)
-        converter = _Converter(size or self._stored, upside_down=self._turns == 2)
+        if size is None or not _scales_itself(self.size, self._stored, size):
+            size = self._stored
+        converter = _Converter(size, upside_down=self._turns == 2)
         wanted = sorted(set(indices.tolist()))
         pixels = dict(zip(wanted, map(converter.convert, self._frames(wanted)), strict=True))
         frames = np.stack([pixels[index] for index in indices.tolist()])  # (N, H, W, 3)
@@ -289,5 +289,5 @@ class _Converter:
         return graph
 
 
-Open = Callable[[Path, VideoTrack, Deadline], FrameReader]
+Open = Callable[[Path, VideoTrack], FrameReader]
 FRAME_READERS: dict[Reader, tuple[Open, ...]] = {"decord": (DecordFrames,), "av": (AvFrames, CountedAvFrames)}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from emorec.media.mixing import mono_of
 from emorec.media.signal import Waveform
-from emorec.media.source import Deadline, MediaError, read_head
+from emorec.media.source import MediaError, read_head
 from emorec.media.tracks import HIGHEST_RATE, decode_track, sample_at, too_long
 
 EXACT = frozenset({"PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"})  # libsndfile's names of samples
@@ -25,16 +25,13 @@ CHUNKS = 1000  # of a WAV file that are read until its samples
 BLOCK = 1 << 22  # samples of all channels that are read at once; a header may state more than memory holds
 
 
-def decode_sound(
-    path: Path, start: float | None, end: float | None, maximum_seconds: float, deadline: Deadline
-) -> tuple[Waveform, int]:
+def decode_sound(path: Path, start: float | None, end: float | None, maximum_seconds: float) -> tuple[Waveform, int]:
     """The sound of a file from `start` to `end` (seconds; `None` for its own): mono (samples,), and its rate in Hz.
 
     The format is detected from the file's content.
 
     Raises:
         MediaError: the sound is not decodable, truncated, or longer than `maximum_seconds`.
-        SlowMediaError: the deadline has passed.
     """
     head, decoded = read_head(path), None
     is_wav = head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE"
@@ -44,7 +41,7 @@ def decode_sound(
         _refuse_truncated(path, 8 + int.from_bytes(head[4:8], "little"))
     if is_wav or head[:4] == b"fLaC":
         decoded = _decode_sound_file(path, start, end, maximum_seconds)
-    return decoded or decode_track(path, start, end, maximum_seconds, deadline)
+    return decoded or decode_track(path, start, end, maximum_seconds)
 
 
 def _refuse_truncated(path: Path, stated: int) -> None:

@@ -2,23 +2,23 @@
 
 import os
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal
 
 from emorec.errors import UserError, first_line
 from emorec.media.augmentation import Augmentation
 from emorec.storage.digests import digest_of
 from emorec.storage.regular_files import open_regular, require_regular
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from emorec.media.decoding_process import DecodingProcesses
+
 Reader = Literal["decord", "av"]  # of videos
 
 DECODER = 2  # is counted up when a file of sound or video is decoded to something else; features are then made anew
-CLIP_SECONDS = 600.0  # to decode one clip
 MICROSECONDS = 1_000_000  # in a second
 BLOCK = 1 << 18  # bytes that FFmpeg reads at once
 # FFmpeg's names of formats that hold their media. Playlists and scripts (hls, concat, dash, sdp, …) name other files.
@@ -39,8 +39,8 @@ class MediaError(Exception):
     """
 
 
-class SlowMediaError(MediaError):
-    """A source takes too long to decode: on another day it may not."""
+class UnfinishedDecodingError(MediaError):
+    """Decoding a source takes too long or too much memory, or crashes: on another day it may not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Source:
         prompt: template around the text.
         context: earlier turns read with the text, oldest first.
         view: number of the augmented view; 0 for the source as it is.
-        seconds: to decode it; does not count in its key.
+        processes: which decode it, `None` for those that are shared; they do not count in its key.
     """
 
     modality: str
@@ -69,7 +69,7 @@ class Source:
     prompt: str | None = None
     context: tuple[str, ...] = ()
     view: int = 0
-    seconds: float = CLIP_SECONDS
+    processes: "DecodingProcesses | None" = field(default=None, compare=False, repr=False)
 
     @property
     def segment(self) -> tuple[float | None, float | None]:
@@ -82,7 +82,7 @@ class Source:
         Raises:
             OSError: the file is missing or cannot be read.
         """
-        identity = {name: value for name, value in vars(self).items() if name not in ("path", "seconds")}
+        identity = {name: value for name, value in vars(self).items() if name not in ("path", "processes")}
         identity["content"] = None
         if self.path is not None:
             require_regular(self.path)
@@ -148,48 +148,18 @@ def read_head(path: Path) -> bytes:
     return head
 
 
-class Deadline:
-    """The time by which a clip has to be decoded.
-
-    Args:
-        seconds: from now.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._end = seconds, time.monotonic() + seconds
-
-    def check(self) -> None:
-        """Is called in each loop of a decoder.
-
-        Raises:
-            SlowMediaError: the time has passed.
-        """
-        if time.monotonic() > self._end:
-            raise SlowMediaError(
-                f"expected it to be decoded within {self._seconds:g} s (extraction.clip_seconds), it takes longer"
-            )
-
-    def watched(self, items: Iterator[T]) -> Iterator[T]:
-        """The same items; looks at the time before each of them."""
-        for item in items:
-            self.check()
-            yield item
-
-
 class _File:
-    """What FFmpeg reads of an open file: as many bytes as it has now, until the deadline."""
+    """What FFmpeg reads of an open file: as many bytes as it has now."""
 
-    def __init__(self, stream: BinaryIO, path: Path, deadline: Deadline) -> None:
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
         self.name = str(path)  # its suffix helps FFmpeg to guess the format
-        self._stream, self._deadline = stream, deadline
+        self._stream = stream
         self._size = os.fstat(stream.fileno()).st_size
 
     def read(self, size: int) -> bytes:
-        self._deadline.check()
         return self._stream.read(max(0, min(size, self._size - self._stream.tell())))
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._deadline.check()
         if whence == os.SEEK_END:
             return self._stream.seek(self._size + offset)
         return self._stream.seek(offset, whence)
@@ -210,24 +180,25 @@ def _ffmpeg_errors(failure: Callable[[str], Exception]) -> Iterator[None]:
 
     try:
         yield
+    except av.error.MemoryError:
+        raise
     except av.FFmpegError as error:
         raise failure(reason_of(error)) from error
 
 
 @contextmanager
-def open_container(path: Path, failure: Callable[[str], Exception], deadline: Deadline | None = None) -> Iterator[Any]:
+def open_container(path: Path, failure: Callable[[str], Exception]) -> Iterator[Any]:
     """Opens a file with PyAV; errors of FFmpeg within the block are raised as `failure(reason)`.
 
     FFmpeg gets the open file and nothing else: it can open no other file and no URL, whatever the file names.
 
     Raises:
-        SlowMediaError: FFmpeg reads after the deadline.
         OSError: the file is missing, may not be read, or is not a regular file.
     """
     import av
 
     with open_regular(path) as stream, _ffmpeg_errors(failure):
-        file = _File(stream, path, deadline or Deadline(CLIP_SECONDS))
+        file = _File(stream, path)
         try:
             container = av.open(
                 file, container_options=FORMAT_OPTIONS, metadata_errors="replace", buffer_size=BLOCK, io_open=_refuse

@@ -19,7 +19,7 @@ import numpy as np
 
 from emorec.media.mixing import NOTHING, Mixer
 from emorec.media.signal import Waveform
-from emorec.media.source import Deadline, MediaError, clock_start, open_container, reason_of
+from emorec.media.source import MediaError, clock_start, open_container, reason_of
 
 HIGHEST_RATE = 768_000  # Hz
 LATEST = 1e9  # seconds into a file; a later time is as good as this one, and its sample has too many digits
@@ -54,22 +54,18 @@ def undecodable(reason: str) -> MediaError:
     return MediaError(f"the sound track is not decodable: {reason}")
 
 
-def decode_track(
-    path: Path, start: float | None, end: float | None, maximum_seconds: float, deadline: Deadline
-) -> tuple[Waveform, int]:
+def decode_track(path: Path, start: float | None, end: float | None, maximum_seconds: float) -> tuple[Waveform, int]:
     """The sound of a file from `start` to `end` (seconds): mono (samples,), and its rate in Hz.
 
     Raises:
         MediaError: the sound is not decodable, truncated, or longer than `maximum_seconds`.
-        SlowMediaError: the deadline has passed.
     """
     for may_skip in (True, False):
-        with open_container(path, undecodable, deadline) as container:
+        with open_container(path, undecodable) as container:
             track = Track.of(path, container)
             first, last = sample_at(start, track.rate, 0), sample_at(end, track.rate, sys.maxsize)
             placed = _placed(track, first - round(PREROLL_SECONDS * track.rate) if may_skip else 0)
             if placed is not None:
-                placed = deadline.watched(placed)
                 return _collected(track, placed, Segment(first, last), maximum_seconds), track.rate
     raise AssertionError("nothing was skipped")
 

@@ -1,6 +1,7 @@
 """Frames of a video, all of one size."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -8,11 +9,12 @@ from annotated_types import Ge, Le
 
 from emorec.annotations import Pattern, PositiveCount
 from emorec.media.augmentation import VideoAugmentation, generator_of
+from emorec.media.decoding_process import SHARED
 from emorec.media.faces import NO_FACES, FaceMisses, face_identity, find_face
-from emorec.media.frames import FRAME_READERS, DecodingError, FrameReader
+from emorec.media.frames import Size
 from emorec.media.resizing import Frames, resized
-from emorec.media.source import Deadline, MediaError, MediaSettings, Reader, Source, read_head
-from emorec.media.video_track import read_track
+from emorec.media.sampling import scaled_size, shown_columns
+from emorec.media.source import MediaSettings, Reader, Source
 
 DEFAULT_READER: Reader = "av"
 
@@ -63,52 +65,47 @@ def read_video(
         OSError: the file is missing or may not be read.
         UserError: the face detector cannot be used.
     """
-    path = source.path
-    assert path is not None
-    read_head(path)
-    frames = _decoded(source, settings, reader, missed)
+    assert source.path is not None
+    frames = _decoded(source, settings, reader or DEFAULT_READER, missed)
     if source.view == 0 or settings.augmentation is None:
         return frames
-    return settings.augmentation.vary(frames, generator_of(source.view, path, source.segment))
+    return settings.augmentation.vary(frames, generator_of(source.view, source.path, source.segment))
 
 
-def _decoded(source: Source, settings: VideoSettings, reader: Reader | None, missed: FaceMisses | None) -> Frames:
+def _decoded(source: Source, settings: VideoSettings, reader: Reader, missed: FaceMisses | None) -> Frames:
     assert source.path is not None
-    deadline = Deadline(source.seconds)
-    track = read_track(source.path, deadline)
-    reason = ""
-    for opened in FRAME_READERS[reader or DEFAULT_READER]:
-        try:
-            return _cut(opened(source.path, track, deadline), source, settings, missed)
-        except DecodingError as error:
-            reason = str(error)
-    raise MediaError(f"the video is not decodable: {reason}")
-
-
-def _cut(video: FrameReader, source: Source, settings: VideoSettings, missed: FaceMisses | None) -> Frames:
-    starts, half = video.starts, video.tick / 2  # the ends of a segment are rounded to ticks, as by FFmpeg
-    first = 0 if source.start is None else int(np.searchsorted(starts, source.start - half))
-    last = len(starts) if source.end is None else int(np.searchsorted(starts, source.end - half))
-    if last <= first:
-        raise MediaError(f"the video has no frame between {source.start} and {source.end} s")
-    # (N,), at the middle of N equal stretches
-    indices = first + ((np.arange(settings.frames) + 0.5) * (last - first) / settings.frames).astype(np.int64)
-    height, width = video.size
-    halves: dict[str | None, tuple[int, int]] = {"left": (0, width // 2), "right": (width // 2, width)}
-    left, right = halves.get(source.crop, (0, width))  # the first column that is shown, and the one after the last
+    decode = partial(
+        (source.processes or SHARED).frames,
+        source.path,
+        start=source.start,
+        end=source.end,
+        count=settings.frames,
+        crop=source.crop,
+        reader=reader,
+    )
     if settings.cuts_faces:
-        whole = video.read(indices)[:, :, left:right]  # (N, H, W, 3)
+        whole, (_, width) = decode(size=None)
+        left, right = shown_columns(width, source.crop)
+        whole = whole[:, :, left:right]  # (N, H, W, 3)
         square = find_face(whole, str(settings.faces), settings.face_margin, f"{settings.where}.faces")
         if square is not None:
             top, start, side = square
             return resized(whole[:, top : top + side, start : start + side], (settings.size, settings.size))
         if missed is not None:
             missed.add()
-    scale = settings.size / min(height, right - left)
-    target = max(settings.size, round(height * scale)), max(settings.size, round(width * scale))  # height, width
-    frames = video.read(indices, target)
+    frames, shown = decode(size=settings.size)
+    return _middle(frames, shown, source.crop, settings.size)
+
+
+def _middle(frames: Frames, shown: Size, crop: str | None, size: int) -> Frames:
+    """Scales frames that the decoder has not scaled, and cuts a square out of the middle of what is shown."""
+    target = scaled_size(shown, crop, size)
+    if frames.shape[1:3] != target:
+        frames = resized(frames, target)
+    left, right = shown_columns(shown[1], crop)
+    scale = size / min(shown[0], right - left)
     start = round(left * scale)
-    end = min(frames.shape[2], max(start + settings.size, round(right * scale)))
-    frames = frames[:, :, end - max(settings.size, end - start) : end]
-    top, left = ((length - settings.size) // 2 for length in frames.shape[1:3])
-    return np.ascontiguousarray(frames[:, top : top + settings.size, left : left + settings.size])
+    end = min(frames.shape[2], max(start + size, round(right * scale)))
+    frames = frames[:, :, end - max(size, end - start) : end]
+    top, left = ((length - size) // 2 for length in frames.shape[1:3])
+    return np.ascontiguousarray(frames[:, top : top + size, left : left + size])

@@ -1,15 +1,15 @@
 """What the header and the packets of a video track say about its frames, without decoding them."""
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emorec.media.source import MICROSECONDS, Deadline, MediaError, clock_start, open_container
+from emorec.media.source import MICROSECONDS, MediaError, clock_start, open_container
 from emorec.storage.regular_files import open_regular
 
 MOST_PIXELS = 1 << 26  # of a frame: 8192 by 8192
@@ -122,17 +122,13 @@ class VideoTrack:
         return next((reason for reason, holds in doubts.items() if holds), "")
 
 
-_lock = threading.Lock()
-_tracks: dict[tuple[str | int, ...], VideoTrack] = {}
-
-
 def stated_seconds(path: Path) -> float:
     """The length of a file by its header; 0 if it states none."""
     with open_container(path, _undecodable) as container:
         return _seconds(container)
 
 
-def read_track(path: Path, deadline: Deadline) -> VideoTrack:
+def read_track(path: Path) -> VideoTrack:
     """Reads the header and the packets of a file, once for all segments that are read one after another.
 
     Raises:
@@ -140,20 +136,12 @@ def read_track(path: Path, deadline: Deadline) -> VideoTrack:
         OSError: the file is missing or may not be read.
     """
     status = path.stat()
-    identity = (str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-    with _lock:
-        track = _tracks.get(identity)
-    if track is None:
-        track = _read_track(path, deadline)
-        with _lock:
-            _tracks[identity] = track
-            if len(_tracks) > KEPT:
-                del _tracks[next(iter(_tracks))]
-    return track
+    return _read_track(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
-def _read_track(path: Path, deadline: Deadline) -> VideoTrack:
-    with open_container(path, _undecodable, deadline) as container:
+@lru_cache(maxsize=KEPT)
+def _read_track(path: Path, *_: int) -> VideoTrack:
+    with open_container(path, _undecodable) as container:
         stream = _video_stream(container)
         codec = stream.codec_context
         name, kind = _format(container), str(codec.codec.canonical_name)
@@ -162,7 +150,7 @@ def _read_track(path: Path, deadline: Deadline) -> VideoTrack:
         times: list[int | None] = []
         flags: list[tuple[bool, bool, bool]] = []  # shown, key, start
         end, is_cut, has_times, has_b = 0.0, False, True, False
-        for packet in full_packets(container.demux(), deadline):
+        for packet in full_packets(container.demux()):
             time = packet.dts if packet.pts is None else packet.pts
             if time is not None:
                 end = max(end, (time + (packet.duration or 0)) * ticks[packet.stream_index])
@@ -195,9 +183,9 @@ def _read_track(path: Path, deadline: Deadline) -> VideoTrack:
         )
 
 
-def full_packets(packets: Iterable[Any], deadline: Deadline) -> Iterator[Any]:
+def full_packets(packets: Iterable[Any]) -> Iterator[Any]:
     """Leaves out the empty packets that stand for frames that were dropped, and those that end the tracks."""
-    return (packet for packet in deadline.watched(iter(packets)) if packet.size)
+    return (packet for packet in packets if packet.size)
 
 
 def _undecodable(reason: str) -> MediaError:

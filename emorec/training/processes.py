@@ -26,10 +26,10 @@ from emorec.config.composition import Composed
 from emorec.config.locations import PACKAGE
 from emorec.config.schema import TrainConfig
 from emorec.errors import first_line
+from emorec.machine import ONE_THREAD
 
 Start = Literal["auto", "fork", "spawn"]
 SAFE_PATH = "PYTHONSAFEPATH"  # as `-P`: Python imports nothing from its working directory
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 WATCH_SECONDS = 0.5  # between two looks at a parent process
 STARTS = 4  # attempts to fork a process
 

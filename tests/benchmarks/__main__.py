@@ -11,7 +11,7 @@ from pathlib import Path
 
 os.environ["EMOREC_TRUST"] = "tests.benchmarks"
 
-from tests.benchmarks import extraction, features, finetuning, memory, sound, startup, training
+from tests.benchmarks import decoding, extraction, features, finetuning, memory, sound, startup, training
 from tests.benchmarks.figure import Figure, machine, write
 
 
@@ -26,6 +26,7 @@ def main(names: list[str]) -> int:
         "dropout_vs_torch": training.dropout,
         "feature_gather_vs_memcpy": lambda: features.gather(root / "gather"),
         "extraction_vs_forward": lambda: extraction.extraction(root / "extraction"),
+        "decoding_process_vs_here": lambda: decoding.decoding_process(root / "decoding"),
         "segment_vs_whole_track": lambda: sound.segment_of_a_track(root / "sound"),
         "cut_vs_whole": lambda: finetuning.cut(root / "cut"),
         "finetune_vs_raw_loop": lambda: finetuning.finetuning(root),

@@ -24,6 +24,7 @@ from emorec.storage.digests import FileDigests
 from tests.benchmarks.extraction import SmallWav2Vec2
 from tests.conftest import tone
 from tests.media.clips import numbered, write_clip
+from tests.media.damaged_decoder import damage_decoders
 
 Sources = dict[str, Source | None]
 
@@ -171,10 +172,23 @@ def test_a_clip_that_takes_too_long_is_named_and_tried_again(tmp_path: Path) -> 
     encoder: Any = FrameStatistics(media=VideoSettings(frames=2, size=32), grid=2)
     store, report = run(tmp_path / "cache", sources, encoder, clip_seconds=1e-9)
     assert set(report.bad) == {"one", "same"}
-    assert "within 1e-09 s (extraction.clip_seconds)" in report.bad["one"]
+    assert "longer than 1e-09 seconds (extraction.clip_seconds)" in report.bad["one"]
     assert not store.reader([report.keys[name] for name in sources], FeaturesConfig()).present.any()
     _, again = run(tmp_path / "cache", sources, encoder)
     assert (again.computed, again.bad) == (2, {})
+
+
+def test_a_clip_that_crashes_the_decoder_is_named_and_tried_again(
+    tmp_path: Path, sounds: Sources, write_sound: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = {"bad": Source(modality="audio", path=write_sound("segfault.wav", tone(0.3))), **sounds}
+    with monkeypatch.context() as patch:
+        damage_decoders(tmp_path, patch)
+        store, report = run(tmp_path / "cache", sources)
+    assert report.bad == {"bad": "decoding ended with SIGSEGV"}
+    assert (report.computed, len(store)) == (6, 6)
+    _, again = run(tmp_path / "cache", sources)
+    assert (again.found, again.computed, again.bad) == (6, 1, {})
 
 
 def test_bad_media_are_an_error_with_on_bad_media_fail(tmp_path: Path, with_bad: Sources) -> None:

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from emorec.media.frames import AvFrames, DecordFrames
-from emorec.media.source import Deadline, MediaError, Source
+from emorec.media.sampling import decode_frames
+from emorec.media.source import MediaError, Source
 from emorec.media.video import VideoSettings, read_video
 from emorec.media.video_track import read_track
 from tests.conftest import tone
@@ -64,9 +65,9 @@ def test_both_readers_give_the_same_pixels(name: str, segment: dict[str, float],
 @pytest.mark.parametrize("name", CLIPS)
 def test_both_readers_agree_on_when_each_frame_is_shown(name: str, tmp_path: Path) -> None:
     path = CLIPS[name](tmp_path)
-    track, deadline = read_track(path, Deadline(60)), Deadline(60)
+    track = read_track(path)
     assert track.doubt_about_decord() == ""
-    one, other = DecordFrames(path, track, deadline), AvFrames(path, track, deadline)
+    one, other = DecordFrames(path, track), AvFrames(path, track)
     assert one.size == other.size
     np.testing.assert_array_equal(one.starts, other.starts)
     assert len(one.starts) == (1 if name == "one frame" else 24)
@@ -109,7 +110,8 @@ def test_an_avi_that_states_no_times_is_read_in_the_order_of_its_frames(tmp_path
 
 def test_pyav_reads_where_decord_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = CLIPS["h264"](tmp_path)
-    expected = read(path, "decord")
+    options: Any = {"start": None, "end": None, "count": 6, "size": 80, "crop": None}
+    expected, _ = decode_frames(path, reader="decord", **options)
     imported = builtins.__import__
 
     def refuse(name: str, *arguments: Any, **options: Any) -> Any:
@@ -118,9 +120,9 @@ def test_pyav_reads_where_decord_is_not_installed(tmp_path: Path, monkeypatch: p
         return imported(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    np.testing.assert_array_equal(read(path), expected)
+    np.testing.assert_array_equal(decode_frames(path, reader="av", **options)[0], expected)
     with pytest.raises(MediaError, match="decord is not installed: no wheel for this machine"):
-        read(path, "decord")
+        decode_frames(path, reader="decord", **options)
 
 
 @pytest.mark.parametrize("reader", [None, *READERS])
@@ -162,7 +164,7 @@ def test_a_last_packet_that_is_cut_off_is_noticed_before_any_is_decoded(tmp_path
     path = index_first(write_clip(tmp_path / "a.mp4", numbered()))
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(MediaError, match=r"truncated: its header states \d+ bytes, it has \d+"):
-        read_track(path, Deadline(60))
+        read_track(path)
 
 
 @pytest.mark.parametrize("reader", [None, *READERS])

@@ -1,9 +1,11 @@
 """What identifies a source, and the clock of a file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from emorec.media.decoding_process import DecodingProcesses
 from emorec.media.source import MediaError, Source, clock_start, open_container
 from tests.conftest import tone
 from tests.media.clips import numbered, write_clip
@@ -13,10 +15,11 @@ def content(_: Path) -> str:
     return "0" * 64
 
 
-def test_a_key_tells_decoders_apart_and_counts_no_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_tells_decoders_apart_and_not_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"0")
-    source, patient = (Source(modality="video", path=path, seconds=seconds) for seconds in (600, 900))
+    source = Source(modality="video", path=path)
+    patient = replace(source, processes=DecodingProcesses(seconds=900))
     words = Source(modality="text", text="words")
     keys = source.key(content), patient.key(content), words.key(content)
     assert keys[0] == keys[1]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import emorec.media.mixing
 from emorec.media.sound import decode_sound
-from emorec.media.source import Deadline, MediaError, SlowMediaError
+from emorec.media.source import MediaError
 from tests.media.clips import boxes_of, numbered
 
 Sound = NDArray[np.float32]
@@ -77,7 +77,7 @@ def write_track(
 
 def decode(path: Path, start: float | None = None, end: float | None = None, maximum_seconds: float = HOUR) -> Sound:
     """The sound of a file at its own rate."""
-    return decode_sound(path, start, end, maximum_seconds, Deadline(600))[0]
+    return decode_sound(path, start, end, maximum_seconds)[0]
 
 
 def error_of(decoded: Sound, expected: Sound) -> float:
@@ -311,12 +311,6 @@ def test_an_edit_list_that_starts_later_leaves_out_what_is_before(tmp_path: Path
     path.write_bytes(content)
     np.testing.assert_allclose(decode(path)[2048:], whole[later + 2048 :], atol=1e-5)
     np.testing.assert_allclose(decode(path, 1.5, 2.5), whole[later:][3 * RATE // 2 : 5 * RATE // 2], atol=1e-5)
-
-
-def test_sound_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
-    path = write_track(tmp_path / "a.m4a", "aac", chirp())
-    with pytest.raises(SlowMediaError, match="within 0 s"):
-        decode_sound(path, None, None, HOUR, Deadline(0))
 
 
 def test_tags_in_any_encoding_are_no_error(tmp_path: Path) -> None:

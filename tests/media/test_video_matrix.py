@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from emorec.media import frames as frames_module
 from emorec.media.frames import FRAME_READERS, DecodingError, FrameReader
-from emorec.media.source import Deadline, MediaError, Source, clock_start, open_container
+from emorec.media.source import MediaError, Source, clock_start, open_container
 from emorec.media.video import VideoSettings, read_video
 from emorec.media.video_track import read_track
 from tests.conftest import tone
@@ -49,10 +49,10 @@ CUTS = {"all": slice(None), "every fifth": slice(2, None, 5), "the middle": slic
 
 
 def opened(path: Path) -> FrameReader:
-    track, deadline = read_track(path, Deadline(60)), Deadline(60)
+    track = read_track(path)
     for make in FRAME_READERS["av"]:
         try:
-            video = make(path, track, deadline)
+            video = make(path, track)
             video.read(np.arange(len(video.starts)))
             return video
         except DecodingError:
@@ -132,7 +132,7 @@ def sizes_read(path: Path, monkeypatch: pytest.MonkeyPatch, far: int) -> list[in
     monkeypatch.setattr(frames_module, "FAR", far)
     video, sizes = opened(path), list[int]()
 
-    def counted(packets: Iterable[Any], _: Deadline) -> Iterator[Any]:
+    def counted(packets: Iterable[Any]) -> Iterator[Any]:
         for packet in packets:
             if packet.size:
                 sizes.append(packet.size)

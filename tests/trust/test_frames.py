@@ -7,11 +7,9 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from emorec.media.frames import AvFrames
-from emorec.media.source import Deadline, MediaError, Reader, SlowMediaError, Source, open_container, read_head
+from emorec.media.source import MediaError, Reader, Source, open_container, read_head
 from emorec.media.video import VideoSettings, read_video
 from emorec.media.video_track import read_track
 from tests.media.clips import numbered, numbers_of, write_clip
@@ -54,8 +52,8 @@ def server() -> Iterator[tuple[int, list[str]]]:
         thread.join(5)
 
 
-def read(path: Path, seconds: float = 60) -> list[int]:
-    return numbers_of(read_video(Source(modality="video", path=path, seconds=seconds), SETTINGS))
+def read(path: Path) -> list[int]:
+    return numbers_of(read_video(Source(modality="video", path=path), SETTINGS))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".m3u8", ".mpd", ".sdp", ".ffconcat"])
@@ -109,7 +107,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
             lambda path=path: read_head(path),
             lambda source=source: read_video(source, SETTINGS),
             lambda source=source: source.key(lambda _: "0"),
-            lambda path=path: read_track(path, Deadline(60)),
+            lambda path=path: read_track(path),
         ):
             with pytest.raises(OSError, match=f"expected a regular file, got {kind}"):
                 use()
@@ -126,21 +124,6 @@ def test_a_file_that_grows_is_read_up_to_the_size_it_had(tmp_path: Path) -> None
             with path.open("ab") as stream:
                 stream.write(content * 4)
     assert packets == 8
-
-
-def test_a_clip_that_takes_too_long_is_named_with_the_limit(clip: Path) -> None:
-    with pytest.raises(SlowMediaError, match=r"within 1e-09 s \(extraction.clip_seconds\)"):
-        read(clip, seconds=1e-9)
-
-
-def test_the_limit_holds_in_each_loop(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that jumps once the packets are known: decoding stops as well."""
-    deadline = Deadline(60)
-    track = read_track(clip, deadline)
-    video = AvFrames(clip, track, deadline)
-    monkeypatch.setattr("emorec.media.source.time.monotonic", lambda: float("inf"))
-    with pytest.raises(SlowMediaError):
-        video.read(np.array([7]))
 
 
 def test_a_picture_that_claims_to_be_huge_is_refused(clip: Path, tmp_path: Path) -> None:
