@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from emorec.augmentation.mixup import Mixup
 from emorec.config.schema import ModelConfig, TrainConfig
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.datasets.utterance import Task
@@ -66,7 +67,7 @@ def _fusion(config: TrainConfig) -> nn.Module:
 def _trained(encoders: Mapping[str, Encoder], seed: int) -> dict[str, TrainedPart]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        parts = {modality: encoder.trained() for modality, encoder in encoders.items()}
+        parts = {modality: encoder.trained_part() for modality, encoder in encoders.items()}
     return {modality: part for modality, part in parts.items() if part is not None}
 
 
@@ -137,6 +138,7 @@ def build_model(
         metrics=parts.metrics,
         make_optimizer=parts.optimizer,
         make_scheduler=parts.scheduler,
+        mixup=Mixup(settings.mixup) if settings.mixup else None,
     )
 
 
@@ -154,7 +156,8 @@ def fit_statistics(model: EmotionModel, module: UtteranceDataModule) -> None:
     for modality, normalisation in model.normalisation.items():
         assert isinstance(normalisation, Normalisation)
         if normalisation.kind != "none":
-            normalisation.fit(*table.feature_statistics(modality))
+            front = getattr(model.encoder[modality], "front", None) if modality in model.encoder else None
+            normalisation.fit(*table.feature_statistics(modality, front=front))
     if module.task.kind == "regression":
         assert isinstance(model.head, Head)
         model.head.start_at(float(table.target.nanmean()))
