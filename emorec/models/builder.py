@@ -24,6 +24,8 @@ from emorec.models.normalisation import Normalisation
 from emorec.models.optimization import OptimizerFactory, SchedulerFactory, optimization
 from emorec.models.projection import Projection
 
+FRONT_BATCH = 32  # utterances of which statistics are computed at once, where they come from waveforms
+
 
 @dataclass(frozen=True)
 class ModelParts:
@@ -156,8 +158,9 @@ def fit_statistics(model: EmotionModel, module: UtteranceDataModule) -> None:
     for modality, normalisation in model.normalisation.items():
         assert isinstance(normalisation, Normalisation)
         if normalisation.kind != "none":
-            front = getattr(model.encoder[modality], "front", None) if modality in model.encoder else None
-            normalisation.fit(*table.feature_statistics(modality, front=front))
+            front = model.encoder[modality].front if modality in model.encoder else None
+            options = {} if front is None else {"front": front, "batch_size": FRONT_BATCH}
+            normalisation.fit(*table.feature_statistics(modality, **options))
     if module.task.kind == "regression":
         assert isinstance(model.head, Head)
         model.head.start_at(float(table.target.nanmean()))
