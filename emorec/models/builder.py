@@ -24,7 +24,7 @@ from emorec.models.normalisation import Normalisation
 from emorec.models.optimization import OptimizerFactory, SchedulerFactory, optimization
 from emorec.models.projection import Projection
 
-FRONT_BATCH = 32  # utterances of which statistics are computed at once, where they come from waveforms
+STATISTICS_BATCH, FRONT_BATCH = 512, 32  # utterances of which statistics are computed at once, and from waveforms
 
 
 @dataclass(frozen=True)
@@ -154,13 +154,13 @@ def model_for(parts: ModelParts, settings: ModelConfig, module: UtteranceDataMod
 
 def fit_statistics(model: EmotionModel, module: UtteranceDataModule) -> None:
     """Fits what is not learned by gradients to the training split: normalisation, and where regression starts."""
-    table = module.tables["train"]
+    table, encoders = module.tables["train"], dict(model.encoder.items())
     for modality, normalisation in model.normalisation.items():
         assert isinstance(normalisation, Normalisation)
         if normalisation.kind != "none":
-            front = model.encoder[modality].front if modality in model.encoder else None
-            options = {} if front is None else {"front": front, "batch_size": FRONT_BATCH}
-            normalisation.fit(*table.feature_statistics(modality, **options))
+            front: Any = getattr(encoders.get(modality), "front", None)
+            size = STATISTICS_BATCH if front is None else FRONT_BATCH
+            normalisation.fit(*table.feature_statistics(modality, front=front, batch_size=size))
     if module.task.kind == "regression":
         assert isinstance(model.head, Head)
         model.head.start_at(float(table.target.nanmean()))
