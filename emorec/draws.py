@@ -32,7 +32,10 @@ def keys_of(names: Sequence[str]) -> Tensor:
 
 
 def uniform(keys: Tensor, count: int, *, stream: int) -> Tensor:
-    """(N, count) numbers from 0 up to, and without, 1 for keys (N,); other streams give independent numbers."""
+    """(N, count) numbers from 0 up to, and without, 1 for keys (N,); other streams give independent numbers.
+
+    The first numbers do not depend on how many are asked for; so it is with the other functions.
+    """
     columns = torch.arange(count, device=keys.device)
     mixed_keys = mixed(mixed(keys ^ mixed(torch.tensor(stream, device=keys.device)))[:, None] + columns)  # (N, count)
     return _shifted(mixed_keys, 64 - _BITS).to(torch.float32) / (1 << _BITS)
@@ -40,6 +43,28 @@ def uniform(keys: Tensor, count: int, *, stream: int) -> Tensor:
 
 def normal(keys: Tensor, count: int, *, stream: int) -> Tensor:
     """(N, count) numbers of a standard normal distribution for keys (N,); see `uniform`."""
-    halves = uniform(keys, 2 * count, stream=stream)
-    radius = (-2 * (1 - halves[:, :count]).log()).sqrt()
-    return radius * (2 * torch.pi * halves[:, count:]).cos()
+    pairs = uniform(keys, 2 * count, stream=stream)
+    radius = (-2 * (1 - pairs[:, ::2]).log()).sqrt()
+    return radius * (2 * torch.pi * pairs[:, 1::2]).cos()
+
+
+def between(keys: Tensor, interval: tuple[float, float], *, stream: int) -> Tensor:
+    """(N,) numbers from an interval [lowest, highest] for keys (N,); see `uniform`."""
+    lowest, highest = interval
+    return lowest + (highest - lowest) * uniform(keys, 1, stream=stream)[:, 0]
+
+
+def chance(keys: Tensor, probability: float, *, stream: int) -> Tensor:
+    """(N,) true with a probability for keys (N,); see `uniform`."""
+    return uniform(keys, 1, stream=stream)[:, 0] < probability
+
+
+def white_noise(keys: Tensor, count: int, *, stream: int) -> Tensor:
+    """(N, count) white noise of mean 0 and variance 1 for keys (N,), evenly distributed: a quarter of `uniform`'s work.
+
+    Each 64-bit number gives four values.
+    """
+    columns = torch.arange(-(-count // 4), device=keys.device)
+    bits = mixed(mixed(keys ^ mixed(torch.tensor(stream, device=keys.device)))[:, None] + columns)
+    values = bits.view(torch.int16)[:, :count].to(torch.float32) + 0.5  # from -2^15 to 2^15
+    return values * (12**0.5 / (1 << 16))

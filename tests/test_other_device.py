@@ -12,7 +12,8 @@ pytestmark = pytest.mark.slow
 
 
 def test_encoders_models_and_training_work_on_a_device_that_is_not_the_cpu() -> None:
-    checks = [f"tests/{folder}/check_other_device.py" for folder in ("encoders", "datamodules", "models", "training")]
+    folders = ("augmentation", "encoders", "datamodules", "models", "training")
+    checks = [f"tests/{folder}/check_other_device.py" for folder in folders]
     process = subprocess.run(  # a device of torch's is registered for good
         [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", *checks],
         check=False,

@@ -18,9 +18,12 @@ TRAINING_KEYS, LORA_KEYS = ("train_from", "train_front"), ("lora",)
 # Keys that older runs did not have: they count once they differ from what those runs did.
 ADDED_KEYS: Mapping[tuple[str, ...], Any] = {
     ("model", "selection"): "best",
+    ("model", "mixup"): 0.0,
     ("optimizer", "encoder_lr"): None,
     ("optimizer", "layer_decay"): 1.0,
     ("trainer", "accumulate"): 1,
+    **{("encoder", modality, "augmentation"): None for modality in ("text", "audio", "video")},
+    ("encoder", "audio", "inputs"): "log_mel",
     **{("encoder", modality, "window"): "padded" for modality in ("text", "audio", "video")},
 }
 

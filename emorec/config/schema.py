@@ -131,6 +131,7 @@ class ModelConfig:
     hidden: PositiveCount
     dropout: Share
     normalisation: Literal["none", "train"]
+    mixup: Annotated[float, Ge(0), Le(100)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

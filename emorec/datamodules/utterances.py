@@ -1,7 +1,8 @@
 """Batches of single utterances, without their dialogues."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -18,6 +19,7 @@ from emorec.features.layers import LayeredReader
 from emorec.features.reader import FeatureReader
 
 Reader = FeatureReader | LayeredReader
+Front = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 EVALUATION_FACTOR = 4  # larger batches for evaluation, which needs less memory without gradients
 
 
@@ -55,7 +57,6 @@ class UtteranceTable:
         self._present = {modality: reader.present[indices] for modality, reader in readers.items()}
         speakers = {name: number for number, name in enumerate(manifest.speakers)}
         dialogues = {name: number for number, name in enumerate(manifest.dialogues)}
-        self._key = keys_of([item.id for item in utterances]) if live else None
         self._id = np.array([item.id for item in utterances], dtype=object)
         self._speaker = torch.tensor([speakers.get(item.speaker or "", -1) for item in utterances])
         self._dialogue = torch.tensor([dialogues.get(item.dialogue or "", -1) for item in utterances])
@@ -88,7 +89,7 @@ class UtteranceTable:
             batch_size: of all batches but the last.
             start: number of batches to skip without reading them.
             draws: (N,) a random number for each utterance, which chooses its view; `None` for no augmented views.
-            epoch_key: of (seed, epoch); `None` for no augmentation of inputs.
+            epoch_key: of (seed, epoch); `None` for no augmentation.
         """
         rows = rows[start * batch_size :]
         columns = (self.target, self._has_target, self._speaker, self._dialogue, self._turn, *self._present.values())
@@ -102,7 +103,7 @@ class UtteranceTable:
             strict=True,
         )
         identifiers = self._id[rows.numpy()]
-        keys = None if self._key is None or epoch_key is None else mixed(self._key[rows] ^ epoch_key)
+        keys = None if epoch_key is None else mixed(self._key[rows] ^ epoch_key)
         for number, (cut, features) in enumerate(zip(cuts, gathered, strict=True)):
             target, has_target, speaker, dialogue, turn, *present = cut
             gathered_of = dict(zip(self.readers, features, strict=True))
@@ -122,6 +123,11 @@ class UtteranceTable:
                 draw=None if keys is None else keys[number * batch_size : (number + 1) * batch_size],
             )
 
+    @cached_property
+    def _key(self) -> Tensor:
+        """(N,) an int64 number of each utterance's id."""
+        return keys_of([item.id for item in self.utterances])
+
     def _view_offset(self, modality: str, rows: Tensor, draws: Tensor | None) -> Tensor | int:
         """Difference between the indices of the drawn views and those of the utterances."""
         views = self._views[modality]
@@ -131,12 +137,19 @@ class UtteranceTable:
         """(C,) number of utterances of each class."""
         return torch.bincount(self.target[self._has_target], minlength=len(self.task.labels))
 
-    def feature_statistics(self, modality: str, *, batch_size: int = 512) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation over all frames of a modality, each (D,), in one pass in float64."""
+    def feature_statistics(
+        self, modality: str, *, batch_size: int = 512, front: Front | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation over all frames of a modality, each (D,), in one pass in float64.
+
+        With a `front`, of what it makes of stored values (B, T, I) and their mask (B, T).
+        """
         reader, count = self.readers[modality], 0
         shift = total = square = torch.zeros(0)
         for indices in torch.split(self._indices, batch_size):
             values, mask = reader.gather(indices)
+            if front is not None:
+                values, mask = front(values.cpu(), mask.cpu())
             frames = values[mask].double()  # (frames, D), on the device of the features
             if len(frames) == 0:
                 continue

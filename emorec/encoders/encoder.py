@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emorec.annotations import Count
+from emorec.augmentation.streams import Augment
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
 from emorec.errors import UserError
@@ -52,6 +53,7 @@ class Encoder(nn.Module, ABC):
             encoder gets batches of equal length only. Valid once the encoder is loaded.
         precision: what `encode` computes in; the features are float32 in any case.
         digests: digests of the files that decide the output; encoders can share them.
+        augmentation: settings of how the inputs of one that trains are augmented; `None` for not at all.
         face_misses: counts the clips without a face; `None` for encoders that read no pictures.
 
     Args:
@@ -72,6 +74,7 @@ class Encoder(nn.Module, ABC):
     media: MediaSettings | None = field(default=None, init=False)
     pads_exactly: bool = field(default=True, init=False)
     precision: str = field(default="float32", init=False)
+    augmentation: Any = field(default=None, init=False)
     digests: FileDigests = field(default_factory=FileDigests, init=False, repr=False)
     face_misses: FaceMisses | None = field(default=None, init=False, repr=False)
 
@@ -113,6 +116,25 @@ class Encoder(nn.Module, ABC):
             UserError: the arguments do not fit the network.
         """
         return None
+
+    def front(self) -> nn.Module | None:
+        """What turns stored inputs into those of the trained part; `None` where they are the same."""
+        return None
+
+    def augment(self) -> Augment | None:
+        """How the inputs of the trained part are augmented in training.
+
+        Raises:
+            UserError: the settings do not fit the inputs.
+        """
+        return None
+
+    def trained_part(self) -> "TrainedPart | None":
+        """As `trained`, with what comes before it in the model."""
+        part = self.trained()
+        if part is not None:
+            part.front, part.augment = self.front(), self.augment()
+        return part
 
     def check_views(self) -> None:
         """Raises a `UserError` where augmented views are asked for and there is nothing to augment."""

@@ -65,6 +65,12 @@ class HuggingFaceEncoder(Encoder):
             raise UserError(f"expected {self.where}.layer to be a list of different layers, got {self.layer!r}")
         if self.mode == "frozen" and self.train_from:
             raise UserError(f"expected {self.where}.train_from=0 with training=frozen, got {self.train_from}")
+        if self.augmentation is not None and (self.mode == "frozen" or self.train_from):
+            inputs = "features" if self.mode == "frozen" else f"the states of layer {self.train_from}"
+            raise UserError(
+                f"expected {self.where}.augmentation=null where {inputs} are stored, or training=full or lora with "
+                f"train_from=0, got training={self.mode}"
+            )
         if self.mode != "frozen" and self.views:
             raise UserError(f"expected {self.where}.views=0 with training={self.mode}, got {self.views}")
         self._backbone: Any = None

@@ -5,20 +5,22 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from annotated_types import Ge
 from numpy.typing import NDArray
 from torch import Tensor
 
+from emorec.augmentation.sound import SoundAugmentation
+from emorec.augmentation.streams import Augment
 from emorec.encoders.below_cut import as_rows
 from emorec.encoders.checkpoint import read_settings
 from emorec.encoders.encoder import Inputs
 from emorec.encoders.huggingface import HuggingFaceEncoder
 from emorec.encoders.layer_stack import LayerStack
 from emorec.encoders.speech import speech_network
-from emorec.encoders.speech_part import FULL_SCALE, TAIL, WaveformPart, WhisperPart
+from emorec.encoders.speech_part import TAIL, WaveformPart, WhisperPart
 from emorec.encoders.trained import windows
+from emorec.encoders.waveform import sixteen_bit
 from emorec.media.audio import AudioSettings, read_audio
 from emorec.media.signal import Waveform
 from emorec.media.source import MediaError, Source
@@ -35,6 +37,7 @@ class HuggingFaceAudio(HuggingFaceEncoder):
     Args:
         media: how sound is read.
         max_seconds: the longest window; Whisper takes up to 30.
+        augmentation: of the waveform, or of Whisper's spectrogram, where all layers train.
         window: whether Whisper reads 30 s, "padded" with silence as in its training, or each "clip" at its own length.
     """
 
@@ -45,6 +48,7 @@ class HuggingFaceAudio(HuggingFaceEncoder):
     pooling: Literal["none", "mean"] = "mean"
     max_seconds: Annotated[float, Ge(0.5)] = 30.0
     window: Literal["padded", "clip"] = "padded"
+    augmentation: SoundAugmentation | None = None
 
     @property
     def processor(self) -> dict[str, Any]:
@@ -96,6 +100,12 @@ class HuggingFaceAudio(HuggingFaceEncoder):
             **options,
         )
 
+    def augment(self) -> Augment | None:
+        if self.augmentation is None:
+            return None
+        inputs: Literal["waveform", "spectrogram"] = "spectrogram" if self.is_whisper else "waveform"
+        return self.augmentation.of(inputs, rate=self.media.sample_rate, where=f"{self.where}.augmentation")
+
     @cached_property
     def is_whisper(self) -> bool:
         """Whether the network reads log mel bands."""
@@ -120,7 +130,7 @@ class HuggingFaceAudio(HuggingFaceEncoder):
     def decoded(self, source: Source) -> NDArray[Any]:
         waveform = self.read(source)
         if not self.is_whisper:
-            return as_rows(np.clip(np.rint(waveform * FULL_SCALE), -FULL_SCALE, FULL_SCALE), np.int16)
+            return sixteen_bit(waveform)
         pieces = [
             self._backbone.prepared(waveform[start:end])[
                 :, : -(-(end - start) // self._backbone.extractor.hop_length) + TAIL

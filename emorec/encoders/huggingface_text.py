@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emorec.annotations import Count, PositiveCount
+from emorec.augmentation.streams import Augment
+from emorec.augmentation.tokens import TokenAugmentation
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
 from emorec.encoders.below_cut import as_rows
@@ -43,6 +46,7 @@ class HuggingFaceText(HuggingFaceEncoder):
         max_length: longer texts are cut; with context turns the oldest tokens are cut off.
         context_turns: number of earlier turns of the dialogue that are read before the text.
         template: format of a turn, with {speaker} and {text}; used with context turns.
+        augmentation: of the tokens, where all layers train.
     """
 
     modality: ClassVar[str] = "text"
@@ -52,6 +56,7 @@ class HuggingFaceText(HuggingFaceEncoder):
     max_length: PositiveCount = 128
     context_turns: Count = 0
     template: str = "{speaker}: {text}"
+    augmentation: TokenAugmentation | None = None
 
     @property
     def processor(self) -> dict[str, Any]:
@@ -88,6 +93,15 @@ class HuggingFaceText(HuggingFaceEncoder):
 
     def _part(self, loaded: Any, stack: LayerStack, **options: Any) -> TextPart:
         return TextPart(stack=stack, padding=self._tokenizer.pad_token_id, **options)
+
+    def augment(self) -> Augment | None:
+        if self.augmentation is None:
+            return None
+        self.load()
+        tokenizer = self._tokenizer
+        hidden = (tokenizer.mask_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id)
+        replacement = next(token for token in hidden if token is not None)
+        return partial(self.augmentation.vary, replacement=replacement, kept=tuple(tokenizer.all_special_ids))
 
     decoded_dtype = "int32"
     decoded_width = 1

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from emorec.augmentation.frames import FrameAugmentation
+from emorec.augmentation.streams import Augment
 from emorec.encoders.below_cut import as_rows
 from emorec.encoders.checkpoint import read_settings
 from emorec.encoders.encoder import Inputs
@@ -36,6 +38,7 @@ class HuggingFaceVideo(HuggingFaceEncoder):
         summary: the vector of a time step: "cls" the class token (of CLIP's last layer normalised, as CLIP uses it),
             "mean" the mean over patches. EfficientNet and networks that read clips have the mean only.
         media: how pictures are read; `size`, and for clips `frames`, must be those of the model.
+        augmentation: of the frames, where all layers train.
     """
 
     modality: ClassVar[str] = "video"
@@ -44,6 +47,7 @@ class HuggingFaceVideo(HuggingFaceEncoder):
     media: VideoSettings = field(default_factory=VideoSettings)
     pooling: Literal["none", "mean"] = "mean"
     summary: Literal["cls", "mean"] = "mean"
+    augmentation: FrameAugmentation | None = None
     face_misses: FaceMisses = field(default_factory=FaceMisses, init=False, repr=False)
 
     @property
@@ -91,6 +95,9 @@ class HuggingFaceVideo(HuggingFaceEncoder):
         part = ConvolutionPart(network, size=self.media.size, pooling=self.pooling, **buffers)
         part.rate = FULL_RATE
         return part
+
+    def augment(self) -> Augment | None:
+        return None if self.augmentation is None else self.augmentation.vary
 
     @cached_property
     def _kind(self) -> PictureNetwork:

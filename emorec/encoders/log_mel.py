@@ -61,8 +61,13 @@ class LogMel(FrameEncoder):
     def frame_dim(self) -> int:
         return self.bands
 
+    @property
+    def frame_samples(self) -> dict[str, int]:
+        """`window` and `hop` in samples."""
+        return {"window": self._window, "hop": self._hop}
+
     def settings(self) -> dict[str, Any]:
-        processor = {"bands": self.bands, "window": self._window, "hop": self._hop, "floor": FLOOR}
+        processor = {"bands": self.bands, **self.frame_samples, "floor": FLOOR}
         return {"pooling": self.pooling, "processor": processor}
 
     def load(self) -> None:

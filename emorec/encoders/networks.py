@@ -4,14 +4,18 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from emorec.annotations import PositiveCount
+from emorec.augmentation.sound import SoundAugmentation
+from emorec.augmentation.streams import Augment
 from emorec.encoders.encoder import Encoder, Inputs, StoredType, Training
 from emorec.encoders.log_mel import Duration, LogMel
 from emorec.encoders.trained import TrainedPart
+from emorec.encoders.waveform import LogMelFront, Waveform
+from emorec.errors import UserError
 from emorec.media.audio import AudioSettings
 from emorec.media.source import Source
 
@@ -63,6 +67,9 @@ class LogMelNetwork(NetworkEncoder):
         bands: number of mel bands.
         window: seconds of a frame.
         hop: seconds between frames.
+        inputs: what is stored: "log_mel", or "waveform", of which the model computes them, so that sound can be
+            augmented.
+        augmentation: in training; of waveforms where these are stored.
     """
 
     modality: ClassVar[str] = "audio"
@@ -72,7 +79,28 @@ class LogMelNetwork(NetworkEncoder):
     bands: PositiveCount = 64
     window: Duration = 0.025
     hop: Duration = 0.010
+    inputs: Literal["log_mel", "waveform"] = "log_mel"
+    augmentation: SoundAugmentation | None = None
+
+    @cached_property
+    def _log_mel(self) -> LogMel:
+        return LogMel(media=self.media, bands=self.bands, window=self.window, hop=self.hop, dtype=self.dtype)
 
     @cached_property
     def below(self) -> Encoder:
-        return LogMel(media=self.media, bands=self.bands, window=self.window, hop=self.hop, dtype=self.dtype)
+        return self._log_mel if self.inputs == "log_mel" else Waveform(media=self.media)
+
+    def front(self) -> LogMelFront | None:
+        if self.inputs == "log_mel":
+            return None
+        rate = self.media.sample_rate
+        augment = None if self.augmentation is None else self.augmentation.of_waveforms(rate)
+        return LogMelFront(rate=rate, bands=self.bands, augment=augment, **self._log_mel.frame_samples)
+
+    def augment(self) -> Augment | None:
+        if self.augmentation is None:
+            return None
+        if self.inputs == "log_mel" and self.augmentation.waveform is not None:
+            where = f"{self.where}.augmentation.waveform"
+            raise UserError(f"expected {where}=null, or {self.where}.inputs=waveform, got settings and 'log_mel'")
+        return self.augmentation.of_spectrograms()

@@ -18,7 +18,7 @@ class TextPart(PretrainedPart):
 
     def __init__(self, *, padding: int, **options: Any) -> None:
         super().__init__(**options)
-        self.padding = padding
+        self.padding, self.reads_ids = padding, not self.stack.first
 
     def prepared(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         mask = length_mask(lengths, values.shape[1])

@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from emorec.augmentation.streams import Augment
+
 
 def windows(length: int, longest: int) -> list[tuple[int, int]]:
     """The borders [(start, end)] of the fewest equal windows that are no longer than `longest`.
@@ -55,6 +57,8 @@ class TrainedPart(nn.Module, ABC):
 
     Attributes:
         rate: its learning rate by default, as a factor of the optimizer's.
+        front: what the model applies to stored inputs, mask and draws before it standardises them; `None` for nothing.
+        augment: how inputs are augmented in training; `None` for not at all.
 
     Args:
         pooling: over time, see `pool`.
@@ -66,6 +70,7 @@ class TrainedPart(nn.Module, ABC):
     """
 
     rate: float = 1.0
+    reads_ids: bool = False  # whether inputs are names of things, such as token ids, that have no mean
 
     def __init__(
         self,
@@ -79,6 +84,8 @@ class TrainedPart(nn.Module, ABC):
         super().__init__()
         self.pooling, self.shortest, self.longest = pooling, shortest, longest
         self.pads_exactly, self.standardised = pads_exactly, standardised
+        self.front: nn.Module | None = None
+        self.augment: Augment | None = None
         self._register_state_dict_hook(_drop_frozen)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_add_frozen)  # type: ignore[no-untyped-call]
 
@@ -110,13 +117,16 @@ class TrainedPart(nn.Module, ABC):
         """How many layers lie between a parameter and the part's output, for rates that decay by layer."""
         return 0
 
-    def forward(self, values: Tensor, mask: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, values: Tensor, mask: Tensor, present: Tensor, draw: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Features (B, T', L · D), zero for missing utterances, and their mask (B, T').
 
         Args:
             values: (B, T, I).
             mask: (B, T) true where there is data, which comes first.
             present: (B,) false where an utterance lacks the modality.
+            draw: (B,) int64 of (seed, epoch, id), from which augmentation is drawn in training; `None` for none.
         """
         rows = present.nonzero()[:, 0]
         if len(rows) == 0:
@@ -124,7 +134,10 @@ class TrainedPart(nn.Module, ABC):
                 (p.sum() * 0 for p in self.parameters() if p.requires_grad), torch.zeros((), device=mask.device)
             )
             return nothing.expand(len(present), 1, self.dim), mask[:, :1] & present[:, None]
-        frames, counts = self._in_windows(values[rows], mask[rows].sum(1))
+        inputs, lengths = values[rows], mask[rows].sum(1)
+        if self.training and self.augment is not None and draw is not None:
+            inputs, lengths = self.augment(inputs, lengths, draw[rows])
+        frames, counts = self._in_windows(inputs, lengths)
         frames = frames[:, : int(counts.max())]
         pooled, pooled_mask = pool(frames.float(), length_mask(counts, frames.shape[1]), self.pooling)
         if self.pooling == "mean_std" and self.layer_count > 1:  # each layer's mean and deviation side by side

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from emorec.augmentation.mixup import Mixup
 from emorec.config.schema import ModelConfig, TrainConfig
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.datasets.utterance import Task
@@ -22,6 +23,8 @@ from emorec.models.layer_sum import LayerSum
 from emorec.models.normalisation import Normalisation
 from emorec.models.optimization import OptimizerFactory, SchedulerFactory, optimization
 from emorec.models.projection import Projection
+
+STATISTICS_BATCH, FRONT_BATCH = 512, 32  # utterances of which statistics are computed at once, and from waveforms
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def _fusion(config: TrainConfig) -> nn.Module:
 def _trained(encoders: Mapping[str, Encoder], seed: int) -> dict[str, TrainedPart]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        parts = {modality: encoder.trained() for modality, encoder in encoders.items()}
+        parts = {modality: encoder.trained_part() for modality, encoder in encoders.items()}
     return {modality: part for modality, part in parts.items() if part is not None}
 
 
@@ -137,6 +140,7 @@ def build_model(
         metrics=parts.metrics,
         make_optimizer=parts.optimizer,
         make_scheduler=parts.scheduler,
+        mixup=Mixup(settings.mixup) if settings.mixup else None,
     )
 
 
@@ -150,11 +154,13 @@ def model_for(parts: ModelParts, settings: ModelConfig, module: UtteranceDataMod
 
 def fit_statistics(model: EmotionModel, module: UtteranceDataModule) -> None:
     """Fits what is not learned by gradients to the training split: normalisation, and where regression starts."""
-    table = module.tables["train"]
+    table, encoders = module.tables["train"], dict(model.encoder.items())
     for modality, normalisation in model.normalisation.items():
         assert isinstance(normalisation, Normalisation)
         if normalisation.kind != "none":
-            normalisation.fit(*table.feature_statistics(modality))
+            front: Any = getattr(encoders.get(modality), "front", None)
+            size = STATISTICS_BATCH if front is None else FRONT_BATCH
+            normalisation.fit(*table.feature_statistics(modality, front=front, batch_size=size))
     if module.task.kind == "regression":
         assert isinstance(model.head, Head)
         model.head.start_at(float(table.target.nanmean()))

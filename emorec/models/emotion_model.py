@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
+from emorec.augmentation.mixup import Mixing
 from emorec.batch import Batch, ModelOutput
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError
@@ -59,6 +61,7 @@ class EmotionModel(FastModule):
         loss: a `Loss`.
         metrics: {name: metric of logits (N, C), or values (N, 1), and targets (N,)}.
         make_optimizer: model -> optimizer of the parameters that train.
+        mixup: draws (B,) -> how a batch is mixed in training; `None` for not at all.
         make_scheduler: (optimizer, total steps) -> Lightning's `lr_scheduler`; `None` for a constant rate.
     """
 
@@ -76,6 +79,7 @@ class EmotionModel(FastModule):
         metrics: Mapping[str, Metric] | None = None,
         make_optimizer: MakeOptimizer | None = None,
         make_scheduler: MakeScheduler | None = None,
+        mixup: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.task = task
@@ -89,37 +93,51 @@ class EmotionModel(FastModule):
         self.metrics = MetricCollection(dict(metrics or {}))
         self._make_optimizer = make_optimizer
         self._make_scheduler = make_scheduler
+        self.mixup = mixup
         self._train_loss: list[Tensor] = []
         self._validated: list[BatchResult] = []
 
-    def forward(self, batch: Batch) -> ModelOutput:
-        """Logits {task: (B, C)} of a batch."""
-        features, masks = {}, dict(batch.mask)
+    def forward(self, batch: Batch, mixing: Mixing | None = None) -> ModelOutput:
+        """Logits {task: (B, C)} of a batch, or of mixtures of its utterances."""
+        features, masks, present = {}, dict(batch.mask), dict(batch.present)
         for modality, projection in self.projection.items():
             if modality in self.encoder:
-                values, masks[modality] = self._encoded(modality, batch)
+                inputs = self._encoded(modality, batch, mixing)
             else:
                 values = self.normalisation[modality](batch.features[modality].float())
+                inputs = _mixed(mixing, values, batch.mask[modality], batch.present[modality])
+            values, masks[modality], present[modality] = inputs
             if modality in self.layer_sum:
                 values = self.layer_sum[modality](values)
             features[modality] = projection(values)
-        fusion = self.fusion(features, masks, batch.present)
+        fusion = self.fusion(features, masks, present)
         return ModelOutput(logits={self.task.name: self.head(fusion.fused)}, fusion=fusion)
 
-    def _encoded(self, modality: str, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Features (B, T, D) and mask (B, T) of the inputs of an encoder that trains."""
-        values = batch.inputs[modality]
-        if self.encoder[modality].standardised:
+    def _encoded(self, modality: str, batch: Batch, mixing: Mixing | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (B, T, D), mask (B, T) and presence (B,) of the inputs of an encoder that trains."""
+        part: Any = self.encoder[modality]
+        values, mask, present = batch.inputs[modality], batch.mask[modality], batch.present[modality]
+        if part.front is not None:
+            values, mask = part.front(values, mask, batch.draw)
+        if part.standardised:
             values = self.normalisation[modality](values.float())
-        encoded: tuple[Tensor, Tensor] = self.encoder[modality](values, batch.mask[modality], batch.present[modality])
-        return encoded
+        if part.reads_ids:
+            features, mask = part(values, mask, present, batch.draw)
+            return _mixed(mixing, features, mask, present)
+        values, mask, present = _mixed(mixing, values, mask, present)
+        return *part(values, mask, present, batch.draw), present
 
     def _total_loss(self, output: ModelOutput, batch: Batch) -> Tensor:
         own = {f"fusion/{name}": value for name, value in output.fusion.losses.items()}
         return self.loss.total({**self.loss(output, batch), **own})
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self._total_loss(self(batch), batch)
+        if self.mixup is None:
+            loss = self._total_loss(self(batch), batch)
+        else:
+            mixing = self.mixup(batch.draw)
+            output = self(batch, mixing)
+            loss = mixing.loss(partial(self._total_loss, output), batch, self.task.name)
         self._train_loss.append(loss.detach())
         return loss
 
@@ -245,3 +263,7 @@ class EmotionModel(FastModule):
             for name, items in sizes.items()
             if items
         }
+
+
+def _mixed(mixing: Mixing | None, values: Tensor, mask: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return (values, mask, present) if mixing is None else mixing.inputs(values, mask, present)

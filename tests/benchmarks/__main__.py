@@ -11,7 +11,7 @@ from pathlib import Path
 
 os.environ["EMOREC_TRUST"] = "tests.benchmarks"
 
-from tests.benchmarks import decoding, extraction, features, finetuning, memory, sound, startup, training
+from tests.benchmarks import augmentation, decoding, extraction, features, finetuning, memory, sound, startup, training
 from tests.benchmarks.figure import Figure, machine, write
 
 
@@ -24,6 +24,7 @@ def main(names: list[str]) -> int:
     benchmarks: dict[str, Callable[[], Figure | list[Figure]]] = {
         "cached_epoch_vs_raw_loop": lambda: training.cached_epoch(root, rounds=9, epochs=6),
         "dropout_vs_torch": training.dropout,
+        "augmentation": augmentation.augmentation,
         "feature_gather_vs_memcpy": lambda: features.gather(root / "gather"),
         "extraction_vs_forward": lambda: extraction.extraction(root / "extraction"),
         "decoding_process_vs_here": lambda: decoding.decoding_process(root / "decoding"),

@@ -259,3 +259,49 @@ def test_statistics_of_a_modality_that_no_utterance_has_are_refused(make_example
 def test_a_batch_size_below_one_is_refused(make_example: MakeExample, batch_size: int) -> None:
     with pytest.raises(UserError, match=f"expected batch_size of at least 1, got {batch_size}"):
         make_example(batch_size=batch_size)
+
+
+# Draws
+
+
+def drawn(loader: BatchLoader, epoch: int = 0) -> dict[str, int]:
+    """{id: its draw} of an epoch."""
+    loader.sampler.set_epoch(epoch)
+    draws: dict[str, int] = {}
+    for batch in loader:
+        assert batch.draw is not None
+        draws |= zip(batch.id, batch.draw.tolist(), strict=True)
+    return draws
+
+
+def test_draws_are_a_function_of_seed_epoch_and_id_alone(make_example: MakeExample) -> None:
+    expected = drawn(make_example(batch_size=4).module.loader("train", shuffle=True), epoch=3)
+    assert len(set(expected.values())) == 10
+    module = make_example(batch_size=2, missing=()).module
+    assert drawn(module.loader("train", shuffle=True), epoch=3) == expected
+    of_ranks = [drawn(module.loader("train", shuffle=True, shard=(rank, 2)), epoch=3) for rank in range(2)]
+    assert of_ranks[0] | of_ranks[1] == expected
+    resumed = module.loader("train", shuffle=True)
+    resumed.load_state_dict({"epoch": 3, "done": 2})
+    rest = [batch for batch in resumed if batch.draw is not None]
+    assert [draw for batch in rest for draw in batch.draw.tolist()] == [  # type: ignore[union-attr]
+        expected[name] for batch in rest for name in batch.id
+    ]
+    assert len(rest) == 3
+    for other in (
+        drawn(module.loader("train", shuffle=True), epoch=4),
+        drawn(make_example(seed=1).module.loader("train", shuffle=True), epoch=3),
+    ):
+        assert not set(other.values()) & set(expected.values())
+
+
+def test_evaluation_draws_nothing(make_example: MakeExample) -> None:
+    assert all(batch.draw is None for batch in make_example().module.loader("val"))
+
+
+def test_statistics_are_of_what_the_front_makes_of_stored_values(make_example: MakeExample) -> None:
+    example = make_example()
+    table = example.module.tables["train"]
+    mean, deviation = table.feature_statistics("audio")
+    doubled = table.feature_statistics("audio", batch_size=3, front=lambda values, mask: (2 * values, mask))
+    torch.testing.assert_close(doubled, (2 * mean, 2 * deviation))

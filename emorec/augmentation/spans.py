@@ -1,0 +1,15 @@
+"""Spans of time steps or bands."""
+
+import torch
+from torch import Tensor
+
+
+def span_mask(starts: Tensor, widths: Tensor, length: int) -> Tensor:
+    """(…, length) true from `starts` (…) on, for `widths` (…) positions."""
+    positions = torch.arange(length, device=widths.device)
+    return (positions >= starts[..., None]) & (positions < (starts + widths)[..., None])
+
+
+def valid_mask(lengths: Tensor, longest: int) -> Tensor:
+    """(N, longest) true for the first `lengths` (N,)."""
+    return span_mask(torch.zeros_like(lengths), lengths, longest)

@@ -1,0 +1,82 @@
+"""Masks, crops and shifts of spectrograms keep to their bounds."""
+
+import torch
+from torch import Tensor
+
+from emorec.augmentation.spectrogram import SpectrogramAugmentation
+from tests.augmentation.conftest import draws
+
+BANDS = 20
+
+
+def numbered(lengths: Tensor) -> Tensor:
+    """Spectrograms (N, T, bands) that hold the number of each frame from 1 on, in each band; 0 after the end."""
+    frames = torch.arange(1, int(lengths.max()) + 1)
+    return (frames * (frames <= lengths[:, None]))[:, :, None].expand(-1, -1, BANDS).float()
+
+
+def test_masks_of_time_are_no_longer_than_a_share_of_the_clip_and_hold_its_mean() -> None:
+    lengths = torch.tensor([100, 60, 9, 4] * 50)
+    values = numbered(lengths)
+    settings = SpectrogramAugmentation(time_masks=1, time_mask_frames=15, time_mask_share=0.2)
+    varied, same = settings.vary(values, lengths, draws(200))
+    assert torch.equal(same, lengths)
+    is_masked = (varied != values).all(2)
+    widths = is_masked.sum(1).view(50, 4)
+    assert (widths <= torch.tensor([15, 12, 1, 0])).all()
+    assert (widths[:, :3].amax(0) >= torch.tensor([14, 10, 1])).all()
+    means = (values.sum(1) / lengths[:, None])[:, None].expand_as(varied)
+    torch.testing.assert_close(varied[is_masked], means[is_masked])
+    assert torch.equal(varied[~is_masked], values[~is_masked])
+    positions = is_masked.view(50, 4, -1)[:, 0].sum(0)[:100]
+    assert (positions[:50] > 0).any()
+    assert (positions[50:] > 0).any()
+    assert not is_masked[lengths == 60][:, 60:].any()
+
+
+def test_masks_of_frequency_cover_the_whole_clip_and_no_more_bands_than_asked() -> None:
+    lengths = torch.tensor([50, 7] * 100)
+    values = torch.randn(200, 50, BANDS).where(torch.arange(50)[:, None] < lengths[:, None, None], 0)
+    varied, _ = SpectrogramAugmentation(frequency_masks=2, frequency_mask_bands=5).vary(values, lengths, draws(200))
+    is_masked = varied != values
+    groups = is_masked[:, 0]  # (N, bands)
+    for row, length in enumerate(lengths.tolist()):
+        assert torch.equal(is_masked[row, :length], groups[row].expand(length, BANDS))
+    assert 5 < int(groups.sum(1).max()) <= 10
+    assert int(groups.sum(1).min()) == 0
+    assert groups.any(0).all()
+
+
+def test_masks_wider_than_all_bands_are_cut() -> None:
+    values, lengths = torch.randn(50, 5, 3), torch.full((50,), 5)
+    varied, _ = SpectrogramAugmentation(frequency_masks=1, frequency_mask_bands=100).vary(values, lengths, draws(50))
+    assert (varied != values)[:, 0].sum(1).max() == 3
+
+
+def test_a_crop_is_a_stretch_of_at_least_its_share() -> None:
+    lengths = torch.tensor([100, 40, 1] * 60)
+    varied, counts = SpectrogramAugmentation(crop=0.5).vary(numbered(lengths), lengths, draws(180))
+    assert (counts >= lengths / 2).all()
+    assert (counts <= lengths).all()
+    starts = varied[:, 0, 0]
+    expected = starts[:, None] + torch.arange(100)
+    expected = expected.where(torch.arange(100) < counts[:, None], 0)
+    assert torch.equal(varied[:, :, 0], expected)
+    assert (starts + counts - 1 <= lengths).all()
+    assert starts.view(60, 3)[:, 0].unique().numel() > 20
+    assert int(counts.view(60, 3)[:, 0].min()) < 60
+
+
+def test_a_shift_turns_the_clip_within_its_length() -> None:
+    lengths = torch.tensor([100, 40] * 60)
+    values = numbered(lengths)
+    varied, counts = SpectrogramAugmentation(shift=0.25).vary(values, lengths, draws(120))
+    assert torch.equal(counts, lengths)
+    moves = []
+    for row, length in enumerate(lengths.tolist()):
+        first = int(varied[row, 0, 0]) - 1
+        assert torch.equal(varied[row, :length], values[row, :length].roll(-first, 0))
+        moves.append((first + length // 2) % length - length // 2)
+        assert abs(moves[-1]) <= length / 4
+    assert min(moves) < -15
+    assert max(moves) > 15
