@@ -11,9 +11,29 @@ from torch import Tensor
 from emorec.annotations import PositiveCount
 from emorec.encoders.encoder import Encoder, Inputs, StoredType, Training
 from emorec.encoders.log_mel import Duration, LogMel
-from emorec.encoders.trained import TrainedPart
+from emorec.encoders.masked_norm import MaskedBatchNorm
+from emorec.encoders.pixels import Pixels
+from emorec.encoders.trained import TrainedPart, length_mask
 from emorec.media.audio import AudioSettings
+from emorec.media.faces import FaceMisses
 from emorec.media.source import Source
+from emorec.media.video import VideoSettings
+
+
+class NetworkPart(TrainedPart):
+    """The trained part of a network without pretrained weights; it computes the same whatever the padding is."""
+
+    @staticmethod
+    def mask(values: Tensor, lengths: Tensor) -> Tensor:
+        """(N, T) true for the first `lengths` (N,) of the T frames of values (N, T, …)."""
+        return length_mask(lengths, values.shape[1])
+
+    def forward(self, values: Tensor, mask: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        features, frames = super().forward(values, mask, present)
+        if self.training and not bool(present.any()):  # the other ranks wait for the sums of this one
+            absent = [norm.absent() for norm in self.modules() if isinstance(norm, MaskedBatchNorm)]
+            features = features + sum(absent)
+        return features, frames
 
 
 @dataclass(kw_only=True, eq=False)
@@ -24,13 +44,13 @@ class NetworkEncoder(Encoder):
 
     training: InitVar[Training] = "full"  # type: ignore[assignment]
 
-    @cached_property
+    @property
     @abstractmethod
     def below(self) -> Encoder:
         """The encoder whose features are the network's input."""
 
     @abstractmethod
-    def trained(self) -> TrainedPart:
+    def trained(self) -> NetworkPart:
         """The network, with new weights."""
 
     def stored(self) -> Encoder:
@@ -41,8 +61,22 @@ class NetworkEncoder(Encoder):
     def dim(self) -> int:
         return self.below.dim
 
+    @property
+    def needs_fit(self) -> bool:
+        return self.below.needs_fit
+
+    @property
+    def state(self) -> str | None:
+        return self.below.state
+
+    def fit(self, sources: Sequence[Source]) -> None:
+        self.below.fit(sources)
+
     def settings(self) -> dict[str, Any]:
-        return {}  # its arguments are in the config
+        return {"state": self.state}  # its arguments are in the config
+
+    def load(self) -> None:
+        self.below.load()
 
     def read(self, source: Source) -> Any:
         return self.below.read(source)
@@ -66,6 +100,7 @@ class LogMelNetwork(NetworkEncoder):
     """
 
     modality: ClassVar[str] = "audio"
+    has_spectrogram: ClassVar[bool] = True
 
     media: AudioSettings = field(default_factory=AudioSettings)
     dtype: StoredType = "float16"
@@ -75,4 +110,31 @@ class LogMelNetwork(NetworkEncoder):
 
     @cached_property
     def below(self) -> Encoder:
-        return LogMel(media=self.media, bands=self.bands, window=self.window, hop=self.hop, dtype=self.dtype)
+        return LogMel(
+            media=self.media,
+            views=self.views,
+            dtype=self.dtype,
+            bands=self.bands,
+            window=self.window,
+            hop=self.hop,
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class PixelNetwork(NetworkEncoder):
+    """A network of the pixels of frames.
+
+    Args:
+        media: how pictures are read.
+    """
+
+    modality: ClassVar[str] = "video"
+
+    media: VideoSettings = field(default_factory=VideoSettings)
+    face_misses: FaceMisses = field(default_factory=FaceMisses, init=False, repr=False)
+
+    @cached_property
+    def below(self) -> Encoder:
+        pixels = Pixels(media=self.media, views=self.views)
+        pixels.face_misses = self.face_misses
+        return pixels
