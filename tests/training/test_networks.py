@@ -1,10 +1,10 @@
 """Networks that are trained from scratch, from the command to predictions elsewhere."""
 
 import json
-import shutil
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+import pandas
 import pytest
 import torch
 from pyarrow import parquet
@@ -14,9 +14,9 @@ from emorec.cli import main
 from emorec.config.composition import compose_once
 from emorec.config.schema import TrainConfig
 from emorec.datamodules.preparer import DataPreparer
-from emorec.encoders.vocabulary import unpacked_words
-from emorec.models.emotion_model import EmotionModel
+from emorec.encoders.vocabulary import WordNumbers, tokens_of, unpacked_words
 from emorec.models.builder import restore_encoders
+from emorec.models.emotion_model import EmotionModel
 
 pytestmark = pytest.mark.slow
 
@@ -46,15 +46,14 @@ def only_run(root: Path) -> Path:
     return path.parent
 
 
-def probabilities(table: Path) -> dict[str, list[float]]:
-    """{utterance: its probabilities} of a table of predictions."""
+def probabilities(table: Path) -> pandas.DataFrame:
+    """A row of probabilities for each utterance of test, by its id."""
     frame = parquet.read_table(table).to_pandas()
-    names = [name for name in frame.columns if name.startswith("probability")]
-    assert names, list(frame.columns)
-    return {row["id"]: [row[name] for name in names] for _, row in frame.iterrows() if row["split"] in ("test", "all")}
+    frame = frame[frame["split"] == "test"].set_index("id")
+    return frame[[name for name in frame.columns if name.startswith("probability")]]
 
 
-def applied(model: EmotionModel, words: list[str], run: Path) -> dict[str, list[float]]:
+def applied(model: EmotionModel, words: list[str]) -> pandas.DataFrame:
     """As `probabilities`, of the loaded model on the test split, whose inputs are prepared by the run's own state."""
     composed = compose_once("train", TrainConfig, words)
     assert composed is not None
@@ -63,7 +62,7 @@ def applied(model: EmotionModel, words: list[str], run: Path) -> dict[str, list[
     restore_encoders(encoders, model.components())
     module = preparer.prepare(composed.config, corpus, encoders).module(composed.config)
     predictions = model.predict(module.loader("test"))
-    return dict(zip(predictions.id, torch.softmax(predictions.logits, 1).tolist(), strict=True))
+    return pandas.DataFrame(torch.softmax(predictions.logits, 1).numpy(), index=predictions.id)
 
 
 @pytest.mark.parametrize("choice", SMALL)
@@ -77,15 +76,53 @@ def test_a_trained_network_predicts_the_same_wherever_it_is_loaded(
     assert record["status"] == "finished"
     assert "encoder" in record["weights"]
     expected = probabilities(folder / "predictions.parquet")
-    assert len(expected) == 8
+    assert expected.shape == (8, 4)
 
     assert main(["evaluate", f"run={folder.name}"]) == 0
     (evaluated,) = (folder / "evaluations").glob("*/predictions.parquet")
-    assert probabilities(evaluated) == pytest.approx(expected, abs=1e-6)
+    np.testing.assert_allclose(probabilities(evaluated).loc[expected.index], expected, atol=1e-6)
 
-    loaded = applied(load_run(folder.name).model, words, folder)
-    assert loaded == pytest.approx(expected, abs=1e-6)
+    loaded = applied(load_run(folder.name).model, words)
+    np.testing.assert_allclose(loaded.loc[expected.index], expected, atol=1e-6)
 
     assert main(["train", *words]) == 0  # finds the finished run
     assert only_run(root) == folder
     assert folder.name in capsys.readouterr().out
+
+
+TABLE = """id,text,label
+1,I am so happy today,happy
+2,entirely different words,sad
+3,what unheard-of luck,angry
+4,such calm weather,calm
+"""
+
+
+def test_another_corpus_is_read_with_the_vocabulary_of_the_run(
+    root: Path, small_demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *overrides("text=bilstm_attention", small_demo)]) == 0
+    folder = only_run(root)
+    (vocabulary,) = (root / "cache").glob("word_numbers-*")
+    table = root / "other.csv"
+    table.write_text(TABLE)
+    assert main(["evaluate", f"run={folder.name}", "dataset=custom", f"dataset.table={table}", "split=all"]) == 0
+    assert "utterances=4 of 4" in capsys.readouterr().out
+    assert list((root / "cache").glob("word_numbers-*")) == [vocabulary]
+    words = unpacked_words(load_run(folder.name).model.encoder["text"].vocabulary)
+    assert words
+    assert not {"unheard", "weather"} & set(words)
+
+
+def test_the_vocabulary_is_that_of_the_training_split(root: Path, small_demo: Path) -> None:
+    words = overrides("text=bilstm_attention", small_demo)
+    composed = compose_once("train", TrainConfig, [*words, "encoder.text.minimum_count=1"])
+    assert composed is not None
+    preparer = DataPreparer.of(composed.config)
+    corpus, encoders = preparer.components(composed.config)
+    data = preparer.prepare(composed.config, corpus, encoders)
+    spoken = {word for item in data.splits["train"] for word in tokens_of(item.text or "")}
+    below = encoders["text"].stored()
+    assert isinstance(below, WordNumbers)
+    assert set(below.words or ()) == spoken
+    assert data.learned == {"text": below.state}
