@@ -57,11 +57,10 @@ def row(encoder: Encoder, source: Source) -> Tensor:
     return values[0][mask[0]]
 
 
-def batch_of(rows: Sequence[Tensor], junk: float = 0.0, longer: int = 0) -> tuple[Tensor, Tensor]:
-    """Values (B, T, I) and mask (B, T) of rows (T, I), with `longer` steps of padding at the end that is `junk`."""
+def batch_of(rows: Sequence[Tensor], junk: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Values (B, T, I) and mask (B, T) of rows (T, I), with padding that is `junk`."""
     lengths = torch.tensor([len(item) for item in rows])
     padded = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=junk)
-    padded = torch.nn.functional.pad(padded, (0, 0, 0, longer), value=junk)
     return padded, torch.arange(padded.shape[1]) < lengths[:, None]
 
 
@@ -103,12 +102,13 @@ def test_padding_and_batch_mates_change_nothing(choice: str, attention: str | No
     part = shaken(part_of(encoder))
     values, mask = batch(encoder, media)
     together, frames = apply(part, values, mask)
+    longest = int(mask.sum(1).argmax())
     for index in range(len(values)):
         own = values[index][mask[index]]
         alone, alone_frames = apply(part, *batch_of([own]))
         assert int(frames[index].sum()) == int(alone_frames.sum())
         torch.testing.assert_close(together[index][frames[index]], alone[0], **CLOSE)
-        padded, padded_frames = apply(part, *batch_of([own, values[0][mask[0]]], junk=1, longer=7))
+        padded, padded_frames = apply(part, *batch_of([own, values[longest][mask[longest]]], junk=1))
         torch.testing.assert_close(padded[0][padded_frames[0]], alone[0], **CLOSE)
 
 
@@ -118,13 +118,15 @@ def test_padding_changes_nothing_in_training_but_for_dropout(choice: str, media:
     off = {name: 0.0 for name in ("dropout", "unknown") if name in encoder_node(choice)}
     encoder = network(choice, media, **off)
     values, mask = batch(encoder, media)
+    lengths = mask.sum(1)
     first, second = part_of(encoder).train(), part_of(encoder).train()
-    expected, frames = apply(first, values, mask)
-    rows = [item[own] for item, own in zip(values, mask, strict=True)]
-    actual, more_frames = apply(second, *batch_of(rows, junk=1, longer=9))
-    torch.testing.assert_close(actual[more_frames], expected[frames], **CLOSE)
-    for (name, buffer), other in zip(first.named_buffers(), second.buffers(), strict=True):
-        torch.testing.assert_close(buffer, other, **CLOSE, msg=name)
+    expected, counts = first.frames(values, lengths)
+    actual, more_counts = second.frames(torch.nn.functional.pad(values, (0, 0, 0, 40)), lengths)
+    assert torch.equal(counts, more_counts)
+    for index, count in enumerate(counts.tolist()):
+        torch.testing.assert_close(actual[index, :count], expected[index, :count], **CLOSE)
+    for buffer, other in zip(first.buffers(), second.buffers(), strict=True):
+        torch.testing.assert_close(buffer, other, **CLOSE)
 
 
 @pytest.mark.parametrize("is_training", [True, False])
@@ -311,6 +313,13 @@ def test_unknown_words_are_learned_in_training_alone(media: Media) -> None:
     assert torch.equal(*(apply(part.eval(), known, mask)[0] for _ in range(2)))
     part.train()
     assert not torch.equal(*(apply(part, known, mask)[0] for _ in range(2)))
+
+
+def test_a_transformer_tells_positions_apart(media: Media) -> None:
+    encoder = network("audio/spectrogram_transformer", media, pooling="none")
+    frames, _ = apply(part_of(encoder).eval(), *batch_of([torch.ones(100, encoder.bands)]))  # type: ignore[attr-defined]
+    inner = frames[0, 3:-3]  # which the borders do not reach through the convolutions
+    assert torch.pdist(inner).min() > 1e-3
 
 
 def test_the_width_of_a_transformer_fits_its_heads(media: Media) -> None:
