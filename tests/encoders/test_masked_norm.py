@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, distributed, nn
 
-from emorec.encoders.masked_norm import MaskedBatchNorm
+from emorec.encoders.masked_norm import MaskedBatchNorm, _Normalisation
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 RANKS = 2
@@ -44,6 +44,19 @@ def test_with_padding_it_is_that_of_torch_on_what_is_data() -> None:
     torch.testing.assert_close(actual, steps(reference, data, None), **CLOSE)
     torch.testing.assert_close(own.running_mean, reference.running_mean, **CLOSE)
     torch.testing.assert_close(own.running_variance, reference.running_var, **CLOSE)
+
+
+def test_its_gradients_are_those_of_finite_differences() -> None:
+    values, mask = (item[:, :, :3] for item in example())
+    norm = MaskedBatchNorm(4, momentum=0.0).double()
+    values = values.double().requires_grad_()
+    weights = torch.randn(values.shape, dtype=torch.float64)
+
+    def output(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        inputs = (values, mask, weight, bias)
+        return _Normalisation.apply(*inputs)[0] * weights  # type: ignore[no-any-return, no-untyped-call]
+
+    assert torch.autograd.gradcheck(output, (values, norm.weight, norm.bias))
 
 
 def test_one_value_is_normalised_to_the_bias() -> None:
