@@ -28,9 +28,9 @@ class NetworkPart(TrainedPart):
         """(N, T) true for the first `lengths` (N,) of the T frames of values (N, T, …)."""
         return length_mask(lengths, values.shape[1])
 
-    def forward(self, values: Tensor, mask: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        features, frames = super().forward(values, mask, present)
-        if self.training and not bool(present.any()):  # the other ranks wait for the sums of this one
+    def forward(self, *inputs: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        features, frames = super().forward(*inputs, **options)
+        if self.training and not bool(frames.any()):  # nothing is present: the other ranks wait for this one's sums
             absent = [norm.absent() for norm in self.modules() if isinstance(norm, MaskedBatchNorm)]
             features = features + sum(absent)
         return features, frames
