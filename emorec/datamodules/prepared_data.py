@@ -1,6 +1,6 @@
 """A corpus with its features, split: what a run is trained on."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,8 +27,8 @@ class PreparedFeatures:
 
     @property
     def digest(self) -> str:
-        """Identifies them: the spec's digest where there is one spec."""
-        digests = [spec.digest for spec in self.specs]
+        """Identifies them, less the state that the encoder learned: the spec's digest where there is one spec."""
+        digests = [replace(spec, state=None).digest for spec in self.specs]
         return digests[0] if len(digests) == 1 else digest_of([*digests, self.views])
 
 
@@ -48,9 +48,15 @@ class PreparedData:
     trained: dict[str, dict[str, Any]] = field(default_factory=dict)  # {modality: spec} of encoders that train
 
     def digest(self, modality: str) -> str:
-        """Identifies what the model reads of a modality, and the encoder that trains on it."""
+        """Identifies what the model reads of a modality, and the encoder that trains on it, less what it learned."""
         own = self.features[modality].digest
-        return digest_of([own, self.trained[modality]]) if modality in self.trained else own
+        return digest_of([own, {**self.trained[modality], "state": None}]) if modality in self.trained else own
+
+    @property
+    def learned(self) -> dict[str, str]:
+        """{modality: digest of the state that its encoder learned from the training split}."""
+        states = {modality: features.specs[0].state for modality, features in self.features.items() if features.specs}
+        return {modality: state for modality, state in states.items() if state is not None}
 
     def specs(self, modality: str) -> list[dict[str, Any]]:
         """The specs of a modality's features, and of the encoder that trains on them."""

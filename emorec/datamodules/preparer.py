@@ -90,6 +90,20 @@ class DataPreparer:
             self._manifests[key] = manifest
         return self._manifests[key]
 
+    def fit(self, config: ExtractConfig, corpus: Corpus, encoders: Mapping[str, Encoder]) -> None:
+        """Lets encoders that learn a state from data, such as a vocabulary, learn it from the training split.
+
+        Those that have one, such as that of a run, keep it.
+        """
+        learners = [encoder for encoder in encoders.values() if encoder.needs_fit]
+        if not learners:
+            return
+        manifest = self.manifest(config, corpus)
+        train = corpus.split(manifest)["train"]
+        for encoder in learners:
+            sources = [encoder.source(item, manifest) for item in train]
+            encoder.fit([source for source in sources if source is not None])
+
     def prepare(
         self,
         config: ExtractConfig,
@@ -109,6 +123,7 @@ class DataPreparer:
         Raises:
             UserError: the corpus, an encoder or the split is not as expected.
         """
+        self.fit(config, corpus, encoders)
         manifest = self.manifest(config, corpus)
         task = corpus.chosen_task(manifest)
         everything = tuple(item for item in manifest.utterances if task.name in item.targets)
@@ -145,7 +160,8 @@ class DataPreparer:
         """
         modality, node = encoder.modality, config.encoder.used()[encoder.modality].node
         settings = [vars(config.extraction), vars(config.features)]
-        key = (modality, digest_of([node, manifest.digest, [item.id for item in chosen], settings]))
+        named = [node, manifest.digest, [item.id for item in chosen], settings]
+        key = (modality, digest_of([*named, encoder.state] if encoder.state else named))
         if key not in self._features:
             if config.features.preload == "device":  # a GPU holds what one run needs
                 self._features = {other: kept for other, kept in self._features.items() if other[0] != modality}

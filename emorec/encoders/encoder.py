@@ -1,7 +1,7 @@
 """The contract of an encoder: what it reads, what it makes of it, and what identifies its output."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -135,6 +135,22 @@ class Encoder(nn.Module, ABC):
         if part is not None:
             part.front, part.augment = self.front(), self.augment()
         return part
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether it has yet to learn a state, such as a vocabulary, from the training split."""
+        return False
+
+    @property
+    def state(self) -> str | None:
+        """Digest of the state that it learned from data; `None` where there is none."""
+        return None
+
+    def fit(self, sources: Sequence[Source]) -> None:
+        """Learns its state from the sources of the training split."""
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes its state from what a run has kept: the weights and buffers of its trained part, by name."""
 
     def check_views(self) -> None:
         """Raises a `UserError` where augmented views are asked for and there is nothing to augment."""

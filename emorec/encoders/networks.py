@@ -13,11 +13,31 @@ from emorec.augmentation.sound import SoundAugmentation
 from emorec.augmentation.streams import Augment
 from emorec.encoders.encoder import Encoder, Inputs, StoredType, Training
 from emorec.encoders.log_mel import Duration, LogMel
-from emorec.encoders.trained import TrainedPart
+from emorec.encoders.masked_norm import MaskedBatchNorm
+from emorec.encoders.pixels import Pixels
+from emorec.encoders.trained import TrainedPart, length_mask
 from emorec.encoders.waveform import LogMelFront, Waveform
 from emorec.errors import UserError
 from emorec.media.audio import AudioSettings
+from emorec.media.faces import FaceMisses
 from emorec.media.source import Source
+from emorec.media.video import VideoSettings
+
+
+class NetworkPart(TrainedPart):
+    """The trained part of a network without pretrained weights; it computes the same whatever the padding is."""
+
+    @staticmethod
+    def mask(values: Tensor, lengths: Tensor) -> Tensor:
+        """(N, T) true for the first `lengths` (N,) of the T frames of values (N, T, …)."""
+        return length_mask(lengths, values.shape[1])
+
+    def forward(self, *inputs: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        features, frames = super().forward(*inputs, **options)
+        if self.training and not bool(frames.any()):  # nothing is present: the other ranks wait for this one's sums
+            absent = [norm.absent() for norm in self.modules() if isinstance(norm, MaskedBatchNorm)]
+            features = features + sum(absent)
+        return features, frames
 
 
 @dataclass(kw_only=True, eq=False)
@@ -28,13 +48,13 @@ class NetworkEncoder(Encoder):
 
     training: InitVar[Training] = "full"  # type: ignore[assignment]
 
-    @cached_property
+    @property
     @abstractmethod
     def below(self) -> Encoder:
         """The encoder whose features are the network's input."""
 
     @abstractmethod
-    def trained(self) -> TrainedPart:
+    def trained(self) -> NetworkPart:
         """The network, with new weights."""
 
     def stored(self) -> Encoder:
@@ -45,8 +65,22 @@ class NetworkEncoder(Encoder):
     def dim(self) -> int:
         return self.below.dim
 
+    @property
+    def needs_fit(self) -> bool:
+        return self.below.needs_fit
+
+    @property
+    def state(self) -> str | None:
+        return self.below.state
+
+    def fit(self, sources: Sequence[Source]) -> None:
+        self.below.fit(sources)
+
     def settings(self) -> dict[str, Any]:
-        return {}  # its arguments are in the config
+        return {"state": self.state}  # its arguments are in the config
+
+    def load(self) -> None:
+        self.below.load()
 
     def read(self, source: Source) -> Any:
         return self.below.read(source)
@@ -73,6 +107,7 @@ class LogMelNetwork(NetworkEncoder):
     """
 
     modality: ClassVar[str] = "audio"
+    has_spectrogram: ClassVar[bool] = True
 
     media: AudioSettings = field(default_factory=AudioSettings)
     dtype: StoredType = "float16"
@@ -84,7 +119,14 @@ class LogMelNetwork(NetworkEncoder):
 
     @cached_property
     def _log_mel(self) -> LogMel:
-        return LogMel(media=self.media, bands=self.bands, window=self.window, hop=self.hop, dtype=self.dtype)
+        return LogMel(
+            media=self.media,
+            views=self.views,
+            dtype=self.dtype,
+            bands=self.bands,
+            window=self.window,
+            hop=self.hop,
+        )
 
     @cached_property
     def below(self) -> Encoder:
@@ -104,3 +146,23 @@ class LogMelNetwork(NetworkEncoder):
             where = f"{self.where}.augmentation.waveform"
             raise UserError(f"expected {where}=null, or {self.where}.inputs=waveform, got settings and 'log_mel'")
         return self.augmentation.of_spectrograms()
+
+
+@dataclass(kw_only=True, eq=False)
+class PixelNetwork(NetworkEncoder):
+    """A network of the pixels of frames.
+
+    Args:
+        media: how pictures are read.
+    """
+
+    modality: ClassVar[str] = "video"
+
+    media: VideoSettings = field(default_factory=VideoSettings)
+    face_misses: FaceMisses = field(default_factory=FaceMisses, init=False, repr=False)
+
+    @cached_property
+    def below(self) -> Encoder:
+        pixels = Pixels(media=self.media, views=self.views)
+        pixels.face_misses = self.face_misses
+        return pixels

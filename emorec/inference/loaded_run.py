@@ -61,7 +61,7 @@ class LoadedRun:
             UserError: a weight file is missing or damaged, or does not fit the model.
         """
         from emorec.datamodules.preparer import make_encoder
-        from emorec.models.builder import build_model, feature_widths, layer_counts, make_parts
+        from emorec.models.builder import build_model, feature_widths, layer_counts, make_parts, restore_encoders
 
         values = {**self.config, "logger": {}, "metric": {}, "tags": []}  # not needed to apply the model
         config = validated(TrainConfig, values, heading=str(self.folder / "config.yaml"))
@@ -71,6 +71,7 @@ class LoadedRun:
         layers = layer_counts(components, widths)
         digests = FileDigests()
         encoders = {name: make_encoder(node, name, digests) for name, node in config.encoder.used().items()}
+        restore_encoders(encoders, components)
         model = build_model(make_parts(config, task, encoders), config.model, task, widths=widths, layers=layers)
         model.load_components(components)
         return model.eval()

@@ -38,6 +38,7 @@ def identify(
     feature_specs: Mapping[str, str],
     sources: Mapping[str, str],
     local_models: frozenset[str] = frozenset(),
+    learned: Mapping[str, str] | None = None,
 ) -> RunIdentity:
     """Identifies a run.
 
@@ -46,6 +47,7 @@ def identify(
         manifest_digest: of the whole corpus.
         feature_specs: {modality: digest of its feature spec, and of what trains on it}.
         sources: {modality: digest over what its encoder reads, of the whole corpus}.
+        learned: {modality: digest of what its encoder learned from the training split}; it differs within a group.
         local_models: modalities whose encoder names a local folder or file; its digest counts, in the spec.
     """
     paths = tuple(("encoder", modality, key) for modality in sorted(local_models) for key in LOCAL_KEYS)
@@ -53,6 +55,6 @@ def identify(
     defining = _without(without_unused(config), OPERATIONAL_KEYS + paths)
     defining["dataset"] = without_locations(defining["dataset"])
     data = {"manifest": manifest_digest, "features": dict(feature_specs), "sources": dict(sources)}
-    digest = digest_of({"config": defining, **data})
+    digest = digest_of({"config": defining, **data, **({"learned": dict(learned)} if learned else {})})
     group = digest_of({"config": _without(defining, GROUPED_KEYS), **data})
     return RunIdentity(run_id=digest[:ID_DIGITS], group_id=group[:ID_DIGITS], digest=digest)

@@ -15,7 +15,7 @@ from emorec.datamodules.preparer import DataPreparer
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.errors import UserError, raise_problems
 from emorec.features.devices import exact_float32, own_device
-from emorec.models.builder import feature_widths, make_parts, model_for
+from emorec.models.builder import feature_widths, make_parts, model_for, restore_encoders
 from emorec.models.emotion_model import EmotionModel, Predictions
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config, write_record
 from emorec.runs.results import SHOWN, metric_text, scalar_metrics, write_results
@@ -75,6 +75,7 @@ def evaluate_run(composed: Composed[EvaluateConfig], locations: Mapping[str, str
 
     preparer = DataPreparer.of(config)
     corpus, encoders = preparer.components(config)
+    restore_encoders(encoders, components)
     data = preparer.prepare(config, corpus, encoders, whole=split == WHOLE, widths=feature_widths(components))
     _check_labels(list(data.task.labels), record, data.manifest.dataset)
     loaded_split = "test" if split == WHOLE else split

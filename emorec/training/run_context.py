@@ -106,6 +106,7 @@ def prepare_run(
     config = composed.config
     if not load_features:
         config = replace(config, features=replace(config.features, preload="none"))
+    preparer.fit(config, corpus, encoders)
     parts = make_parts(config, task, encoders)
     check_monitor(parts, task)
     data = preparer.prepare(config, corpus, encoders)
@@ -117,6 +118,7 @@ def prepare_run(
         manifest_digest=data.manifest.digest,
         feature_specs={modality: data.digest(modality) for modality in data.features},
         sources={modality: item.sources for modality, item in data.features.items()},
+        learned=data.learned,
         local_models=frozenset(
             name for name in data.features if any(spec["checkpoint"] == LOCAL for spec in data.specs(name))
         ),

@@ -1,5 +1,6 @@
 """Every encoder of `conf/encoder`, and small real media for each modality."""
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import cache
@@ -16,6 +17,7 @@ from emorec.config.instantiation import instantiate
 from emorec.config.locations import config_folder
 from emorec.datasets.demo_synthesis import write_video
 from emorec.encoders.encoder import Encoder
+from emorec.encoders.networks import NetworkEncoder
 from emorec.media.source import Source
 from tests.discovery import names, node
 from tests.encoders.tiny_checkpoints import TinyCheckpoints, family_of
@@ -70,6 +72,13 @@ def is_computed(choice: str) -> bool:
     return choice.partition("/")[2] != PRECOMPUTED
 
 
+@cache
+def is_network(choice: str) -> bool:
+    """Whether the encoder is a network without pretrained weights, which trains with the model."""
+    module, _, name = encoder_node(choice)["_target_"].rpartition(".")
+    return issubclass(getattr(importlib.import_module(module), name), NetworkEncoder)
+
+
 def write_features(path: Path) -> Path:
     """Five arrays (T, 12) of different lengths, by the ids of the sources."""
     if not path.exists():
@@ -80,9 +89,14 @@ def write_features(path: Path) -> Path:
 
 
 def distinct() -> list[str]:
-    """One encoder of each group that differs in the name of the model only, as their small models are the same."""
+    """One encoder of each group that differs in the name of the model only, as their small models are the same.
+
+    Networks without pretrained weights have tests of their own.
+    """
     choices: dict[str, str] = {}
     for choice in ENCODERS:
+        if is_network(choice):
+            continue
         settings = dict(encoder_node(choice))
         if "model" in settings:
             settings["model"] = family_of(choice)
@@ -91,6 +105,7 @@ def distinct() -> list[str]:
 
 
 DISTINCT = distinct()
+NETWORKS = [choice for choice in ENCODERS if is_network(choice)]
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from emorec.config.instantiation import instantiate
 from emorec.datasets.demo_synthesis import write_video
+from emorec.draws import keys_of, normal
 from emorec.encoders.encoder import Encoder
+from emorec.encoders.networks import NetworkEncoder
 from emorec.media.source import Source
 from tests.discovery import node
 from tests.encoders.conftest import ENCODERS, NEEDS, is_computed, is_pretrained, moving_picture, voice
@@ -50,11 +52,18 @@ def fixed_source(modality: str, folder: Path) -> Source:
 
 
 def output(encoder: Encoder, folder: Path) -> NDArray[np.float64]:
-    """The features (T, D) of the fixed input."""
+    """The features (T, D) of the fixed input; a network has weights that depend on their names and shapes alone."""
+    encoder.fit([fixed_source(encoder.modality, folder)])
     encoder.load()
     encoder.eval()
     with torch.inference_mode():
         features, mask = encoder.encode(encoder.collate([encoder.read(fixed_source(encoder.modality, folder))]))
+        if isinstance(encoder, NetworkEncoder):
+            part = encoder.trained().eval()
+            for name, parameter in part.named_parameters():
+                numbers = normal(keys_of([name]), parameter.numel(), stream=0)
+                parameter.copy_(numbers.view(parameter.shape) * parameter.shape[-1] ** -0.5)
+            features, mask = part(features, mask, mask[:, 0])
     return features[0][mask[0]].double().numpy()
 
 

@@ -83,3 +83,10 @@ def test_the_id_is_twelve_hex_digits_of_the_digest() -> None:
     result = identity()
     assert result.run_id == result.digest[:12]
     assert int(result.run_id, 16) >= 0
+
+
+def test_what_an_encoder_learned_from_a_split_identifies_the_run_and_not_the_group() -> None:
+    first, second = identity(learned={"text": "v"}), identity(learned={"text": "w"})
+    assert len({first.run_id, second.run_id, identity().run_id}) == 3
+    assert first.group_id == second.group_id
+    assert identity(learned={}) == identity()

@@ -1,0 +1,107 @@
+"""A transformer of log mel bands, trained from scratch."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from emorec.annotations import PositiveCount, Share
+from emorec.encoders.convolutions import time_mask
+from emorec.encoders.encoder import Training
+from emorec.encoders.networks import LogMelNetwork, NetworkPart
+from emorec.errors import UserError
+
+SLOWEST = 10_000.0  # frames: the longest wavelength of a position is 2π of them
+
+
+@dataclass(kw_only=True, eq=False)
+class SpectrogramTransformer(LogMelNetwork):
+    """Two convolutions that keep every fourth frame, then a transformer's encoder (after the Speech-Transformer, Dong
+    et al. 2018, doi 10.1109/ICASSP.2018.8462506).
+
+    Without its decoder and its attention over frequency; layers are normalised first (Xiong et al. 2020, arXiv
+    2002.04745), with GELU.
+
+    Args:
+        channels: of the convolutions.
+        width: D of the frames.
+        depth: number of the transformer's layers.
+        heads: of each layer; they share the width.
+        dropout: within and before the layers.
+        pooling: over time: "mean", "mean_std", or "none" for all frames.
+    """
+
+    version: ClassVar[int] = 1
+
+    channels: PositiveCount = 32
+    width: PositiveCount = 144
+    depth: PositiveCount = 4
+    heads: PositiveCount = 4
+    dropout: Share = 0.2
+    pooling: Literal["none", "mean", "mean_std"] = "mean_std"
+
+    def __post_init__(self, training: Training) -> None:
+        super().__post_init__(training)
+        if self.width % (2 * self.heads):
+            expected = f"a multiple of 2 · heads={2 * self.heads}"
+            raise UserError(f"expected {self.where}.width to be {expected}, got {self.width}")
+
+    def trained(self) -> NetworkPart:
+        return SpectrogramTransformerPart(
+            bands=self.bands,
+            channels=self.channels,
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+            dropout=self.dropout,
+            pooling=self.pooling,
+        )
+
+
+class SpectrogramTransformerPart(NetworkPart):
+    """The network of `SpectrogramTransformer`: (N, T, bands) to frames (N, ⌈T / 4⌉, width)."""
+
+    def __init__(
+        self, *, bands: int, channels: int, width: int, depth: int, heads: int, dropout: float, pooling: str
+    ) -> None:
+        super().__init__(pooling=pooling, standardised=bands)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(before, channels, 3, stride=2, padding=1) for before in (1, channels)
+        )
+        for _ in self.convolutions:
+            bands = -(-bands // 2)
+        self.projection = nn.Linear(channels * bands, width)
+        self.dropout = nn.Dropout(dropout)
+        # `nn.TransformerEncoder` would begin with equal weights in all layers
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, heads, 4 * width, dropout=dropout, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    @property
+    def frame_dim(self) -> int:
+        return self.projection.out_features
+
+    def frames(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = values[:, None]  # (N, 1, T, bands)
+        for convolution in self.convolutions:
+            hidden = nn.functional.gelu(convolution(hidden * time_mask(lengths, hidden)))
+            lengths = torch.div(lengths + 1, 2, rounding_mode="floor")
+        frames = self.projection(hidden.transpose(1, 2).flatten(2))  # (N, T', width)
+        frames = self.dropout(frames + positions(frames.shape[1], frames.shape[2], frames.device))
+        padding = ~self.mask(frames, lengths)
+        for layer in self.layers:
+            frames = layer(frames, src_key_padding_mask=padding)
+        return self.norm(frames), lengths
+
+
+def positions(count: int, width: int, device: torch.device) -> Tensor:
+    """(count, width) sines and cosines of the positions (Vaswani et al. 2017, arXiv 1706.03762)."""
+    exponents = torch.arange(0, width, 2, device=device) / width
+    angles = torch.arange(count, device=device)[:, None] * torch.exp(-math.log(SLOWEST) * exponents)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
