@@ -15,8 +15,12 @@ GROUPED_KEYS = (("seed",), ("dataset", "fold"))  # differ between the runs of a 
 
 # Keys of an encoder by what they need to matter: `training` other than frozen, and LoRA.
 TRAINING_KEYS, LORA_KEYS = ("train_from", "train_front"), ("lora",)
+# Keys of a model that matter with one way of selecting epochs only.
+SELECTION_KEYS = {"smoothed": "smoothed_over", "average_last_k": "average_last"}
 # Keys that older runs did not have: they count once they differ from what those runs did.
 ADDED_KEYS: Mapping[tuple[str, ...], Any] = {
+    ("init_from",): None,
+    ("init_components",): None,
     ("model", "selection"): "best",
     ("optimizer", "encoder_lr"): None,
     ("optimizer", "layer_decay"): 1.0,
@@ -26,7 +30,8 @@ ADDED_KEYS: Mapping[tuple[str, ...], Any] = {
 
 
 def without_unused(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config less the keys that change nothing in it: those of training a frozen encoder, and new ones left alone."""
+    """A config less the keys that change nothing in it: those of training a frozen encoder or of another way to
+    select epochs, and new ones left alone."""
     kept = copy.deepcopy(dict(config))
     for node in kept.get("encoder", {}).values():
         if isinstance(node, dict):
@@ -34,6 +39,12 @@ def without_unused(config: Mapping[str, Any]) -> dict[str, Any]:
             unused = (*(TRAINING_KEYS if mode == "frozen" else ()), *(() if mode == "lora" else LORA_KEYS))
             for key in (*unused, "gradient_checkpointing"):
                 node.pop(key, None)
+    if isinstance(model := kept.get("model"), dict):
+        for selection, key in SELECTION_KEYS.items():
+            if model.get("selection") != selection:
+                model.pop(key, None)
+    if kept.get("init_from") is None:
+        kept.pop("init_components", None)
     for (*path, last), default in ADDED_KEYS.items():
         node = kept
         for key in path:

@@ -121,11 +121,21 @@ class EncodersConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What joins features, fusion and head."""
+    """What joins features, fusion and head, and which epoch's weights are kept.
+
+    Attributes:
+        selection: "best" epoch on validation; "last"; "smoothed", the best by the mean of the scores around it; or
+            "average_last_k", the mean weights of the last epochs. Only epochs with finite results count.
+        smoothed_over: number of scores in a mean, for "smoothed".
+        average_last: number of epochs, for "average_last_k".
+    """
 
     hidden: PositiveCount
     dropout: Share
     normalisation: Literal["none", "train"]
+    selection: Literal["best", "last", "smoothed", "average_last_k"] = "best"
+    smoothed_over: Literal[3, 5] = 3
+    average_last: PositiveCount = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +167,16 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When states are saved: at most one in so many seconds."""
+    """What is written.
+
+    Attributes:
+        every_seconds: between two states to resume from.
+        backbone: "reference" names the checkpoints of pretrained encoders; "link" stores them with the run, once for
+            all runs.
+    """
 
     every_seconds: NonNegative
+    backbone: Literal["reference", "link"] = "reference"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +280,8 @@ class TrainConfig(ExtractConfig):
     logger: dict[str, Component | None] = field(default_factory=dict)
     launcher: LauncherConfig
     checkpoint: CheckpointConfig
+    init_from: str | None = None  # a finished run, whose weights training starts from
+    init_components: list[str] | None = None  # those that are taken; `None` for all that fit
     sweep: SweepConfig
     test: bool
     tags: list[str]

@@ -1,7 +1,7 @@
 """The one model: normalise, project, fuse, classify."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -214,12 +214,16 @@ class EmotionModel(FastModule):
         return math.ceil(len(data.train_dataloader()) / self.trainer.accumulate_grad_batches) * epochs
 
     def components(self) -> dict[str, dict[str, Tensor]]:
-        """{component: its weights} of each child module that has any; contiguous, on the CPU."""
+        """{component: its weights} of each child module that has any, and of each encoder; contiguous, on the CPU."""
         weights = {
             name: {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-            for name, module in self.named_children()
+            for name, module in self._components()
         }
         return {name: tensors for name, tensors in weights.items() if tensors}
+
+    def _components(self) -> Iterator[tuple[str, nn.Module]]:
+        yield from (item for item in self.named_children() if item[0] != "encoder")
+        yield from ((f"encoder.{modality}", part) for modality, part in self.encoder.items())
 
     def load_components(self, components: dict[str, dict[str, Tensor]]) -> None:
         """Takes the weights that `components` gave.
@@ -235,10 +239,9 @@ class EmotionModel(FastModule):
 
     def parameter_counts(self) -> dict[str, tuple[int, int]]:
         """{component: (number of parameters that train, number of all)} of those with parameters."""
-        parts = {name: part for name, part in self.named_children() if name != "encoder"}
-        parts |= {f"encoder.{modality}": part for modality, part in self.encoder.items()}
         sizes = {
-            name: [(item.numel(), item.requires_grad) for item in part.parameters()] for name, part in parts.items()
+            name: [(item.numel(), item.requires_grad) for item in part.parameters()]
+            for name, part in self._components()
         }
         return {
             name: (sum(size for size, trains in items if trains), sum(size for size, _ in items))

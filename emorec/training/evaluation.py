@@ -39,7 +39,7 @@ def predict_test(
     context: RunContext, model: EmotionModel, module: UtteranceDataModule, record: RunRecord
 ) -> Predictions:
     """Reads the test split, and notes it in the run's record."""
-    record.test_reads.append({"time": now(), "why": f"best epoch {record.best_epoch}"})
+    record.test_reads.append({"time": now(), "why": record.selected})
     context.store.write(record)  # before the read, so that a kill does not lose it
     return predict(model, module.loader("test"), context.config.trainer)
 
