@@ -9,6 +9,7 @@ from emorec.config.schema import EvaluateConfig
 from emorec.imports import quick_imports
 from emorec.runs.logs import start_logging
 
+MODEL = re.compile(r"encoder\.(text|audio|video)\.model=['\"]?(.*?)['\"]?", re.DOTALL)
 LOCATION = re.compile(rf"dataset\.({'|'.join(LOCATIONS)})=['\"]?(.*?)['\"]?", re.DOTALL)
 
 
@@ -19,6 +20,8 @@ def main(arguments: Sequence[str]) -> int:
         found = [match for word in words if (match := LOCATION.fullmatch(word))]
         locations = {match[1]: match[2] for match in found}
         words = [word for word in words if not LOCATION.fullmatch(word)]
+    models = {match[1]: match[2] for word in words if (match := MODEL.fullmatch(word))}
+    words = [word for word in words if not MODEL.fullmatch(word)]
     composed = compose_once("evaluate", EvaluateConfig, words)
     if composed is None:
         return 0
@@ -27,5 +30,5 @@ def main(arguments: Sequence[str]) -> int:
         _ = composed.config
         from emorec.training.evaluation import evaluate_run
 
-    print(evaluate_run(composed, locations))
+    print(evaluate_run(composed, locations, models))
     return 0

@@ -30,27 +30,32 @@ ADDED_KEYS: Mapping[tuple[str, ...], Any] = {
 
 
 def without_unused(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config less the keys that change nothing in it: those of training a frozen encoder or of another way to
-    select epochs, and new ones left alone."""
-    kept = copy.deepcopy(dict(config))
-    for node in kept.get("encoder", {}).values():
-        if isinstance(node, dict):
-            mode = node.get("training", "frozen")
-            unused = (*(TRAINING_KEYS if mode == "frozen" else ()), *(() if mode == "lora" else LORA_KEYS))
-            for key in (*unused, "gradient_checkpointing"):
-                node.pop(key, None)
-    if isinstance(model := kept.get("model"), dict):
-        for selection, key in SELECTION_KEYS.items():
-            if model.get("selection") != selection:
-                model.pop(key, None)
-    if kept.get("init_from") is None:
-        kept.pop("init_components", None)
+    """A config less the keys that change nothing in it: those that another key switches off, and new ones that are left
+    alone."""
+    kept = _without_switched_off(copy.deepcopy(dict(config)))
     for (*path, last), default in ADDED_KEYS.items():
         node = kept
         for key in path:
             node = node.get(key) if isinstance(node, dict) else None
         if isinstance(node, dict) and node.get(last, default) == default:
             node.pop(last, None)
+    return kept
+
+
+def _without_switched_off(kept: dict[str, Any]) -> dict[str, Any]:
+    """Removes the keys of training a frozen encoder, of other ways to select epochs, and of starting from no run."""
+    for node in kept.get("encoder", {}).values():
+        if isinstance(node, dict):
+            mode = node.get("training", "frozen")
+            unused = (*(TRAINING_KEYS if mode == "frozen" else ()), *(() if mode == "lora" else LORA_KEYS))
+            for key in (*unused, "gradient_checkpointing"):
+                node.pop(key, None)
+    model = kept.get("model", {})
+    for selection, key in SELECTION_KEYS.items():
+        if model.get("selection") != selection:
+            model.pop(key, None)
+    if kept.get("init_from") is None:
+        kept.pop("init_components", None)
     return kept
 
 

@@ -268,7 +268,9 @@ class CheckpointStore:
         published = self._publish(self.folder(run_id) / "model", files)
         return {name.removesuffix(SUFFIX): digest for name, digest in published.items()}
 
-    def publish_files(self, run_id: str, part: str, folders: Mapping[str, Mapping[str, bytes | Path]]) -> dict[str, str]:
+    def publish_files(
+        self, run_id: str, part: str, folders: Mapping[str, Mapping[str, bytes | Path]]
+    ) -> dict[str, str]:
         """Publishes {modality: {name: content, or a file to copy}} below the folder `part` of a run, weights as
         `publish` does, and removes what else is there; returns {path in the run's directory: sha256}."""
         check_real_folder(folder := self.folder(run_id) / part)

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from emorec.config.schema import TrainConfig
-from emorec.errors import UserError, raise_problems
+from emorec.errors import raise_problems
 from emorec.models.emotion_model import EmotionModel
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
 from emorec.runs.weights import load_components
@@ -36,9 +36,8 @@ class InitialWeights:
     def digests(self) -> dict[str, str]:
         """{component: digest of its weights} of those that may be taken."""
         learned = {name: digest for name, digest in self.record.weights.items() if _component(name) not in FITTED}
-        if self.chosen is None:
-            return learned
-        return {name: digest for name, digest in learned.items() if any(_is_of(name, item) for item in self.chosen)}
+        chosen = learned if self.chosen is None else self.chosen
+        return {name: digest for name, digest in learned.items() if any(_overlap(name, item) for item in chosen)}
 
     def load_into(self, model: EmotionModel) -> None:
         """Gives a model the weights that fit it, and logs which.
@@ -75,7 +74,7 @@ def find_initial(config: TrainConfig, store: CheckpointStore) -> InitialWeights 
         [
             f"expected components of run {record.run_id}, {known}, got {item!r}"
             for item in chosen or ()
-            if not any(_is_of(name, item) or _is_of(item, name) for name in known)
+            if not any(_overlap(name, item) for name in known)
         ],
     )
     return InitialWeights(record, folder, chosen)
@@ -130,6 +129,11 @@ def parts_of(components: Mapping[str, Mapping[str, Tensor]]) -> Parts:
 
 def _component(name: str) -> str:
     return name.partition(".")[0]
+
+
+def _overlap(first: str, second: str) -> bool:
+    """Whether one of two parts is the other or belongs to it."""
+    return _is_of(first, second) or _is_of(second, first)
 
 
 def _is_of(name: str, whole: str) -> bool:

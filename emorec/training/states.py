@@ -163,6 +163,4 @@ def _has_best_weights(path: Path) -> bool:
     for name in names:
         if name is not None and not (isinstance(name, str) and BEST_NAME.fullmatch(name)):
             raise _refusal("BestWeights.files to name files of best weights", repr(name), path)
-    return all(
-        name is None or ((path.parent / name).is_file() and _is_whole(path.parent / name)) for name in names
-    )
+    return all(name is None or ((path.parent / name).is_file() and _is_whole(path.parent / name)) for name in names)
