@@ -34,7 +34,7 @@ def without_unused(config: Mapping[str, Any]) -> dict[str, Any]:
     alone."""
     kept = _without_switched_off(copy.deepcopy(dict(config)))
     for (*path, last), default in ADDED_KEYS.items():
-        node = kept
+        node: Any = kept
         for key in path:
             node = node.get(key) if isinstance(node, dict) else None
         if isinstance(node, dict) and node.get(last, default) == default:

@@ -7,10 +7,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from emorec.batch import Batch, ModelOutput
+from emorec.datamodules.utterances import BatchLoader
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError
 from emorec.losses.loss import Loss
@@ -121,7 +123,13 @@ class EmotionModel(FastModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self._total_loss(self(batch), batch)
         self._train_loss.append(loss.detach())
-        return loss
+        return loss * self._share(batch_idx)
+
+    def _share(self, number: int) -> float:
+        """The factor of a batch's loss where the gradients of several batches are added."""
+        window = 1 if self._trainer is None else self._trainer.accumulate_grad_batches
+        loader = None if window == 1 else self.trainer.train_dataloader
+        return loader.share(number, window) if isinstance(loader, BatchLoader) else 1.0
 
     def on_train_epoch_end(self) -> None:
         self.log("train/loss", torch.stack(self._train_loss).mean(), sync_dist=True)
@@ -132,6 +140,21 @@ class EmotionModel(FastModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._train_loss = list(checkpoint["train_loss"].to(self.device))
+
+    def on_validation_epoch_start(self) -> None:
+        """All ranks, and the weights that are kept, have the same statistics of batch normalisation: their mean."""
+        if not distributed.is_initialized():
+            return
+        statistics = [
+            item
+            for part in self.modules()
+            if isinstance(part, _BatchNorm)
+            for item in (part.running_mean, part.running_var)
+            if item is not None
+        ]
+        for item in statistics:
+            distributed.all_reduce(item)
+            item.div_(distributed.get_world_size())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._validated.append(self._evaluate(batch))

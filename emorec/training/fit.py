@@ -66,7 +66,8 @@ def fit(
         backbones(context)  # what cannot be published is told of before training
         with _timed(record, "setup"):
             module = context.data.module(config)
-            model = model_for(context.parts, config.model, module)
+            # Lightning leaves modules in the mode that they have, and pretrained networks are loaded for evaluation
+            model = model_for(context.parts, config.model, module).train()
             fit_statistics(model, module)
             if context.initial is not None and state is None:
                 context.initial.load_into(model)
