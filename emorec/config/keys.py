@@ -25,6 +25,7 @@ ADDED_KEYS: Mapping[tuple[str, ...], Any] = {
     ("optimizer", "encoder_lr"): None,
     ("optimizer", "layer_decay"): 1.0,
     ("trainer", "accumulate"): 1,
+    ("trainer", "ema"): None,
     **{("encoder", modality, "window"): "padded" for modality in ("text", "audio", "video")},
 }
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from emorec.annotations import Count, NonNegative, Pattern, Positive, PositiveCount, Share
 from emorec.config.instantiation import Component
@@ -151,6 +151,7 @@ class TrainerConfig:
     num_nodes: PositiveCount
     strategy: Literal["auto", "ddp", "fsdp"]
     accumulate: PositiveCount = 1
+    ema: Annotated[float, Gt(0), Lt(1)] | None = None  # decay a step of the moving average of weights that is kept
     threads: PositiveCount | Literal["auto"] = "auto"
 
     @property
@@ -161,6 +162,8 @@ class TrainerConfig:
     def problems(self) -> Iterator[str]:
         if self.strategy == "fsdp" and self.precision == "16-mixed":
             yield "precision: expected 32 or bf16-mixed with trainer.strategy=fsdp, got '16-mixed'"
+        if self.strategy == "fsdp" and self.ema is not None:
+            yield f"ema: expected null with trainer.strategy=fsdp, got {self.ema}"
         if self.strategy == "fsdp" and self.world_size == 1:
             yield "devices: expected several ranks (devices × num_nodes) for trainer.strategy=fsdp, got 1"
 

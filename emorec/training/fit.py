@@ -26,6 +26,7 @@ from emorec.runs.results import write_results
 from emorec.training.callbacks.best_weights import BestWeights
 from emorec.training.callbacks.early_stopping import ResumableEarlyStopping
 from emorec.training.callbacks.history import History
+from emorec.training.callbacks.moving_average import MovingAverage
 from emorec.training.callbacks.save_states import SaveStates
 from emorec.training.evaluation import predict, predict_test
 from emorec.training.preemption import Preemption
@@ -122,6 +123,8 @@ def _callbacks(
         callbacks.append(
             ResumableEarlyStopping(monitor, mode=task.direction, patience=patience, check_on_train_epoch_end=False)
         )
+    if config.trainer.ema is not None:
+        callbacks.append(MovingAverage(decay=config.trainer.ema))
     history = History(path=context.folder / "history.csv", monitor=monitor, progress=progress, loggers=loggers)
     selection = selection_of(config.model)
     best = BestWeights(folder=resume, monitor=monitor, direction=task.direction, owned=owned, selection=selection)

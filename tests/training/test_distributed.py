@@ -386,3 +386,15 @@ def test_two_ranks_train_encoders_as_one_does_also_where_a_rank_lacks_a_modality
     found = load_run(two["run_id"], checkpoints=both / "checkpoints").model.components()
     assert {"encoder.text", "encoder.audio"} <= found.keys()
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_ranks_share_the_statistics_of_batch_normalisation(root: Path, train_overrides: list[str]) -> None:
+    words = ["encoder/audio=crnn", "encoder.audio.channels=[4,4]", "encoder/text=none", "encoder/video=none"]
+    code, _, err = finish(emorec_process("train", *train_overrides, *words, *RANKS, root=root))
+    assert code == 0, err
+    (run,) = runs(root)
+    folder = root / "checkpoints" / run["run_id"]
+    with (folder / "history.csv").open(newline="") as stream:
+        best = list(csv.DictReader(stream))[run["best_epoch"]]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert float(best["val/loss"]) == pytest.approx(metrics["val/loss"], rel=1e-4)

@@ -115,10 +115,12 @@ def stop_at(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
         (("bert",), "lora", ["trainer.accumulate=2", "scheduler=warmup_cosine"]),
         (("bert", "wav2vec2"), "full", ["trainer.accumulate=2"]),
         (("bert", "crnn"), "full", ["model.selection=average_last_k"]),
+        (("bert", "crnn"), "lora", ["trainer.ema=0.5"]),
     ],
-    ids=["lora", "full", "from scratch"],
+    ids=["lora", "full", "from scratch", "moving average"],
 )
 def test_a_training_that_is_stopped_within_an_epoch_goes_on_exactly(
+    *,
     names: tuple[str, ...],
     training: str,
     settings: list[str],
@@ -198,7 +200,7 @@ def test_equal_weights_of_two_runs_are_stored_once(words: Words, root: Path) -> 
 
 @pytest.mark.parametrize(("size", "parts"), [(8, 4), (12, 4)])
 def test_added_gradients_of_small_batches_are_those_of_a_large_one(
-    size: int, parts: int, words: Words, calm_bert: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    *, size: int, parts: int, words: Words, calm_bert: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = [*words("bert"), f"encoder.text.model={calm_bert}", "model.dropout=0", "trainer.max_epochs=3", *PLAIN]
     line += ["trainer.gradient_clip=0.01", "scheduler=linear"]
@@ -207,9 +209,7 @@ def test_added_gradients_of_small_batches_are_those_of_a_large_one(
     monkeypatch.setenv("EMOREC_ROOT", str(tmp_path / "small"))
     assert main([*line, f"batch_size={size // parts}", f"trainer.accumulate={parts}"]) == 0
     small = only_record(tmp_path / "small")
-    torch.testing.assert_close(
-        weights_of(tmp_path / "small", small), weights_of(root, large), rtol=1e-4, atol=1e-6
-    )
+    torch.testing.assert_close(weights_of(tmp_path / "small", small), weights_of(root, large), rtol=1e-4, atol=1e-6)
     rows = history_of(root, large), history_of(tmp_path / "small", small)
     assert [[(row["step"], row["lr"]) for row in history] for history in rows] == [
         [(row["step"], row["lr"]) for row in rows[0]]
@@ -355,7 +355,14 @@ def test_a_sweep_of_local_jobs_trains_encoders_in_each_way(words: Words, root: P
 
 def test_encoders_that_train_are_tuned(words: Words, root: Path) -> None:
     pytest.importorskip("optuna")
-    search = ["~search.model.hidden", "~search.batch_size", "study.name=first", "study.trials=2", "study.startup=1", "search=head"]
+    search = [
+        "~search.model.hidden",
+        "~search.batch_size",
+        "study.name=first",
+        "study.trials=2",
+        "study.startup=1",
+        "search=head",
+    ]
     assert main(["tune", *words("bert", training="lora")[1:], *search]) == 0
     assert [record.status for record in CheckpointStore(root / "checkpoints").records()] == ["finished"] * 2
 
@@ -418,3 +425,28 @@ def test_keys_of_other_selections_do_not_count(words: Words, root: Path) -> None
     line = [*words("crnn"), "trainer.max_epochs=1"]
     assert main([*line, "model.average_last=4"]) == main([*line, "model.smoothed_over=5"]) == main(line) == 0
     assert only_record(root).attempts == 1
+
+
+def test_a_moving_average_of_the_weights_is_validated_and_kept(
+    words: Words, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = [*words("bert", "crnn", training="lora"), "trainer.max_epochs=1", "trainer.ema=0.75"]
+    seen: list[dict[str, Tensor]] = []
+
+    def noted(model: EmotionModel, *_: Any) -> None:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EmotionModel, "on_train_batch_end", noted)
+        assert main(line) == 0
+    record = only_record(root)
+    found = load_run(record.run_id).model.state_dict()
+    assert any("lora_" in name for name in found)
+    for name, value in found.items():
+        if value.is_floating_point():
+            average = seen[0][name]
+            for weights in seen[1:]:
+                average = 0.75 * average + 0.25 * weights[name]
+            torch.testing.assert_close(value, average, rtol=1e-5, atol=1e-6)
+    (row,) = history_of(root, record)
+    assert float(row["val/loss"]) == pytest.approx(metrics_of(root, record)["val/loss"], rel=1e-4)

@@ -13,6 +13,7 @@ from emorec.models.lightning_overhead import EpochCallback
 from emorec.storage.atomic import replacing, sync
 from emorec.storage.digests import hash_file
 from emorec.storage.folders import check_real_folder, list_folder
+from emorec.training.callbacks.moving_average import kept_weights
 from emorec.training.collectives import any_rank
 from emorec.training.selection import Best, Selection
 from emorec.training.states import DIGEST_DIGITS
@@ -98,7 +99,7 @@ class BestWeights(EpochCallback):
         if not bad and epoch not in self.selection.needed({**self._scores, epoch: score}):
             self._scores[epoch] = score
             return
-        weights = trainer.strategy.lightning_module_state_dict()  # whole, also where ranks hold parts of it
+        weights = kept_weights(trainer)
         if tensor := first_not_finite(weights):
             bad = f"{tensor} holds values that are not finite"
         is_bad = bool(bad)
