@@ -390,6 +390,7 @@ def test_two_ranks_train_encoders_as_one_does_also_where_a_rank_lacks_a_modality
 
 def test_ranks_share_the_statistics_of_batch_normalisation(root: Path, train_overrides: list[str]) -> None:
     words = ["encoder/audio=crnn", "encoder.audio.channels=[4,4]", "encoder/text=none", "encoder/video=none"]
+    words += ["optimizer.lr=0.02", "trainer.gradient_clip=null"]
     code, _, err = finish(emorec_process("train", *train_overrides, *words, *RANKS, root=root))
     assert code == 0, err
     (run,) = runs(root)
@@ -397,4 +398,4 @@ def test_ranks_share_the_statistics_of_batch_normalisation(root: Path, train_ove
     with (folder / "history.csv").open(newline="") as stream:
         best = list(csv.DictReader(stream))[run["best_epoch"]]
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert float(best["val/loss"]) == pytest.approx(metrics["val/loss"], rel=1e-4)
+    assert float(best["val/loss"]) == pytest.approx(metrics["val/loss"], rel=1e-5)
