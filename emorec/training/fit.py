@@ -143,6 +143,8 @@ def _note_training(record: RunRecord, history: History, best: BestWeights) -> No
         record.timings["process_to_first_step"] = round(history.first_step - emorec.STARTED, 3)
     if best.epoch is None:
         raise UserError(f"expected an epoch with finite results, got none: {best.diverged or 'the training diverged'}")
+    if best.diverged:
+        log.warning("%s: epochs whose results are not finite are not kept", best.diverged)
     record.epochs, record.best_epoch = len(history.rows), best.epoch
     if len(best.epochs) > 1:
         record.averaged_epochs = list(best.epochs)

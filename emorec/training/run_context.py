@@ -112,12 +112,12 @@ def prepare_run(
         config = replace(config, features=replace(config.features, preload="none"))
     parts = make_parts(config, task, encoders)
     check_monitor(parts, task)
+    store = CheckpointStore(config.paths.checkpoints)
+    initial = find_initial(config, store)  # before features are computed
     data = preparer.prepare(config, corpus, encoders)
     check_classes(task, data.splits)
     check_sizes(data.splits, config.trainer.world_size)
     check_splits_apart(data)
-    store = CheckpointStore(config.paths.checkpoints)
-    initial = find_initial(config, store)
     identity = identify(
         composed.values if initial is None else {**composed.values, "init_from": initial.digests},
         manifest_digest=data.manifest.digest,
