@@ -19,9 +19,8 @@ from emorec.runs.weights import (
     SUFFIX,
     WEIGHTS,
     load_components,
-    store_weights,
+    publish_folder,
     weight_folders,
-    write_copy,
 )
 from emorec.storage.atomic import make_folder, remove_orphans, write_json
 from emorec.storage.documents import read_object, read_yaml
@@ -265,7 +264,7 @@ class CheckpointStore:
 
         # without metadata, so that equal weights have equal bytes
         files = {f"{name}{SUFFIX}": save(dict(weights)) for name, weights in components.items()}
-        published = self._publish(self.folder(run_id) / "model", files)
+        published = publish_folder(self.root, self.folder(run_id) / "model", files)
         return {name.removesuffix(SUFFIX): digest for name, digest in published.items()}
 
     def publish_files(
@@ -277,28 +276,14 @@ class CheckpointStore:
         for old in list_folder(folder):
             if old.name not in folders:
                 remove(old)
-        published = {modality: self._publish(folder / modality, files) for modality, files in folders.items()}
+        published = {
+            modality: publish_folder(self.root, folder / modality, files) for modality, files in folders.items()
+        }
         return {
             f"{part}/{modality}/{name}": digest
             for modality, digests in published.items()
             for name, digest in digests.items()
         }
-
-    def _publish(self, folder: Path, files: Mapping[str, bytes | Path]) -> dict[str, str]:
-        """Writes {name: content, or a file to copy} into a folder of a run, and removes what else is there; weights are
-        stored by content and linked. Returns {name: sha256}."""
-        for path in (folder.parent, folder, self.root / WEIGHTS):
-            check_real_folder(path)
-        digests = {
-            name: store_weights(self.root, content, folder / name)
-            if name.endswith(SUFFIX)
-            else write_copy(content, folder / name)
-            for name, content in files.items()
-        }
-        for old in list_folder(folder):
-            if old.name not in files and not old.name.startswith("."):
-                old.unlink(missing_ok=True)
-        return digests
 
     def load(self, record: RunRecord) -> "dict[str, dict[str, Tensor]]":
         """Loads {component: its weights} of a finished run; see `load_components`."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from emorec.errors import UserError
 from emorec.storage.atomic import replacing
 from emorec.storage.digests import hash_file
-from emorec.storage.folders import list_folder
+from emorec.storage.folders import check_real_folder, list_folder
 from emorec.storage.links import link_relative
 from emorec.storage.regular_files import read_regular
 
@@ -68,6 +68,25 @@ def load_components(folder: Path, weights: Mapping[str, str]) -> "dict[str, dict
         except SafetensorError as error:
             raise UserError(f"expected a safetensors file in {path}: {error}") from error
     return components
+
+
+def publish_folder(root: Path, folder: Path, files: Mapping[str, bytes | Path]) -> dict[str, str]:
+    """Writes {name: content, or a file to copy} into a folder of a run, and removes what else is there.
+
+    Weights are stored by content in the store at `root` and linked. Returns {name: sha256}.
+    """
+    for path in (folder.parent, folder, root / WEIGHTS):
+        check_real_folder(path)
+    digests = {
+        name: store_weights(root, content, folder / name)
+        if name.endswith(SUFFIX)
+        else write_copy(content, folder / name)
+        for name, content in files.items()
+    }
+    for old in list_folder(folder):
+        if old.name not in files and not old.name.startswith("."):
+            old.unlink(missing_ok=True)
+    return digests
 
 
 def store_weights(root: Path, content: bytes | Path, link: Path) -> str:
