@@ -1,7 +1,6 @@
 """The model learns, keeps order and mode, and loads the weights that it gave."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +9,12 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Optimizer
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from emorec.batch import IGNORED, Batch, FusionOutput, ModelOutput
+from emorec.config.schema import OptimizerComponent
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError
 from emorec.fusion.concat import Concat
@@ -23,6 +23,7 @@ from emorec.metrics.classification import Accuracy, MacroF1, UnweightedAverageRe
 from emorec.models.emotion_model import EmotionModel
 from emorec.models.heads import Head
 from emorec.models.normalisation import Normalisation
+from emorec.models.optimization import OptimizerFactory
 from emorec.models.projection import Projection
 from emorec.models.schedule import WarmupCosine
 
@@ -34,8 +35,10 @@ EMOTION = Task(name=TASK, labels=("happy", "sad", "angry"))
 COMPONENTS = {"normalisation", "projection", "fusion", "head"}
 
 
-def optimizer_of(parameters: Iterable[nn.Parameter]) -> Optimizer:
-    return AdamW(list(parameters), lr=0.02)
+def optimizer_of(model: nn.Module) -> Optimizer:
+    component = OptimizerComponent.from_node({"_target_": "torch.optim.AdamW", "lr": 0.02}, "optimizer", [])
+    assert component is not None
+    return OptimizerFactory(component, precision="32")(model)
 
 
 def make_metrics(classes: int = CLASSES) -> dict[str, Metric]:
@@ -372,7 +375,7 @@ def test_a_weight_of_another_shape_is_refused() -> None:
 
 
 def test_a_trained_projector_of_a_loss_is_stored_and_trained() -> None:
-    model = make_model(make_optimizer=lambda parameters: SGD(list(parameters), lr=0.1))
+    model = make_model(make_optimizer=lambda model: SGD(model.parameters(), lr=0.1))
     model.loss.projector = nn.Linear(HIDDEN, HIDDEN)
     assert "loss" in model.components()
     given = {id(item) for group in model.configure_optimizers().param_groups for item in group["params"]}
