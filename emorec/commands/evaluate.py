@@ -9,6 +9,7 @@ from emorec.config.schema import EvaluateConfig
 from emorec.imports import quick_imports
 from emorec.runs.logs import start_logging
 
+MODEL = re.compile(r"encoder\.(text|audio|video)\.model=['\"]?(.*?)['\"]?", re.DOTALL)
 LOCATION = re.compile(rf"dataset\.({'|'.join(LOCATIONS)})=['\"]?(.*?)['\"]?", re.DOTALL)
 SIZE = "largest_table"  # the location that is a number; paths are texts, also one such as 2024
 
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str]) -> int:
         given = {match[1]: match[2] for word in words if (match := LOCATION.fullmatch(word))}
         locations = {key: int(text) if key == SIZE and text.isdecimal() else text for key, text in given.items()}
         words = [word for word in words if not LOCATION.fullmatch(word)]
+    models = {match[1]: match[2] for word in words if (match := MODEL.fullmatch(word))}
+    words = [word for word in words if not MODEL.fullmatch(word)]
     composed = compose_once("evaluate", EvaluateConfig, words)
     if composed is None:
         return 0
@@ -28,5 +31,5 @@ def main(arguments: Sequence[str]) -> int:
         _ = composed.config
         from emorec.training.evaluation import evaluate_run
 
-    print(evaluate_run(composed, locations))
+    print(evaluate_run(composed, locations, models))
     return 0

@@ -15,8 +15,12 @@ GROUPED_KEYS = (("seed",), ("dataset", "fold"))  # differ between the runs of a 
 
 # Keys of an encoder by what they need to matter: `training` other than frozen, and LoRA.
 TRAINING_KEYS, LORA_KEYS = ("train_from", "train_front"), ("lora",)
+# Keys of a model that matter with one way of selecting epochs only.
+SELECTION_KEYS = {"smoothed": "smoothed_over", "average_last_k": "average_last"}
 # Keys that older runs did not have: they count once they differ from what those runs did.
 ADDED_KEYS: Mapping[tuple[str, ...], Any] = {
+    ("init_from",): None,
+    ("init_components",): None,
     ("model", "selection"): "best",
     ("model", "mixup"): 0.0,
     ("optimizer", "encoder_lr"): None,
@@ -24,25 +28,38 @@ ADDED_KEYS: Mapping[tuple[str, ...], Any] = {
     ("trainer", "accumulate"): 1,
     **{("encoder", modality, "augmentation"): None for modality in ("text", "audio", "video")},
     ("encoder", "audio", "inputs"): "log_mel",
+    ("trainer", "ema"): None,
     **{("encoder", modality, "window"): "padded" for modality in ("text", "audio", "video")},
 }
 
 
 def without_unused(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config less the keys that change nothing in it: those of training a frozen encoder, and new ones left alone."""
-    kept = copy.deepcopy(dict(config))
+    """A config less the keys that change nothing in it: those that another key switches off, and new ones that are left
+    alone."""
+    kept = _without_switched_off(copy.deepcopy(dict(config)))
+    for (*path, last), default in ADDED_KEYS.items():
+        node: Any = kept
+        for key in path:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and node.get(last, default) == default:
+            node.pop(last, None)
+    return kept
+
+
+def _without_switched_off(kept: dict[str, Any]) -> dict[str, Any]:
+    """Removes the keys of training a frozen encoder, of other ways to select epochs, and of starting from no run."""
     for node in kept.get("encoder", {}).values():
         if isinstance(node, dict):
             mode = node.get("training", "frozen")
             unused = (*(TRAINING_KEYS if mode == "frozen" else ()), *(() if mode == "lora" else LORA_KEYS))
             for key in (*unused, "gradient_checkpointing"):
                 node.pop(key, None)
-    for (*path, last), default in ADDED_KEYS.items():
-        node = kept
-        for key in path:
-            node = node.get(key) if isinstance(node, dict) else None
-        if isinstance(node, dict) and node.get(last, default) == default:
-            node.pop(last, None)
+    model = kept.get("model", {})
+    for selection, key in SELECTION_KEYS.items():
+        if model.get("selection") != selection:
+            model.pop(key, None)
+    if kept.get("init_from") is None:
+        kept.pop("init_components", None)
     return kept
 
 

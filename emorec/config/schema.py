@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from emorec.annotations import Count, NonNegative, Pattern, Positive, PositiveCount, Share
 from emorec.config.instantiation import Component
@@ -126,12 +126,22 @@ class EncodersConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What joins features, fusion and head."""
+    """What joins features, fusion and head, and which epoch's weights are kept.
+
+    Attributes:
+        selection: "best" epoch on validation; "last"; "smoothed", the best by the mean of the scores around it; or
+            "average_last_k", the mean weights of the last epochs. Only epochs with finite results count.
+        smoothed_over: number of scores in a mean, for "smoothed".
+        average_last: number of epochs, for "average_last_k".
+    """
 
     hidden: PositiveCount
     dropout: Share
     normalisation: Literal["none", "train"]
     mixup: Annotated[float, Ge(0), Le(100)] = 0.0
+    selection: Literal["best", "last", "smoothed", "average_last_k"] = "best"
+    smoothed_over: Literal[3, 5] = 3
+    average_last: PositiveCount = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +157,7 @@ class TrainerConfig:
     num_nodes: PositiveCount
     strategy: Literal["auto", "ddp", "fsdp"]
     accumulate: PositiveCount = 1
+    ema: Annotated[float, Gt(0), Lt(1)] | None = None  # decay a step of the moving average of weights that is kept
     threads: PositiveCount | Literal["auto"] = "auto"
 
     @property
@@ -157,15 +168,24 @@ class TrainerConfig:
     def problems(self) -> Iterator[str]:
         if self.strategy == "fsdp" and self.precision == "16-mixed":
             yield "precision: expected 32 or bf16-mixed with trainer.strategy=fsdp, got '16-mixed'"
+        if self.strategy == "fsdp" and self.ema is not None:
+            yield f"ema: expected null with trainer.strategy=fsdp, got {self.ema}"
         if self.strategy == "fsdp" and self.world_size == 1:
             yield "devices: expected several ranks (devices × num_nodes) for trainer.strategy=fsdp, got 1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When states are saved: at most one in so many seconds."""
+    """What is written.
+
+    Attributes:
+        every_seconds: between two states to resume from.
+        backbone: "reference" names the checkpoints of pretrained encoders; "link" stores them with the run, once for
+            all runs.
+    """
 
     every_seconds: NonNegative
+    backbone: Literal["reference", "link"] = "reference"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +242,8 @@ class TrainConfig(ExtractConfig):
     logger: dict[str, Component | None] = field(default_factory=dict)
     launcher: LauncherConfig
     checkpoint: CheckpointConfig
+    init_from: str | None = None  # a finished run, whose weights training starts from
+    init_components: list[str] | None = None  # those that are taken; `None` for all that fit
     sweep: SweepConfig
     test: bool
     tags: list[Tag]

@@ -226,6 +226,13 @@ class BatchLoader:
     def __len__(self) -> int:
         return math.ceil(len(self._shard(torch.arange(len(self.table)))) / self.batch_size)
 
+    def share(self, number: int, window: int) -> float:
+        """The factor that makes a batch's mean count as its utterances do, among those of the `window` batches whose
+        gradients are added and divided by `window`; 1 but for the last of an epoch, which may be fewer and smaller."""
+        rows, size, first = len(self._shard(torch.arange(len(self.table)))), self.batch_size, number // window * window
+        own = min(rows, (number + 1) * size) - number * size
+        return window * own / (min(rows, (first + window) * size) - first * size)
+
     def _shard(self, rows: Tensor) -> Tensor:
         """The rows of this rank in an epoch: its part of each batch of all ranks."""
         if self.ranks == 1:

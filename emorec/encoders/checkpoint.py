@@ -75,6 +75,36 @@ def resolve_revision(model: str, revision: str, digests: FileDigests) -> tuple[s
     return model, commit
 
 
+def _folder(model: str, revision: str) -> Path | None:
+    """The folder of this machine with a model's files; `None` where there is none."""
+    from huggingface_hub.errors import HFValidationError
+
+    if folder := local_folder(model):
+        return folder
+    with suppress(HFValidationError):  # the path of a folder that is not here
+        if cached := _cached(model, revision, "config.json"):
+            return cached.parent
+    return None
+
+
+def is_available(model: str, revision: str) -> bool:
+    """Whether a model is a folder of this machine, or in the hub's local cache."""
+    return _folder(model, revision) is not None
+
+
+def checkpoint_files(model: str, revision: str) -> list[Path]:
+    """The files of a resolved model that decide its output.
+
+    Raises:
+        UserError: they are not on this machine.
+    """
+    folder = _folder(model, revision)
+    files = sorted(path for path in folder.iterdir() if path.suffix in CHECKPOINT_SUFFIXES) if folder else []
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise UserError(f"expected the checkpoint of {model!r} on this machine, as safetensors, got {folder or 'none'}")
+    return [path for path in files if path.is_file()]
+
+
 def _hub_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
     """The errors of a request to the hub, with those of the HTTP client that the hub's library uses, and `others`."""
     from huggingface_hub.errors import HfHubHTTPError

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -108,6 +109,10 @@ class Encoder(nn.Module, ABC):
     def stored(self) -> "Encoder":
         """The encoder whose output the feature store keeps: of one that trains, the frozen part below the cut."""
         return self
+
+    def backbone(self) -> list[Path]:
+        """The files of the pretrained checkpoint that it loads; none of an encoder without one."""
+        return []
 
     def trained(self) -> "TrainedPart | None":
         """A new trained part, with its weights; `None` of a frozen encoder.

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from emorec.annotations import Count, Pattern
 from emorec.encoders.below_cut import BelowCut
-from emorec.encoders.checkpoint import load_pretrained, read_settings, resolve_revision
+from emorec.encoders.checkpoint import LOCAL, checkpoint_files, load_pretrained, read_settings, resolve_revision
 from emorec.encoders.encoder import Encoder, Training
 from emorec.encoders.layer_stack import LayerStack, kind_of
 from emorec.encoders.lora import LoraSettings, add_adapters
@@ -99,6 +100,9 @@ class HuggingFaceEncoder(Encoder):
         """What identifies the checkpoint: ("local", digest of the folder) or (name on the hub, commit)."""
         return resolve_revision(self.model, self.revision, self.digests)
 
+    def backbone(self) -> list[Path]:
+        return checkpoint_files(self.model, self.resolved[1])
+
     def stored(self) -> Encoder:
         return self if self.mode == "frozen" else self._below
 
@@ -118,8 +122,15 @@ class HuggingFaceEncoder(Encoder):
         if self.mode == "full":
             part.rate = FULL_RATE
         else:
-            kind = part.stack.network.config.model_type
-            part.lora = add_adapters(part.stack.network, self.lora, kind=kind, where=f"{self.where}.lora")
+            checkpoint, revision = self.resolved
+            part.lora = add_adapters(
+                part.stack.network,
+                self.lora,
+                kind=part.stack.network.config.model_type,
+                where=f"{self.where}.lora",
+                model=self.model,
+                revision=None if checkpoint == LOCAL else revision,
+            )
         return part
 
     def part(self, *, first: int, wanted: tuple[int, ...], raw: bool = False) -> PretrainedPart:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from emorec.annotations import PositiveCount, Share
 from emorec.errors import UserError
@@ -44,12 +44,16 @@ class LoraSettings:
     targets: list[str] | None = None
 
 
-def add_adapters(network: nn.Module, settings: LoraSettings, *, kind: str, where: str) -> Any:
+def add_adapters(
+    network: nn.Module, settings: LoraSettings, *, kind: str, where: str, model: str, revision: str | None
+) -> Any:
     """Freezes a network and adds adapters, the only weights that train; returns peft's `LoraConfig` of them.
 
     Args:
         kind: the network's model_type.
         where: the key of the settings, for errors.
+        model: the name or folder of the network's checkpoint.
+        revision: of the checkpoint on the hub.
 
     Raises:
         UserError: no target is known for this kind, or none of the targets is in the network.
@@ -66,7 +70,27 @@ def add_adapters(network: nn.Module, settings: LoraSettings, *, kind: str, where
     if absent:
         last = sorted({name.rpartition(".")[2] for name in linear})
         raise UserError(f"expected {where}.targets among the linear layers {last}, got {absent}")
-    config = LoraConfig(r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets)
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        base_model_name_or_path=model,
+        revision=revision,
+    )
     network.requires_grad_(False)
     inject_adapter_in_model(config, network)
     return config
+
+
+def adapter(network: nn.Module, config: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The content of `adapter_config.json` and of `adapter_model.safetensors` of a network with adapters, as peft saves
+    them: `PeftModel.from_pretrained` adds them to the network of the checkpoint."""
+    from peft import get_peft_model_state_dict
+
+    weights = get_peft_model_state_dict(network, state_dict=dict(network.state_dict()), adapter_name="default")
+    prefix = "base_model.model."
+    named = {f"{prefix}{name.removeprefix(prefix)}": value.cpu().contiguous() for name, value in weights.items()}
+    # whole names, so that peft adapts no layer below a cut; it shortens those that it is given
+    targets = sorted({name.removeprefix(prefix).partition(".lora_")[0] for name in named})
+    return {**config.to_dict(), "target_modules": targets, "inference_mode": True}, named

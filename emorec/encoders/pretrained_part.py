@@ -25,7 +25,7 @@ class PretrainedPart(TrainedPart):
     def __init__(self, stack: LayerStack, *, train_front: bool = False, raw: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self.stack, self.raw = stack, raw
-        self.lora: Any = None  # its settings, as peft's `LoraConfig`
+        self.lora: Any = None  # the settings of its adapters, as peft's `LoraConfig`
         network: Any = stack.network
         network.config.layerdrop = network.layerdrop = 0.0  # ranks would skip different layers, and wait for ever
         for name in ("masked_spec_embed", "positions", "post_layernorm"):

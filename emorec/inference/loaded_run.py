@@ -1,6 +1,7 @@
 """The Python API of runs: `load_run` and `runs`."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ class LoadedRun:
 
     record: RunRecord  # `run.json`: the task, the data, timings, provenance
     folder: Path  # the run's directory
+    models: Mapping[str, str] = field(default_factory=dict)  # {modality: its checkpoint}, where it lies elsewhere now
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -62,8 +64,10 @@ class LoadedRun:
         """
         from emorec.datamodules.preparer import make_encoder
         from emorec.models.builder import build_model, feature_widths, layer_counts, make_parts, restore_encoders
+        from emorec.runs.backbones import check_checkpoint, with_present_models
 
         values = {**self.config, "logger": {}, "metric": {}, "tags": []}  # not needed to apply the model
+        values["encoder"] = with_present_models(values["encoder"], self.record, self.folder, self.models)
         config = validated(TrainConfig, values, heading=str(self.folder / "config.yaml"))
         task = Task(**{**self.record.task, "labels": tuple(self.record.task["labels"])})
         components = load_components(self.folder, self.record.weights)
@@ -72,17 +76,23 @@ class LoadedRun:
         digests = FileDigests()
         encoders = {name: make_encoder(node, name, digests) for name, node in config.encoder.used().items()}
         restore_encoders(encoders, components)
+        for encoder in encoders.values():
+            if encoder.mode != "frozen":
+                check_checkpoint(self.record, encoder)
         model = build_model(make_parts(config, task, encoders), config.model, task, widths=widths, layers=layers)
         model.load_components(components)
         return model.eval()
 
 
-def load_run(run: str | Path, *, checkpoints: str | Path | None = None) -> LoadedRun:
+def load_run(
+    run: str | Path, *, checkpoints: str | Path | None = None, models: Mapping[str, str | Path] | None = None
+) -> LoadedRun:
     """A finished run.
 
     Args:
         run: its id, the first digits of its id, or its directory, such as an exported one.
         checkpoints: the store; by default `checkpoints/` below `EMOREC_ROOT`, the checkout or the working directory.
+        models: {modality: folder of the checkpoint of its encoder}, where it lies elsewhere than when the run trained.
 
     Raises:
         UserError: there is no such run, or it is not finished.
@@ -91,7 +101,8 @@ def load_run(run: str | Path, *, checkpoints: str | Path | None = None) -> Loade
         >>> run = load_run("3a2afb35c1c5")
         >>> run.metrics["test/uar"], run.predictions.head()
     """
-    return LoadedRun(*_store(checkpoints).locate(str(run)))
+    places = {modality: str(Path(model).expanduser()) for modality, model in (models or {}).items()}
+    return LoadedRun(*_store(checkpoints).locate(str(run)), places)
 
 
 def runs(*, checkpoints: str | Path | None = None) -> "pandas.DataFrame":

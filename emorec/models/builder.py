@@ -75,11 +75,8 @@ def _trained(encoders: Mapping[str, Encoder], seed: int) -> dict[str, TrainedPar
 
 def restore_encoders(encoders: Mapping[str, Encoder], components: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Gives {modality: encoder} the states, such as vocabularies, that a run's {component: its weights} hold."""
-    kept = components.get("encoder", {})
     for modality, encoder in encoders.items():
-        start = f"{modality}."
-        own = {name.removeprefix(start): value for name, value in kept.items() if name.startswith(start)}
-        encoder.restore(own)
+        encoder.restore(components.get(f"encoder.{modality}", {}))
 
 
 def _loss(config: TrainConfig, task: Task) -> Loss:

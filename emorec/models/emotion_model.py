@@ -1,18 +1,20 @@
 """The one model: normalise, project, fuse, classify."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from emorec.augmentation.mixup import Mixing
 from emorec.batch import Batch, ModelOutput
+from emorec.datamodules.utterances import BatchLoader
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError
 from emorec.losses.loss import Loss
@@ -139,7 +141,13 @@ class EmotionModel(FastModule):
             output = self(batch, mixing)
             loss = mixing.loss(partial(self._total_loss, output), batch, self.task.name)
         self._train_loss.append(loss.detach())
-        return loss
+        return loss * self._share(batch_idx)
+
+    def _share(self, number: int) -> float:
+        """The factor of a batch's loss where the gradients of several batches are added."""
+        window = 1 if self._trainer is None else self._trainer.accumulate_grad_batches
+        loader = None if window == 1 else self.trainer.train_dataloader
+        return loader.share(number, window) if isinstance(loader, BatchLoader) else 1.0
 
     def on_train_epoch_end(self) -> None:
         self.log("train/loss", torch.stack(self._train_loss).mean(), sync_dist=True)
@@ -150,6 +158,21 @@ class EmotionModel(FastModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._train_loss = list(checkpoint["train_loss"].to(self.device))
+
+    def on_validation_epoch_start(self) -> None:
+        """All ranks, and the weights that are kept, have the same statistics of batch normalisation: their mean."""
+        if not distributed.is_initialized():
+            return
+        statistics = [
+            item
+            for part in self.modules()
+            if isinstance(part, _BatchNorm)
+            for item in (part.running_mean, part.running_var)
+            if item is not None
+        ]
+        for item in statistics:
+            distributed.all_reduce(item)
+            item.div_(distributed.get_world_size())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._validated.append(self._evaluate(batch))
@@ -232,12 +255,16 @@ class EmotionModel(FastModule):
         return math.ceil(len(data.train_dataloader()) / self.trainer.accumulate_grad_batches) * epochs
 
     def components(self) -> dict[str, dict[str, Tensor]]:
-        """{component: its weights} of each child module that has any; contiguous, on the CPU."""
+        """{component: its weights} of each child module that has any, and of each encoder; contiguous, on the CPU."""
         weights = {
             name: {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-            for name, module in self.named_children()
+            for name, module in self._components()
         }
         return {name: tensors for name, tensors in weights.items() if tensors}
+
+    def _components(self) -> Iterator[tuple[str, nn.Module]]:
+        yield from (item for item in self.named_children() if item[0] != "encoder")
+        yield from ((f"encoder.{modality}", part) for modality, part in self.encoder.items())
 
     def load_components(self, components: dict[str, dict[str, Tensor]]) -> None:
         """Takes the weights that `components` gave.
@@ -253,10 +280,9 @@ class EmotionModel(FastModule):
 
     def parameter_counts(self) -> dict[str, tuple[int, int]]:
         """{component: (number of parameters that train, number of all)} of those with parameters."""
-        parts = {name: part for name, part in self.named_children() if name != "encoder"}
-        parts |= {f"encoder.{modality}": part for modality, part in self.encoder.items()}
         sizes = {
-            name: [(item.numel(), item.requires_grad) for item in part.parameters()] for name, part in parts.items()
+            name: [(item.numel(), item.requires_grad) for item in part.parameters()]
+            for name, part in self._components()
         }
         return {
             name: (sum(size for size, trains in items if trains), sum(size for size, _ in items))

@@ -59,7 +59,7 @@ def _facts(record: RunRecord) -> dict[str, str]:
     data, made_by, counts = record.data, record.provenance, record.data.get("utterances", {})
     commit, libraries = str(made_by.get("git_commit") or ""), made_by.get("libraries", {})
     versions = [f"{name} {libraries[name]}" for name in LIBRARIES if name in libraries]
-    best = "" if record.best_epoch is None else f", best {record.best_epoch} by val/{record.task.get('monitor')}"
+    best = "" if record.best_epoch is None else f", {record.selected} by val/{record.task.get('monitor')}"
     return {
         "corpus": ", ".join(str(data[key]) for key in ("dataset", "protocol") if key in data),
         "task": f"{record.task.get('name')}: {', '.join(map(str, record.task.get('labels') or ['a value']))}",

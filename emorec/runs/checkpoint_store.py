@@ -1,7 +1,6 @@
 """The directories of runs, and the store of weights that they link to."""
 
 import errno
-import hashlib
 import logging
 import os
 import shutil
@@ -15,11 +14,17 @@ from emorec.annotations import Pattern
 from emorec.config.validation import validated
 from emorec.errors import UserError
 from emorec.runs.identity import RunIdentity
-from emorec.runs.weights import SUFFIX, WEIGHTS, keep, load_components, wait_for_collection
-from emorec.storage.atomic import make_folder, remove_orphans, write_bytes, write_json
+from emorec.runs.weights import (
+    FILE_FOLDERS,
+    SUFFIX,
+    WEIGHTS,
+    load_components,
+    publish_folder,
+    weight_folders,
+)
+from emorec.storage.atomic import make_folder, remove_orphans, write_json
 from emorec.storage.documents import read_object, read_yaml
-from emorec.storage.folders import check_links, check_real_folder, list_folder
-from emorec.storage.links import link_relative
+from emorec.storage.folders import check_links, check_real_folder, list_folder, remove
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,9 +53,12 @@ class RunRecord:
     ended: str | None = None  # ISO 8601 time of the end
     timings: dict[str, float] = field(default_factory=dict)  # {step: seconds}
     epochs: int = 0  # number of trained epochs
-    best_epoch: int | None = None  # the epoch whose weights are kept, chosen on validation
+    best_epoch: int | None = None  # the epoch whose weights are kept, chosen on validation; of several, the last
+    averaged_epochs: list[int] = field(default_factory=list)  # the epochs whose mean weights are kept
     data: dict[str, Any] = field(default_factory=dict)  # digest of the corpus, utterances, bad media, notes
     weights: dict[str, str] = field(default_factory=dict)  # {component: sha256 of its file}
+    # {path in the directory: sha256} of adapters in peft's layout and of stored checkpoints of encoders
+    files: dict[str, str] = field(default_factory=dict)
     features: dict[str, str] = field(default_factory=dict)  # {modality: folder of its features in the cache}
     # {modality: specs of its features, one for each layer, with resolved revisions}
     feature_specs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -63,10 +71,25 @@ class RunRecord:
     notes: str | None = None  # of the last start
     schema: int = 1  # version of this file
 
+    @property
+    def selected(self) -> str:
+        """Whose weights the run keeps, in words."""
+        several = self.averaged_epochs
+        return f"the mean of epochs {several[0]} to {several[-1]}" if several else f"best epoch {self.best_epoch}"
+
     def problems(self) -> Iterator[str]:
         for name in self.weights:
             if Path(name).name != name or name.startswith("."):
                 yield f"weights: expected names of files, got {name!r}"
+        for name in self.files:
+            parts = name.split("/")
+            if len(parts) != 3 or parts[0] not in FILE_FOLDERS or any(part in ("", ".", "..") for part in parts):
+                yield f"files: expected paths such as {FILE_FOLDERS[0]}/text/config.json, got {name!r}"
+
+    @property
+    def published(self) -> dict[str, str]:
+        """{path in the directory: sha256} of all weights and of `files`."""
+        return {**{f"model/{name}{SUFFIX}": digest for name, digest in self.weights.items()}, **self.files}
 
 
 def read_record(folder: Path) -> RunRecord | None:
@@ -230,7 +253,7 @@ class CheckpointStore:
         weights = os.path.realpath(folder.parent / WEIGHTS)
 
         def is_of_weights(path: Path) -> bool:
-            return path.parent == folder / "model" and os.path.dirname(os.path.realpath(path)) == weights  # noqa: PTH120
+            return path.parent in weight_folders(folder) and os.path.dirname(os.path.realpath(path)) == weights  # noqa: PTH120
 
         check_links(folder, allowed=is_of_weights)
 
@@ -239,27 +262,28 @@ class CheckpointStore:
         of its file}."""
         from safetensors.torch import save
 
-        digests = {}
-        for folder in (self.folder(run_id), self.folder(run_id) / "model", self.root / WEIGHTS):
-            check_real_folder(folder)
-        for name, weights in components.items():
-            content = save(dict(weights))  # without metadata, so that equal weights have equal bytes
-            digest = hashlib.sha256(content).hexdigest()
-            blob = self.root / WEIGHTS / f"{digest}{SUFFIX}"
-            link = self.folder(run_id) / "model" / f"{name}{SUFFIX}"
-            while True:
-                if not keep(blob, len(content)):
-                    write_bytes(blob, content)
-                if not link_relative(blob, link):
-                    log.warning("%s does not support links: copied the weights of %s", self.root, name)
-                wait_for_collection(blob)
-                if link.exists():
-                    break
-            digests[name] = digest
-        for old in list_folder(self.folder(run_id) / "model", f"*{SUFFIX}"):
-            if old.name.removesuffix(SUFFIX) not in components:
-                old.unlink(missing_ok=True)
-        return digests
+        # without metadata, so that equal weights have equal bytes
+        files = {f"{name}{SUFFIX}": save(dict(weights)) for name, weights in components.items()}
+        published = publish_folder(self.root, self.folder(run_id) / "model", files)
+        return {name.removesuffix(SUFFIX): digest for name, digest in published.items()}
+
+    def publish_files(
+        self, run_id: str, part: str, folders: Mapping[str, Mapping[str, bytes | Path]]
+    ) -> dict[str, str]:
+        """Publishes {modality: {name: content, or a file to copy}} below the folder `part` of a run, weights as
+        `publish` does, and removes what else is there; returns {path in the run's directory: sha256}."""
+        check_real_folder(folder := self.folder(run_id) / part)
+        for old in list_folder(folder):
+            if old.name not in folders:
+                remove(old)
+        published = {
+            modality: publish_folder(self.root, folder / modality, files) for modality, files in folders.items()
+        }
+        return {
+            f"{part}/{modality}/{name}": digest
+            for modality, digests in published.items()
+            for name, digest in digests.items()
+        }
 
     def load(self, record: RunRecord) -> "dict[str, dict[str, Tensor]]":
         """Loads {component: its weights} of a finished run; see `load_components`."""
@@ -273,7 +297,7 @@ class CheckpointStore:
         """
         folder = make_folder(self.folder(run_id))
         self.check_links(folder)
-        for path in (folder, folder / "model", folder / "resume", self.root / WEIGHTS):
+        for path in (folder, *weight_folders(folder), folder / "resume", self.root / WEIGHTS):
             remove_orphans(path)
         if not keep_resume:
             shutil.rmtree(folder / "resume", ignore_errors=True)

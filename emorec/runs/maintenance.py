@@ -9,7 +9,7 @@ from pathlib import Path
 
 from emorec.errors import UserError
 from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, RunRecord, read_record, run_folders
-from emorec.runs.weights import DOOMED, SUFFIX, WEIGHTS, read_weights
+from emorec.runs.weights import DOOMED, SUFFIX, WEIGHTS, read_weights, weight_folders
 from emorec.storage.atomic import follow_folder_mode, make_folder, remove_orphans, write_bytes
 from emorec.storage.digests import hash_file
 from emorec.storage.folders import (
@@ -52,11 +52,12 @@ def linked_weights(store: CheckpointStore) -> set[str]:
     """Names of the weight files that runs link to; runs may be added and removed meanwhile."""
     names = set()
     for run in store.root.iterdir():
-        with suppress(FileNotFoundError, NotADirectoryError):  # a folder that cannot be read is an error
-            for path in (run / "model").iterdir():
-                with suppress(FileNotFoundError):
-                    if path.suffix == SUFFIX and path.is_symlink():
-                        names.add(path.readlink().name)
+        for folder in weight_folders(run):
+            with suppress(FileNotFoundError, NotADirectoryError):  # a folder that cannot be read is an error
+                for path in folder.iterdir():
+                    with suppress(FileNotFoundError):
+                        if path.suffix == SUFFIX and path.is_symlink():
+                            names.add(path.readlink().name)
     return names
 
 
@@ -70,10 +71,10 @@ def verify(store: CheckpointStore) -> dict[str, str]:
     broken |= {f"{folder.name}/run.json": reason for folder, reason in odd.items()}
     for record in records:
         folder = store.folder(record.run_id)
-        for name, digest in record.weights.items():
-            path = folder / "model" / f"{name}{SUFFIX}"
-            if (problem := _link_problem(path, digest)) and folder.is_dir():  # else the run was removed in the meantime
-                broken[f"{record.run_id}/model/{path.name}"] = problem
+        for name, digest in record.published.items():
+            check = _link_problem if name.endswith(SUFFIX) else _content_problem
+            if (problem := check(folder / name, digest)) and folder.is_dir():  # else the run was removed meanwhile
+                broken[f"{record.run_id}/{name}"] = problem
     return broken
 
 
@@ -90,7 +91,7 @@ def _content_problem(path: Path, digest: str) -> str | None:
     try:
         return None if hash_file(path) == digest else "the content does not match its digest"
     except FileNotFoundError:
-        return "the link leads nowhere"
+        return "the link leads nowhere" if path.suffix == SUFFIX else "the file is missing"
     except OSError as error:
         return error.strerror or str(error)
 
@@ -184,8 +185,9 @@ def export_run(store: CheckpointStore, record: RunRecord, target: Path) -> None:
     draft = temporary_path(target)
     try:
         _copy(folder, draft)
-        for _, path, content in read_weights(folder, record.weights):
-            write_bytes(draft / path.relative_to(folder), content)
+        for name, digest in record.published.items():
+            if name.endswith(SUFFIX):
+                write_bytes(draft / name, read_weights(folder / name, digest))
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -17,6 +17,7 @@ from emorec.errors import UserError, raise_problems
 from emorec.features.devices import exact_float32, own_device
 from emorec.models.builder import feature_widths, make_parts, model_for, restore_encoders
 from emorec.models.emotion_model import EmotionModel, Predictions
+from emorec.runs.backbones import check_checkpoint, with_present_models
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config, write_record
 from emorec.runs.results import SHOWN, metric_text, scalar_metrics, write_results
 from emorec.runs.weights import load_components
@@ -39,7 +40,7 @@ def predict_test(
     context: RunContext, model: EmotionModel, module: UtteranceDataModule, record: RunRecord
 ) -> Predictions:
     """Reads the test split, and notes it in the run's record."""
-    record.test_reads.append({"time": now(), "why": f"best epoch {record.best_epoch}"})
+    record.test_reads.append({"time": now(), "why": record.selected})
     context.store.write(record)  # before the read, so that a kill does not lose it
     return predict(model, module.loader("test"), context.config.trainer)
 
@@ -54,7 +55,9 @@ def read_test_later(context: RunContext, record: RunRecord) -> dict[str, Any]:
     return write_results(context.folder, predictions, module.task)
 
 
-def evaluate_run(composed: Composed[EvaluateConfig], locations: Mapping[str, str | int]) -> str:
+def evaluate_run(
+    composed: Composed[EvaluateConfig], locations: Mapping[str, str | int], models: Mapping[str, str] | None = None
+) -> str:
     """Applies a finished run to a split of its corpus, or to another corpus; returns a line that sums it up.
 
     Metrics and predictions are written to a folder in the run's `evaluations/`.
@@ -62,6 +65,7 @@ def evaluate_run(composed: Composed[EvaluateConfig], locations: Mapping[str, str
     Args:
         composed: the config of the command.
         locations: {key such as "root": where the run's own corpus lies now}, if no corpus is named.
+        models: {modality: folder of the checkpoint of its encoder}, where it lies elsewhere now.
 
     Raises:
         UserError: the run is not finished, or the data does not fit it.
@@ -70,12 +74,14 @@ def evaluate_run(composed: Composed[EvaluateConfig], locations: Mapping[str, str
     store = CheckpointStore(asked.paths.checkpoints)
     record, folder = store.locate(asked.run)
     store.check_links(folder)
-    split, config = asked.split, _config_of(folder, composed, record, locations)
+    split, config = asked.split, _config_of(folder, composed, record, locations, models or {})
     components = load_components(folder, record.weights)
 
     preparer = DataPreparer.of(config)
     corpus, encoders = preparer.components(config)
     restore_encoders(encoders, components)
+    for encoder in encoders.values():
+        check_checkpoint(record, encoder)
     data = preparer.prepare(config, corpus, encoders, whole=split == WHOLE, widths=feature_widths(components))
     _check_labels(list(data.task.labels), record, data.manifest.dataset)
     loaded_split = "test" if split == WHOLE else split
@@ -106,10 +112,15 @@ def _check_labels(labels: list[str], record: RunRecord, dataset: str) -> None:
 
 
 def _config_of(
-    folder: Path, composed: Composed[EvaluateConfig], record: RunRecord, locations: Mapping[str, str | int]
+    folder: Path,
+    composed: Composed[EvaluateConfig],
+    record: RunRecord,
+    locations: Mapping[str, str | int],
+    models: Mapping[str, str],
 ) -> TrainConfig:
     """The stored config of a run, with the operational keys, the corpus and the labels of the command."""
     values = stored_config(folder)
+    values["encoder"] = with_present_models(values["encoder"], record, folder, models)
     values |= {key: composed.values[key] for key in OPERATIONAL if key in composed.values}
     values |= {"logger": {}, "tags": []}
     values["dataset"] = _moved(_dataset(values["dataset"], composed), locations)

@@ -26,10 +26,13 @@ from emorec.runs.results import write_results
 from emorec.training.callbacks.best_weights import BestWeights
 from emorec.training.callbacks.early_stopping import ResumableEarlyStopping
 from emorec.training.callbacks.history import History
+from emorec.training.callbacks.moving_average import MovingAverage
 from emorec.training.callbacks.save_states import SaveStates
 from emorec.training.evaluation import predict, predict_test
 from emorec.training.preemption import Preemption
+from emorec.training.publishing import backbones, publish
 from emorec.training.run_context import RunContext
+from emorec.training.selection import selection_of
 from emorec.training.states import misfit
 from emorec.training.threads import training_threads
 from emorec.training.trainer import make_trainer
@@ -61,10 +64,14 @@ def fit(
     with training_threads(config.trainer, trains_encoders=bool(context.parts.encoders)) as threads:
         record.provenance["threads"] = threads
         _seed(config.seed)
+        backbones(context)  # what cannot be published is told of before training
         with _timed(record, "setup"):
             module = context.data.module(config)
-            model = model_for(context.parts, config.model, module)
+            # Lightning leaves modules in the mode that they have, and pretrained networks are loaded for evaluation
+            model = model_for(context.parts, config.model, module).train()
             fit_statistics(model, module)
+            if context.initial is not None and state is None:
+                context.initial.load_into(model)
         counts = ", ".join(f"{split} {len(items)}" for split, items in context.data.splits.items())
         log.info("run %s: %s utterances; trained parameters: %s", record.run_id, counts, _described(model))
 
@@ -84,7 +91,7 @@ def fit(
         with _timed(record, "evaluation"):
             predictions = _predictions(context, final_model, module, record)
         metrics = write_results(context.folder, predictions, module.task)
-        record.weights = context.store.publish(record.run_id, final_model.components())
+        publish(context, final_model, record)
         record.status = "finished"
         return metrics
 
@@ -116,8 +123,11 @@ def _callbacks(
         callbacks.append(
             ResumableEarlyStopping(monitor, mode=task.direction, patience=patience, check_on_train_epoch_end=False)
         )
+    if config.trainer.ema is not None:
+        callbacks.append(MovingAverage(decay=config.trainer.ema))
     history = History(path=context.folder / "history.csv", monitor=monitor, progress=progress, loggers=loggers)
-    best = BestWeights(folder=resume, monitor=monitor, direction=task.direction, owned=owned)
+    selection = selection_of(config.model)
+    best = BestWeights(folder=resume, monitor=monitor, direction=task.direction, owned=owned, selection=selection)
     seconds = config.checkpoint.every_seconds
     saver = SaveStates(folder=resume, every_seconds=seconds, owned=owned, preemption=preemption, seed=config.seed)
     return history, best, [*callbacks, history, best, saver]  # a saved state holds what the others did before
@@ -133,13 +143,17 @@ def _note_training(record: RunRecord, history: History, best: BestWeights) -> No
         record.timings["process_to_first_step"] = round(history.first_step - emorec.STARTED, 3)
     if best.epoch is None:
         raise UserError(f"expected an epoch with finite results, got none: {best.diverged or 'the training diverged'}")
+    if best.diverged:
+        log.warning("%s: epochs whose results are not finite are not kept", best.diverged)
     record.epochs, record.best_epoch = len(history.rows), best.epoch
+    if len(best.epochs) > 1:
+        record.averaged_epochs = list(best.epochs)
 
 
 def _predictions(
     context: RunContext, model: EmotionModel, module: UtteranceDataModule, record: RunRecord
 ) -> dict[str, Predictions]:
-    """Predictions of the best epoch for val, and for test where the config asks for it.
+    """Predictions of the selected weights for val, and for test where the config asks for it.
 
     Raises:
         UserError: those for val are not finite.
@@ -147,7 +161,7 @@ def _predictions(
     predictions = {"val": predict(model, module.loader("val"), context.config.trainer)}
     if utterances := predictions["val"].not_finite():
         where = f"the logits of {len(utterances)} utterances of val ({utterances[0]}, …) are not"
-        raise UserError(f"expected finite predictions of the best epoch, {record.best_epoch}: {where}")
+        raise UserError(f"expected finite predictions of {record.selected}: {where}")
     if context.config.test:
         predictions["test"] = predict_test(context, model, module, record)
     return predictions

@@ -1,8 +1,8 @@
 """Everything that one run is made of, made once and handed on."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from emorec.config.composition import Composed
@@ -12,6 +12,7 @@ from emorec.datamodules.prepared_data import PreparedData
 from emorec.datamodules.preparer import DataPreparer
 from emorec.datamodules.split_checks import check_classes, check_sizes
 from emorec.encoders.checkpoint import LOCAL
+from emorec.encoders.encoder import Encoder
 from emorec.loggers.base import RunLogger
 from emorec.loggers.factory import make_loggers
 from emorec.models.automatic_loss import with_loss_of
@@ -19,6 +20,7 @@ from emorec.models.builder import ModelParts, check_monitor, make_parts
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
 from emorec.runs.identity import RunIdentity, identify
 from emorec.runs.provenance import provenance
+from emorec.training.initial_weights import InitialWeights, find_initial
 
 
 def now() -> str:
@@ -36,6 +38,8 @@ class RunContext:
     loggers: tuple[RunLogger, ...]
     identity: RunIdentity
     store: CheckpointStore
+    encoders: Mapping[str, Encoder] = field(default_factory=dict)
+    initial: InitialWeights | None = None
 
     @property
     def config(self) -> TrainConfig:
@@ -109,12 +113,14 @@ def prepare_run(
     preparer.fit(config, corpus, encoders)
     parts = make_parts(config, task, encoders)
     check_monitor(parts, task)
+    store = CheckpointStore(config.paths.checkpoints)
+    initial = find_initial(config, store)  # before features are computed
     data = preparer.prepare(config, corpus, encoders)
     check_classes(task, data.splits)
     check_sizes(data.splits, config.trainer.world_size)
     check_splits_apart(data)
     identity = identify(
-        composed.values,
+        composed.values if initial is None else {**composed.values, "init_from": initial.digests},
         manifest_digest=data.manifest.digest,
         feature_specs={modality: data.digest(modality) for modality in data.features},
         sources={modality: item.sources for modality, item in data.features.items()},
@@ -123,4 +129,4 @@ def prepare_run(
             name for name in data.features if any(spec["checkpoint"] == LOCAL for spec in data.specs(name))
         ),
     )
-    return RunContext(composed, data, parts, all_loggers, identity, CheckpointStore(config.paths.checkpoints))
+    return RunContext(composed, data, parts, all_loggers, identity, store, encoders, initial)

@@ -137,7 +137,7 @@ def states(folder: Path) -> list[Path]:
 
 
 def newest_state(folder: Path) -> Path | None:
-    """The newest state whose file, and whose file of best weights, match their digests; warns of those that do not."""
+    """The newest state whose file, and whose files of best weights, match their digests; warns of those that do not."""
     for index, path in enumerate(states(folder)):
         try:
             valid = _is_whole(path) and _has_best_weights(path)
@@ -158,7 +158,9 @@ def _is_whole(path: Path) -> bool:
 
 def _has_best_weights(path: Path) -> bool:
     best = _callbacks(read_state(path)).get("BestWeights", {})
-    name = best.get("file") if isinstance(best, dict) else best
-    if name is not None and not (isinstance(name, str) and BEST_NAME.fullmatch(name)):
-        raise _refusal("BestWeights.file to name a file of best weights", repr(name), path)
-    return name is None or ((path.parent / name).is_file() and _is_whole(path.parent / name))
+    files = best.get("files", {None: best.get("file")}) if isinstance(best, dict) else {None: best}
+    names = list(files.values()) if isinstance(files, dict) else [files]
+    for name in names:
+        if name is not None and not (isinstance(name, str) and BEST_NAME.fullmatch(name)):
+            raise _refusal("BestWeights.files to name files of best weights", repr(name), path)
+    return all(name is None or ((path.parent / name).is_file() and _is_whole(path.parent / name)) for name in names)

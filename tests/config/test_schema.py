@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from emorec.cli import main
 from emorec.config.composition import Composed, composer, parse
 from emorec.config.locations import config_folder
-from emorec.config.schema import SCHEMAS, CommandConfig, EvaluateConfig, TrainConfig, TuneConfig
+from emorec.config.schema import SCHEMAS, CommandConfig, EvaluateConfig, OptimizerComponent, TrainConfig, TuneConfig
 from emorec.config.validation import validated
 from emorec.errors import UserError
 from tests.discovery import names
@@ -85,8 +85,8 @@ def test_every_choice_of_every_group_fits(group: str, name: str) -> None:
         assert set(node) - {"defaults"} <= set(value.node)
         assert value.target.__name__ == node["_target_"].rpartition(".")[2]
         assert value.where == group.replace("/", ".")
-        rates = set(vars(value.rates)) if group == "optimizer" else set()
-        assert set(value.arguments) == set(value.node) - {"_target_"} - rates
+        own = set(vars(value.rates)) if isinstance(value, OptimizerComponent) else set()
+        assert set(value.arguments) == set(value.node) - {"_target_"} - own
 
 
 @pytest.mark.parametrize("name", names("search"))
@@ -280,10 +280,7 @@ def test_a_config_that_does_not_fit_is_one_problem(overrides: list[str], problem
         ("loss.weights.focal=0.5", "+loss.weights.focal=… adds it"),
         ("optimizer.learning_rate=0.1", "did you mean optimizer.lr?"),
         ("learning_rate=0.1", "did you mean optimizer.lr?"),
-        (
-            "optimizer.momentum=0.1",
-            "expected one of _target_, encoder_lr, layer_decay, lr, weight_decay; +optimizer.momentum=… gives",
-        ),
+        ("optimizer.momentum=0.1", "expected one of _target_, encoder_lr, layer_decay, lr, weight_decay; +"),
     ],
 )
 def test_a_misspelt_key_gets_a_hint(word: str, hint: str) -> None:

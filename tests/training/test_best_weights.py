@@ -26,6 +26,7 @@ def epochs(folder: Path, *rows: tuple[dict[str, float], float], direction: str =
             callback_metrics={"val/uar": 0.5, "val/loss": 1.0, "train/loss": 1.0, **metrics},
             current_epoch=number,
             world_size=1,
+            callbacks=[],
             strategy=SimpleNamespace(lightning_module_state_dict=lambda weights=weights: weights),
         )
         best.on_train_epoch_end(cast("lightning.Trainer", trainer), cast(Any, None))

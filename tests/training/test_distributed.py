@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from emorec import load_run
 from emorec.cli import main
 from emorec.datamodules.utterances import BatchLoader
 from emorec.training.distributed import _free_port
 from tests.conftest import REPOSITORY, emorec_process, processes_of
 from tests.datamodules.conftest import MakeExample, make_example
+from tests.encoders.tiny_checkpoints import TinyCheckpoints
 
 pytestmark = pytest.mark.slow
 
@@ -327,3 +330,72 @@ def test_torchrun_starts_the_ranks_of_one_run_only(
     assert "expected no -m under torchrun" in capsys.readouterr().err
     assert main(["train", *train_overrides]) == 2
     assert "expected 1 ranks (trainer.devices × trainer.num_nodes), got 2" in capsys.readouterr().err
+
+
+@pytest.fixture
+def patchy_table(small_demo: Path, tmp_path: Path) -> Path:
+    """A table of the demo corpus in which of three utterances one lacks text and one lacks sound."""
+    (source,) = small_demo.glob("version_*/*.csv")
+    with source.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    table = tmp_path / "patchy.csv"
+    with table.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["id", "audio", "text", "label", "speaker", "split"])
+        writer.writeheader()
+        for number, row in enumerate(rows):
+            own = {"id": row["id"], "label": row["emotion"], "speaker": row["speaker"], "split": row["split"]}
+            sound = source.parent / "audio" / f"{row['id']}.flac"
+            writer.writerow(
+                {**own, "text": row["text"] if number % 3 else "", "audio": sound if number % 3 != 1 else ""}
+            )
+    return table
+
+
+def without_chance(checkpoint: Path, folder: Path) -> Path:
+    """A copy of a checkpoint without dropout and masks."""
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    calm = {name: 0.0 for name in config if "drop" in name and isinstance(config[name], float)}
+    (folder / "config.json").write_text(json.dumps({**config, **calm, "apply_spec_augment": False}))
+    return folder
+
+
+@pytest.mark.parametrize("training", ["full", "lora"])
+def test_two_ranks_train_encoders_as_one_does_also_where_a_rank_lacks_a_modality(
+    training: str, patchy_table: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = TinyCheckpoints(tmp_path)
+    words = ["train", "dataset=custom", f"dataset.table={patchy_table}", "encoder/video=none", "progress=false"]
+    for modality, name, kind in (("text", "minilm", "bert"), ("audio", "wav2vec2_large_robust", "wav2vec2_layer")):
+        calm = without_chance(checkpoints[kind], tmp_path / f"calm_{kind}")
+        words += [f"encoder/{modality}={name}", f"encoder.{modality}.model={calm}"]
+        words += [f"encoder.{modality}.training={training}", f"encoder.{modality}.lora.dropout=0"]
+    # one utterance on each rank in a step; plain gradient descent, so that weights show gradients
+    words += ["batch_size=2", "trainer.max_epochs=2", "trainer.accumulate=2", "model.hidden=8", "model.dropout=0"]
+    words += ["optimizer._target_=torch.optim.SGD", "optimizer.lr=0.1", "optimizer.encoder_lr=0.1"]
+    words += ["trainer.gradient_clip=null"]
+    assert main(words) == 0
+    (one,) = runs(root)
+    expected = load_run(one["run_id"], checkpoints=root / "checkpoints").model.components()
+    both = tmp_path / "both"
+    both.mkdir()
+    code, _, err = finish(emorec_process(*words, *RANKS, root=both))
+    assert code == 0, err
+    (two,) = runs(both)
+    assert two["epochs"] == one["epochs"] == 2
+    found = load_run(two["run_id"], checkpoints=both / "checkpoints").model.components()
+    assert {"encoder.text", "encoder.audio"} <= found.keys()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_ranks_share_the_statistics_of_batch_normalisation(root: Path, train_overrides: list[str]) -> None:
+    words = ["encoder/audio=crnn", "encoder.audio.channels=[4,4]", "encoder/text=none", "encoder/video=none"]
+    words += ["optimizer.lr=0.02", "trainer.gradient_clip=null"]
+    code, _, err = finish(emorec_process("train", *train_overrides, *words, *RANKS, root=root))
+    assert code == 0, err
+    (run,) = runs(root)
+    folder = root / "checkpoints" / run["run_id"]
+    with (folder / "history.csv").open(newline="") as stream:
+        best = list(csv.DictReader(stream))[run["best_epoch"]]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert float(best["val/loss"]) == pytest.approx(metrics["val/loss"], rel=1e-5)

@@ -348,7 +348,7 @@ def rewrite_as_older(path: Path) -> None:
     """Leaves a state alone in its folder, as version 0.1.0 wrote it: with the best weights in the history's state."""
     content = torch.load(path, weights_only=True)
     best = content["callbacks"].pop("BestWeights")
-    weights = load_file(path.with_name(best["file"]))
+    weights = load_file(path.with_name(best["files"][best["epoch"]]))
     content["callbacks"]["History"] |= {
         "best_epoch": best["epoch"],
         "best_score": best["score"],
@@ -467,7 +467,8 @@ class SaveAfter(EpochCallback):
             self.saver.save(trainer)
         self.files.append([name.removeprefix("best-") for name in best_files(self.folder)])
         for path in states(self.folder / "resume"):
-            assert (path.parent / read_state(path)["callbacks"]["BestWeights"]["file"]).is_file()
+            names = read_state(path)["callbacks"]["BestWeights"]["files"].values()
+            assert all((path.parent / name).is_file() for name in names)
 
 
 @pytest.mark.parametrize(

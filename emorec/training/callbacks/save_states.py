@@ -107,6 +107,7 @@ class SaveStates(EpochCallback):
         if self._random is None or trainer.global_rank >= len(self._random):
             if trainer.global_rank:  # only now: with several ranks the strategies seed each like the first
                 torch.manual_seed(self.seed + 1_000_003 * trainer.global_rank)
+                np.random.seed((self.seed + 1_000_003 * trainer.global_rank) % 2**32)  # transformers masks with it
             return
         own = self._random[trainer.global_rank]
         torch.set_rng_state(own["torch"])
