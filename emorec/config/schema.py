@@ -125,7 +125,7 @@ class ModelConfig:
 
     hidden: PositiveCount
     dropout: Share
-    normalisation: Literal["none", "train"]
+    normalisation: Literal["none", "train", "speaker"]
 
 
 @dataclass(frozen=True, kw_only=True)

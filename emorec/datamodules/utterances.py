@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from emorec.batch import IGNORED, Batch
+from emorec.datamodules.statistics import AT_ONCE, frame_statistics, speaker_statistics
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import SPLITS, Task, Utterance
 from emorec.draws import keys_of, mixed
@@ -50,14 +51,15 @@ class UtteranceTable:
         self.task = task
         self.readers = dict(readers)
         self.live = live
-        self._indices = indices
+        self.statistics: dict[str, Tensor] = {}  # {modality: (S + 1, 2, D)} of the speakers; the last: of nobody known
+        self.indices = indices
         self._views, self._stride = {modality: (views or {}).get(modality, 0) for modality in readers}, stride
         self._present = {modality: reader.present[indices] for modality, reader in readers.items()}
         speakers = {name: number for number, name in enumerate(manifest.speakers)}
         dialogues = {name: number for number, name in enumerate(manifest.dialogues)}
         self._key = keys_of([item.id for item in utterances]) if live else None
         self._id = np.array([item.id for item in utterances], dtype=object)
-        self._speaker = torch.tensor([speakers.get(item.speaker or "", -1) for item in utterances])
+        self.speaker = torch.tensor([speakers.get(item.speaker or "", -1) for item in utterances])
         self._dialogue = torch.tensor([dialogues.get(item.dialogue or "", -1) for item in utterances])
         self._turn = torch.tensor([-1 if item.turn is None else item.turn for item in utterances])
         self._has_target = torch.tensor([task.name in item.targets for item in utterances])
@@ -91,9 +93,9 @@ class UtteranceTable:
             epoch_key: of (seed, epoch); `None` for no augmentation of inputs.
         """
         rows = rows[start * batch_size :]
-        columns = (self.target, self._has_target, self._speaker, self._dialogue, self._turn, *self._present.values())
+        columns = (self.target, self._has_target, self.speaker, self._dialogue, self._turn, *self._present.values())
         cuts = zip(*(torch.split(column[rows], batch_size) for column in columns), strict=True)
-        indices = self._indices[rows]
+        indices = self.indices[rows]
         gathered = zip(
             *(
                 reader.batches(indices + self._view_offset(modality, rows, draws), batch_size)
@@ -120,6 +122,7 @@ class UtteranceTable:
                 dialogue=dialogue,
                 turn=turn,
                 draw=None if keys is None else keys[number * batch_size : (number + 1) * batch_size],
+                statistics={modality: values[speaker] for modality, values in self.statistics.items()},
             )
 
     def _view_offset(self, modality: str, rows: Tensor, draws: Tensor | None) -> Tensor | int:
@@ -131,26 +134,13 @@ class UtteranceTable:
         """(C,) number of utterances of each class."""
         return torch.bincount(self.target[self._has_target], minlength=len(self.task.labels))
 
-    def feature_statistics(self, modality: str, *, batch_size: int = 512) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation over all frames of a modality, each (D,), in one pass in float64."""
-        reader, count = self.readers[modality], 0
-        shift = total = square = torch.zeros(0)
-        for indices in torch.split(self._indices, batch_size):
-            values, mask = reader.gather(indices)
-            frames = values[mask].double()  # (frames, D), on the device of the features
-            if len(frames) == 0:
-                continue
-            if count == 0:
-                shift = frames.mean(0)  # near the mean, squares lose no digits
-                total = square = torch.zeros_like(shift)
-            count += len(frames)
-            total = total + (frames - shift).sum(0)
-            square = square + (frames - shift).square().sum(0)
-        if count == 0:
+    def feature_statistics(self, modality: str, *, batch_size: int = AT_ONCE) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation over all frames of a modality, each (D,)."""
+        groups = torch.zeros(len(self.indices), dtype=torch.long)
+        statistics = frame_statistics(self.readers[modality], self.indices, groups, 1, batch_size=batch_size)[0]
+        if bool(statistics.isnan().any()):
             raise UserError(f"expected {modality} of at least one utterance of the training split, got none")
-        mean = total / count
-        deviation = (square / count - mean.square()).clamp_min(0).sqrt()
-        return (shift + mean).float().cpu(), deviation.float().cpu()
+        return statistics[0], statistics[1]
 
 
 class EpochOrder:
@@ -284,6 +274,19 @@ class UtteranceDataModule(lightning.LightningDataModule):
             )
             for name in SPLITS
         }
+
+    def carry_speaker_statistics(self, modalities: Sequence[str]) -> None:
+        """From now on batches carry the mean and standard deviation of each utterance's speaker.
+
+        They are computed from all utterances of the speaker in the three splits; no target is read.
+        """
+        tables = list(self.tables.values())
+        indices = torch.cat([table.indices for table in tables])
+        speakers = torch.cat([table.speaker for table in tables])
+        for modality in modalities:
+            statistics = speaker_statistics(tables[0].readers[modality], indices, speakers, modality)
+            for table in tables:
+                table.statistics[modality] = statistics
 
     @property
     def feature_dims(self) -> dict[str, int]:

@@ -141,8 +141,12 @@ def build_model(
 
 
 def model_for(parts: ModelParts, settings: ModelConfig, module: UtteranceDataModule) -> EmotionModel:
-    """The model for the features of a data module; its loss has the class counts of the training split."""
+    """The model for the features of a data module; its loss has the class counts of the training split.
+
+    With `model.normalisation=speaker` the module's batches then carry the statistics of their speakers.
+    """
     model = build_model(parts, settings, module.task, widths=module.feature_dims, layers=module.layers)
+    module.carry_speaker_statistics([name for name, item in model.normalisation.items() if item.kind == "speaker"])
     if module.task.kind == "classification":
         parts.loss.fit(module.tables["train"].class_counts())
     return model

@@ -93,13 +93,13 @@ class EmotionModel(FastModule):
         self._validated: list[BatchResult] = []
 
     def forward(self, batch: Batch) -> ModelOutput:
-        """Logits {task: (B, C)} of a batch."""
+        """Logits {task: (B, C)} of a batch; with `model.normalisation=speaker` it carries its speakers' statistics."""
         features, masks = {}, dict(batch.mask)
         for modality, projection in self.projection.items():
             if modality in self.encoder:
                 values, masks[modality] = self._encoded(modality, batch)
             else:
-                values = self.normalisation[modality](batch.features[modality].float())
+                values = self.normalisation[modality](batch.features[modality].float(), batch.statistics.get(modality))
             if modality in self.layer_sum:
                 values = self.layer_sum[modality](values)
             features[modality] = projection(values)
@@ -110,7 +110,7 @@ class EmotionModel(FastModule):
         """Features (B, T, D) and mask (B, T) of the inputs of an encoder that trains."""
         values = batch.inputs[modality]
         if self.encoder[modality].standardised:
-            values = self.normalisation[modality](values.float())
+            values = self.normalisation[modality](values.float(), batch.statistics.get(modality))
         encoded: tuple[Tensor, Tensor] = self.encoder[modality](values, batch.mask[modality], batch.present[modality])
         return encoded
 
