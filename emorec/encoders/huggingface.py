@@ -38,7 +38,7 @@ class HuggingFaceEncoder(Encoder):
         revision: branch, tag or commit on the hub; the commit it resolves to counts. Not used for a local folder.
         layer: a number, a list of numbers, or "all": -1 the network's output, 0 the embeddings, n the n-th layer.
             Where a last normalisation follows the layers, -1 includes it and the n-th does not.
-        pooling: "mean" over time, or "none" for all frames.
+        pooling: "mean" over time, "mean_std" mean and standard deviation (2 D), or "none" for all frames.
         precision: what the frozen forward pass computes in (autocast): "float32", "bfloat16", or "float16" (on a GPU).
         train_from: how many layers stay frozen where the network trains: their states are computed once. With 0 all
             layers and the embeddings train, but not the convolutions of speech models.
@@ -68,11 +68,16 @@ class HuggingFaceEncoder(Encoder):
         if self.mode != "frozen" and self.views:
             raise UserError(f"expected {self.where}.views=0 with training={self.mode}, got {self.views}")
         self._backbone: Any = None
+        self._part_of_clips: PretrainedPart | None = None
 
     @property
     def dim(self) -> int:
         self.load()
-        return int(self._backbone.config.hidden_size)
+        return self._pooled_width(int(self._backbone.config.hidden_size))
+
+    def _pooled_width(self, width: int) -> int:
+        """The width of pooled vectors, for that of a frame."""
+        return 2 * width if self.pooling == "mean_std" else width
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
@@ -116,16 +121,17 @@ class HuggingFaceEncoder(Encoder):
             part.lora = add_adapters(part.stack.network, self.lora, kind=kind, where=f"{self.where}.lora")
         return part
 
-    def part(self, *, first: int, wanted: tuple[int, ...], raw: bool = False) -> PretrainedPart:
-        """The layers of a newly loaded network from `first` on, up to the highest of those that are wanted.
+    def part(self, *, first: int, wanted: tuple[int, ...], raw: bool = False, loaded: Any = None) -> PretrainedPart:
+        """The layers of a network from `first` on, up to the highest of those that are wanted.
 
         Args:
             raw: whether all states of a layer are returned, for the layers above, instead of features.
+            loaded: what `_load_network` has loaded, whose other layers are removed; by default it is loaded anew.
 
         Raises:
             UserError: the network has no such layers, or is of a kind that cannot be trained.
         """
-        loaded = self._load_network().requires_grad_(True)
+        loaded = (loaded or self._load_network()).requires_grad_(True)
         network = getattr(loaded, "backbone", loaded)
         kind = kind_of(network, f"{self.where}.model={self.model}")
         total = len(network.get_submodule(kind.layers))
