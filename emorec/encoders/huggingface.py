@@ -37,7 +37,8 @@ class HuggingFaceEncoder(Encoder):
         model: the model's name on the hub, or a local folder made by `save_pretrained`.
         revision: branch, tag or commit on the hub; the commit it resolves to counts. Not used for a local folder.
         layer: a number, a list of numbers, or "all": -1 the network's output, 0 the embeddings, n the n-th layer.
-            Where a last normalisation follows the layers, -1 includes it and the n-th does not.
+            Where a last normalisation follows the layers, -1 includes it and the n-th does not. Where the encoder
+            trains, "all" are those above `train_from`.
         pooling: "mean" over time, "mean_std" mean and standard deviation (2 D), or "none" for all frames.
         precision: what the frozen forward pass computes in (autocast): "float32", "bfloat16", or "float16" (on a GPU).
         train_from: how many layers stay frozen where the network trains: their states are computed once. With 0 all
@@ -91,7 +92,8 @@ class HuggingFaceEncoder(Encoder):
                 f"expected the number of layers in config.json of {self.model!r} for {self.where}.layer=all, got none "
                 f"of {COUNTS}; list the layers instead: {self.where}.layer=[0,1,2]"
             )
-        return tuple(range(counts[0] + 1))  # 0 are the embeddings
+        lowest = 0 if self.mode == "frozen" else self.train_from + 1
+        return tuple(range(lowest, counts[0] + 1))  # 0 are the embeddings
 
     @cached_property
     def resolved(self) -> tuple[str, str]:

@@ -26,6 +26,7 @@ def main(names: list[str]) -> int:
         "dropout_vs_torch": training.dropout,
         "feature_gather_vs_memcpy": lambda: features.gather(root / "gather"),
         "extraction_vs_forward": lambda: extraction.extraction(root / "extraction"),
+        "whisper_clip_vs_padded": lambda: extraction.whisper_window(root / "whisper"),
         "segment_vs_whole_track": lambda: sound.segment_of_a_track(root / "sound"),
         "sweeps": lambda: training.sweeps(root),
         "busy_neighbour": lambda: training.busy_neighbour(root),

@@ -128,6 +128,15 @@ def test_everything_that_trains_gets_a_gradient(
     assert [name for name, item in part.trained() if item.grad is None] == []
 
 
+@pytest.mark.parametrize("train_from", [0, 1])
+def test_all_layers_are_those_that_train(train_from: int, checkpoints: TinyCheckpoints) -> None:
+    encoder = trained("text/minilm", checkpoints, layer="all", train_from=train_from)
+    assert encoder.layers == tuple(range(train_from + 1, LAYERS + 1))
+    part = encoder.trained()
+    assert part is not None
+    assert part.layer_count == LAYERS - train_from
+
+
 def test_weights_that_do_not_train_are_not_in_the_state(checkpoints: TinyCheckpoints) -> None:
     part = trained("text/minilm", checkpoints, training="lora").trained()
     state = part.state_dict()

@@ -54,4 +54,4 @@ def test_speakers_of_another_corpus_are_standardised_by_its_own_sound(
     other = pandas.read_parquet(path).set_index("id").loc[own.index]
     columns = [name for name in own if name.startswith("probability_")]
     difference = np.abs(own[columns].to_numpy() - other[columns].to_numpy()).max()
-    assert (difference < 0.01) is is_invariant, difference
+    assert bool(difference < 0.01) is is_invariant, difference
