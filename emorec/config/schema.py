@@ -107,6 +107,19 @@ class FeaturesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InputsConfig:
+    """How decoded inputs of encoders that train are read; nothing here changes them.
+
+    Attributes:
+        keep: whether they are stored; else media are decoded during training.
+        workers: threads that then decode ahead.
+    """
+
+    keep: bool = True
+    workers: PositiveCount = 2
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncodersConfig:
     """One encoder for each modality that is used."""
 
@@ -223,6 +236,7 @@ class CommandConfig:
     paths: PathsConfig
     extraction: ExtractionConfig
     features: FeaturesConfig
+    inputs: InputsConfig = field(default_factory=InputsConfig)
     progress: bool
 
 

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from emorec.features.layers import LayeredReader
 from emorec.features.reader import FeatureReader
+from emorec.features.streaming import StreamedReader
 
+Reader = FeatureReader | LayeredReader | StreamedReader
 log = logging.getLogger(__name__)
 
 FEWEST = 8  # utterances of a speaker; with fewer, the statistics would be those of the words and not of the speaker
@@ -15,7 +17,7 @@ AT_ONCE = 128  # utterances
 
 
 def frame_statistics(
-    reader: FeatureReader | LayeredReader, indices: Tensor, groups: Tensor, count: int, *, batch_size: int = AT_ONCE
+    reader: Reader, indices: Tensor, groups: Tensor, count: int, *, batch_size: int = AT_ONCE
 ) -> Tensor:
     """Mean and standard deviation (G, 2, D) over all frames of each group, in one pass in float64.
 
@@ -46,9 +48,7 @@ def frame_statistics(
     return torch.stack([mean + (0 if shift is None else shift), deviation], dim=1).float()
 
 
-def speaker_statistics(
-    reader: FeatureReader | LayeredReader, indices: Tensor, speakers: Tensor, modality: str
-) -> Tensor:
+def speaker_statistics(reader: Reader, indices: Tensor, speakers: Tensor, modality: str) -> Tensor:
     """Mean and standard deviation (S + 1, 2, D) of the frames of each of S speakers.
 
     They are NaN for a speaker with fewer than `FEWEST` utterances, and in the last row, which the number -1 of an

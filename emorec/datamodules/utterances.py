@@ -10,15 +10,12 @@ import torch
 from torch import Tensor
 
 from emorec.batch import IGNORED, Batch
-from emorec.datamodules.statistics import AT_ONCE, frame_statistics, speaker_statistics
+from emorec.datamodules.statistics import AT_ONCE, Reader, frame_statistics, speaker_statistics
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import SPLITS, Task, Utterance
 from emorec.draws import keys_of, mixed
 from emorec.errors import UserError
-from emorec.features.layers import LayeredReader
-from emorec.features.reader import FeatureReader
 
-Reader = FeatureReader | LayeredReader
 EVALUATION_FACTOR = 4  # larger batches for evaluation, which needs less memory without gradients
 
 

@@ -188,6 +188,7 @@ def default() -> RunIdentity:
         ["extraction.batch_size=3", "extraction.workers=1", "extraction.device=cpu", "extraction.verify=true"],
         ["features.preload=none", "features.mmap=false", "features.resident_bytes=0"],
         ["trainer.threads=1"],
+        ["inputs.keep=false", "inputs.workers=5"],
         ["seed=0", "trainer.max_epochs=40", "fusion=concat", "optimizer.lr=0.001"],
         ["experiment=demo_all"],
     ],
