@@ -71,13 +71,11 @@ def speaker_statistics(reader: Reader, indices: Tensor, speakers: Tensor, modali
     statistics[:-1][utterances < FEWEST] = torch.nan
     known, few = int((utterances > 0).sum()), int(((utterances > 0) & (utterances < FEWEST)).sum())
     others = int((speaker_of < 0).sum()) + int(utterances[utterances < FEWEST].sum())
-    log.info("%s: standardised by speaker, for %d of %d speakers", modality, known - few, known)
-    if others:
-        log.warning(
-            "%s: %d utterances of unknown speakers, or of speakers with fewer than %d of them, are standardised by the "
-            "training split",
-            modality,
-            others,
-            FEWEST,
-        )
+    log.info(
+        "%s: standardised by speaker, for %d of %d; %d utterances of others by the training split",
+        modality,
+        known - few,
+        known,
+        others,
+    )
     return statistics
