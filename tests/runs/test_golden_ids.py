@@ -213,6 +213,7 @@ def test_seed_and_fold_change_the_run_and_not_its_group(overrides: list[str], de
     "override",
     [
         "model.hidden=64",
+        "model.normalisation=speaker",
         "optimizer.lr=0.01",
         "optimizer._target_=torch.optim.Adam",
         "scheduler=linear",
