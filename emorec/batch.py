@@ -38,6 +38,9 @@ class Batch:
     turn: Tensor  # (B,) position in the dialogue, -1 where there is none
     draw: Tensor | None = None  # (B,) int64 of (seed, epoch, id), from which augmentation is drawn; only in training
     inputs: dict[str, Tensor] = field(default_factory=dict)  # (B, T, I) of encoders that train, as they are stored
+    # (B, 2, D) mean and standard deviation of the speaker's own frames, NaN where there are none; for
+    # `model.normalisation=speaker`
+    statistics: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.id)

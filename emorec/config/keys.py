@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 # What may differ between two starts of the same run: whole groups of keys, and all of it as paths of keys.
-OPERATIONAL = frozenset({"paths", "extraction", "features", "progress", "logger", "launcher", "sweep", "checkpoint"})
-OPERATIONAL |= {"metric", "tags", "notes", "test", "on_running", "rerun"}
+OPERATIONAL = frozenset({"paths", "extraction", "features", "inputs", "progress", "logger", "launcher", "sweep"})
+OPERATIONAL |= {"checkpoint", "metric", "tags", "notes", "test", "on_running", "rerun"}
 OPERATIONAL_KEYS = (*((key,) for key in sorted(OPERATIONAL)), ("trainer", "threads"))
 # of a dataset, or of each of several: where a corpus lies, and how large a table may be, does not count
 LOCATIONS = ("root", "table", "largest_table")

@@ -112,6 +112,19 @@ class FeaturesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InputsConfig:
+    """How decoded inputs of encoders that train are read; nothing here changes them.
+
+    Attributes:
+        keep: whether they are stored; else media are decoded during training.
+        workers: threads that then decode ahead.
+    """
+
+    keep: bool = True
+    workers: PositiveCount = 2
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncodersConfig:
     """One encoder for each modality that is used."""
 
@@ -137,7 +150,7 @@ class ModelConfig:
 
     hidden: PositiveCount
     dropout: Share
-    normalisation: Literal["none", "train"]
+    normalisation: Literal["none", "train", "speaker"]
     mixup: Annotated[float, Ge(0), Le(100)] = 0.0
     selection: Literal["best", "last", "smoothed", "average_last_k"] = "best"
     smoothed_over: Literal[3, 5] = 3
@@ -202,6 +215,7 @@ class CommandConfig:
     paths: PathsConfig
     extraction: ExtractionConfig
     features: FeaturesConfig
+    inputs: InputsConfig = field(default_factory=InputsConfig)
     progress: bool
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from emorec.config.schema import TrainConfig
-from emorec.datamodules.utterances import Reader, UtteranceDataModule
+from emorec.datamodules.statistics import Reader
+from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.datasets.manifest import Corpus, Manifest
 from emorec.datasets.utterance import Task, Utterance
 from emorec.features.extraction import ExtractionReport

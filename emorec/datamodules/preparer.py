@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from emorec.features.layers import LayeredReader
 from emorec.features.reader import FeatureReader
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore, open_reader
+from emorec.features.streaming import RowCount, StreamedReader
+from emorec.media.decoding_process import DecodingProcesses
+from emorec.media.source import Source
 from emorec.storage.digests import FileDigests, digest_of
 
 log = logging.getLogger(__name__)
@@ -132,7 +136,7 @@ class DataPreparer:
         used = set[str]().union(*names.values())
         chosen = [item for item in manifest.utterances if item.id in used]
         features = {
-            modality: self._prepared(config, encoder.stored(), manifest, chosen, (widths or {}).get(modality))
+            modality: self._prepared(config, encoder, manifest, chosen, (widths or {}).get(modality))
             for modality, encoder in encoders.items()
         }
         present = torch.stack([item.reader.present[: len(chosen)] for item in features.values()]).any(0)  # views aside
@@ -159,7 +163,7 @@ class DataPreparer:
         `width` is that of the features, where the utterances need not have any, else `None`.
         """
         modality, node = encoder.modality, config.encoder.used()[encoder.modality].node
-        settings = [vars(config.extraction), vars(config.features)]
+        settings = [vars(config.extraction), vars(config.features), vars(config.inputs)]
         named = [node, manifest.digest, [item.id for item in chosen], settings]
         key = (modality, digest_of([*named, encoder.state] if encoder.state else named))
         if key not in self._features:
@@ -172,6 +176,7 @@ class DataPreparer:
         self, config: ExtractConfig, encoder: Encoder, manifest: Manifest, chosen: list[Utterance], width: int | None
     ) -> PreparedFeatures:
         modality, settings = encoder.modality, config.extraction
+        trains, encoder = encoder.mode != "frozen", encoder.stored()
         sources = {item.id: encoder.source(item, manifest) for item in chosen}
         if all(source is None for source in sources.values()):
             if width is None:
@@ -183,8 +188,10 @@ class DataPreparer:
             report = ExtractionReport(keys=dict.fromkeys(sources))
             reader = FeatureReader.absent(len(sources), width)
             return PreparedFeatures((), report, reader, digest_of([]), layers=len(encoder.layers))
+        if trains and encoder.on_cpu and not config.inputs.keep:
+            return self._streamed(config, encoder, sources)
         stores = self._stores(encoder.specs())
-        report = extract(stores, encoder, sources, settings, title=f"{modality} features")
+        report = extract(stores, encoder, sources, settings, title=f"{modality} features", must_fit=trains)
         keys = [report.keys[item.id] for item in chosen]
         parts = [[(store, keys)] for store in stores]  # of each layer
         view_stores = self._stores(encoder.specs(augmented=True)) if encoder.views else []
@@ -196,18 +203,42 @@ class DataPreparer:
             for part, store in zip(parts, view_stores, strict=True):
                 part.append((store, view_keys))
         readers = [open_reader(part, config.features) for part in parts]
-        read = [[item.id, key.hex() if key else None] for item, key in zip(chosen, keys, strict=True)]
         return PreparedFeatures(
             specs=tuple(store.spec for store in (*stores, *view_stores)),
             report=report,
             reader=readers[0] if len(readers) == 1 else LayeredReader(readers),
-            sources=digest_of(read),
+            sources=_sources_digest(report),
             layers=len(stores),
             views=encoder.views,
         )
 
+    def _streamed(
+        self, config: ExtractConfig, encoder: Encoder, sources: Mapping[str, Source | None]
+    ) -> PreparedFeatures:
+        """Inputs that are decoded during training; only their lengths are stored."""
+        counter = RowCount(encoder)
+        (store,) = self._stores(counter.specs())
+        report = extract(store, counter, sources, config.extraction, title=f"{encoder.modality} lengths")
+        counts, _ = store.reader([report.keys[name] for name in sources], config.features).gather(
+            torch.arange(len(sources))
+        )
+        settings = config.extraction
+        processes = DecodingProcesses(seconds=settings.clip_seconds, most_bytes=settings.clip_bytes)
+        decoded = [None if source is None else replace(source, processes=processes) for source in sources.values()]
+        return PreparedFeatures(
+            specs=(FeatureSpec(**encoder.spec()),),
+            report=report,
+            reader=StreamedReader(encoder, decoded, counts[:, 0, 0].long(), workers=config.inputs.workers),
+            sources=_sources_digest(report),
+        )
+
     def _stores(self, specs: Sequence[Mapping[str, object]]) -> list[FeatureStore]:
         return [FeatureStore(self.cache, FeatureSpec(**spec), self.digests) for spec in specs]  # type: ignore[arg-type]
+
+
+def _sources_digest(report: ExtractionReport) -> str:
+    """Identifies what an encoder reads, in the order of the utterances."""
+    return digest_of([[name, key.hex() if key else None] for name, key in report.keys.items()])
 
 
 def make_encoder(component: Component, modality: str, digests: FileDigests) -> Encoder:

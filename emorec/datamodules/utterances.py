@@ -1,7 +1,7 @@
 """Batches of single utterances, without their dialogues."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 
 from emorec.batch import IGNORED, Batch
+from emorec.datamodules.statistics import AT_ONCE, Front, Reader, frame_statistics, speaker_statistics
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import SPLITS, Task, Utterance
 from emorec.draws import keys_of, mixed
 from emorec.errors import UserError
-from emorec.features.layers import LayeredReader
-from emorec.features.reader import FeatureReader
 
-Reader = FeatureReader | LayeredReader
-Front = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 EVALUATION_FACTOR = 4  # larger batches for evaluation, which needs less memory without gradients
 
 
@@ -52,13 +49,14 @@ class UtteranceTable:
         self.task = task
         self.readers = dict(readers)
         self.live = live
-        self._indices = indices
+        self.statistics: dict[str, Tensor] = {}  # {modality: (S + 1, 2, D)} of the speakers; the last: of nobody known
+        self.indices = indices
         self._views, self._stride = {modality: (views or {}).get(modality, 0) for modality in readers}, stride
         self._present = {modality: reader.present[indices] for modality, reader in readers.items()}
         speakers = {name: number for number, name in enumerate(manifest.speakers)}
         dialogues = {name: number for number, name in enumerate(manifest.dialogues)}
         self._id = np.array([item.id for item in utterances], dtype=object)
-        self._speaker = torch.tensor([speakers.get(item.speaker or "", -1) for item in utterances])
+        self.speaker = torch.tensor([speakers.get(item.speaker or "", -1) for item in utterances])
         self._dialogue = torch.tensor([dialogues.get(item.dialogue or "", -1) for item in utterances])
         self._turn = torch.tensor([-1 if item.turn is None else item.turn for item in utterances])
         self._has_target = torch.tensor([task.name in item.targets for item in utterances])
@@ -92,9 +90,9 @@ class UtteranceTable:
             epoch_key: of (seed, epoch); `None` for no augmentation.
         """
         rows = rows[start * batch_size :]
-        columns = (self.target, self._has_target, self._speaker, self._dialogue, self._turn, *self._present.values())
+        columns = (self.target, self._has_target, self.speaker, self._dialogue, self._turn, *self._present.values())
         cuts = zip(*(torch.split(column[rows], batch_size) for column in columns), strict=True)
-        indices = self._indices[rows]
+        indices = self.indices[rows]
         gathered = zip(
             *(
                 reader.batches(indices + self._view_offset(modality, rows, draws), batch_size)
@@ -121,6 +119,7 @@ class UtteranceTable:
                 dialogue=dialogue,
                 turn=turn,
                 draw=None if keys is None else keys[number * batch_size : (number + 1) * batch_size],
+                statistics={modality: values[speaker] for modality, values in self.statistics.items()},
             )
 
     @cached_property
@@ -138,32 +137,15 @@ class UtteranceTable:
         return torch.bincount(self.target[self._has_target], minlength=len(self.task.labels))
 
     def feature_statistics(
-        self, modality: str, *, batch_size: int = 512, front: Front | None = None
+        self, modality: str, *, batch_size: int = AT_ONCE, front: Front | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation over all frames of a modality, each (D,), in one pass in float64.
-
-        With a `front`, of what it makes of stored values (B, T, I) and their mask (B, T).
-        """
-        reader, count = self.readers[modality], 0
-        shift = total = square = torch.zeros(0)
-        for indices in torch.split(self._indices, batch_size):
-            values, mask = reader.gather(indices)
-            if front is not None:
-                values, mask = front(values.cpu(), mask.cpu())
-            frames = values[mask].double()  # (frames, D), on the device of the features
-            if len(frames) == 0:
-                continue
-            if count == 0:
-                shift = frames.mean(0)  # near the mean, squares lose no digits
-                total = square = torch.zeros_like(shift)
-            count += len(frames)
-            total = total + (frames - shift).sum(0)
-            square = square + (frames - shift).square().sum(0)
-        if count == 0:
+        """Mean and standard deviation over all frames of a modality, each (D,); for `front` see `frame_statistics`."""
+        groups = torch.zeros(len(self.indices), dtype=torch.long)
+        reader = self.readers[modality]
+        statistics = frame_statistics(reader, self.indices, groups, 1, batch_size=batch_size, front=front)[0]
+        if bool(statistics.isnan().any()):
             raise UserError(f"expected {modality} of at least one utterance of the training split, got none")
-        mean = total / count
-        deviation = (square / count - mean.square()).clamp_min(0).sqrt()
-        return (shift + mean).float().cpu(), deviation.float().cpu()
+        return statistics[0], statistics[1]
 
 
 class EpochOrder:
@@ -304,6 +286,21 @@ class UtteranceDataModule(lightning.LightningDataModule):
             )
             for name in SPLITS
         }
+
+    def carry_speaker_statistics(self, fronts: Mapping[str, Front | None]) -> None:
+        """From now on batches carry the mean and standard deviation of each utterance's speaker, for some modalities.
+
+        They are computed from all utterances of the speaker in the three splits; no target is read.
+        `fronts` are {modality: see `frame_statistics`}.
+        """
+        tables = list(self.tables.values())
+        indices = torch.cat([table.indices for table in tables])
+        speakers = torch.cat([table.speaker for table in tables])
+        for modality, front in fronts.items():
+            reader = tables[0].readers[modality]
+            statistics = speaker_statistics(reader, indices, speakers, modality, front=front)
+            for table in tables:
+                table.statistics[modality] = statistics
 
     @property
     def feature_dims(self) -> dict[str, int]:

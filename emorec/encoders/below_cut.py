@@ -71,9 +71,7 @@ class BelowCut(Encoder):
         return self.whole.decoded(source)
 
     def collate(self, items: Sequence[NDArray[Any]]) -> Inputs:
-        lengths = torch.tensor([len(item) for item in items])
-        values = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(item) for item in items], batch_first=True)
-        return {"values": values, "mask": length_mask(lengths, values.shape[1])}
+        return padded_rows(items)
 
     def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         values, mask = inputs["values"], inputs["mask"]
@@ -82,6 +80,13 @@ class BelowCut(Encoder):
         with self.whole.autocast(values.device, self.precision):
             features, frames = self._part(values, mask, mask[:, 0])
         return features.float(), frames
+
+
+def padded_rows(items: Sequence[NDArray[Any]]) -> Inputs:
+    """`values`: (B, T, I) of rows (T, I), and `mask`: (B, T)."""
+    lengths = torch.tensor([len(item) for item in items])
+    values = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(item) for item in items], batch_first=True)
+    return {"values": values, "mask": length_mask(lengths, values.shape[1])}
 
 
 def as_rows(values: NDArray[Any], dtype: Any) -> NDArray[Any]:

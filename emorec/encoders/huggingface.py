@@ -38,8 +38,9 @@ class HuggingFaceEncoder(Encoder):
         model: the model's name on the hub, or a local folder made by `save_pretrained`.
         revision: branch, tag or commit on the hub; the commit it resolves to counts. Not used for a local folder.
         layer: a number, a list of numbers, or "all": -1 the network's output, 0 the embeddings, n the n-th layer.
-            Where a last normalisation follows the layers, -1 includes it and the n-th does not.
-        pooling: "mean" over time, or "none" for all frames.
+            Where a last normalisation follows the layers, -1 includes it and the n-th does not. Where the encoder
+            trains, "all" are those above `train_from`.
+        pooling: "mean" over time, "mean_std" mean and standard deviation (2 D), or "none" for all frames.
         precision: what the frozen forward pass computes in (autocast): "float32", "bfloat16", or "float16" (on a GPU).
         train_from: how many layers stay frozen where the network trains: their states are computed once. With 0 all
             layers and the embeddings train, but not the convolutions of speech models.
@@ -75,11 +76,16 @@ class HuggingFaceEncoder(Encoder):
         if self.mode != "frozen" and self.views:
             raise UserError(f"expected {self.where}.views=0 with training={self.mode}, got {self.views}")
         self._backbone: Any = None
+        self._part_of_clips: PretrainedPart | None = None
 
     @property
     def dim(self) -> int:
         self.load()
-        return int(self._backbone.config.hidden_size)
+        return self._pooled_width(int(self._backbone.config.hidden_size))
+
+    def _pooled_width(self, width: int) -> int:
+        """The width of pooled vectors, for that of a frame."""
+        return 2 * width if self.pooling == "mean_std" else width
 
     @cached_property
     def layers(self) -> tuple[int, ...]:
@@ -93,7 +99,8 @@ class HuggingFaceEncoder(Encoder):
                 f"expected the number of layers in config.json of {self.model!r} for {self.where}.layer=all, got none "
                 f"of {COUNTS}; list the layers instead: {self.where}.layer=[0,1,2]"
             )
-        return tuple(range(counts[0] + 1))  # 0 are the embeddings
+        lowest = 0 if self.mode == "frozen" else self.train_from + 1
+        return tuple(range(lowest, counts[0] + 1))  # 0 are the embeddings
 
     @cached_property
     def resolved(self) -> tuple[str, str]:
@@ -133,16 +140,17 @@ class HuggingFaceEncoder(Encoder):
             )
         return part
 
-    def part(self, *, first: int, wanted: tuple[int, ...], raw: bool = False) -> PretrainedPart:
-        """The layers of a newly loaded network from `first` on, up to the highest of those that are wanted.
+    def part(self, *, first: int, wanted: tuple[int, ...], raw: bool = False, loaded: Any = None) -> PretrainedPart:
+        """The layers of a network from `first` on, up to the highest of those that are wanted.
 
         Args:
             raw: whether all states of a layer are returned, for the layers above, instead of features.
+            loaded: what `_load_network` has loaded, whose other layers are removed; by default it is loaded anew.
 
         Raises:
             UserError: the network has no such layers, or is of a kind that cannot be trained.
         """
-        loaded = self._load_network().requires_grad_(True)
+        loaded = (loaded or self._load_network()).requires_grad_(True)
         network = getattr(loaded, "backbone", loaded)
         kind = kind_of(network, f"{self.where}.model={self.model}")
         total = len(network.get_submodule(kind.layers))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from annotated_types import Ge
 from numpy.typing import NDArray
@@ -12,14 +13,14 @@ from torch import Tensor
 
 from emorec.augmentation.sound import SoundAugmentation
 from emorec.augmentation.streams import Augment
-from emorec.encoders.below_cut import as_rows
+from emorec.encoders.below_cut import as_rows, padded_rows
 from emorec.encoders.checkpoint import read_settings
 from emorec.encoders.encoder import Inputs
 from emorec.encoders.huggingface import HuggingFaceEncoder
 from emorec.encoders.layer_stack import LayerStack
 from emorec.encoders.speech import speech_network
 from emorec.encoders.speech_part import TAIL, WaveformPart, WhisperPart
-from emorec.encoders.trained import windows
+from emorec.encoders.trained import pool_layers, windows
 from emorec.encoders.waveform import sixteen_bit
 from emorec.media.audio import AudioSettings, read_audio
 from emorec.media.signal import Waveform
@@ -30,7 +31,8 @@ SHORTEST_SECONDS = 0.05  # shorter clips are padded where all layers train
 
 @dataclass(kw_only=True, eq=False)
 class HuggingFaceAudio(HuggingFaceEncoder):
-    """A pretrained speech encoder, frozen: about 50 frames a second (T, D), or their mean (1, D).
+    """A pretrained speech encoder, frozen: about 50 frames a second (T, D), or their mean (1, D) or with their standard
+    deviation (1, 2 D).
 
     Sound longer than `max_seconds` is encoded in windows of equal length, and their frames are joined.
 
@@ -45,7 +47,7 @@ class HuggingFaceAudio(HuggingFaceEncoder):
     version: ClassVar[int] = 1
 
     media: AudioSettings = field(default_factory=AudioSettings)
-    pooling: Literal["none", "mean"] = "mean"
+    pooling: Literal["none", "mean", "mean_std"] = "mean"
     max_seconds: Annotated[float, Ge(0.5)] = 30.0
     window: Literal["padded", "clip"] = "padded"
     augmentation: SoundAugmentation | None = None
@@ -73,7 +75,23 @@ class HuggingFaceAudio(HuggingFaceEncoder):
         """Samples of the longest window."""
         return round(self.max_seconds * self.media.sample_rate)
 
-    def read(self, source: Source) -> Waveform:
+    def load(self) -> None:
+        super().load()
+        if self.mode == "frozen" and self._is_cut_to_clips and self._part_of_clips is None:
+            part = self.part(first=0, wanted=self.layers, loaded=self._backbone)
+            self._part_of_clips = part.requires_grad_(False).eval()
+
+    @cached_property
+    def _is_cut_to_clips(self) -> bool:
+        """Whether each clip is encoded at its own length, of a network that else reads padded ones."""
+        return self.window == "clip" and self.is_whisper
+
+    def read(self, source: Source) -> Waveform | NDArray[np.float32]:
+        """The sound, or log mel bands (T, bands) where clips are encoded at their own length."""
+        waveform = self._waveform(source)
+        return self._bands(waveform) if self._is_cut_to_clips else waveform
+
+    def _waveform(self, source: Source) -> Waveform:
         self.load()
         waveform = read_audio(source, self.media)
         if len(waveform) < self._backbone.shortest:
@@ -128,19 +146,26 @@ class HuggingFaceAudio(HuggingFaceEncoder):
         return {"processor": {name: stated.get(name) for name in names}}
 
     def decoded(self, source: Source) -> NDArray[Any]:
-        waveform = self.read(source)
+        waveform = self._waveform(source)
         if not self.is_whisper:
             return sixteen_bit(waveform)
+        return as_rows(self._bands(waveform), self.decoded_dtype)
+
+    def _bands(self, waveform: Waveform) -> NDArray[np.float32]:
+        """The log mel bands (T, bands) of Whisper of a clip, with a tail that its last windows reach into."""
         pieces = [
             self._backbone.prepared(waveform[start:end])[
                 :, : -(-(end - start) // self._backbone.extractor.hop_length) + TAIL
             ]
             for start, end in windows(len(waveform), self._longest)
         ]
-        return as_rows(torch.cat(pieces, dim=1).T.numpy(), self.decoded_dtype)
+        return np.ascontiguousarray(torch.cat(pieces, dim=1).T.numpy())
 
-    def collate(self, items: Sequence[Waveform]) -> Inputs:
-        """`values`: (B, W, …, S) of W windows, and `samples`: (B, W), 0 where an utterance has fewer windows."""
+    def collate(self, items: Sequence[Waveform | NDArray[np.float32]]) -> Inputs:
+        """`values`: (B, W, …, S) of W windows, and `samples`: (B, W), 0 where an utterance has fewer windows; or
+        `values`: (B, T, bands), and `mask`: (B, T), where clips are encoded at their own length."""
+        if self._is_cut_to_clips:
+            return padded_rows(items)
         borders = [windows(len(item), self._longest) for item in items]
         samples = torch.zeros(len(items), max(map(len, borders)), dtype=torch.long)
         prepared: list[tuple[int, int, Tensor]] = []
@@ -156,6 +181,11 @@ class HuggingFaceAudio(HuggingFaceEncoder):
         return {"values": values, "samples": samples}
 
     def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        if self._part_of_clips is not None:
+            values, mask = inputs["values"], inputs["mask"]
+            with self._autocast(values.device):
+                clips, frames = self._part_of_clips(values, mask, mask[:, 0])
+            return clips.float(), frames
         values, samples = inputs["values"], inputs["samples"]
         parts: list[list[Tensor]] = [[] for _ in samples]
         for index in range(samples.shape[1]):  # one window of each utterance at a time, to save memory
@@ -166,9 +196,12 @@ class HuggingFaceAudio(HuggingFaceEncoder):
             counts = self._backbone.frames(samples[rows, index]).tolist()
             for row, states, count in zip(rows.tolist(), hidden, counts, strict=True):
                 parts[row].append(states[:count])
-        joined = [torch.cat(states) for states in parts]  # B of (T, L · D)
-        if self.pooling == "mean":
-            joined = [states.mean(0, keepdim=True) for states in joined]
+        joined = [self._pooled(torch.cat(states)) for states in parts]  # B of (T, L · D)
         lengths = torch.tensor([len(states) for states in joined], device=values.device)
         features = torch.nn.utils.rnn.pad_sequence(joined, batch_first=True)  # (B, T, L · D)
         return features, torch.arange(features.shape[1], device=values.device) < lengths[:, None]
+
+    def _pooled(self, states: Tensor) -> Tensor:
+        """The pooled states (1, …), or all of them, of one utterance (T, L · D)."""
+        whole = torch.ones(1, len(states), dtype=torch.bool, device=states.device)
+        return pool_layers(states[None], whole, self.pooling, len(self.layers))[0][0]

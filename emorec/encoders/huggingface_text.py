@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,21 +19,9 @@ from emorec.encoders.encoder import Inputs
 from emorec.encoders.huggingface import HuggingFaceEncoder
 from emorec.encoders.layer_stack import LayerStack
 from emorec.encoders.text_part import TextPart
+from emorec.encoders.trained import pool_layers
 from emorec.media.source import Source
 from emorec.media.text import read_text
-
-
-def pool_tokens(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """Pools tokens (B, T, D) to (B, 1, D): their "mean", the first ("cls") or the "last" of those in `mask` (B, T)."""
-    if pooling == "mean":
-        weights = mask[:, :, None].to(hidden.dtype)
-        return (hidden * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
-    indices = torch.arange(mask.shape[1], device=mask.device)
-    if pooling == "cls":
-        chosen = torch.where(mask, indices, mask.shape[1]).argmin(1)  # (B,)
-    else:
-        chosen = torch.where(mask, indices, -1).argmax(1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), chosen][:, None]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -42,7 +29,8 @@ class HuggingFaceText(HuggingFaceEncoder):
     """A pretrained text encoder, frozen: tokens (T, D), or one vector (1, D).
 
     Args:
-        pooling: "mean" over tokens, "cls" the first token, "last" the last token, or "none" for all tokens.
+        pooling: "mean" over tokens, "mean_std" with their standard deviation (2 D), "cls" the first token, "last" the
+            last token, or "none" for all tokens.
         max_length: longer texts are cut; with context turns the oldest tokens are cut off.
         context_turns: number of earlier turns of the dialogue that are read before the text.
         template: format of a turn, with {speaker} and {text}; used with context turns.
@@ -52,7 +40,7 @@ class HuggingFaceText(HuggingFaceEncoder):
     modality: ClassVar[str] = "text"
     version: ClassVar[int] = 1
 
-    pooling: Literal["none", "mean", "cls", "last"] = "mean"
+    pooling: Literal["none", "mean", "mean_std", "cls", "last"] = "mean"
     max_length: PositiveCount = 128
     context_turns: Count = 0
     template: str = "{speaker}: {text}"
@@ -131,7 +119,4 @@ class HuggingFaceText(HuggingFaceEncoder):
             output = self._output(**inputs)
         hidden = self._states(output).float()  # (B, T, L · D)
         mask = inputs["attention_mask"].bool()
-        if self.pooling == "none":
-            return hidden * mask[:, :, None], mask
-        pooled = pool_tokens(hidden, mask, self.pooling)
-        return pooled, torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device)
+        return pool_layers(hidden, mask, self.pooling, len(self.layers))

@@ -19,7 +19,7 @@ from emorec.encoders.huggingface import FULL_RATE, LAST, HuggingFaceEncoder
 from emorec.encoders.layer_stack import LayerStack
 from emorec.encoders.picture_part import ConvolutionPart, PicturePart
 from emorec.encoders.pictures import NETWORKS, PictureNetwork, clip_steps, pixel_scaling, stated_size
-from emorec.encoders.trained import TrainedPart
+from emorec.encoders.trained import TrainedPart, pool_layers
 from emorec.errors import UserError, choose
 from emorec.media.faces import FaceMisses
 from emorec.media.resizing import Frames
@@ -29,7 +29,8 @@ from emorec.media.video import VideoSettings, read_video
 
 @dataclass(kw_only=True, eq=False)
 class HuggingFaceVideo(HuggingFaceEncoder):
-    """A pretrained encoder of frames, frozen: one vector a time step (T, D), or their mean (1, D).
+    """A pretrained encoder of frames, frozen: one vector a time step (T, D), their mean (1, D), or
+    with their standard deviation (1, 2 D).
 
     ViT, CLIP and EfficientNet read each frame separately, and T is the number of frames. VideoMAE, ViViT and
     TimeSformer read the frames together, and T is the number of their time steps.
@@ -45,7 +46,7 @@ class HuggingFaceVideo(HuggingFaceEncoder):
     version: ClassVar[int] = 1
 
     media: VideoSettings = field(default_factory=VideoSettings)
-    pooling: Literal["none", "mean"] = "mean"
+    pooling: Literal["none", "mean", "mean_std"] = "mean"
     summary: Literal["cls", "mean"] = "mean"
     augmentation: FrameAugmentation | None = None
     face_misses: FaceMisses = field(default_factory=FaceMisses, init=False, repr=False)
@@ -54,7 +55,7 @@ class HuggingFaceVideo(HuggingFaceEncoder):
     def dim(self) -> int:
         self.load()
         config = self._backbone.config
-        return int(config.hidden_size if self._kind.tokens else config.hidden_dim)
+        return self._pooled_width(int(config.hidden_size if self._kind.tokens else config.hidden_dim))
 
     @property
     def processor(self) -> dict[str, Any]:
@@ -154,9 +155,8 @@ class HuggingFaceVideo(HuggingFaceEncoder):
         with self._autocast(pixels.device):
             states = self._clips(pixels) if self._kind.clip else self._pictures(pixels)
         features = states.float()  # (B, T, L · D)
-        if self.pooling == "mean":
-            features = features.mean(1, keepdim=True)
-        return features, torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        whole = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+        return pool_layers(features, whole, self.pooling, len(self.layers))
 
     def _patches(self, config: Any) -> int:
         """The number of patches of a frame, of a network with this config."""

@@ -44,6 +44,15 @@ def pool(frames: Tensor, mask: Tensor, pooling: str) -> tuple[Tensor, Tensor]:
     return torch.cat([mean, deviation], dim=-1), one
 
 
+def pool_layers(frames: Tensor, mask: Tensor, pooling: str, layers: int) -> tuple[Tensor, Tensor]:
+    """As `pool`, for frames (B, T, L · D) of L layers side by side; so are the layers' results."""
+    pooled, pooled_mask = pool(frames, mask, pooling)
+    if pooling == "mean_std" and layers > 1:  # each layer's mean and deviation side by side
+        sides = pooled.view(len(pooled), 1, 2, layers, -1)
+        pooled = sides.transpose(2, 3).flatten(2)  # (B, 1, 2 L · D)
+    return pooled, pooled_mask
+
+
 def length_mask(lengths: Tensor, longest: int) -> Tensor:
     """(N, T) true for the first `lengths` (N,) of `longest`."""
     return torch.arange(longest, device=lengths.device) < lengths[:, None]
@@ -139,10 +148,8 @@ class TrainedPart(nn.Module, ABC):
             inputs, lengths = self.augment(inputs, lengths, draw[rows])
         frames, counts = self._in_windows(inputs, lengths)
         frames = frames[:, : int(counts.max())]
-        pooled, pooled_mask = pool(frames.float(), length_mask(counts, frames.shape[1]), self.pooling)
-        if self.pooling == "mean_std" and self.layer_count > 1:  # each layer's mean and deviation side by side
-            sides = pooled.view(len(pooled), 1, 2, self.layer_count, -1)
-            pooled = sides.transpose(2, 3).flatten(2)  # (B, 1, 2 L · D)
+        mask = length_mask(counts, frames.shape[1])
+        pooled, pooled_mask = pool_layers(frames.float(), mask, self.pooling, self.layer_count)
         features = pooled.new_zeros(len(present), *pooled.shape[1:]).index_copy(0, rows, pooled)
         return features, pooled_mask.new_zeros(len(present), pooled_mask.shape[1]).index_copy(0, rows, pooled_mask)
 

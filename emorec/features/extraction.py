@@ -15,6 +15,7 @@ from emorec.encoders.encoder import Encoder
 from emorec.errors import UserError
 from emorec.features.compaction import compact_if_many
 from emorec.features.computation import compute
+from emorec.features.space import check_space
 from emorec.features.store import CLAIM, FeatureStore
 from emorec.media.source import Source
 from emorec.storage.atomic import remove_orphans
@@ -69,6 +70,7 @@ def extract(
     settings: ExtractionConfig,
     *,
     title: str = "features",
+    must_fit: bool = False,
 ) -> ExtractionReport:
     """Computes the features of all sources that the stores lack. One forward pass fills the stores of all layers.
 
@@ -78,10 +80,11 @@ def extract(
         sources: {utterance id: source}, `None` where the modality is absent.
         settings: how features are computed.
         title: name of the work in the log and the progress bar.
+        must_fit: whether to estimate first if there is space for them.
 
     Raises:
-        UserError: media are bad and `on_bad_media` is "fail", a value cannot be stored, or the device computes wrong
-            features in the encoder's precision.
+        UserError: there is no space, media are bad and `on_bad_media` is "fail", a value cannot be stored, or the
+            device computes wrong features in the encoder's precision.
     """
     stores = [stores] if isinstance(stores, FeatureStore) else list(stores)
     store = stores[0]
@@ -89,7 +92,9 @@ def extract(
     report = ExtractionReport(keys=keys, bad=bad)
     wanted = {key: name for name, key in keys.items() if key is not None}
     started = time.monotonic()
-    missing = _compute_missing(stores, encoder, sources, wanted, settings=settings, title=title, report=report)
+    missing = _compute_missing(
+        stores, encoder, sources, wanted, settings=settings, title=title, report=report, must_fit=must_fit
+    )
     report.seconds = time.monotonic() - started
     reasons = store.reasons(list(wanted))
     report.bad |= {name: reasons[key] for name, key in keys.items() if key in reasons}
@@ -110,6 +115,7 @@ def _compute_missing(
     settings: ExtractionConfig,
     title: str,
     report: ExtractionReport,
+    must_fit: bool,
 ) -> dict[bytes, str]:
     """Computes the keys that are not in all stores, under the claims of the stores, and returns them.
 
@@ -133,6 +139,8 @@ def _compute_missing(
             computed |= missing
             log.info("%s: %d to compute", title, len(missing))
             to_read = {key: source for key, name in missing.items() if (source := sources[name]) is not None}
+            if must_fit:
+                check_space(stores[0].folder, encoder, list(to_read.values()), title=title)
             with _faces_counted(encoder, title, len(missing)):
                 report.padding, unfinished = compute(stores, encoder, to_read, missing, settings=settings, title=title)
             for name, key in report.keys.items():

@@ -59,6 +59,10 @@ class LoadedRun:
     def model(self) -> "EmotionModel":
         """The trained model in `eval()` on the CPU; its `forward` takes a `Batch` and returns logits.
 
+        Batches carry features and inputs as they are stored: the model normalises them. With
+        `model.normalisation=speaker` it takes the speakers' mean and standard deviation from `Batch.statistics`, and
+        those of the training split for rows, or batches, without them.
+
         Raises:
             UserError: a weight file is missing or damaged, or does not fit the model.
         """

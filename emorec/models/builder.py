@@ -151,8 +151,13 @@ def build_model(
 
 
 def model_for(parts: ModelParts, settings: ModelConfig, module: UtteranceDataModule) -> EmotionModel:
-    """The model for the features of a data module; its loss has the class counts of the training split."""
+    """The model for the features of a data module; its loss has the class counts of the training split.
+
+    With `model.normalisation=speaker` the module's batches then carry the statistics of their speakers.
+    """
     model = build_model(parts, settings, module.task, widths=module.feature_dims, layers=module.layers)
+    by_speaker = [name for name, item in model.normalisation.items() if item.kind == "speaker"]
+    module.carry_speaker_statistics({name: _front(model, name) for name in by_speaker})
     if module.task.kind == "classification":
         parts.loss.fit(module.tables["train"].class_counts())
     return model
@@ -160,16 +165,21 @@ def model_for(parts: ModelParts, settings: ModelConfig, module: UtteranceDataMod
 
 def fit_statistics(model: EmotionModel, module: UtteranceDataModule) -> None:
     """Fits what is not learned by gradients to the training split: normalisation, and where regression starts."""
-    table, encoders = module.tables["train"], dict(model.encoder.items())
+    table = module.tables["train"]
     for modality, normalisation in model.normalisation.items():
         assert isinstance(normalisation, Normalisation)
         if normalisation.kind != "none":
-            front: Any = getattr(encoders.get(modality), "front", None)
+            front = _front(model, modality)
             size = STATISTICS_BATCH if front is None else FRONT_BATCH
             normalisation.fit(*table.feature_statistics(modality, front=front, batch_size=size))
     if module.task.kind == "regression":
         assert isinstance(model.head, Head)
         model.head.start_at(float(table.target.nanmean()))
+
+
+def _front(model: EmotionModel, modality: str) -> Any:
+    """What comes before the standardisation of a modality's inputs; `None` where nothing does."""
+    return getattr(model.encoder[modality], "front", None) if modality in model.encoder else None
 
 
 def layer_counts(components: Mapping[str, Mapping[str, Tensor]], modalities: Iterable[str]) -> dict[str, int]:

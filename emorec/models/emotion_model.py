@@ -100,13 +100,16 @@ class EmotionModel(FastModule):
         self._validated: list[BatchResult] = []
 
     def forward(self, batch: Batch, mixing: Mixing | None = None) -> ModelOutput:
-        """Logits {task: (B, C)} of a batch, or of mixtures of its utterances."""
+        """Logits {task: (B, C)} of a batch, or of mixtures of its utterances.
+
+        With `model.normalisation=speaker` the batch carries its speakers' statistics.
+        """
         features, masks, present = {}, dict(batch.mask), dict(batch.present)
         for modality, projection in self.projection.items():
             if modality in self.encoder:
                 inputs = self._encoded(modality, batch, mixing)
             else:
-                values = self.normalisation[modality](batch.features[modality].float())
+                values = self.normalisation[modality](batch.features[modality].float(), batch.statistics.get(modality))
                 inputs = _mixed(mixing, values, batch.mask[modality], batch.present[modality])
             values, masks[modality], present[modality] = inputs
             if modality in self.layer_sum:
@@ -122,7 +125,7 @@ class EmotionModel(FastModule):
         if part.front is not None:
             values, mask = part.front(values, mask, batch.draw)
         if part.standardised:
-            values = self.normalisation[modality](values.float())
+            values = self.normalisation[modality](values.float(), batch.statistics.get(modality))
         if part.reads_ids:
             features, mask = part(values, mask, present, batch.draw)
             return _mixed(mixing, features, mask, present)

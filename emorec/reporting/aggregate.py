@@ -20,6 +20,7 @@ SUMMARY_METRICS = {
     "regression": ("ccc", "mae", "rmse", "pearson"),
 }
 HIDDEN_CHOICES = {"experiment", "paths", "logger", "launcher", "dataset"}
+NORMALISATION = "model.normalisation"  # is shown wherever one group uses the speakers' own utterances
 OWN_FILTERS = ("folder", "run", "sweep", "tags")  # of what is no value of a config; `finished_runs` reads the folders
 SHOWN_DIGITS = 8  # of the digest of a corpus
 
@@ -38,6 +39,11 @@ class Run:
     def numbers(self) -> dict[str, float]:
         """The metrics that are finite numbers."""
         return scalar_metrics(self.metrics)
+
+    @property
+    def normalises_speakers(self) -> bool:
+        """Whether features are standardised by each speaker's own utterances, those of test included."""
+        return self.config.get(NORMALISATION) == "speaker"
 
 
 class Contest(NamedTuple):
@@ -201,6 +207,8 @@ def distinctions(groups: Sequence[Group]) -> list[str]:
             continue
         if len({str(group.runs[0].config.get(key)) for group in groups}) > 1:
             differing.append(key)
+    if NORMALISATION not in differing and any(group.runs[0].normalises_speakers for group in groups):
+        differing.append(NORMALISATION)
     return differing
 
 

@@ -8,12 +8,23 @@ from pathlib import Path
 
 from emorec.escaping import for_csv, for_markdown
 from emorec.markdown import markdown_table, with_deviation
-from emorec.reporting.aggregate import SUMMARY_METRICS, Contest, Group, distinction, distinctions, headings
-from emorec.runs.results import SHOWN
+from emorec.reporting.aggregate import (
+    NORMALISATION,
+    SUMMARY_METRICS,
+    Contest,
+    Group,
+    distinction,
+    distinctions,
+    headings,
+)
+from emorec.runs.results import SHOWN, SPEAKER_NOTE
 from emorec.storage.atomic import write_bytes, write_text
 from emorec.storage.folders import check_real_folder, list_folder
 
 BEST = "**best**"
+SPEAKERS = (
+    f"`{NORMALISATION}=speaker`: {SPEAKER_NOTE}, by each speaker's own unlabelled utterances, those of test included."
+)
 FIGURES = ("confusion_", "curves_")  # beginnings of the names of figures
 
 
@@ -36,7 +47,8 @@ def group_table(groups: Sequence[Group]) -> str:
         row += [_numbers(group.seeds), _numbers(group.folds)]
         row += ["–" if score is None else with_deviation(*score) for score in scores]
         rows.append([*row, BEST if is_best else ""])
-    return markdown_table(["group", *keys, "n", "seeds", "folds", *metrics, "by validation"], rows)
+    table = markdown_table(["group", *keys, "n", "seeds", "folds", *metrics, "by validation"], rows)
+    return f"{table}\n\n{SPEAKERS}" if any(group.runs[0].normalises_speakers for group in groups) else table
 
 
 def tables_of(groups: Sequence[Group]) -> str:
@@ -81,11 +93,15 @@ def runs_csv(groups: Sequence[Group]) -> str:
     metrics = _all_metrics(groups)
     fields = ("run_id", "group_id", "seed", "fold", "best_epoch", "epochs")
     rows = [
-        [*(getattr(run.record, name) for name in fields), *(run.numbers.get(metric, "") for metric in metrics)]
+        [
+            *(getattr(run.record, name) for name in fields),
+            run.config.get(NORMALISATION, ""),
+            *(run.numbers.get(metric, "") for metric in metrics),
+        ]
         for group in groups
         for run in group.runs
     ]
-    return _csv([*fields, *metrics], *rows)
+    return _csv([*fields, NORMALISATION, *metrics], *rows)
 
 
 def write_report(folder: Path, groups: Sequence[Group]) -> str:

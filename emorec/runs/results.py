@@ -25,6 +25,9 @@ SHOWN = {"classification": ("weighted_f1", "uar", "accuracy"), "regression": ("c
 LINE_METRICS = {kind: (f"val/{names[0]}", *(f"test/{name}" for name in names)) for kind, names in SHOWN.items()}
 
 
+SPEAKER_NOTE = "speaker-normalised"  # of results that rest on the speakers' own unlabelled utterances
+
+
 def write_results(folder: Path, predictions: "Mapping[str, Predictions]", task: Task) -> dict[str, Any]:
     """Writes `metrics.json` and `predictions.parquet` of {split: predictions} into a folder and returns the metrics:
     `<split>/<metric>`, and for classes `<split>/per_class` and `<split>/confusion` (rows: targets).
@@ -116,10 +119,16 @@ def line_metrics(folder: Path) -> dict[str, float]:
 
 def result_line(record: RunRecord, folder: Path) -> str:
     """`run <run_id>  val/weighted_f1=…  test/weighted_f1=…  test/uar=…  test/accuracy=…  <path>`; for regression
-    `val/ccc`, `test/ccc`, `test/mae` and `test/pearson`. Another metric that chose the epoch stands before them."""
+    `val/ccc`, `test/ccc`, `test/mae` and `test/pearson`. Another metric that chose the epoch stands before them, and
+    `speaker-normalised` after them where that is so."""
     metrics = read_metrics(folder)
     names: tuple[str, ...] = LINE_METRICS[record.task.get("kind", "classification")]
     if (monitor := f"val/{record.task.get('monitor')}") not in names:
         names = (monitor, *names)
     values = [metric_text(name, scalar_metrics(metrics)) for name in names if name in metrics]
-    return "  ".join([f"run {record.run_id}", *values, str(folder)])
+    return "  ".join([f"run {record.run_id}", *values, *remarks(record), str(folder)])
+
+
+def remarks(record: RunRecord) -> list[str]:
+    """What a reader of a run's results must know."""
+    return [SPEAKER_NOTE] if record.data.get("normalisation") == "speaker" else []

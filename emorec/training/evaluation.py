@@ -19,7 +19,7 @@ from emorec.models.builder import feature_widths, make_parts, model_for, restore
 from emorec.models.emotion_model import EmotionModel, Predictions
 from emorec.runs.backbones import check_checkpoint, with_present_models
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config, write_record
-from emorec.runs.results import SHOWN, metric_text, scalar_metrics, write_results
+from emorec.runs.results import SHOWN, metric_text, remarks, scalar_metrics, write_results
 from emorec.runs.weights import load_components
 from emorec.storage.digests import digest_of
 from emorec.training.run_context import RunContext, now
@@ -102,7 +102,7 @@ def evaluate_run(
     values = [metric_text(f"{split}/{key}", metrics) for key in SHOWN[data.task.kind]]
     total = f" of {len(data.manifest.utterances)}" if split == WHOLE else ""
     counts = [f"dataset={data.manifest.dataset}", f"utterances={len(predictions.id)}{total}"]
-    return "  ".join([f"run {record.run_id}", *counts, *values, str(target)])
+    return "  ".join([f"run {record.run_id}", *counts, *values, *remarks(record), str(target)])
 
 
 def _check_labels(labels: list[str], record: RunRecord, dataset: str) -> None:

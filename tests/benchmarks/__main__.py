@@ -28,6 +28,7 @@ def main(names: list[str]) -> int:
         "feature_gather_vs_memcpy": lambda: features.gather(root / "gather"),
         "extraction_vs_forward": lambda: extraction.extraction(root / "extraction"),
         "decoding_process_vs_here": lambda: decoding.decoding_process(root / "decoding"),
+        "whisper_clip_vs_padded": lambda: extraction.whisper_window(root / "whisper"),
         "segment_vs_whole_track": lambda: sound.segment_of_a_track(root / "sound"),
         "cut_vs_whole": lambda: finetuning.cut(root / "cut"),
         "finetune_vs_raw_loop": lambda: finetuning.finetuning(root),

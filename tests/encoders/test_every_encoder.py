@@ -244,7 +244,7 @@ def test_each_utterance_gets_at_least_one_frame_of_the_stated_width(
     for source in sources.values():
         features = live(encoder, source)
         assert len(features) >= 1
-        assert features.shape == (len(features), encoder.dim)
+        assert features.shape == (len(features), len(encoder.layers) * encoder.dim)
         assert torch.isfinite(features).all()
 
 
@@ -259,7 +259,7 @@ def test_the_mask_marks_each_utterances_own_frames(make: MakeEncoder, sources: d
     alone = [live(encoder, source) for source in sources.values()]
     with torch.inference_mode():
         features, mask = encoder.encode(encoder.collate([encoder.read(source) for source in sources.values()]))
-    assert features.shape == (*mask.shape, encoder.dim)
+    assert features.shape == (*mask.shape, len(encoder.layers) * encoder.dim)
     assert mask.dtype == torch.bool
     assert mask.sum(1).tolist() == [len(item) for item in alone]
     assert (features[~mask] == 0).all()

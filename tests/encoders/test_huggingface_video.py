@@ -279,7 +279,7 @@ def test_pixels_that_are_not_normalised_stay_as_they_are() -> None:
         ("vit", {"layer": 3}, r"encoder\.video\.layer from -1 to 2 .*got 3"),
         ("clip", {"layer": [0, 5]}, r"encoder\.video\.layer from -1 to 2 .*got \[5\]"),
         ("vit", {"summary": "all"}, r"encoder\.video\.summary: expected 'cls' or 'mean', got 'all'"),
-        ("vit", {"pooling": "max"}, r"encoder\.video\.pooling: expected 'none' or 'mean', got 'max'"),
+        ("vit", {"pooling": "max"}, r"encoder\.video\.pooling: expected 'none', 'mean' or 'mean_std', got 'max'"),
         ("vit", {"precision": "half"}, r"encoder\.video\.precision: expected .*got 'half'"),
     ],
 )

@@ -72,7 +72,7 @@ def test_before_training_an_encoder_computes_what_the_frozen_one_does(
     choice: str, checkpoints: TinyCheckpoints, media: Media
 ) -> None:
     sources = media_of(choice, media)[:3]
-    changes = {"window": "padded"} if "whisper" in choice else {}
+    changes: dict[str, Any] = {"window": "padded", "layer": -1} if "whisper" in choice else {}
     encoder = trained(choice, checkpoints, **changes)
     actual, _ = features(encoder.trained().eval(), stored_batch(encoder, sources))
     frozen = trained(choice, checkpoints, training="frozen", **changes)
@@ -126,6 +126,15 @@ def test_everything_that_trains_gets_a_gradient(
     part = encoder.trained().train()
     features(part, stored_batch(encoder, media_of(choice, media)[:2]))[0].square().sum().backward()
     assert [name for name, item in part.trained() if item.grad is None] == []
+
+
+@pytest.mark.parametrize("train_from", [0, 1])
+def test_all_layers_are_those_that_train(train_from: int, checkpoints: TinyCheckpoints) -> None:
+    encoder = trained("text/minilm", checkpoints, layer="all", train_from=train_from)
+    assert encoder.layers == tuple(range(train_from + 1, LAYERS + 1))
+    part = encoder.trained()
+    assert part is not None
+    assert part.layer_count == LAYERS - train_from
 
 
 def test_weights_that_do_not_train_are_not_in_the_state(checkpoints: TinyCheckpoints) -> None:

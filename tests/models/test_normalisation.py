@@ -1,5 +1,6 @@
 """Features are standardised by statistics of the training split alone."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 
 from emorec.config.composition import composer, parse
 from emorec.config.schema import TrainConfig
+from emorec.datamodules.statistics import FEWEST
+from emorec.datasets.utterance import SPLITS
 from emorec.errors import UserError
 from emorec.models.builder import fit_statistics, make_parts, model_for
 from emorec.models.emotion_model import EmotionModel
@@ -34,7 +37,9 @@ def train_frames(example: Example, modality: str) -> np.ndarray:
     return np.concatenate(rows).astype(np.float64)
 
 
-def fitted(kind: Literal["none", "train"] = "train", mean: float = 3.0, deviation: float = 2.0) -> Normalisation:
+def fitted(
+    kind: Literal["none", "train", "speaker"] = "train", mean: float = 3.0, deviation: float = 2.0
+) -> Normalisation:
     normalisation = Normalisation(kind=kind, dim=2)
     normalisation.fit(torch.full((2,), mean), torch.full((2,), deviation))
     return normalisation
@@ -64,6 +69,73 @@ def test_normalised_training_frames_have_mean_zero_and_deviation_one(
     )
     torch.testing.assert_close(frames.mean(0), torch.zeros(DIMS[modality]), atol=1e-4, rtol=0)
     torch.testing.assert_close(frames.std(0, correction=0), torch.ones(DIMS[modality]), atol=1e-4, rtol=0)
+
+
+def speakers_of(example: Example) -> dict[str, str | None]:
+    tables = example.module.tables.values()
+    return {item.id: item.speaker for table in tables for item in table.utterances}
+
+
+def by_speaker(config: TrainConfig) -> TrainConfig:
+    return replace(config, model=replace(config.model, normalisation="speaker"))
+
+
+@pytest.mark.parametrize("modality", DIMS)
+def test_speakers_are_standardised_by_all_their_own_frames(
+    make_example: MakeExample, config: TrainConfig, modality: str
+) -> None:
+    example = make_example(sizes=(40, 9, 12))
+    model = fitted_model(by_speaker(config), example)
+    speakers = speakers_of(example)
+    for split in SPLITS:
+        for batch in example.module.loader(split):
+            actual = model.normalisation[modality](batch.features[modality], batch.statistics[modality])
+            for row, name in enumerate(batch.id):
+                if name not in example.values[modality]:
+                    continue
+                own = [
+                    values for other, values in example.values[modality].items() if speakers[other] == speakers[name]
+                ]
+                frames = np.concatenate(own).astype(np.float64)
+                expected = (example.values[modality][name] - frames.mean(0)) / frames.std(0)
+                found = actual[row][batch.mask[modality][row]].numpy()
+                np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_of_speakers_need_no_label(make_example: MakeExample, config: TrainConfig) -> None:
+    sizes = (40, 9, 12)
+    names = [f"{split}_{number}" for split, size in zip(SPLITS, sizes, strict=True) for number in range(size)]
+    labelled, unlabelled = make_example(sizes=sizes), make_example(sizes=sizes, unlabelled=tuple(names[1:]))
+    for example in (labelled, unlabelled):
+        fitted_model(by_speaker(config), example)
+    for split in SPLITS:
+        for first, second in zip(labelled.module.loader(split), unlabelled.module.loader(split), strict=True):
+            for modality in DIMS:
+                assert not first.statistics[modality].isnan().any()
+                assert torch.equal(first.statistics[modality], second.statistics[modality])
+
+
+def test_a_speaker_with_few_utterances_is_standardised_by_the_training_split(
+    make_example: MakeExample, config: TrainConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    example = make_example(sizes=(2 * FEWEST + 2, 3, FEWEST - 4))  # speaker2 has one utterance too few
+    with caplog.at_level("INFO"):
+        model = fitted_model(by_speaker(config), example)
+    assert f"text: standardised by speaker, for 2 of 3; {FEWEST - 1} utterances of others" in caplog.text
+    batch, trained = next(iter(example.module.loader("val"))), fitted_model(config, example)
+    actual = model.normalisation["text"](batch.features["text"], batch.statistics["text"])
+    assert torch.equal(actual, trained.normalisation["text"](batch.features["text"]))
+
+
+def test_rows_without_statistics_take_those_of_the_training_split() -> None:
+    speaker, train = fitted("speaker"), fitted()
+    features = torch.randn(3, 4, 2)
+    statistics = torch.tensor([[[1.0, 2.0], [3.0, 0.0]], [[torch.nan] * 2] * 2, [[0.0, 0.0], [1.0, 1.0]]])
+    actual = speaker(features, statistics)
+    torch.testing.assert_close(actual[0], (features[0] - torch.tensor([1.0, 2.0])) / torch.tensor([3.0, 1.0]))
+    torch.testing.assert_close(actual[1], train(features)[1])
+    torch.testing.assert_close(actual[2], features[2])
+    assert torch.equal(speaker(features), train(features))
 
 
 def test_other_splits_do_not_change_the_statistics(make_example: MakeExample, config: TrainConfig) -> None:

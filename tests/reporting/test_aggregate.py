@@ -470,6 +470,24 @@ def test_the_tables_for_machines_hold_every_group_and_every_run(store: Checkpoin
     assert len({row["group_id"] for row in runs}) == 2
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_every_table_says_where_speakers_are_normalised(store: CheckpointStore, both: bool) -> None:
+    publish(store, {"model": {"normalisation": "speaker"}, "seed": 1})
+    publish(store, {"model": {"normalisation": "speaker" if both else "train"}, "seed": 2, **GATED})
+    groups = groups_of(store)
+    text = tables_of(groups)
+    assert "| model.normalisation |" in text
+    assert "speaker-normalised" in text
+    expected = {"speaker"} if both else {"speaker", "train"}
+    for table in (groups_csv(groups), runs_csv(groups)):
+        assert {row["model.normalisation"] for row in csv.DictReader(io.StringIO(table))} == expected
+
+
+def test_no_table_speaks_of_speakers_where_none_is_normalised(store: CheckpointStore) -> None:
+    publish(store, {"model": {"normalisation": "train"}, "seed": 1})
+    assert "normalis" not in tables_of(groups_of(store))
+
+
 # ----------------------------------------------------------------------------------------------- report
 
 

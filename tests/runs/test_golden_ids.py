@@ -188,6 +188,7 @@ def default() -> RunIdentity:
         ["extraction.batch_size=3", "extraction.workers=1", "extraction.device=cpu", "extraction.verify=true"],
         ["features.preload=none", "features.mmap=false", "features.resident_bytes=0"],
         ["trainer.threads=1"],
+        ["inputs.keep=false", "inputs.workers=5"],
         ["seed=0", "trainer.max_epochs=40", "fusion=concat", "optimizer.lr=0.001"],
         ["experiment=demo_all"],
     ],
@@ -212,6 +213,7 @@ def test_seed_and_fold_change_the_run_and_not_its_group(overrides: list[str], de
     "override",
     [
         "model.hidden=64",
+        "model.normalisation=speaker",
         "optimizer.lr=0.01",
         "optimizer._target_=torch.optim.Adam",
         "scheduler=linear",
