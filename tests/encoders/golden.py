@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 
 from emorec.config.instantiation import instantiate
 from emorec.datasets.demo_synthesis import write_video
-from emorec.draws import keys_of, normal
 from emorec.encoders.encoder import Encoder
 from emorec.encoders.networks import NetworkEncoder
 from emorec.media.source import Source
@@ -61,8 +61,8 @@ def output(encoder: Encoder, folder: Path) -> NDArray[np.float64]:
         if isinstance(encoder, NetworkEncoder):
             part = encoder.trained().eval()
             for name, parameter in part.named_parameters():
-                numbers = normal(keys_of([name]), parameter.numel(), stream=0)
-                parameter.copy_(numbers.view(parameter.shape) * parameter.shape[-1] ** -0.5)
+                numbers = np.random.RandomState(zlib.crc32(name.encode())).normal(size=tuple(parameter.shape))
+                parameter.copy_(torch.from_numpy(numbers) * parameter.shape[-1] ** -0.5)
             features, mask = part(features, mask, mask[:, 0])
     return features[0][mask[0]].double().numpy()
 

@@ -74,7 +74,7 @@ def test_a_trained_network_predicts_the_same_wherever_it_is_loaded(
     folder = only_run(root)
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "finished"
-    assert "encoder" in record["weights"]
+    assert any(name.startswith("encoder") for name in record["weights"])
     expected = probabilities(folder / "predictions.parquet")
     assert expected.shape == (8, 4)
 
