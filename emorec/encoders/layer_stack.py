@@ -153,6 +153,8 @@ class LayerStack(nn.Module):
             layers[number] = nn.Identity()
         kept = [kind.layers, self.norm_path or kind.layers, "post_layernorm"] if first else [""]
         _keep_only(network, kept)
+        if kind.norm and self.norm_path is None and _submodule(network, kind.norm) is not None:
+            network.set_submodule(kind.norm, nn.Identity())  # no output is asked for
         if getattr(network, "pooler", None) is not None:
             network.pooler = None  # its output is not used
 

@@ -22,6 +22,7 @@ TRANSFORMER_TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
 
 
 def trained(choice: str, checkpoints: TinyCheckpoints, **changes: Any) -> Encoder:
+    changes.setdefault("layer", -1)
     if "whisper" in choice:
         changes.setdefault("window", "clip")
     settings = settings_of(choice, checkpoints, **{"training": "full", "dtype": "float32", **changes})
