@@ -1,7 +1,7 @@
 """Types that packages share: a batch of utterances, and the outputs of fusions and models."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -12,11 +12,12 @@ MODALITIES = ("text", "audio", "video")
 IGNORED = -100  # target of an utterance without a class, ignored by losses
 
 
-def _move(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The value with each tensor in it changed."""
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=non_blocking)
+        return change(value)
     if isinstance(value, Mapping):
-        return {key: _move(item, device, non_blocking) for key, item in value.items()}
+        return {key: _changed(item, change) for key, item in value.items()}
     return value
 
 
@@ -51,8 +52,15 @@ class Batch:
             tensor.is_cpu for tensor in (self.speaker, *self.features.values(), *self.inputs.values())
         ):
             return self
-        moved = {item.name: _move(getattr(self, item.name), device, non_blocking) for item in fields(self)}
-        return Batch(**moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def repeated(self, draws: Sequence[Tensor]) -> "Batch":
+        """The same utterances once for each of several draws (B,), one after the other."""
+        batch = self._each(lambda tensor: torch.cat([tensor] * len(draws)))
+        return replace(batch, id=self.id * len(draws), draw=torch.cat(list(draws)))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return Batch(**{item.name: _changed(getattr(self, item.name), change) for item in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +77,7 @@ class FusionOutput:
 class ModelOutput:
     """The output of the model, which losses take."""
 
-    logits: dict[str, Tensor]  # {task: (B, C)}; for regression (B, 1)
+    logits: dict[str, Tensor]  # {task: (B, C)}; for regression (B, 1), for a loss of views their embeddings (B, D)
     fusion: FusionOutput  # `fusion.fused` is the input of the heads, after the context
 
 

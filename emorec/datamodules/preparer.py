@@ -15,7 +15,7 @@ from emorec.config.schema import ExtractConfig, LabelMap
 from emorec.datamodules.prepared_data import PreparedData, PreparedFeatures
 from emorec.datasets.labels import relabel
 from emorec.datasets.manifest import Corpus, Manifest
-from emorec.datasets.utterance import SPLITS, Utterance
+from emorec.datasets.utterance import SPLITS, Task, Utterance
 from emorec.encoders.encoder import Encoder
 from emorec.errors import UserError, make_all, raise_problems
 from emorec.features.extraction import ExtractionReport, extract
@@ -94,16 +94,18 @@ class DataPreparer:
             self._manifests[key] = manifest
         return self._manifests[key]
 
-    def fit(self, config: ExtractConfig, corpus: Corpus, encoders: Mapping[str, Encoder]) -> None:
+    def fit(
+        self, config: ExtractConfig, corpus: Corpus, encoders: Mapping[str, Encoder], task: Task | None = None
+    ) -> None:
         """Lets encoders that learn a state from data, such as a vocabulary, learn it from the training split.
 
-        Those that have one, such as that of a run, keep it.
+        Those that have one, such as that of a run, keep it. For `task` see `prepare`.
         """
         learners = [encoder for encoder in encoders.values() if encoder.needs_fit]
         if not learners:
             return
         manifest = self.manifest(config, corpus)
-        train = corpus.split(manifest)["train"]
+        train = corpus.split(manifest, task)["train"]
         for encoder in learners:
             sources = [encoder.source(item, manifest) for item in train]
             encoder.fit([source for source in sources if source is not None])
@@ -113,6 +115,7 @@ class DataPreparer:
         config: ExtractConfig,
         corpus: Corpus,
         encoders: Mapping[str, Encoder],
+        task: Task | None = None,
         *,
         whole: bool = False,
         widths: Mapping[str, int] | None = None,
@@ -120,6 +123,7 @@ class DataPreparer:
         """The corpus, its splits and all features of a config, for its corpus and its {modality: encoder}.
 
         Args:
+            task: utterances without a target for it are left out; by default the one that the corpus is configured for.
             whole: each split is the whole corpus, to evaluate a run that was not trained on it.
             widths: {modality: width of its features} of a trained model, which works without a modality that the
                 corpus lacks.
@@ -127,11 +131,11 @@ class DataPreparer:
         Raises:
             UserError: the corpus, an encoder or the split is not as expected.
         """
-        self.fit(config, corpus, encoders)
+        self.fit(config, corpus, encoders, task)
         manifest = self.manifest(config, corpus)
-        task = corpus.chosen_task(manifest)
+        task = task or corpus.chosen_task(manifest)
         everything = tuple(item for item in manifest.utterances if task.name in item.targets)
-        splits = dict.fromkeys(SPLITS, everything) if whole else corpus.split(manifest)
+        splits = dict.fromkeys(SPLITS, everything) if whole else corpus.split(manifest, task)
         names = {split: {item.id for item in items} for split, items in splits.items()}
         used = set[str]().union(*names.values())
         chosen = [item for item in manifest.utterances if item.id in used]

@@ -87,12 +87,12 @@ class Custom(Corpus):
         rule, note = self._rule(manifest.utterances)
         return replace(manifest, protocols={self.protocol: rule}, notes=(note, *notes))
 
-    def split(self, manifest: Manifest) -> dict[str, tuple[Utterance, ...]]:
-        """The utterances of train, val and test as configured. For given splits, fold 0 is the only fold."""
+    def split(self, manifest: Manifest, task: Task | None = None) -> dict[str, tuple[Utterance, ...]]:
+        """See `Corpus.split`. For given splits, fold 0 is the only fold."""
         rule = manifest.protocols.get(self.protocol)
         if rule is not None and rule.folds == 0 and self.fold == 0:
-            return replace(self, fold=None).split(manifest)
-        return super().split(manifest)
+            return replace(self, fold=None).split(manifest, task)
+        return super().split(manifest, task)
 
     def _table_rows(self, problems: list[Problem]) -> list[Row]:
         path = self._table_path

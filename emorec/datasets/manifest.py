@@ -14,7 +14,7 @@ from emorec.annotations import Count, PositiveCount
 from emorec.config.texts import text_problem
 from emorec.datasets.splits import Protocol, assign_splits
 from emorec.datasets.tree import files_below
-from emorec.datasets.utterance import SPLITS, VOTES, Target, Task, Utterance
+from emorec.datasets.utterance import SPLITS, UNLABELLED, VOTES, Target, Task, Utterance
 from emorec.errors import UserError, choose, raise_problems
 from emorec.storage.digests import digest_of
 
@@ -160,13 +160,15 @@ class Corpus(ABC):
         """The task to train."""
         return choose(manifest.tasks, self.task, f"dataset.task (dataset={self.name})")
 
-    def split(self, manifest: Manifest) -> dict[str, tuple[Utterance, ...]]:
-        """The utterances of train, val and test as configured."""
-        self.chosen_task(manifest)
+    def split(self, manifest: Manifest, task: Task | None = None) -> dict[str, tuple[Utterance, ...]]:
+        """The utterances of train, val and test as configured, those with a target for a task: by default the chosen
+        one. `UNLABELLED` takes all of them, whatever their targets are."""
+        task = task or self.chosen_task(manifest)
         rule = choose(manifest.protocols, self.protocol, f"dataset.protocol (dataset={self.name})")
         notes = f" ({'; '.join(manifest.notes)})" if manifest.notes else ""
         where = f"dataset={self.name}, dataset.protocol={self.protocol}{notes}"
-        return assign_splits(manifest.utterances, rule, fold=self.fold, task=self.task, limit=self.limit, where=where)
+        name = None if task == UNLABELLED else task.name
+        return assign_splits(manifest.utterances, rule, fold=self.fold, task=name, limit=self.limit, where=where)
 
     def require_folder(self, origin: str = "") -> None:
         """Raises a `UserError` with the expected folder and how to get the corpus, `origin` or the class's, if it does

@@ -91,7 +91,7 @@ def assign_splits(
     protocol: Protocol,
     *,
     fold: int | None,
-    task: str,
+    task: str | None,
     limit: int | None = None,
     where: str = "",
 ) -> dict[str, tuple[Utterance, ...]]:
@@ -100,7 +100,8 @@ def assign_splits(
     Args:
         utterances: the whole corpus.
         fold: `None` for a protocol without folds.
-        limit: keep only this many utterances, spread evenly over splits and classes.
+        task: `None` to keep all utterances.
+        limit: keep only this many utterances, spread evenly over splits and, if there is a task, classes.
         where: the names of the corpus and the protocol, for errors.
 
     Raises:
@@ -110,7 +111,7 @@ def assign_splits(
     splits: dict[str, list[Utterance]] = {name: [] for name in SPLITS}
     for utterance in utterances:
         split = protocol.split_of(utterance, number)
-        if split is not None and task in utterance.targets:
+        if split is not None and (task is None or task in utterance.targets):
             splits[split].append(utterance)
     assignment = _limited(splits, limit, task)
     empty = [f"no utterances in {name}" for name in SPLITS if not assignment[name]]
@@ -143,13 +144,15 @@ def speaker_overlap(splits: Mapping[str, Sequence[Utterance]]) -> list[str]:
     return [f"speaker {speaker} is in {' and '.join(names)}" for speaker, names in repeated.items()]
 
 
-def _limited(splits: dict[str, list[Utterance]], limit: int | None, task: str) -> dict[str, tuple[Utterance, ...]]:
+def _limited(
+    splits: dict[str, list[Utterance]], limit: int | None, task: str | None
+) -> dict[str, tuple[Utterance, ...]]:
     if limit is None:
         return {name: tuple(utterances) for name, utterances in splits.items()}
     strata: dict[tuple[str, str], list[Utterance]] = defaultdict(list)
     for name, utterances in splits.items():
         for utterance in utterances:
-            strata[name, str(utterance.targets[task])].append(utterance)
+            strata[name, "" if task is None else str(utterance.targets[task])].append(utterance)
     ranked = sorted(
         (rank / len(items), name, item.id)
         for (name, _), items in strata.items()

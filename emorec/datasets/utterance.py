@@ -15,12 +15,16 @@ class Task:
     """What is predicted."""
 
     name: str  # key of the targets, such as "emotion"
-    kind: Literal["classification", "regression"] = "classification"  # targets are class numbers, or values
+    # targets are class numbers, or values; a self-supervised task has none
+    kind: Literal["classification", "regression", "self_supervised"] = "classification"
     labels: tuple[str, ...]  # names of the classes in the order of their numbers; for regression, of the dimensions
     monitor: str = "weighted_f1"  # the validation metric that selects the best epoch
     direction: Literal["max", "min"] = "max"  # whether a larger or a smaller monitor is better
     # For regression: each set of thresholds turns the values into classes, whose accuracy is reported.
     cuts: tuple[tuple[float, ...], ...] = ()
+
+
+UNLABELLED = Task(name="unlabelled", kind="self_supervised", labels=(), monitor="loss", direction="min")
 
 
 @dataclass(frozen=True, kw_only=True)

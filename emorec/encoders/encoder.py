@@ -22,7 +22,7 @@ from emorec.media.source import MediaSettings, Source
 from emorec.storage.digests import FileDigests
 
 if TYPE_CHECKING:
-    from emorec.encoders.trained import TrainedPart
+    from emorec.encoders.trained import Front, TrainedPart
 
 Training = Literal["frozen", "full", "lora"]
 StoredType = Literal["float16", "float32"]  # of features; decoded inputs have types of their own
@@ -122,7 +122,7 @@ class Encoder(nn.Module, ABC):
         """
         return None
 
-    def front(self) -> nn.Module | None:
+    def front(self) -> "Front | None":
         """What turns stored inputs into those of the trained part; `None` where they are the same."""
         return None
 

@@ -58,6 +58,23 @@ def length_mask(lengths: Tensor, longest: int) -> Tensor:
     return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
 
+class Front(nn.Module, ABC):
+    """What a model applies to stored inputs (B, S, I), their mask (B, S) and draws (B,) before it standardises them.
+
+    Attributes:
+        augment: see `TrainedPart`.
+        gives_views: see `TrainedPart`.
+    """
+
+    def __init__(self, augment: Augment | None) -> None:
+        super().__init__()
+        self.augment, self.gives_views = augment, False
+
+    @abstractmethod
+    def forward(self, values: Tensor, mask: Tensor, draw: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Inputs (B, T, I') of the trained part, and their mask (B, T)."""
+
+
 class TrainedPart(nn.Module, ABC):
     """The trained part of an encoder. Missing utterances and padding never change another utterance's features.
 
@@ -68,6 +85,7 @@ class TrainedPart(nn.Module, ABC):
         rate: its learning rate by default, as a factor of the optimizer's.
         front: what the model applies to stored inputs, mask and draws before it standardises them; `None` for nothing.
         augment: how inputs are augmented in training; `None` for not at all.
+        gives_views: whether inputs that come with draws are augmented in evaluation too: views that a loss compares.
 
     Args:
         pooling: over time, see `pool`.
@@ -93,10 +111,22 @@ class TrainedPart(nn.Module, ABC):
         super().__init__()
         self.pooling, self.shortest, self.longest = pooling, shortest, longest
         self.pads_exactly, self.standardised = pads_exactly, standardised
-        self.front: nn.Module | None = None
+        self.front: Front | None = None
         self.augment: Augment | None = None
+        self.gives_views = False
         self._register_state_dict_hook(_drop_frozen)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_add_frozen)  # type: ignore[no-untyped-call]
+
+    @property
+    def augments(self) -> bool:
+        """Whether anything is augmented."""
+        return self.augment is not None or (self.front is not None and self.front.augment is not None)
+
+    def give_views(self) -> None:
+        """From now on inputs that come with draws are augmented in evaluation too."""
+        self.gives_views = True
+        if self.front is not None:
+            self.front.gives_views = True
 
     @property
     @abstractmethod
@@ -144,7 +174,7 @@ class TrainedPart(nn.Module, ABC):
             )
             return nothing.expand(len(present), 1, self.dim), mask[:, :1] & present[:, None]
         inputs, lengths = values[rows], mask[rows].sum(1)
-        if self.training and self.augment is not None and draw is not None:
+        if (self.training or self.gives_views) and self.augment is not None and draw is not None:
             inputs, lengths = self.augment(inputs, lengths, draw[rows])
         frames, counts = self._in_windows(inputs, lengths)
         frames = frames[:, : int(counts.max())]

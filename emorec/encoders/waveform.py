@@ -14,7 +14,7 @@ from emorec.encoders.below_cut import as_rows
 from emorec.encoders.encoder import Encoder, Inputs
 from emorec.encoders.log_mel import FLOOR
 from emorec.encoders.speech_part import FULL_SCALE
-from emorec.encoders.trained import length_mask
+from emorec.encoders.trained import Front, length_mask
 from emorec.media.audio import AudioSettings, read_audio
 from emorec.media.signal import mel_filters
 from emorec.media.source import Source
@@ -62,7 +62,7 @@ def sixteen_bit(waveform: NDArray[np.float32]) -> NDArray[np.int16]:
     return as_rows(np.clip(np.rint(waveform * FULL_SCALE), -FULL_SCALE, FULL_SCALE), np.int16)
 
 
-class LogMelFront(nn.Module):
+class LogMelFront(Front):
     """Waveforms to the frames that `LogMel` computes of them, on the device; in training of augmented waveforms.
 
     Args:
@@ -77,8 +77,8 @@ class LogMelFront(nn.Module):
     filters: Tensor
 
     def __init__(self, *, rate: int, bands: int, window: int, hop: int, augment: Augment | None) -> None:
-        super().__init__()
-        self.hop, self.augment = hop, augment
+        super().__init__(augment)
+        self.hop = hop
         self.register_buffer("window", torch.hann_window(window), persistent=False)
         self.register_buffer("filters", mel_filters(rate, points=window, bands=bands), persistent=False)
 
@@ -90,7 +90,7 @@ class LogMelFront(nn.Module):
         """
         lengths = mask.sum(1)
         missing = lengths == 0
-        if self.training and self.augment is not None and draw is not None:
+        if (self.training or self.gives_views) and self.augment is not None and draw is not None:
             values, lengths = self.augment(values, lengths.clamp_min(1), draw)
         frames = torch.div(lengths, self.hop, rounding_mode="floor") + 1
         sound = values[:, :, 0].float() / FULL_SCALE

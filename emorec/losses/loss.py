@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from emorec.batch import Batch, ModelOutput
+from emorec.draws import keys_of, mixed
 from emorec.losses.class_weights import Weighting, weigh_classes
 
 
@@ -16,14 +17,14 @@ class Loss(nn.Module, ABC):
     """Named scalars of one batch.
 
     Class attributes:
-        kind: of the tasks that it is for: "classification" or "regression".
+        kind: of the tasks that it is for: "classification", "regression", or "self_supervised" for none of a corpus.
 
     Args:
         task: the task whose logits and targets are compared.
         weights: {name of a scalar: its weight in the sum}; 1 for names that are not given.
     """
 
-    kind: ClassVar[Literal["classification", "regression"]]
+    kind: ClassVar[Literal["classification", "regression", "self_supervised"]]
 
     def __init__(self, *, task: str, weights: dict[str, float] | None = None) -> None:
         super().__init__()
@@ -32,6 +33,10 @@ class Loss(nn.Module, ABC):
 
     def fit(self, class_counts: Tensor) -> None:
         """Takes what the loss needs from the training split: `class_counts` (C,), the utterances of each class."""
+
+    def views(self, batch: Batch) -> Batch:
+        """What the model reads of a batch: by default each utterance once."""
+        return batch
 
     @abstractmethod
     def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
@@ -50,7 +55,7 @@ class ClassificationLoss(Loss):
         class_weights: "none", "inverse" or "effective_number"; `fit` makes `class_weight` (C,) of it, or `None`.
     """
 
-    kind: ClassVar[Literal["classification", "regression"]] = "classification"
+    kind = "classification"
 
     def __init__(
         self, *, task: str, class_weights: Weighting = "none", weights: dict[str, float] | None = None
@@ -67,7 +72,7 @@ class ClassificationLoss(Loss):
 class RegressionLoss(Loss):
     """A loss of predicted values (B, 1) against targets (B,)."""
 
-    kind: ClassVar[Literal["classification", "regression"]] = "regression"
+    kind = "regression"
 
     @abstractmethod
     def compare(self, predicted: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -81,3 +86,32 @@ class RegressionLoss(Loss):
         else:
             target = batch.targets[self.task]
         return self.compare(predicted[known], target[known])
+
+
+class ViewLoss(Loss):
+    """A loss of the embeddings of two augmented views of each utterance; it reads no targets.
+
+    In training the views of an utterance depend on (seed, epoch, id), in evaluation on its id alone.
+
+    Args:
+        dim: D, the width of the embeddings.
+    """
+
+    kind = "self_supervised"
+
+    def __init__(self, *, task: str, dim: int, weights: dict[str, float] | None = None) -> None:
+        super().__init__(task=task, weights=weights)
+        self.dim = dim
+
+    @abstractmethod
+    def compare(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+        """{name: scalar} for embeddings (B, D) of the first and the second views of B utterances, in float32."""
+
+    def views(self, batch: Batch) -> Batch:
+        """The first views of all utterances, then the second ones."""
+        draw = keys_of(batch.id).to(batch.speaker.device) if batch.draw is None else batch.draw
+        return batch.repeated([draw, mixed(draw + 1)])
+
+    def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        first, second = output.logits[self.task].float().chunk(2)
+        return self.compare(first, second)

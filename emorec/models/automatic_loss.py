@@ -1,17 +1,24 @@
-"""`loss=auto`: the loss that fits the task, as the monitor and the metrics do."""
+"""Task and loss of a run: a loss that reads no labels has a task of its own, and `loss=auto` fits the task."""
 
 from dataclasses import replace
 
 from emorec.config.composition import Composed
 from emorec.config.locations import config_folder
 from emorec.config.schema import TrainConfig
-from emorec.datasets.utterance import Task
+from emorec.datasets.manifest import Corpus, Manifest
+from emorec.datasets.utterance import UNLABELLED, Task
 from emorec.errors import UserError
+from emorec.losses.loss import ViewLoss
 from emorec.storage.documents import read_yaml
 
 AUTOMATIC, CLASSIFICATION = "auto", "cross_entropy"  # choices of the group `loss`; both compose to the same node
 REGRESSION = {"ccc": "ccc", "pearson": "ccc", "mae": "mae"}  # {monitor of a task: its loss}
 OTHERWISE = "mse"
+
+
+def task_of(config: TrainConfig, corpus: Corpus, manifest: Manifest) -> Task:
+    """The task that the corpus is configured for, or `UNLABELLED` where the loss reads no labels."""
+    return UNLABELLED if issubclass(config.loss.target, ViewLoss) else corpus.chosen_task(manifest)
 
 
 def with_loss_of(composed: Composed[TrainConfig], task: Task) -> Composed[TrainConfig]:

@@ -14,11 +14,11 @@ from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.datasets.utterance import Task
 from emorec.encoders.encoder import Encoder
 from emorec.encoders.trained import TrainedPart
-from emorec.errors import UserError, make_all
-from emorec.losses.loss import Loss
+from emorec.errors import UserError, make_all, raise_problems
+from emorec.losses.loss import Loss, ViewLoss
 from emorec.metrics.regression import BinnedAccuracy, BinnedWeightedF1
 from emorec.models.emotion_model import EmotionModel
-from emorec.models.heads import Head
+from emorec.models.heads import EmbeddingHead, Head
 from emorec.models.layer_sum import LayerSum
 from emorec.models.normalisation import Normalisation
 from emorec.models.optimization import OptimizerFactory, SchedulerFactory, optimization
@@ -56,6 +56,8 @@ def make_parts(config: TrainConfig, task: Task, encoders: Mapping[str, Encoder] 
         },
     )
     optimizer, scheduler = made.pop("optimization")
+    if isinstance(made["loss"], ViewLoss):
+        _give_views(made["encoders"], config)
     return ModelParts(optimizer=optimizer, scheduler=scheduler, **made)
 
 
@@ -71,6 +73,28 @@ def _trained(encoders: Mapping[str, Encoder], seed: int) -> dict[str, TrainedPar
         torch.manual_seed(seed)
         parts = {modality: encoder.trained_part() for modality, encoder in encoders.items()}
     return {modality: part for modality, part in parts.items() if part is not None}
+
+
+def _give_views(encoders: Mapping[str, TrainedPart], config: TrainConfig) -> None:
+    """Lets encoders augment what a loss of views compares.
+
+    Raises:
+        UserError: the views of an utterance would be equal in a modality, or there would be nothing to compare.
+    """
+    name = f"for {config.loss.target.__name__}"
+    problems = [
+        f"encoder.{modality}.augmentation: expected settings, of an encoder that trains, {name}, which compares "
+        "augmented views, got none"
+        for modality in config.encoder.used()
+        if modality not in encoders or not encoders[modality].augments
+    ]
+    if config.model.mixup:
+        problems.append(f"model.mixup: expected 0 {name}, got {config.model.mixup}")
+    if config.batch_size < 2:
+        problems.append(f"batch_size: expected at least 2 {name}, got {config.batch_size}")
+    raise_problems("the model", problems)
+    for part in encoders.values():
+        part.give_views()
 
 
 def restore_encoders(encoders: Mapping[str, Encoder], components: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -141,13 +165,19 @@ def build_model(
             name: Projection(dim=dim // layers[name], hidden=hidden, dropout=dropout) for name, dim in widths.items()
         },
         fusion=parts.fusion,
-        head=Head(hidden=hidden, outputs=len(task.labels), dropout=dropout),
+        head=_head(parts.loss, task, settings),
         loss=parts.loss,
         metrics=parts.metrics,
         make_optimizer=parts.optimizer,
         make_scheduler=parts.scheduler,
         mixup=Mixup(settings.mixup) if settings.mixup else None,
     )
+
+
+def _head(loss: Loss, task: Task, settings: ModelConfig) -> nn.Module:
+    if isinstance(loss, ViewLoss):
+        return EmbeddingHead(hidden=settings.hidden, dim=loss.dim)
+    return Head(hidden=settings.hidden, outputs=len(task.labels), dropout=settings.dropout)
 
 
 def model_for(parts: ModelParts, settings: ModelConfig, module: UtteranceDataModule) -> EmotionModel:

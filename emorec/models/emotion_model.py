@@ -59,7 +59,7 @@ class EmotionModel(FastModule):
         layer_sums: {modality: `LayerSum`} of modalities with the features of several layers.
         projections: {modality: `Projection`}.
         fusion: a `Fusion` over the projections' outputs.
-        head: a `Head` on the fused vector.
+        head: a `Head` on the fused vector, or an `EmbeddingHead` for a loss of views.
         loss: a `Loss`.
         metrics: {name: metric of logits (N, C), or values (N, 1), and targets (N,)}.
         make_optimizer: model -> optimizer of the parameters that train.
@@ -137,6 +137,7 @@ class EmotionModel(FastModule):
         return self.loss.total({**self.loss(output, batch), **own})
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        batch = self.loss.views(batch)
         if self.mixup is None:
             loss = self._total_loss(self(batch), batch)
         else:
@@ -178,7 +179,7 @@ class EmotionModel(FastModule):
             item.div_(distributed.get_world_size())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._validated.append(self._evaluate(batch))
+        self._validated.append(self._evaluate(self.loss.views(batch)))
 
     def on_validation_epoch_end(self) -> None:
         scores = self._score(self._validated, across_ranks=True)
@@ -222,8 +223,9 @@ class EmotionModel(FastModule):
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, dtype=narrow, enabled=narrow is not None):
                 for batch in batches:
-                    names += batch.id
-                    results.append(self._evaluate(batch.to(self.device)))
+                    views = self.loss.views(batch.to(self.device))
+                    names += views.id
+                    results.append(self._evaluate(views))
         finally:
             self.train(was_training)
         return Predictions(

@@ -1,4 +1,4 @@
-"""From the fused vector to a task's logits."""
+"""From the fused vector to a task's logits, or to the embeddings of views."""
 
 from typing import cast
 
@@ -17,6 +17,20 @@ class Head(nn.Module):
     def start_at(self, value: float) -> None:
         """Sets the bias, so that training starts near a value such as the targets' mean."""
         nn.init.constant_(cast(nn.Linear, self.layers[1]).bias, value)
+
+    def forward(self, fused: Tensor) -> Tensor:
+        return cast(Tensor, self.layers(fused))
+
+
+class EmbeddingHead(nn.Module):
+    """A perceptron with one hidden layer, from the fused vector (B, `hidden`) to an embedding (B, `dim`).
+
+    It is the projection head of Chen et al. 2020 (arXiv 2002.05709): only what lies before it is used later.
+    """
+
+    def __init__(self, *, hidden: int, dim: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, dim))
 
     def forward(self, fused: Tensor) -> Tensor:
         return cast(Tensor, self.layers(fused))

@@ -42,7 +42,8 @@ def group_table(groups: Sequence[Group]) -> str:
     rows = []
     for index, group in enumerate(groups):
         scores = [group.score(metric) for metric in metrics]
-        is_best = index == 0 and len(groups) > 1 and scores[0] is not None
+        # losses of views differ with their temperature and augmentation: the lowest is not the best
+        is_best = index == 0 and len(groups) > 1 and scores[0] is not None and contest.kind in SHOWN
         row = [group.group_id, *(distinction(group, key) for key in keys), str(len(group.runs))]
         row += [_numbers(group.seeds), _numbers(group.folds)]
         row += ["–" if score is None else with_deviation(*score) for score in scores]

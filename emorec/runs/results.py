@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emorec.datasets.utterance import Task
+from emorec.datasets.utterance import UNLABELLED, Task
 from emorec.errors import UserError, first_line
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.storage.atomic import write_bytes, write_json
@@ -33,6 +33,7 @@ def write_results(folder: Path, predictions: "Mapping[str, Predictions]", task: 
     `<split>/<metric>`, and for classes `<split>/per_class` and `<split>/confusion` (rows: targets).
 
     Where a logit is not finite, the split's metrics are `None`, and it has no scores by class: a NaN is no class.
+    A self-supervised task has no predictions.
     """
     metrics: dict[str, Any] = {"labels": list(task.labels)}
     for split, predicted in predictions.items():
@@ -47,7 +48,8 @@ def write_results(folder: Path, predictions: "Mapping[str, Predictions]", task: 
             confusion = confusion_matrix(predicted.target, predicted.logits.argmax(1), len(task.labels))
             metrics[f"{split}/per_class"] = per_class_scores(confusion, task.labels)
             metrics[f"{split}/confusion"] = confusion.tolist()
-    write_predictions(folder / "predictions.parquet", predictions, task)
+    if task != UNLABELLED:
+        write_predictions(folder / "predictions.parquet", predictions, task)
     write_json(folder / "metrics.json", metrics)
     return metrics
 
@@ -122,7 +124,7 @@ def result_line(record: RunRecord, folder: Path) -> str:
     `val/ccc`, `test/ccc`, `test/mae` and `test/pearson`. Another metric that chose the epoch stands before them, and
     `speaker-normalised` after them where that is so."""
     metrics = read_metrics(folder)
-    names: tuple[str, ...] = LINE_METRICS[record.task.get("kind", "classification")]
+    names: tuple[str, ...] = LINE_METRICS.get(record.task.get("kind", "classification"), ())
     if (monitor := f"val/{record.task.get('monitor')}") not in names:
         names = (monitor, *names)
     values = [metric_text(name, scalar_metrics(metrics)) for name in names if name in metrics]

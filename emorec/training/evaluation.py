@@ -13,6 +13,7 @@ from emorec.config.validation import validated
 from emorec.datamodules.leakage import check_not_trained_on
 from emorec.datamodules.preparer import DataPreparer
 from emorec.datamodules.utterances import UtteranceDataModule
+from emorec.datasets.utterance import UNLABELLED
 from emorec.errors import UserError, raise_problems
 from emorec.features.devices import exact_float32, own_device
 from emorec.models.builder import feature_widths, make_parts, model_for, restore_encoders
@@ -73,6 +74,10 @@ def evaluate_run(
     asked = composed.config
     store = CheckpointStore(asked.paths.checkpoints)
     record, folder = store.locate(asked.run)
+    if record.task.get("kind") == UNLABELLED.kind:
+        raise UserError(
+            f"expected a run that predicts something, got {record.run_id}, which was trained without labels"
+        )
     store.check_links(folder)
     split, config = asked.split, _config_of(folder, composed, record, locations, models or {})
     components = load_components(folder, record.weights)

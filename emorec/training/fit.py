@@ -74,6 +74,8 @@ def fit(
                 context.initial.load_into(model)
         counts = ", ".join(f"{split} {len(items)}" for split, items in context.data.splits.items())
         log.info("run %s: %s utterances; trained parameters: %s", record.run_id, counts, _described(model))
+        if context.config.test and not context.reads_test:
+            log.info("run %s: test is not read, since nothing is predicted", record.run_id)
 
         # a strategy that shards takes the model apart: the best weights then go into a copy
         final_model = copy.deepcopy(model) if config.trainer.strategy == "fsdp" else model
@@ -162,7 +164,7 @@ def _predictions(
     if utterances := predictions["val"].not_finite():
         where = f"the logits of {len(utterances)} utterances of val ({utterances[0]}, …) are not"
         raise UserError(f"expected finite predictions of {record.selected}: {where}")
-    if context.config.test:
+    if context.reads_test:
         predictions["test"] = predict_test(context, model, module, record)
     return predictions
 

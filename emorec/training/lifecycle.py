@@ -88,7 +88,7 @@ def finished_record(context: RunContext) -> RunRecord | None:
     record = context.store.check_identity(context.identity)
     if record is None or record.status != "finished" or context.config.rerun:
         return None
-    lacks_test = context.config.test and "test/loss" not in read_metrics(context.folder)
+    lacks_test = context.reads_test and "test/loss" not in read_metrics(context.folder)
     return None if lacks_test else record
 
 

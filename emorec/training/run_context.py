@@ -11,11 +11,12 @@ from emorec.datamodules.leakage import check_splits_apart
 from emorec.datamodules.prepared_data import PreparedData
 from emorec.datamodules.preparer import DataPreparer
 from emorec.datamodules.split_checks import check_classes, check_sizes
+from emorec.datasets.utterance import UNLABELLED
 from emorec.encoders.checkpoint import LOCAL
 from emorec.encoders.encoder import Encoder
 from emorec.loggers.base import RunLogger
 from emorec.loggers.factory import make_loggers
-from emorec.models.automatic_loss import with_loss_of
+from emorec.models.automatic_loss import task_of, with_loss_of
 from emorec.models.builder import ModelParts, check_monitor, make_parts
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
 from emorec.runs.identity import RunIdentity, identify
@@ -44,6 +45,11 @@ class RunContext:
     @property
     def config(self) -> TrainConfig:
         return self.composed.config
+
+    @property
+    def reads_test(self) -> bool:
+        """Whether the test split is read: not where the config says so, nor where nothing is predicted."""
+        return self.config.test and self.data.task != UNLABELLED
 
     @property
     def folder(self) -> Path:
@@ -106,17 +112,17 @@ def prepare_run(
     """
     corpus, encoders = preparer.components(composed.config)
     all_loggers = (*make_loggers(composed.config.logger), *loggers)
-    task = corpus.chosen_task(preparer.manifest(composed.config, corpus))
+    task = task_of(composed.config, corpus, preparer.manifest(composed.config, corpus))
     composed = with_loss_of(composed, task)
     config = composed.config
     if not load_features:
         config = replace(config, features=replace(config.features, preload="none"))
-    preparer.fit(config, corpus, encoders)
+    preparer.fit(config, corpus, encoders, task)
     parts = make_parts(config, task, encoders)
     check_monitor(parts, task)
     store = CheckpointStore(config.paths.checkpoints)
     initial = find_initial(config, store)  # before features are computed
-    data = preparer.prepare(config, corpus, encoders)
+    data = preparer.prepare(config, corpus, encoders, task)
     check_classes(task, data.splits)
     check_sizes(data.splits, config.trainer.world_size)
     check_splits_apart(data)

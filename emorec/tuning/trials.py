@@ -15,6 +15,7 @@ from emorec.config.validation import build
 from emorec.datamodules.preparer import DataPreparer
 from emorec.errors import Preempted, UserError, raise_interruption, raise_problems
 from emorec.loggers.base import RunLogger, StopRun
+from emorec.models.automatic_loss import task_of
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.results import read_metrics, scalar_metrics
 from emorec.training.lifecycle import train
@@ -71,7 +72,7 @@ def prepare_search(composer: Composer[TuneConfig]) -> Search:
     preparer = DataPreparer.of(config)
     corpus, _ = preparer.components(config)
     manifest = preparer.manifest(config, corpus)
-    task = corpus.chosen_task(manifest)
+    task = task_of(config, corpus, manifest)
     definition: Definition = {
         "objective": {"monitor": task.monitor, "direction": task.direction},
         "corpus": {"digest": manifest.digest},

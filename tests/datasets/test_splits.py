@@ -116,6 +116,17 @@ def test_utterances_without_a_target_for_the_task_are_left_out() -> None:
     assert [item.id for item in splits["train"]] == ["train"]
 
 
+@pytest.mark.parametrize("limit", [None, 6])
+def test_without_a_task_no_target_is_read(limit: int | None) -> None:
+    names = [f"{split}_{number}" for split in SPLITS for number in range(4)]
+    items = [utterance(name, emotion=index % 2, split=name[:-2]) for index, name in enumerate(names)]
+    unlabelled = [replace(item, targets={}) for item in items]
+    found = [assign_splits(each, OfficialSplit(), fold=None, task=None, limit=limit) for each in (items, unlabelled)]
+    kept = [{split: [item.id for item in each] for split, each in splits.items()} for splits in found]
+    assert kept[0] == kept[1]
+    assert [len(each) for each in kept[0].values()] == [4 if limit is None else 2] * 3
+
+
 def test_the_error_for_empty_splits_names_each_of_them() -> None:
     with pytest.raises(UserError) as caught:
         assign_splits([utterance("a", split="train")], OfficialSplit(), fold=None, task="emotion", where="made_up")

@@ -183,6 +183,22 @@ def test_a_model_that_augments_is_bit_equal_in_evaluation(settings: dict[str, An
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
+def test_a_part_that_gives_views_augments_in_evaluation_what_comes_with_draws(
+    settings: dict[str, Any], media: Media
+) -> None:
+    batch, model = batch_of(crnn(**settings), media), model_of(crnn(**settings), 64).eval()
+    plain = model(batch).logits[TASK]
+    part: Any = model.encoder["audio"]
+    assert part.augments
+    assert not model_of(crnn(**{**settings, "augmentation": None}), 64).encoder["audio"].augments
+    part.give_views()
+    views = model(batch).logits[TASK]
+    assert not torch.allclose(views, plain)
+    assert torch.equal(model(batch).logits[TASK], views)
+    assert torch.equal(model(replace(batch, draw=None)).logits[TASK], plain)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_a_training_step_depends_on_draws_and_not_on_the_order_of_the_batch(
     settings: dict[str, Any], media: Media
 ) -> None:
