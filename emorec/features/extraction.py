@@ -27,7 +27,7 @@ WAIT_SECONDS = 0.3  # between two looks at what others have computed
 WAITING_SECONDS = 30.0  # between two lines of the log that say what this process waits for
 KEYS_AT_ONCE = 256  # to hand one text to a thread takes longer than to hash it
 
-Helpers = Callable[[], bool]  # starts processes that compute, when first called; whether they still run
+Processes = Callable[[], bool]  # starts processes when it is first called; whether they still run
 
 
 @dataclass(kw_only=True)
@@ -40,6 +40,11 @@ class ExtractionReport:
     bad: dict[str, str] = field(default_factory=dict)  # {utterance id: why its media cannot be used}
     seconds: float = 0.0  # duration of the computation
     padding: float = 0.0  # share of padding among the computed frames
+
+    @property
+    def counts(self) -> str:
+        """How many were found and computed, and of how many the media cannot be used."""
+        return f"{self.found} found, {self.computed} computed, {len(self.bad)} bad"
 
 
 def source_keys(
@@ -73,7 +78,7 @@ def extract(
     *,
     title: str = "features",
     must_fit: bool = False,
-    helpers: Helpers | None = None,
+    processes: Processes | None = None,
     since: float | None = None,
 ) -> ExtractionReport:
     """Computes the features of all sources that the stores lack. One forward pass fills the stores of all layers.
@@ -87,7 +92,7 @@ def extract(
         settings: how features are computed.
         title: name of the work in the log and the progress bar.
         must_fit: whether to estimate first if there is space for them.
-        helpers: processes that compute instead of this one.
+        processes: those that compute instead of this one; what they leave is computed here.
         since: time from which a decoding that another process did not finish counts; by default from now.
 
     Raises:
@@ -102,7 +107,7 @@ def extract(
     wanted = {key: name for name, key in keys.items() if key is not None}
     started = time.monotonic()
     work = _Work(stores, encoder, sources, wanted, settings=settings, title=title, since=since)
-    work.finish(must_fit=must_fit, helpers=helpers)
+    work.finish(must_fit=must_fit, processes=processes)
     report.seconds, report.padding = time.monotonic() - started, work.padding
     reasons = store.reasons(list(wanted))
     report.bad |= {name: reasons[key] for name, key in keys.items() if key in reasons}
@@ -121,7 +126,7 @@ class _Work:
     """The computation of what some stores lack.
 
     Attributes:
-        computed: keys that this process, or a helper of it, has computed.
+        computed: keys that this process, or one that computes instead of it, has computed.
         unfinished: {key: reason} of sources whose decoding was not finished, by this process or another.
         padding: share of padding among the frames.
     """
@@ -149,7 +154,7 @@ class _Work:
     def unfinished(self) -> dict[bytes, str]:
         return self._unfinished.reasons
 
-    def finish(self, *, must_fit: bool, helpers: Helpers | None) -> None:
+    def finish(self, *, must_fit: bool, processes: Processes | None) -> None:
         """Returns once all keys are in the stores.
 
         Raises:
@@ -160,20 +165,21 @@ class _Work:
             return
         log.info("%s: %d to compute", self.title, len(missing))
         with Progress(self.title, len(missing), self.settings.progress) as progress:
-            if helpers is not None:
+            if processes is not None:
                 self.stores[0].digests.save()  # so that they need not read the files again
-                missing = self._wait_for(helpers, missing, progress)
+                missing = self._wait_for(processes, missing, progress)
             if missing:
                 self._compute(missing, progress, must_fit=must_fit)
 
-    def _wait_for(self, helpers: Helpers, missing: list[bytes], progress: Progress) -> list[bytes]:
-        """The keys that are missing once the helpers have ended, or none as soon as they have computed all."""
-        total, left = len(missing), missing
-        while left and helpers():
-            time.sleep(WAIT_SECONDS)
+    def _wait_for(self, processes: Processes, missing: list[bytes], progress: Progress) -> list[bytes]:
+        """The keys that are missing once the processes have ended, or none as soon as they have computed all."""
+        total, left, run = len(missing), missing, True
+        while left and run:
+            run = processes()
             left = self._missing(left)
             progress.reach(total - len(left))
             self._log_waiting(f"{total - len(left)} of {total} computed")
+            time.sleep(WAIT_SECONDS if left and run else 0)
         self.computed = set(missing).difference(left, self.unfinished)
         return left
 

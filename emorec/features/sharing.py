@@ -176,7 +176,7 @@ def _keys_path(claim: Path) -> Path:
 
 
 def _read_keys(claim: Path) -> set[bytes]:
-    """The keys that a process has listed; a list that cannot be read makes others compute the same, which is no harm."""
+    """The keys that a process has listed; where the list cannot be read, others compute the same, which is no harm."""
     content = b""
     with suppress(OSError):
         content = read_regular(_keys_path(claim), most=LARGEST_LIST, follow=False)
