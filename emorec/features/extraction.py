@@ -190,6 +190,7 @@ class _Work:
             self.encoder.face_misses.take()  # resets the count
         share = Share(
             self.stores,
+            self._unfinished,
             batch_size=self.settings.batch_size,
             stale_after=self.settings.stale_after,
             waiting=lambda holder: self._log_waiting(f"waiting for {holder or '?'}"),

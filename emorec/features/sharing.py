@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from emorec.features.shard import KEY_BYTES
 from emorec.features.store import CLAIM, FeatureStore
+from emorec.features.unfinished import Unfinished
 from emorec.storage.atomic import remove_orphans, write_bytes
 from emorec.storage.claims import Claim, Holder, Watch, claimed, remove_stale, try_claim
 from emorec.storage.folders import list_folder
@@ -43,6 +44,7 @@ class Share:
 
     Args:
         stores: of the layers of one encoder, which are filled together.
+        unfinished: sources that are left out, since a process has not finished decoding them.
         batch_size: smallest number of keys that is taken at a time while there is much to do.
         stale_after: seconds without a heartbeat after which the work of another process is taken over.
         waiting: called while another process plans, or moves shards.
@@ -56,12 +58,14 @@ class Share:
     def __init__(
         self,
         stores: Sequence[FeatureStore],
+        unfinished: Unfinished,
         *,
         batch_size: int,
         stale_after: float,
         waiting: Callable[[Holder | None], None],
     ) -> None:
         self.stores = sorted(stores, key=lambda store: store.folder)  # in one order, to prevent deadlocks
+        self.unfinished = unfinished
         self.batch_size, self.stale_after, self.waiting = batch_size, stale_after, waiting
         self.taken: set[bytes] = set()
         self.others: list[Holder] = []
@@ -69,7 +73,7 @@ class Share:
         self._claims: dict[Path, Claim] = {}  # {folder: claim of this process}
         self._listed: dict[Path, list[bytes]] = {}  # {claim of this process: the keys beside it}
         self._watches: dict[Path, Watch] = {}  # {claim of another process: its watch}
-        self._computed, self._counted, self._since = 0, 0, 0.0
+        self._computed, self._since = 0, time.monotonic()
 
     def __enter__(self) -> "Share":
         return self
@@ -90,7 +94,8 @@ class Share:
                     claimed(path, stale_after=self.stale_after, poll=POLL_SECONDS, waiting=self.waiting)
                 )
             held = self._held_by_others(keys)
-            missing = missing_keys(self.stores, keys)
+            self.unfinished.refresh()
+            missing = [key for key in missing_keys(self.stores, keys) if key not in self.unfinished.reasons]
             free = [key for key in missing if key not in held and key not in self.taken]
             chosen = free[: self._portion(len(free))]
             self.taken.update(chosen)
@@ -101,10 +106,6 @@ class Share:
     def advance(self, count: int) -> None:
         """Counts keys that this process has computed, for the rate at which it does."""
         self._computed += count
-        if self._since == 0:
-            self._since = time.monotonic()  # the first batch says little: weights and libraries are loaded
-        else:
-            self._counted += count
 
     def give_back(self, keys: Collection[bytes]) -> None:
         """Lets keys be taken again, whose features were lost after they had been computed."""
@@ -113,7 +114,7 @@ class Share:
 
     def _portion(self, free: int) -> int:
         """How many of the free keys are taken: fewer towards the end, so that all processes end at the same time."""
-        rate = self._counted / (time.monotonic() - self._since) if self._counted else 0.0
+        rate = max(0, self._computed) / (time.monotonic() - self._since)
         wanted = max(self.batch_size, int(rate * LONGEST_PORTION))
         if not self.others:
             return wanted
