@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 SUFFIX = ".worker.claim"  # of the claim of a process
 KEYS_SUFFIX = ".worker.keys"  # of the keys that it computes
 POLL_SECONDS = 0.05  # between two attempts at the short claim
-LONGEST_PORTION = 4.0  # seconds of work that a process takes at a time
+LONGEST_PORTION = 2.0  # seconds of work that a process takes at a time
 SHORTEST_PORTION = 0.25  # as long as there is more work than for one
 LARGEST_LIST = 1 << 28  # bytes: some million keys
 
