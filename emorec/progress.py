@@ -9,6 +9,7 @@ class Progress:
 
     def __init__(self, title: str, total: int, enabled: bool = True) -> None:
         self.title, self.total = title, total
+        self.done = 0
         self.enabled = enabled and sys.stderr.isatty()
         self._bar: Any = None
 
@@ -26,10 +27,16 @@ class Progress:
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         """Advances the bar by `count`, with `note` behind it; by default the rate."""
+        self.done += count
         if self._bar is not None:
             task = self._bar.tasks[0]
             rate = f"{task.speed:.1f}/s" if task.speed else ""
             self._bar.update(task.id, advance=count, note=rate if note is None else note)
+
+    def reach(self, done: int) -> None:
+        """Advances the bar to `done`, if it is not there yet."""
+        if done > self.done:
+            self.advance(done - self.done)
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

@@ -1,4 +1,4 @@
-"""The configs of the launchers of a multirun, told apart by `name`."""
+"""The configs of the launchers of a multirun, and of an extraction, told apart by `name`."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -37,6 +37,7 @@ class SlurmLauncherConfig:
 
     name: Literal["slurm"]
     cluster: Literal["slurm", "local"] = "slurm"
+    jobs: PositiveCount = 1  # that share the work of `emorec extract`
     partition: str | None = None
     account: str | None = None
     qos: str | None = None

@@ -232,6 +232,7 @@ class ExtractConfig(CorpusConfig):
     """`emorec extract`."""
 
     encoder: EncodersConfig
+    launcher: LauncherConfig
 
     def problems(self) -> Iterator[str]:
         if not self.encoder.used():
@@ -254,7 +255,6 @@ class TrainConfig(ExtractConfig):
     seed: Seed
     metric: dict[str, Component | None] = field(default_factory=dict)
     logger: dict[str, Component | None] = field(default_factory=dict)
-    launcher: LauncherConfig
     checkpoint: CheckpointConfig
     init_from: str | None = None  # a finished run, whose weights training starts from
     init_components: list[str] | None = None  # those that are taken; `None` for all that fit

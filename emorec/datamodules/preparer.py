@@ -1,6 +1,7 @@
 """Reads corpora and computes features; what the runs of one process share is read once."""
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from emorec.datasets.manifest import Corpus, Manifest
 from emorec.datasets.utterance import SPLITS, Task, Utterance
 from emorec.encoders.encoder import Encoder
 from emorec.errors import UserError, make_all, raise_problems
-from emorec.features.extraction import ExtractionReport, extract
+from emorec.features.extraction import ExtractionReport, Processes, extract, source_keys
 from emorec.features.layers import LayeredReader
 from emorec.features.reader import FeatureReader
 from emorec.features.spec import FeatureSpec
@@ -54,10 +55,15 @@ class DataPreparer:
     Args:
         cache: the folder of features.
         verify: hash every file again, instead of trusting its size, times and inode.
+
+    Attributes:
+        processes: those that compute features instead of this one; `None` by default.
+        since: seconds since the epoch, from which a decoding that another process did not finish counts.
     """
 
     def __init__(self, cache: Path, *, verify: bool = False) -> None:
-        self.cache = cache
+        self.cache, self.since = cache, time.time()
+        self.processes: Processes | None = None
         self.digests = FileDigests(cache / "digests.tsv", verify=verify)
         self._manifests: dict[str, Manifest] = {}
         self._features: dict[tuple[str, str], PreparedFeatures] = {}
@@ -139,6 +145,10 @@ class DataPreparer:
         names = {split: {item.id for item in items} for split, items in splits.items()}
         used = set[str]().union(*names.values())
         chosen = [item for item in manifest.utterances if item.id in used]
+        if self.processes is not None:  # they then find the digests of all files
+            for encoder in encoders.values():
+                sources = {item.id: encoder.source(item, manifest) for item in chosen}
+                source_keys(sources, self.digests, config.extraction.workers)
         features = {
             modality: self._prepared(config, encoder, manifest, chosen, (widths or {}).get(modality))
             for modality, encoder in encoders.items()
@@ -195,13 +205,14 @@ class DataPreparer:
         if trains and encoder.on_cpu and not config.inputs.keep:
             return self._streamed(config, encoder, sources)
         stores = self._stores(encoder.specs())
-        report = extract(stores, encoder, sources, settings, title=f"{modality} features", must_fit=trains)
+        extract_from = partial(extract, encoder=encoder, settings=settings, processes=self.processes, since=self.since)
+        report = extract_from(stores, sources=sources, title=f"{modality} features", must_fit=trains)
         keys = [report.keys[item.id] for item in chosen]
         parts = [[(store, keys)] for store in stores]  # of each layer
         view_stores = self._stores(encoder.specs(augmented=True)) if encoder.views else []
         for view in range(1, encoder.views + 1):
             sources = {item.id: encoder.source(item, manifest, view=view) for item in chosen}
-            extracted = extract(view_stores, encoder, sources, settings, title=f"{modality} features, view {view}")
+            extracted = extract_from(view_stores, sources=sources, title=f"{modality} features, view {view}")
             # a view that is impossible, such as of a clip that is too short, is the utterance as it is
             view_keys = [None if item.id in extracted.bad else extracted.keys[item.id] for item in chosen]
             for part, store in zip(parts, view_stores, strict=True):
@@ -222,7 +233,8 @@ class DataPreparer:
         """Inputs that are decoded during training; only their lengths are stored."""
         counter = RowCount(encoder)
         (store,) = self._stores(counter.specs())
-        report = extract(store, counter, sources, config.extraction, title=f"{encoder.modality} lengths")
+        extract_from = partial(extract, processes=self.processes, since=self.since)
+        report = extract_from(store, counter, sources, config.extraction, title=f"{encoder.modality} lengths")
         counts, _ = store.reader([report.keys[name] for name in sources], config.features).gather(
             torch.arange(len(sources))
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from emorec.features.maintenance import spec_folders, spec_of
 from emorec.features.shard import Shard, ShardError, quarantine, write_shard
 from emorec.features.store import CLAIM, FeatureStore
-from emorec.storage.claims import claimed
+from emorec.storage.claims import STALE_SECONDS, claimed
 from emorec.storage.digests import FileDigests
 from emorec.storage.folders import keep_modification_time
 
@@ -74,18 +74,18 @@ def _merge(store: FeatureStore, shards: list[Shard]) -> int:
     return len(shards) - 1
 
 
-def compact_if_many(store: FeatureStore) -> None:
-    """Compacts a store with many small shards."""
+def compact_if_many(store: FeatureStore, *, stale_after: float = STALE_SECONDS) -> None:
+    """Compacts a store with many small shards under its claim."""
     if sum(map(_is_small, store.shards)) > MANY_SHARDS:
         try:
-            compact(store)
+            compact_claimed(store, stale_after=stale_after)
         except OSError as error:
             log.warning("the shards of %s were not merged: %s", store.spec.folder_name, error)
 
 
-def compact_claimed(store: FeatureStore) -> int:
+def compact_claimed(store: FeatureStore, *, stale_after: float = STALE_SECONDS) -> int:
     """Compacts a store under its claim and returns the number of shards saved."""
-    with claimed(store.folder / CLAIM):
+    with claimed(store.folder / CLAIM, stale_after=stale_after):
         store.refresh()
         return compact(store)
 

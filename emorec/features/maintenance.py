@@ -16,6 +16,7 @@ from emorec.storage.leases import in_use, time_at
 
 log = logging.getLogger(__name__)
 
+WORKERS = "extractions"  # in a cache, the folder of what processes that share an extraction report and log
 FOLDER_NAME = re.compile(r"[a-z0-9_]+-[0-9a-f]{12}")
 
 
@@ -117,7 +118,8 @@ def _is_used(folder: Path, now: float) -> bool:
 
 
 def _remove_leftovers(root: Path) -> None:
-    """Removes old temporary files and quarantined shards."""
+    """Removes old temporary files, logs of old extractions and quarantined shards."""
+    remove_orphans(root / WORKERS, pattern="*")
     for folder in (root, *spec_folders(root)):
         with suppress(FileNotFoundError), keep_modification_time(folder):
             remove_orphans(folder)

@@ -139,10 +139,10 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, strict_json(value) + "\n")
 
 
-def remove_orphans(folder: Path, *, grace: float = 24 * 3600.0) -> list[Path]:
+def remove_orphans(folder: Path, *, grace: float = 24 * 3600.0, pattern: str = f".*{TEMPORARY_SUFFIX}") -> list[Path]:
     """Removes temporary files and folders older than `grace` seconds, which killed writers left in `folder`."""
     removed = []
-    for path in list_folder(folder, f".*{TEMPORARY_SUFFIX}"):
+    for path in list_folder(folder, pattern):
         with suppress(FileNotFoundError):
             if time.time() - path.lstat().st_mtime > grace:
                 remove(path)

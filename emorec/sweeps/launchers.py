@@ -76,9 +76,13 @@ def resolve_launcher(
 def _slots_without_gpu(configs: Sequence[TrainConfig]) -> int:
     """Number of jobs that the cores and the memory of this machine allow at a time; at least 1."""
     threads = max(config.trainer.devices * _threads(config) for config in configs)
-    memory = usable_memory()
-    by_memory = len(configs) if memory is None else memory // JOB_BYTES
-    return max(1, min(usable_cores() // threads, by_memory, len(configs)))
+    return min(cores_and_memory_allow(threads), len(configs))
+
+
+def cores_and_memory_allow(threads: int = 1) -> int:
+    """Number of processes with that many threads each; at least 1."""
+    cores, memory = usable_cores() // threads, usable_memory()
+    return max(1, cores if memory is None else min(cores, memory // JOB_BYTES))
 
 
 def _threads(config: TrainConfig) -> int:

@@ -11,7 +11,18 @@ from pathlib import Path
 
 os.environ["EMOREC_TRUST"] = "tests.benchmarks"
 
-from tests.benchmarks import augmentation, decoding, extraction, features, finetuning, memory, sound, startup, training
+from tests.benchmarks import (
+    augmentation,
+    decoding,
+    extraction,
+    features,
+    finetuning,
+    memory,
+    sharing,
+    sound,
+    startup,
+    training,
+)
 from tests.benchmarks.figure import Figure, machine, write
 
 
@@ -27,6 +38,7 @@ def main(names: list[str]) -> int:
         "augmentation": augmentation.augmentation,
         "feature_gather_vs_memcpy": lambda: features.gather(root / "gather"),
         "extraction_vs_forward": lambda: extraction.extraction(root / "extraction"),
+        "extraction_two_workers": lambda: sharing.two_workers(root / "sharing"),
         "decoding_process_vs_here": lambda: decoding.decoding_process(root / "decoding"),
         "whisper_clip_vs_padded": lambda: extraction.whisper_window(root / "whisper"),
         "segment_vs_whole_track": lambda: sound.segment_of_a_track(root / "sound"),

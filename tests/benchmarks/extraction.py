@@ -57,7 +57,7 @@ class SmallWav2Vec2(Encoder):
             feat_extract_norm="layer",
             do_stable_layer_norm=True,
         )
-        self.backbone = Wav2Vec2Model(config).eval()
+        self.network = Wav2Vec2Model(config).eval()
 
     def read(self, source: Source) -> np.ndarray:
         return read_audio(source, self.media)
@@ -74,8 +74,8 @@ class SmallWav2Vec2(Encoder):
         return inputs
 
     def encode(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        hidden = self.backbone(inputs["values"], attention_mask=inputs["mask"].long()).last_hidden_state
-        lengths = self.backbone._get_feat_extract_output_lengths(inputs["mask"].sum(1))
+        hidden = self.network(inputs["values"], attention_mask=inputs["mask"].long()).last_hidden_state
+        lengths = self.network._get_feat_extract_output_lengths(inputs["mask"].sum(1))
         return hidden, torch.arange(hidden.shape[1]) < lengths[:, None]
 
 

@@ -21,11 +21,10 @@ import pytest
 
 from emorec.features import computation
 from emorec.features.compaction import compact
-from emorec.features.extraction import CLAIM
 from emorec.features.maintenance import collect
 from emorec.features.shard import Shard
 from emorec.features.spec import FeatureSpec
-from emorec.features.store import FeatureStore
+from emorec.features.store import CLAIM, FeatureStore
 from emorec.storage import claims
 from emorec.storage.atomic import remove_orphans
 from emorec.storage.digests import FileDigests

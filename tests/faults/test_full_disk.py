@@ -13,7 +13,7 @@ import torch
 
 from emorec.cli import main
 from emorec.features import computation
-from emorec.features.extraction import CLAIM
+from emorec.features.store import CLAIM
 from emorec.runs.checkpoint_store import CheckpointStore
 from emorec.training.states import AtomicCheckpointIO, newest_state
 from tests.faults.conftest import Noise, leftovers, open_store, run_extraction, texts, wrong_features

@@ -13,9 +13,9 @@ import torch
 from emorec.cli import main
 from emorec.config.schema import ExtractionConfig
 from emorec.datasets.demo import make_corpus
-from emorec.features.extraction import CLAIM as EXTRACTION_CLAIM
 from emorec.features.extraction import extract
 from emorec.features.spec import FeatureSpec
+from emorec.features.store import CLAIM as EXTRACTION_CLAIM
 from emorec.features.store import FeatureStore
 from emorec.loggers.wandb import tidy
 from emorec.runs.checkpoint_store import CheckpointStore

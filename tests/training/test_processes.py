@@ -114,7 +114,7 @@ def without_seconds(path: Path) -> list[dict[str, str]]:
 
 def test_a_signal_before_training_ends_at_once_with_the_code_for_a_later_start(root: Path, small_demo: Path) -> None:
     process = emorec_process("train", f"dataset.root={small_demo}", "encoder.video.media.frames=16", root=root)
-    wait_for(lambda: list(root.glob("cache/*/extraction.claim")), process)
+    wait_for(lambda: list(root.glob("cache/*/*.worker.claim")), process)
     process.send_signal(signal.SIGTERM)
     code, _, err = finish(process)
     assert code == 75, err
