@@ -62,8 +62,10 @@ def splits_csv(data: PreparedData) -> str:
     return stream.getvalue()
 
 
-def check_not_trained_on(data: PreparedData, split: str, folder: Path) -> None:
+def check_not_trained_on(data: PreparedData, split: str, folder: Path, *, where: str = "") -> None:
     """Checks that the run in a folder was not trained or selected on utterances of a split, under whatever name.
+
+    `where` begins the error.
 
     Raises:
         UserError: names some of the utterances that were used.
@@ -91,8 +93,8 @@ def check_not_trained_on(data: PreparedData, split: str, folder: Path) -> None:
     used = [item.id for item in items if was_used(item.id)]
     if used:
         raise UserError(
-            f"expected utterances that the run was neither trained nor selected on, got {len(used)} of {len(items)} "
-            f"that it was ({', '.join(used[:3])} …); name another dataset"
+            f"{where}expected utterances of {split} that the run was neither trained nor selected on, got {len(used)} "
+            f"of {len(items)} that it was ({', '.join(used[:3])} …); name another dataset or fold"
         )
     known = set(used_texts.values()) - {""}
     if recurring := sum(bool(known & set(texts[item.id])) for item in items):

@@ -38,10 +38,15 @@ def check_space(folder: Path, encoder: Encoder, sources: Sequence[Source], *, ti
         sizes.append(int(mask.sum()) * values.shape[2] * getattr(torch, encoder.dtype).itemsize)
     if not sizes:
         return
-    needed, free = sum(sizes) / len(sizes) * len(sources), shutil.disk_usage(folder).free
+    needed, free = sum(sizes) / len(sizes) * len(sources), shutil.disk_usage(_present(folder)).free
     if needed > free:
         hint = "; inputs.keep=false decodes during training instead" if encoder.on_cpu else ""
         raise UserError(
             f"expected about {needed / 1e6:,.1f} MB of free space for the {title} of {len(sources)} utterances, got "
             f"{free / 1e6:,.1f} MB in {folder}{hint}"
         )
+
+
+def _present(folder: Path) -> Path:
+    """The folder, or where it does not exist yet the nearest one above it that does."""
+    return folder if folder.exists() else _present(folder.parent)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from emorec.config.composition import Composed
 from emorec.config.schema import TrainConfig
-from emorec.datamodules.leakage import check_splits_apart
+from emorec.datamodules.leakage import check_not_trained_on, check_splits_apart
 from emorec.datamodules.prepared_data import PreparedData
 from emorec.datamodules.preparer import DataPreparer
 from emorec.datamodules.split_checks import check_classes, check_sizes
@@ -126,6 +126,8 @@ def prepare_run(
     check_classes(task, data.splits)
     check_sizes(data.splits, config.trainer.world_size)
     check_splits_apart(data)
+    if initial is not None:
+        check_not_trained_on(data, "test", initial.folder, where="init_from: ")
     identity = identify(
         composed.values if initial is None else {**composed.values, "init_from": initial.digests},
         manifest_digest=data.manifest.digest,

@@ -450,3 +450,19 @@ def test_a_moving_average_of_the_weights_is_validated_and_kept(
             torch.testing.assert_close(value, average, rtol=1e-5, atol=1e-6)
     (row,) = history_of(root, record)
     assert float(row["val/loss"]) == pytest.approx(metrics_of(root, record)["val/loss"], rel=1e-4)
+
+
+def test_weights_of_a_run_that_saw_this_folds_test_utterances_are_no_start(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"u{number},mood {number},{'ab'[number % 2]},s{number % 5}" for number in range(80)]
+    table = tmp_path / "moods.csv"
+    table.write_text("\n".join(["id,text,label,speaker", *rows]))
+    line = ["train", "dataset=custom", f"dataset.table={table}", "dataset.protocol=group_k_fold", NO_VIDEO, NO_AUDIO]
+    line += ["trainer.max_epochs=1", "model.hidden=8", "progress=false", "test=false"]
+    assert main([*line, "dataset.fold=0"]) == 0
+    source = only_record(root)
+    assert main([*line, "dataset.fold=0", "seed=1", f"init_from={source.run_id}"]) == 0
+    capsys.readouterr()
+    assert main([*line, "dataset.fold=1", f"init_from={source.run_id}"]) == 2
+    assert "init_from: expected utterances of test that the run was neither trained nor" in capsys.readouterr().err
