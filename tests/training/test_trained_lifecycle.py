@@ -450,3 +450,29 @@ def test_a_moving_average_of_the_weights_is_validated_and_kept(
             torch.testing.assert_close(value, average, rtol=1e-5, atol=1e-6)
     (row,) = history_of(root, record)
     assert float(row["val/loss"]) == pytest.approx(metrics_of(root, record)["val/loss"], rel=1e-4)
+
+
+def test_a_moving_average_leaves_the_numbers_of_positions_alone(
+    words: Words, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    validate = EmotionModel.validation_step
+
+    def noted(model: EmotionModel, batch: Batch, batch_idx: int) -> None:
+        seen.append(model.encoder["text"].stack.network.embeddings.position_ids[0].clone())
+        validate(model, batch, batch_idx)
+
+    monkeypatch.setattr(EmotionModel, "validation_step", noted)
+    assert main([*words("bert"), "trainer.ema=0.9"]) == 0
+    assert seen
+    assert all(torch.equal(item, torch.arange(len(item))) for item in seen)
+
+
+def test_a_backbone_that_a_finished_run_does_not_store_is_said(
+    words: Words, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = words("bert", training="lora")
+    assert main(line) == main(line) == 0
+    assert "checkpoint.backbone" not in caplog.text
+    assert main([*line, "checkpoint.backbone=link"]) == 0
+    assert "checkpoint.backbone=link stores nothing with a finished run" in caplog.text
