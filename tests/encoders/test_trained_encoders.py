@@ -288,3 +288,15 @@ def test_no_bar_is_drawn_of_weights(checkpoints: TinyCheckpoints, capfd: pytest.
     trained("text/minilm", checkpoints).trained()
     assert capfd.readouterr().err == ""
     assert logging.is_progress_bar_enabled() == was_drawn
+
+
+def test_rates_fall_from_the_output_down(checkpoints: TinyCheckpoints) -> None:
+    """What follows the layers has the encoder's rate, the uppermost layer that times the decay, and so on."""
+    part = trained("audio/wav2vec2_large_robust", checkpoints).trained()
+    assert part is not None
+    layers = "stack.network.encoder.layers"
+    depths = {name: part.depth(name) for name, _ in part.trained()}
+    assert depths["stack.network.encoder.layer_norm.weight"] == 0
+    for number in range(LAYERS):
+        assert {depth for name, depth in depths.items() if name.startswith(f"{layers}.{number}.")} == {LAYERS - number}
+    assert depths["stack.network.feature_projection.projection.weight"] == LAYERS + 1
