@@ -27,11 +27,9 @@ class WaveformPart(PretrainedPart):
         super().__init__(**options)
         self.standardises = standardises
 
-    def _in_windows(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        return super()._in_windows(values if self.stack.first else self._scaled(values, lengths), lengths)
-
-    def _scaled(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """The whole sound (N, S, 1) of each utterance as the network expects it, before it is cut into windows."""
+    def scaled(self, values: Tensor, lengths: Tensor) -> Tensor:
+        if self.stack.first:
+            return values
         waveform = values.float() / FULL_SCALE
         if not self.standardises:
             return waveform

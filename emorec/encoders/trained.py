@@ -122,6 +122,10 @@ class TrainedPart(nn.Module, ABC):
             lengths: (N,) how many of the T are data; at least `shortest`.
         """
 
+    def scaled(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """Whole inputs (N, T, I) of `lengths` (N,), as `frames` takes them, before they are cut into windows."""
+        return values
+
     def depth(self, name: str) -> int:
         """How many layers lie between a parameter and the part's output, for rates that decay by layer."""
         return 0
@@ -143,7 +147,7 @@ class TrainedPart(nn.Module, ABC):
         inputs, lengths = values[rows], mask[rows].sum(1)
         if self.training and self.augment is not None and draw is not None:
             inputs, lengths = self.augment(inputs, lengths, draw[rows])
-        frames, counts = self._in_windows(inputs, lengths)
+        frames, counts = self._in_windows(self.scaled(inputs, lengths), lengths)
         frames = frames[:, : int(counts.max())]
         mask = length_mask(counts, frames.shape[1])
         pooled, pooled_mask = pool_layers(frames.float(), mask, self.pooling, self.layer_count)

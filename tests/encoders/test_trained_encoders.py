@@ -300,3 +300,9 @@ def test_rates_fall_from_the_output_down(checkpoints: TinyCheckpoints) -> None:
     for number in range(LAYERS):
         assert {depth for name, depth in depths.items() if name.startswith(f"{layers}.{number}.")} == {LAYERS - number}
     assert depths["stack.network.feature_projection.projection.weight"] == LAYERS + 1
+
+
+def test_whispers_sinusoidal_positions_stay(checkpoints: TinyCheckpoints) -> None:
+    part = trained("audio/whisper_base", checkpoints).trained()
+    assert part is not None
+    assert not [name for name, _ in part.trained() if "positions" in name]
