@@ -26,6 +26,7 @@ from emorec.media.source import Source
 
 Name = Annotated[str, Pattern(".+", "a name")]
 FULL_RATE = 0.02  # of a pretrained encoder that trains in full, as a factor of the rate of new weights
+HALF = ("float16", "bfloat16")  # types in which a checkpoint may be stored
 LAST = -1  # the number of the layer that is the network's output
 
 # Keys of the number of layers in a config.json. Whisper's has two, and that of its encoder counts.
@@ -206,6 +207,9 @@ class HuggingFaceEncoder(Encoder):
     def settings(self) -> dict[str, Any]:
         checkpoint, revision = self.resolved
         processor = {**self.processor, "precision": self.precision}
+        config = read_settings(self.model, revision, "config.json")
+        if (config.get("dtype") or config.get("torch_dtype")) in HALF:  # earlier features were computed in it
+            processor["weights"] = "float32"
         return {"checkpoint": checkpoint, "revision": revision, "pooling": self.pooling, "processor": processor}
 
     def load(self) -> None:

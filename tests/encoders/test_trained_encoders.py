@@ -279,6 +279,11 @@ def test_a_checkpoint_of_half_precision_trains_in_float32(checkpoints: TinyCheck
     part = trained("text/minilm", checkpoints, model=str(tmp_path / "half")).trained()
     assert part is not None
     assert {item.dtype for item in part.parameters()} == {torch.float32}
+    frozen = [
+        trained("text/minilm", checkpoints, model=str(folder), training="frozen").spec()["processor"]
+        for folder in (checkpoints["bert"], tmp_path / "half")
+    ]
+    assert frozen[1] == {**frozen[0], "weights": "float32"}  # not the features of half precision
 
 
 def test_no_bar_is_drawn_of_weights(checkpoints: TinyCheckpoints, capfd: pytest.CaptureFixture[str]) -> None:
