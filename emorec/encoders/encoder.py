@@ -110,7 +110,7 @@ class Encoder(nn.Module, ABC):
         """The encoder whose output the feature store keeps: of one that trains, the frozen part below the cut."""
         return self
 
-    def backbone(self) -> list[Path]:
+    def checkpoint_files(self) -> list[Path]:
         """The files of the pretrained checkpoint that it loads; none of an encoder without one."""
         return []
 

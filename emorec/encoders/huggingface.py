@@ -123,7 +123,7 @@ class HuggingFaceEncoder(Encoder):
         """What identifies the checkpoint: ("local", digest of the folder) or (name on the hub, commit)."""
         return resolve_revision(self.model, self.revision, self.digests)
 
-    def backbone(self) -> list[Path]:
+    def checkpoint_files(self) -> list[Path]:
         return checkpoint_files(self.model, self.resolved[1])
 
     def stored(self) -> Encoder:

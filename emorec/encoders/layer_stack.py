@@ -151,10 +151,10 @@ class LayerStack(nn.Module):
         self.positions = layers[0].attention if self.is_relative and first else None
         for number in (*range(first), *range(self.top, self.total)):
             layers[number] = nn.Identity()
-        if first:
-            _keep_only(network, [kind.layers, self.norm_path or kind.layers, "post_layernorm"])
-        elif kind.norm and self.norm_path is None and _submodule(network, kind.norm) is not None:
-            network.set_submodule(kind.norm, nn.Identity())  # nothing may train that is not used
+        kept = [kind.layers, self.norm_path or kind.layers, "post_layernorm"] if first else [""]
+        _keep_only(network, kept)
+        if kind.norm and self.norm_path is None and _submodule(network, kind.norm) is not None:
+            network.set_submodule(kind.norm, nn.Identity())  # no output is asked for
         if getattr(network, "pooler", None) is not None:
             network.pooler = None  # its output is not used
 

@@ -29,7 +29,7 @@ def backbones(context: RunContext) -> dict[str, dict[str, Path]]:
     """
     if context.config.checkpoint.backbone == "reference":
         return {}
-    files = {modality: encoder.backbone() for modality, encoder in context.encoders.items()}
+    files = {modality: encoder.checkpoint_files() for modality, encoder in context.encoders.items()}
     return {modality: {path.name: path for path in paths} for modality, paths in files.items() if paths}
 
 

@@ -26,6 +26,7 @@ def best(scores: Scores) -> tuple[int, ...]:
     return (max(scores, key=scores.__getitem__),) if scores else ()
 
 
+@dataclass(frozen=True)
 class Best(Selection):
     """The best epoch."""
 

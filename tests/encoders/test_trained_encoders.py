@@ -27,6 +27,7 @@ TRANSFORMER_TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
 
 
 def trained(choice: str, checkpoints: TinyCheckpoints, **changes: Any) -> Encoder:
+    changes.setdefault("layer", -1)
     if "whisper" in choice:
         changes.setdefault("window", "clip")
     settings = settings_of(choice, checkpoints, **{"training": "full", "dtype": "float32", **changes})
@@ -64,9 +65,9 @@ def test_a_cut_network_computes_what_the_uncut_one_does(
     choice: str, pooling: str, checkpoints: TinyCheckpoints, media: Media
 ) -> None:
     sources = media_of(choice, media)[:3]
-    whole = trained(choice, checkpoints, pooling=pooling, layer=-1)
+    whole = trained(choice, checkpoints, pooling=pooling)
     expected, expected_mask = features(whole.trained().eval(), stored_batch(whole, sources))
-    cut = trained(choice, checkpoints, pooling=pooling, layer=-1, train_from=1)
+    cut = trained(choice, checkpoints, pooling=pooling, train_from=1)
     actual, mask = features(cut.trained().eval(), stored_batch(cut, sources))
     assert torch.equal(mask, expected_mask)
     torch.testing.assert_close(actual, expected, **TRANSFORMER_TOLERANCE)
