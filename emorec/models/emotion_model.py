@@ -168,9 +168,13 @@ class EmotionModel(FastModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         own = checkpoint["of_ranks"][self.global_rank] if "of_ranks" in checkpoint else {}
-        # beside a moving average of the weights, the weights themselves have another name
-        checkpoint.get("current_model_state", checkpoint["state_dict"]).update(own.get("statistics", {}))
         self._train_loss = list(own.get("train_loss", checkpoint["train_loss"]).to(self.device))
+        statistics = own.get("statistics", {})
+        for name, item in self._batch_statistics().items():  # a strategy that shards has loaded the weights by now
+            if name in statistics:
+                item.copy_(statistics[name])
+        # else they are loaded from here; beside a moving average, the weights themselves have a name of their own
+        checkpoint.get("current_model_state", checkpoint.get("state_dict", {})).update(statistics)
 
     def _batch_statistics(self) -> dict[str, Tensor]:
         """{name: tensor} of the running statistics of batch normalisation that each rank has of its own."""
