@@ -57,7 +57,8 @@ def _in_words(error: HydraException | OmegaConfBaseException, known: Callable[[]
     if match := NO_GROUP.search(text):
         return _no_group(match[1], known())
     if match := REFUSED_KEY.search(text):
-        return _refused_key(key or match[1], text, known())
+        is_inside = key is not None and match[1].startswith(f"{key}.")  # of a node that is null
+        return _refused_key(match[1] if is_inside else key or match[1], text, known())
     if match := AMBIGUOUS.search(text):
         reason = (
             f"expected one value, got {match[2]}; -m runs each of them, [{match[2]}] is a list, and one text stands in "
@@ -94,6 +95,11 @@ def _refused_key(key: str, text: str, known: Mapping[str, Any]) -> str:
         return f"+{key}: expected a key that the config does not have; {key}=… changes it"
     if key in known:  # Hydra finds no key whose value is null
         return f"~{key}: expected a key with a value, got one that is null already"
+    parents = [key[:end] for end, mark in enumerate(key) if mark == "."]
+    if empty := next((parent for parent in parents if parent in known and known[parent] is None), None):
+        names = key.removeprefix(f"{empty}.").split(".")
+        node = f"{{{': {'.join(names)}: …{'}' * len(names)}"
+        return f"{key}: expected settings in {empty}, which is null; '{empty}={node}' gives it some"
     return f"{key}: unknown key{_hint(key, known)}"
 
 

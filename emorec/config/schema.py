@@ -40,9 +40,9 @@ class EncoderRates:
     """Learning rates of encoders that train.
 
     Attributes:
-        encoder_lr: of the uppermost layer; `None` for the optimizer's own, and for a fiftieth of it where a pretrained
-            encoder trains in full.
-        layer_decay: of each layer below, as a factor of that of the layer above it.
+        encoder_lr: of what follows the layers; `None` for the optimizer's own, and for a fiftieth of it where a
+            pretrained encoder trains in full.
+        layer_decay: of each layer, as a factor of that of the layer above it; of the uppermost one, of `encoder_lr`.
     """
 
     encoder_lr: Positive | None = None

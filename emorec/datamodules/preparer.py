@@ -85,7 +85,14 @@ class DataPreparer:
         }
         make_corpus = partial(config.dataset.make, Corpus)  # type: ignore[type-abstract]
         made: dict[str, Any] = make_all("the config", {"dataset": make_corpus, **makers})
-        return made.pop("dataset"), made
+        corpus, encoders = made.pop("dataset"), made
+        problems = [
+            f"keep: expected true with {encoder.where}.views={encoder.views}, got false: views are stored"
+            for encoder in encoders.values()
+            if encoder.mode != "frozen" and encoder.views and not config.inputs.keep
+        ]
+        raise_problems("inputs", problems)
+        return corpus, encoders
 
     def manifest(self, config: ExtractConfig, corpus: Corpus) -> Manifest:
         """The whole corpus, read once."""
@@ -200,7 +207,7 @@ class DataPreparer:
                 )
             log.warning("no utterance of dataset=%s has %s: it is left out", manifest.dataset, modality)
             report = ExtractionReport(keys=dict.fromkeys(sources))
-            reader = FeatureReader.absent(len(sources), width)
+            reader = FeatureReader.absent(len(sources), encoder.dim if trains else width)
             return PreparedFeatures((), report, reader, digest_of([]), layers=len(encoder.layers))
         if trains and encoder.on_cpu and not config.inputs.keep:
             return self._streamed(config, encoder, sources)

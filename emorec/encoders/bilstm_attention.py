@@ -70,6 +70,7 @@ class BilstmAttentionPart(NetworkPart):
 
     def __init__(self, *, words: tuple[str, ...], embedding: int, hidden: int, unknown: float, dropout: float) -> None:
         super().__init__()
+        self.reads_ids = True
         self.register_buffer(VOCABULARY, packed_words(words))
         self.unknown = unknown
         self.embedding = nn.Embedding(FIRST + len(words), embedding, padding_idx=PADDING)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -214,6 +214,23 @@ def _conversion_advice(model: str, revision: str, reason: str) -> str:
     )
 
 
+@contextmanager
+def _quiet_bars() -> Iterator[None]:
+    """Within the block transformers draws no bars of weights that are loaded; those of downloads are drawn."""
+    from huggingface_hub.utils.tqdm import enable_progress_bars
+    from transformers.utils import logging
+
+    if not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()  # also the hub's
+    enable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
 def load_pretrained(factory: Any, model: str, revision: str) -> Any:
     """Calls `from_pretrained` of a class of transformers. Never runs code that comes with the model.
 
@@ -227,9 +244,11 @@ def load_pretrained(factory: Any, model: str, revision: str) -> Any:
     check_no_code(model, revision)
     name, options = _location(model, revision, PARTS.get(getattr(factory, "__name__", ""), "config.json"))
     of_weights = hasattr(factory, "_model_mapping") or hasattr(factory, "base_model_prefix")
-    checks = {"use_safetensors": True, "output_loading_info": True} if of_weights else {}
+    # by default transformers computes in the type that the checkpoint is stored in
+    checks = {"use_safetensors": True, "output_loading_info": True, "dtype": "float32"} if of_weights else {}
     try:
-        loaded = factory.from_pretrained(name, trust_remote_code=False, **checks, **options)
+        with _quiet_bars():
+            loaded = factory.from_pretrained(name, trust_remote_code=False, **checks, **options)
     except _hub_errors(ValueError, RuntimeError, SafetensorError) as error:
         advice = _conversion_advice(model, revision, first_line(error))
         raise UserError(f"the model {model!r} cannot be loaded: {first_line(error)}{advice}") from error

@@ -1,15 +1,17 @@
 """What pretrained encoders of text, audio and video share: checkpoint, layers, precision."""
 
+import copy
 from abc import abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from emorec.annotations import Count, Pattern
 from emorec.encoders.below_cut import BelowCut
@@ -24,6 +26,7 @@ from emorec.media.source import Source
 
 Name = Annotated[str, Pattern(".+", "a name")]
 FULL_RATE = 0.02  # of a pretrained encoder that trains in full, as a factor of the rate of new weights
+HALF = ("float16", "bfloat16")  # types in which a checkpoint may be stored
 LAST = -1  # the number of the layer that is the network's output
 
 # Keys of the number of layers in a config.json. Whisper's has two, and that of its encoder counts.
@@ -73,9 +76,13 @@ class HuggingFaceEncoder(Encoder):
                 f"expected {self.where}.augmentation=null where {inputs} are stored, or training=full or lora with "
                 f"train_from=0, got training={self.mode}"
             )
+        if self.train_front and (self.mode == "lora" or self.train_from):
+            below = "training=lora" if self.mode == "lora" else f"train_from={self.train_from}"
+            raise UserError(f"expected {self.where}.train_front=false with {below}, got true: they do not train")
         if self.mode != "frozen" and self.views:
             raise UserError(f"expected {self.where}.views=0 with training={self.mode}, got {self.views}")
         self._backbone: Any = None
+        self._loading = Lock()  # threads decode
         self._part_of_clips: PretrainedPart | None = None
 
     @property
@@ -91,6 +98,16 @@ class HuggingFaceEncoder(Encoder):
     def layers(self) -> tuple[int, ...]:
         if isinstance(self.layer, int | list):
             return tuple(self.layer) if isinstance(self.layer, list) else (self.layer,)
+        lowest = 0 if self.mode == "frozen" else self.train_from + 1
+        return tuple(range(lowest, self.layer_count + 1))  # 0 are the embeddings
+
+    @cached_property
+    def layer_count(self) -> int:
+        """The number of the network's layers, by its config.
+
+        Raises:
+            UserError: the config does not say it.
+        """
         config = read_settings(self.model, self.resolved[1], "config.json")
         tower = config.get("vision_config") or config
         counts = [tower[name] for name in COUNTS if isinstance(tower.get(name), int)]
@@ -99,8 +116,7 @@ class HuggingFaceEncoder(Encoder):
                 f"expected the number of layers in config.json of {self.model!r} for {self.where}.layer=all, got none "
                 f"of {COUNTS}; list the layers instead: {self.where}.layer=[0,1,2]"
             )
-        lowest = 0 if self.mode == "frozen" else self.train_from + 1
-        return tuple(range(lowest, counts[0] + 1))  # 0 are the embeddings
+        return int(counts[0])
 
     @cached_property
     def resolved(self) -> tuple[str, str]:
@@ -151,6 +167,8 @@ class HuggingFaceEncoder(Encoder):
             UserError: the network has no such layers, or is of a kind that cannot be trained.
         """
         loaded = (loaded or self._load_network()).requires_grad_(True)
+        if self._backbone is None:
+            self._backbone = _without_weights(loaded)
         network = getattr(loaded, "backbone", loaded)
         kind = kind_of(network, f"{self.where}.model={self.model}")
         total = len(network.get_submodule(kind.layers))
@@ -189,13 +207,16 @@ class HuggingFaceEncoder(Encoder):
     def settings(self) -> dict[str, Any]:
         checkpoint, revision = self.resolved
         processor = {**self.processor, "precision": self.precision}
+        config = read_settings(self.model, revision, "config.json")
+        if (config.get("dtype") or config.get("torch_dtype")) in HALF:  # earlier features were computed in it
+            processor["weights"] = "float32"
         return {"checkpoint": checkpoint, "revision": revision, "pooling": self.pooling, "processor": processor}
 
     def load(self) -> None:
-        if self._backbone is None:
-            self._backbone = self._load_network()
-            if self.mode != "frozen":
-                self._backbone.to("meta")  # its settings are needed to decode, its weights are in the parts
+        with self._loading:
+            if self._backbone is None:
+                loaded = self._load_network()
+                self._backbone = loaded if self.mode == "frozen" else _without_weights(loaded)
 
     @abstractmethod
     def _load_network(self) -> Any:
@@ -244,3 +265,9 @@ class HuggingFaceEncoder(Encoder):
             raise UserError(f"expected {self.where}.precision=float32 or bfloat16 on a CPU, got 'float16'")
         dtype = getattr(torch, precision)
         return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def _without_weights(loaded: Any) -> Any:
+    """A copy of a network with the shapes of its weights only, for decoding: the weights are in the parts."""
+    weights = {id(item): nn.Parameter(item.to("meta"), requires_grad=False) for item in loaded.parameters()}
+    return copy.deepcopy(loaded, weights)

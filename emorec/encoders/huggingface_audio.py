@@ -56,6 +56,13 @@ class HuggingFaceAudio(HuggingFaceEncoder):
     def processor(self) -> dict[str, Any]:
         return {"max_seconds": self.max_seconds, **({"window": "clip"} if self.window == "clip" else {})}
 
+    def specs(self, *, augmented: bool = False) -> tuple[dict[str, Any], ...]:
+        specs = super().specs(augmented=augmented)
+        if self.mode != "frozen" or not self.is_whisper or self.window == "clip":
+            return specs
+        # version 1 had the output, after the last normalisation, in place of the last layer's states
+        return tuple({**spec, "version": 2} if spec["layer"] == self.layer_count else spec for spec in specs)
+
     def _load_network(self) -> Any:
         import transformers
 
@@ -103,8 +110,8 @@ class HuggingFaceAudio(HuggingFaceEncoder):
         if self.is_whisper:
             if self.train_from and self.window == "padded":
                 raise self._misfit("window=clip with train_from above 0", "'padded'")
-            longest = round(self.max_seconds * loaded.extractor.sampling_rate / loaded.extractor.hop_length)
-            shortest, longest = (1, longest // 2) if stack.first else (2 + TAIL, longest + TAIL)
+            longest = -(-self._longest // loaded.extractor.hop_length)  # as many as `_bands` gives, less the tail
+            shortest, longest = (1, (longest + 1) // 2) if stack.first else (2 + TAIL, longest + TAIL)
             return WhisperPart(
                 stack=stack, padded=self.window == "padded", shortest=shortest, longest=longest, **options
             )
@@ -143,7 +150,7 @@ class HuggingFaceAudio(HuggingFaceEncoder):
             return {}
         names = ("feature_size", "hop_length", "n_fft", "sampling_rate")
         stated = read_settings(self.model, self.resolved[1], "preprocessor_config.json")
-        return {"processor": {name: stated.get(name) for name in names}}
+        return {"processor": {"max_seconds": self.max_seconds, **{name: stated.get(name) for name in names}}}
 
     def decoded(self, source: Source) -> NDArray[Any]:
         waveform = self._waveform(source)

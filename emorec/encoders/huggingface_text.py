@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from emorec.augmentation.tokens import TokenAugmentation
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
 from emorec.encoders.below_cut import as_rows
-from emorec.encoders.encoder import Inputs
+from emorec.encoders.encoder import Inputs, Training
 from emorec.encoders.huggingface import HuggingFaceEncoder
 from emorec.encoders.layer_stack import LayerStack
 from emorec.encoders.text_part import TextPart
@@ -45,6 +46,10 @@ class HuggingFaceText(HuggingFaceEncoder):
     context_turns: Count = 0
     template: str = "{speaker}: {text}"
     augmentation: TokenAugmentation | None = None
+
+    def __post_init__(self, training: Training) -> None:
+        super().__post_init__(training)
+        self._tokenizing = Lock()  # a fast tokenizer refuses to be set up in one thread while another uses it
 
     @property
     def processor(self) -> dict[str, Any]:
@@ -100,7 +105,8 @@ class HuggingFaceText(HuggingFaceEncoder):
 
     def decoded(self, source: Source) -> NDArray[Any]:
         self.load()
-        tokens = self._tokenizer(self.read(source), truncation=True, max_length=self.max_length)
+        with self._tokenizing:
+            tokens = self._tokenizer(self.read(source), truncation=True, max_length=self.max_length)
         return as_rows(np.array(tokens["input_ids"]), np.int32)
 
     def read(self, source: Source) -> str:

@@ -109,15 +109,18 @@ class HuggingFaceVideo(HuggingFaceEncoder):
     def _part(self, loaded: Any, stack: LayerStack, **options: Any) -> PicturePart:
         config, size = stack.network.config, self.media.size
         steps = self._kind.steps(config) if self._kind.clip else 1
-        is_cls = self.summary == "cls"
-        norm = getattr(stack.network, "post_layernorm", None) if is_cls and self.layers == (LAST,) else None
+        norm = getattr(stack.network, "post_layernorm", None)
 
         def summarised(states: Tensor) -> Tensor:
             if self._kind.clip:
                 return clip_steps(states, steps, self._patches(config), patches_first=self._kind.patches_first)
-            if is_cls:
-                return states[:, 0] if norm is None else norm(states[:, 0])
-            return states[:, -self._patches(config) :].mean(1)
+            if self.summary == "mean":
+                return states[:, -self._patches(config) :].mean(1)
+            tokens = states[:, 0].chunk(len(self.layers), dim=-1)  # L of (N, D)
+            pairs = zip(self.layers, tokens, strict=True)
+            return torch.cat(
+                [norm(token) if norm is not None and layer == LAST else token for layer, token in pairs], -1
+            )
 
         patches = self._patches(config)
         return PicturePart(

@@ -6,6 +6,7 @@ from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from emorec.annotations import PositiveCount
@@ -32,12 +33,20 @@ class NetworkPart(TrainedPart):
         """(N, T) true for the first `lengths` (N,) of the T frames of values (N, T, …)."""
         return length_mask(lengths, values.shape[1])
 
-    def forward(self, *inputs: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        features, frames = super().forward(*inputs, **options)
-        if self.training and not bool(frames.any()):  # nothing is present: the other ranks wait for this one's sums
-            absent = [norm.absent() for norm in self.modules() if isinstance(norm, MaskedBatchNorm)]
-            features = features + sum(absent)
-        return features, frames
+    def nothing(self, device: torch.device) -> Tensor:
+        """As of `TrainedPart`, with this rank's share in the other ranks' batch statistics.
+
+        The modules come in the order of `frames`, so that gradients and sums over the ranks are ready in the order in
+        which the other ranks have them.
+        """
+        total = torch.zeros((), device=device)
+        for module in self.modules():
+            if self.training and isinstance(module, MaskedBatchNorm):
+                total = total + module.absent()
+            else:
+                for parameter in module.parameters(recurse=False):
+                    total = total + parameter.sum() * 0
+        return total
 
 
 @dataclass(kw_only=True, eq=False)
@@ -116,6 +125,11 @@ class LogMelNetwork(NetworkEncoder):
     hop: Duration = 0.010
     inputs: Literal["log_mel", "waveform"] = "log_mel"
     augmentation: SoundAugmentation | None = None
+
+    def __post_init__(self, training: Training) -> None:
+        super().__post_init__(training)
+        if self.views and self.inputs == "waveform":
+            raise UserError(f"expected {self.where}.views=0 with inputs=waveform, got {self.views}")
 
     @cached_property
     def _log_mel(self) -> LogMel:

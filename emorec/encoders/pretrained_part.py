@@ -28,7 +28,12 @@ class PretrainedPart(TrainedPart):
         self.lora: Any = None  # the settings of its adapters, as peft's `LoraConfig`
         network: Any = stack.network
         network.config.layerdrop = network.layerdrop = 0.0  # ranks would skip different layers, and wait for ever
-        for name in ("masked_spec_embed", "positions", "post_layernorm"):
+        for name in (
+            "masked_spec_embed",
+            "positions",
+            "post_layernorm",
+            "embed_positions",
+        ):  # the last: Whisper's sines
             self._freeze(name)
         if not train_front:
             for name in FRONT:

@@ -109,7 +109,17 @@ class WhisperSpeech(Speech):
         return torch.div(samples + self.step - 1, self.step, rounding_mode="floor")
 
     def forward(self, values: Tensor, samples: Tensor, *, output_hidden_states: bool) -> Any:
-        return self.backbone(values, output_hidden_states=output_hidden_states)
+        """See `Speech`. The last hidden states are those of the last layer; transformers puts the output there."""
+        last: list[Any] = []
+        hook = self.backbone.layers[-1].register_forward_hook(lambda _, inputs, output: last.append(output))
+        try:
+            output = self.backbone(values, output_hidden_states=output_hidden_states)
+        finally:
+            hook.remove()
+        if output_hidden_states:
+            states = last[0][0] if isinstance(last[0], tuple) else last[0]
+            output.hidden_states = (*output.hidden_states[:-1], states)
+        return output
 
 
 def speech_network(extractor: Any, backbone: Any, model: str) -> Speech:

@@ -27,17 +27,21 @@ class WaveformPart(PretrainedPart):
         super().__init__(**options)
         self.standardises = standardises
 
+    def scaled(self, values: Tensor, lengths: Tensor) -> Tensor:
+        if self.stack.first:
+            return values
+        waveform = values.float() / FULL_SCALE
+        if not self.standardises:
+            return waveform
+        valid, count = length_mask(lengths, values.shape[1])[:, :, None], lengths[:, None, None]
+        mean = waveform.sum(1, keepdim=True) / count
+        variance = ((waveform - mean).square() * valid).sum(1, keepdim=True) / count
+        return (waveform - mean) / (variance + VARIANCE_FLOOR).sqrt() * valid
+
     def prepared(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        valid = length_mask(lengths, values.shape[1])
-        waveform = values[:, :, 0].float() / FULL_SCALE
-        if self.standardises:
-            count = lengths[:, None]
-            mean = waveform.sum(1, keepdim=True) / count
-            variance = ((waveform - mean).square() * valid).sum(1, keepdim=True) / count
-            waveform = (waveform - mean) / (variance + VARIANCE_FLOOR).sqrt() * valid
         frames = self.stack.network._get_feat_extract_output_lengths(lengths)
         longest = int(self.stack.network._get_feat_extract_output_lengths(torch.tensor(values.shape[1])))
-        return waveform, length_mask(frames, longest)
+        return values[:, :, 0], length_mask(frames, longest)
 
 
 class WhisperPart(PretrainedPart):

@@ -152,6 +152,10 @@ class TrainedPart(nn.Module, ABC):
             lengths: (N,) how many of the T are data; at least `shortest`.
         """
 
+    def scaled(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """Whole inputs (N, T, I) of `lengths` (N,), as `frames` takes them, before they are cut into windows."""
+        return values
+
     def depth(self, name: str) -> int:
         """How many layers lie between a parameter and the part's output, for rates that decay by layer."""
         return 0
@@ -169,19 +173,20 @@ class TrainedPart(nn.Module, ABC):
         """
         rows = present.nonzero()[:, 0]
         if len(rows) == 0:
-            nothing = sum(
-                (p.sum() * 0 for p in self.parameters() if p.requires_grad), torch.zeros((), device=mask.device)
-            )
-            return nothing.expand(len(present), 1, self.dim), mask[:, :1] & present[:, None]
+            return self.nothing(mask.device).expand(len(present), 1, self.dim), mask[:, :1] & present[:, None]
         inputs, lengths = values[rows], mask[rows].sum(1)
         if (self.training or self.gives_views) and self.augment is not None and draw is not None:
             inputs, lengths = self.augment(inputs, lengths, draw[rows])
-        frames, counts = self._in_windows(inputs, lengths)
+        frames, counts = self._in_windows(self.scaled(inputs, lengths), lengths)
         frames = frames[:, : int(counts.max())]
         mask = length_mask(counts, frames.shape[1])
         pooled, pooled_mask = pool_layers(frames.float(), mask, self.pooling, self.layer_count)
         features = pooled.new_zeros(len(present), *pooled.shape[1:]).index_copy(0, rows, pooled)
         return features, pooled_mask.new_zeros(len(present), pooled_mask.shape[1]).index_copy(0, rows, pooled_mask)
+
+    def nothing(self, device: torch.device) -> Tensor:
+        """Zero (), of which every parameter that trains has a gradient: other ranks wait for it."""
+        return sum((item.sum() * 0 for _, item in self.trained()), torch.zeros((), device=device))
 
     def _in_windows(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """As `frames`, for inputs of any length."""

@@ -33,7 +33,7 @@ def check_space(folder: Path, encoder: Encoder, sources: Sequence[Source], *, ti
             item = encoder.read(source)
         except (MediaError, OSError):
             continue  # extraction reports it
-        with torch.inference_mode():
+        with torch.inference_mode(), encoder.at_float32():  # not yet on the device that computes
             values, mask = encoder.encode(encoder.collate([item]))
         sizes.append(int(mask.sum()) * values.shape[2] * getattr(torch, encoder.dtype).itemsize)
     if not sizes:

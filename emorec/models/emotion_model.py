@@ -21,7 +21,7 @@ from emorec.losses.loss import Loss
 from emorec.models.lightning_overhead import FastModule
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
-MakeScheduler = Callable[[Optimizer, int], dict[str, Any]]
+MakeScheduler = Callable[[Optimizer, int, int], dict[str, Any]]
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -64,7 +64,8 @@ class EmotionModel(FastModule):
         metrics: {name: metric of logits (N, C), or values (N, 1), and targets (N,)}.
         make_optimizer: model -> optimizer of the parameters that train.
         mixup: draws (B,) -> how a batch is mixed in training; `None` for not at all.
-        make_scheduler: (optimizer, total steps) -> Lightning's `lr_scheduler`; `None` for a constant rate.
+        make_scheduler: (optimizer, total steps, batches of an epoch) -> Lightning's `lr_scheduler`; `None` for a
+            constant rate.
     """
 
     def __init__(
@@ -158,23 +159,39 @@ class EmotionModel(FastModule):
         self._train_loss.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["train_loss"] = torch.stack(self._train_loss) if self._train_loss else torch.zeros(0)
+        loss = torch.stack(self._train_loss) if self._train_loss else torch.zeros(0)
+        checkpoint["train_loss"] = loss
+        if distributed.is_initialized():  # what differs between the ranks
+            statistics = {name: item.cpu() for name, item in self._batch_statistics().items()}
+            own = {"train_loss": loss.cpu(), "statistics": statistics}
+            checkpoint["of_ranks"] = [None] * distributed.get_world_size()
+            distributed.all_gather_object(checkpoint["of_ranks"], own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._train_loss = list(checkpoint["train_loss"].to(self.device))
+        own = checkpoint["of_ranks"][self.global_rank] if "of_ranks" in checkpoint else {}
+        self._train_loss = list(own.get("train_loss", checkpoint["train_loss"]).to(self.device))
+        statistics = own.get("statistics", {})
+        for name, item in self._batch_statistics().items():  # a strategy that shards has loaded the weights by now
+            if name in statistics:
+                item.copy_(statistics[name])
+        # else they are loaded from here; beside a moving average, the weights themselves have a name of their own
+        checkpoint.get("current_model_state", checkpoint.get("state_dict", {})).update(statistics)
+
+    def _batch_statistics(self) -> dict[str, Tensor]:
+        """{name: tensor} of the running statistics of batch normalisation that each rank has of its own."""
+        return {
+            f"{name}.{kind}": item
+            for name, part in self.named_modules()
+            if isinstance(part, _BatchNorm)
+            for kind in ("running_mean", "running_var")
+            if (item := getattr(part, kind)) is not None
+        }
 
     def on_validation_epoch_start(self) -> None:
         """All ranks, and the weights that are kept, have the same statistics of batch normalisation: their mean."""
         if not distributed.is_initialized():
             return
-        statistics = [
-            item
-            for part in self.modules()
-            if isinstance(part, _BatchNorm)
-            for item in (part.running_mean, part.running_var)
-            if item is not None
-        ]
-        for item in statistics:
+        for item in self._batch_statistics().values():
             distributed.all_reduce(item)
             item.div_(distributed.get_world_size())
 
@@ -250,14 +267,16 @@ class EmotionModel(FastModule):
         optimizer = self._make_optimizer(self)
         if self._make_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer, self._total_steps())}
+        return {"optimizer": optimizer, "lr_scheduler": self._make_scheduler(optimizer, *self._steps_and_batches())}
 
-    def _total_steps(self) -> int:
+    def _steps_and_batches(self) -> tuple[int, int]:
+        """The steps of the whole training, and the batches of an epoch."""
         # `estimated_stepping_batches` would set the training loader up before its saved state is known
         data, epochs = getattr(self.trainer, "datamodule", None), self.trainer.max_epochs
         if data is None or epochs is None:
-            return int(self.trainer.estimated_stepping_batches)
-        return math.ceil(len(data.train_dataloader()) / self.trainer.accumulate_grad_batches) * epochs
+            return int(self.trainer.estimated_stepping_batches), int(self.trainer.num_training_batches)
+        batches = len(data.train_dataloader())
+        return math.ceil(batches / self.trainer.accumulate_grad_batches) * epochs, batches
 
     def components(self) -> dict[str, dict[str, Tensor]]:
         """{component: its weights} of each child module that has any, and of each encoder; contiguous, on the CPU."""

@@ -66,15 +66,16 @@ class SchedulerFactory:
     """Makes the learning-rate schedule of a config.
 
     A schedule that takes the number of all steps counts steps; any other counts epochs, as torch's documentation does.
+    `ReduceLROnPlateau` is updated after the last batch of each epoch: at its end, Lightning would do it when a state is
+    already saved.
     """
 
     component: Component
     monitor: str  # what `ReduceLROnPlateau` watches, such as "val/uar"
     direction: str  # of the monitor, "max" or "min"
-    epochs: int  # of the whole training
 
-    def __call__(self, optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
-        """What Lightning takes as `lr_scheduler`."""
+    def __call__(self, optimizer: Optimizer, total_steps: int, epoch_batches: int) -> dict[str, Any]:
+        """What Lightning takes as `lr_scheduler`, for the steps of the whole training and the batches of an epoch."""
         component = self.component
         derived: dict[str, Any] = dict.fromkeys(component.lacks(*STEP_COUNTS), total_steps)
         interval = "step" if derived or set(STEP_COUNTS) & set(component.arguments) else "epoch"
@@ -83,8 +84,7 @@ class SchedulerFactory:
             derived["max_lr"] = [group["lr"] for group in optimizer.param_groups]
         if issubclass(component.target, ReduceLROnPlateau):
             derived |= dict.fromkeys(component.lacks("mode"), self.direction)
-            # after the last step of each epoch: at its end, Lightning would update it when a state is already saved
-            interval, frequency = "step", total_steps // self.epochs
+            interval, frequency = "step", epoch_batches
         schedule = component.make(LRScheduler, optimizer=optimizer, **derived)
         return {"scheduler": schedule, "interval": interval, "frequency": frequency, "monitor": self.monitor}
 
@@ -100,5 +100,4 @@ def optimization(config: TrainConfig, task: Task) -> tuple[OptimizerFactory, Sch
     if config.scheduler is None:
         return optimizer, None
     config.scheduler.check_complete("optimizer", "max_lr", "mode", *STEP_COUNTS)
-    monitor, epochs = f"val/{task.monitor}", config.trainer.max_epochs
-    return optimizer, SchedulerFactory(config.scheduler, monitor, task.direction, epochs)
+    return optimizer, SchedulerFactory(config.scheduler, f"val/{task.monitor}", task.direction)

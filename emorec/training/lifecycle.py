@@ -30,6 +30,7 @@ from emorec.training.distributed import (
 from emorec.training.fit import fit
 from emorec.training.preemption import Preemption
 from emorec.training.processes import forks, is_parent_alive, start_warm_parent
+from emorec.training.publishing import lacks_backbones
 from emorec.training.run_context import RunContext, now, prepare_run
 from emorec.training.trainer import check_devices
 
@@ -136,6 +137,8 @@ def _train_or_report(context: RunContext, preemption: Preemption) -> Outcome:
                 return _run(context, earlier, claim, preemption)
     _release_ranks(context)
     log.info("run %s is finished (%s)", record.run_id, record.ended)
+    if lacks_backbones(context, record):
+        log.warning("checkpoint.backbone=link stores nothing with a finished run; rerun=true trains it again")
     if record.provenance.get("source") != source_digest():
         log.warning("run %s was made by another version of emorec; rerun=true trains it again", record.run_id)
     return Outcome(record.run_id, record.status, context.folder, result_line(record, context.folder))

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from emorec.encoders.huggingface import HuggingFaceEncoder
 from emorec.encoders.lora import adapter
 from emorec.encoders.pretrained_part import PretrainedPart
 from emorec.models.emotion_model import EmotionModel
@@ -30,6 +31,13 @@ def backbones(context: RunContext) -> dict[str, dict[str, Path]]:
         return {}
     files = {modality: encoder.checkpoint_files() for modality, encoder in context.encoders.items()}
     return {modality: {path.name: path for path in paths} for modality, paths in files.items() if paths}
+
+
+def lacks_backbones(context: RunContext, record: RunRecord) -> bool:
+    """Whether a config asks for checkpoints that are not stored with its finished run."""
+    stored = {name.split("/")[1] for name in record.files if name.startswith("backbone/")}
+    pretrained = {name for name, item in context.encoders.items() if isinstance(item, HuggingFaceEncoder)}
+    return context.config.checkpoint.backbone == "link" and not pretrained <= stored
 
 
 def adapters(model: EmotionModel) -> dict[str, dict[str, bytes]]:

@@ -214,6 +214,19 @@ def test_an_unknown_key_is_an_error_that_names_it_and_the_nearest_one(word: str,
     assert str(caught.value) == f"{word.partition('=')[0]}: unknown key; did you mean {nearest}?"
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("waveform.gain", "{waveform: {gain: …}}"), ("spectrogram", "{spectrogram: …}")],
+)
+def test_a_key_within_settings_that_are_null_is_an_error_that_says_how_to_give_them(key: str, value: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose("encoder/audio=crnn", f"encoder.audio.augmentation.{key}=1")
+    assert (
+        f"expected settings in encoder.audio.augmentation, which is null; 'encoder.audio.augmentation={value}'"
+        in str(caught.value)
+    )
+
+
 @pytest.mark.parametrize("word", ["seed", "a=b=c", "seed=[1", "seed={a:1"])
 def test_an_override_that_does_not_parse_is_an_error(word: str) -> None:
     with pytest.raises(UserError, match=r".+"):

@@ -51,13 +51,15 @@ def test_peft_opens_an_adapter_and_computes_what_the_run_does(
     base = getattr(base, "encoder", base) if "whisper" in choice else base
     whole = encoder_from(0)
     values, mask = stored_batch(whole, sources)
-    inputs, _ = whole.trained().prepared(values, mask.sum(1))
+    reader, lengths = whole.trained(), mask.sum(1)
+    inputs, _ = reader.prepared(reader.scaled(values, lengths), lengths)
     with torch.no_grad():
         plain = NETWORKS[choice](base.eval(), inputs)
         opened = PeftModel.from_pretrained(base, tmp_path).eval()
         found = NETWORKS[choice](opened, inputs)
         values, mask = stored_batch(encoder, sources)
-        expected, _ = part.states(values, mask.sum(1))
+        lengths = mask.sum(1)
+        expected, _ = part.states(part.scaled(values, lengths), lengths)
     torch.testing.assert_close(found[:, : expected.shape[1]], expected, atol=1e-5, rtol=1e-4)
     assert (found - plain).abs().max() > 0.01
     own = opened.state_dict()

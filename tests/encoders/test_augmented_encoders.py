@@ -45,6 +45,7 @@ class Recorder:
     def __init__(self, part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.inputs: list[tuple[Tensor, Tensor]] = []
         monkeypatch.setattr(part, "frames", self._frames)
+        monkeypatch.setattr(part, "scaled", lambda values, lengths: values)
         self._dim = part.layer_count * part.frame_dim
 
     def _frames(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

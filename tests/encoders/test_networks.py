@@ -356,3 +356,46 @@ def test_faces_are_counted_for_networks_of_pixels(media: Media, monkeypatch: pyt
     below.read(media["video"]["u0"])
     assert below.face_misses is not None
     assert below.face_misses.take() == 1
+
+
+@pytest.mark.parametrize("choice", NETWORKS)
+def test_numbers_of_words_are_never_mixed(choice: str, media: Media) -> None:
+    encoder = network(choice, media)
+    assert part_of(encoder).reads_ids == (encoder.stored().dtype == "int32")
+
+
+@pytest.mark.parametrize("choice", [choice for choice in NETWORKS if not choice.startswith("text")])
+def test_a_rank_without_values_computes_gradients_in_the_order_of_the_others(
+    choice: str, media: Media, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def summed(value: Tensor) -> Tensor:
+        events.append("sum over ranks")
+        return value
+
+    monkeypatch.setattr("emorec.encoders.masked_norm._over_ranks", summed)
+    encoder = network(choice, media)
+    part = part_of(encoder).train()
+    for name, parameter in part.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: events.append(name))
+    values, mask = batch(encoder, media)
+    orders = []
+    for present in (mask[:, 0], torch.zeros_like(mask[:, 0])):
+        features, _ = apply(part, values, mask, present)
+        forward = len(events)
+        features.sum().backward()
+        stretches: list[set[str]] = [set()]  # of parameters between two sums
+        for event in events[forward:]:
+            if event == "sum over ranks":
+                stretches.append(set())
+            else:
+                stretches[-1].add(event)
+        orders.append((forward, stretches))
+        events.clear()
+    assert orders[0] == orders[1]
+
+
+def test_stored_waveforms_have_no_views(media: Media) -> None:
+    with pytest.raises(UserError, match=r"encoder\.audio\.views=0 with inputs=waveform, got 2"):
+        network("audio/crnn", media, inputs="waveform", views=2)

@@ -1,6 +1,10 @@
 """Pretrained encoders that train: what they compute, and that all of it that trains gets a gradient."""
 
+import shutil
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +14,10 @@ from torch import Tensor
 from emorec.config.instantiation import instantiate
 from emorec.encoders.encoder import Encoder
 from emorec.encoders.trained import TrainedPart
+from emorec.encoders.waveform import sixteen_bit
 from emorec.errors import UserError
 from emorec.media.source import Source
-from tests.encoders.conftest import DISTINCT, is_pretrained, settings_of
+from tests.encoders.conftest import DISTINCT, is_pretrained, settings_of, voice
 from tests.encoders.tiny_checkpoints import LAYERS, TinyCheckpoints
 
 Media = dict[str, dict[str, Source]]  # {modality: {id: source}}
@@ -156,6 +161,8 @@ def test_weights_that_do_not_train_are_not_in_the_state(checkpoints: TinyCheckpo
         ({"training": "lora", "lora": {"targets": ["nowhere"]}}, "lora.targets among the linear layers"),
         ({"training": "frozen", "train_from": 1}, "train_from=0 with training=frozen"),
         ({"train_from": 1, "layer": [0, 1, -1]}, "layer above train_from=1"),
+        ({"training": "lora", "train_front": True}, "train_front=false with training=lora"),
+        ({"train_from": 1, "train_front": True}, "train_front=false with train_from=1"),
     ],
 )
 def test_what_does_not_fit_the_network_is_refused(
@@ -163,3 +170,145 @@ def test_what_does_not_fit_the_network_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         trained("text/minilm", checkpoints, **changes).trained()
+
+
+@pytest.mark.parametrize("choice", STACKED)
+def test_nothing_trains_that_a_lower_layer_does_not_use(
+    choice: str, checkpoints: TinyCheckpoints, media: Media
+) -> None:
+    encoder = trained(choice, checkpoints, layer=LAYERS)
+    part = encoder.trained().train()
+    features(part, stored_batch(encoder, media_of(choice, media)[:2]))[0].square().sum().backward()
+    assert [name for name, item in part.trained() if item.grad is None] == []
+
+
+@pytest.mark.parametrize("choice", STACKED)
+def test_several_layers_are_those_of_the_frozen_network(
+    choice: str, checkpoints: TinyCheckpoints, media: Media
+) -> None:
+    sources = media_of(choice, media)[:1]
+    changes: dict[str, Any] = {"layer": [LAYERS, -1], "pooling": "mean"}
+    if "whisper" in choice:
+        changes["window"] = "padded"
+    encoder = trained(choice, checkpoints, **changes)
+    actual, _ = features(encoder.trained().eval(), stored_batch(encoder, sources))
+    frozen = trained(choice, checkpoints, training="frozen", **changes)
+    frozen.load()
+    frozen.eval()
+    with torch.no_grad():
+        expected, _ = frozen.encode(frozen.collate([frozen.read(sources[0])]))
+    scale = float(expected.std())
+    torch.testing.assert_close(actual, expected, atol=0.01 * scale, rtol=0.01)
+
+
+def test_long_sound_is_standardised_before_it_is_cut_into_windows(checkpoints: TinyCheckpoints) -> None:
+    changes: dict[str, Any] = {"max_seconds": 0.5, "pooling": "none"}
+    encoder = trained("audio/wav2vec2_large_robust", checkpoints, **changes)
+    loud = voice(0.9, 140, 0)
+    loud[: len(loud) // 2] *= 0.3  # the windows differ in level
+    values = torch.from_numpy(sixteen_bit(loud))[None]
+    actual, _ = features(encoder.trained().eval(), (values, torch.ones(values.shape[:2], dtype=torch.bool)))
+    frozen = trained("audio/wav2vec2_large_robust", checkpoints, training="frozen", **changes)
+    frozen.load()
+    frozen.eval()
+    with torch.no_grad():
+        expected, _ = frozen.encode(frozen.collate([loud]))
+    assert (actual - expected).abs().mean() < 0.01 * expected.std()  # sound is rounded to 16 bits
+
+
+def test_windows_of_log_mel_bands_are_those_of_the_sound(checkpoints: TinyCheckpoints) -> None:
+    """0.5003 s are 50.03 hops: the last frame of a window is begun, and belongs to it."""
+    encoder = trained("audio/whisper_base", checkpoints, max_seconds=0.5003)
+    encoder.load()
+    rows = encoder._bands(voice(0.5003, 140, 0))
+    part = encoder.trained()
+    assert part is not None
+    assert part.longest == len(rows)
+
+
+def test_the_longest_window_identifies_stored_log_mel_bands(checkpoints: TinyCheckpoints) -> None:
+    specs = [trained("audio/whisper_base", checkpoints, max_seconds=seconds).stored().spec() for seconds in (5.0, 10.0)]
+    assert specs[0] != specs[1]
+
+
+def test_one_thread_at_a_time_uses_a_tokenizer(checkpoints: TinyCheckpoints) -> None:
+    """A fast tokenizer refuses to be set up by one thread while another uses it."""
+    encoder = trained("text/minilm", checkpoints)
+    encoder.load()
+    tokenizer, using, most = encoder._tokenizer, [0], [0]
+
+    def watched(*texts: str, **options: Any) -> Any:
+        using[0] += 1
+        most[0] = max(most[0], using[0])
+        time.sleep(0.002)
+        tokens = tokenizer(*texts, **options)
+        using[0] -= 1
+        return tokens
+
+    encoder._tokenizer = watched
+    stored = encoder.stored()
+    with ThreadPoolExecutor(4) as pool:
+        rows = list(pool.map(stored.read, [Source(modality="text", text="i am happy")] * 12))
+    assert len(rows) == 12
+    assert most == [1]
+
+
+@pytest.mark.parametrize(("train_from", "expected"), [(0, 1), (1, 2)])
+@pytest.mark.parametrize("choice", ["text/minilm", "audio/wav2vec2_base", "audio/whisper_base", "video/vit_base"])
+def test_a_network_is_loaded_once_for_each_side_of_the_cut(
+    *,
+    choice: str,
+    train_from: int,
+    expected: int,
+    checkpoints: TinyCheckpoints,
+    media: Media,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoder = trained(choice, checkpoints, train_from=train_from)
+    loaded, load = [], encoder._load_network
+    monkeypatch.setattr(encoder, "_load_network", lambda: loaded.append(choice) or load())
+    assert encoder.trained() is not None
+    stored_batch(encoder, media_of(choice, media)[:1])
+    assert len(loaded) == expected
+
+
+def test_a_checkpoint_of_half_precision_trains_in_float32(checkpoints: TinyCheckpoints, tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    shutil.copytree(checkpoints["bert"], tmp_path / "half")
+    AutoModel.from_pretrained(checkpoints["bert"]).half().save_pretrained(tmp_path / "half")
+    part = trained("text/minilm", checkpoints, model=str(tmp_path / "half")).trained()
+    assert part is not None
+    assert {item.dtype for item in part.parameters()} == {torch.float32}
+    frozen = [
+        trained("text/minilm", checkpoints, model=str(folder), training="frozen").spec()["processor"]
+        for folder in (checkpoints["bert"], tmp_path / "half")
+    ]
+    assert frozen[1] == {**frozen[0], "weights": "float32"}  # not the features of half precision
+
+
+def test_no_bar_is_drawn_of_weights(checkpoints: TinyCheckpoints, capfd: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging
+
+    was_drawn = logging.is_progress_bar_enabled()
+    trained("text/minilm", checkpoints).trained()
+    assert capfd.readouterr().err == ""
+    assert logging.is_progress_bar_enabled() == was_drawn
+
+
+def test_rates_fall_from_the_output_down(checkpoints: TinyCheckpoints) -> None:
+    """What follows the layers has the encoder's rate, the uppermost layer that times the decay, and so on."""
+    part = trained("audio/wav2vec2_large_robust", checkpoints).trained()
+    assert part is not None
+    layers = "stack.network.encoder.layers"
+    depths = {name: part.depth(name) for name, _ in part.trained()}
+    assert depths["stack.network.encoder.layer_norm.weight"] == 0
+    for number in range(LAYERS):
+        assert {depth for name, depth in depths.items() if name.startswith(f"{layers}.{number}.")} == {LAYERS - number}
+    assert depths["stack.network.feature_projection.projection.weight"] == LAYERS + 1
+
+
+def test_whispers_sinusoidal_positions_stay(checkpoints: TinyCheckpoints) -> None:
+    part = trained("audio/whisper_base", checkpoints).trained()
+    assert part is not None
+    assert not [name for name, _ in part.trained() if "positions" in name]

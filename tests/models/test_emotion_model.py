@@ -150,14 +150,14 @@ def test_training_changes_every_trained_weight_and_no_statistic() -> None:
 
 
 def test_the_schedule_knows_all_steps_of_the_training() -> None:
-    made: list[int] = []
+    made: list[tuple[int, int]] = []
 
-    def schedule(optimizer: Optimizer, total_steps: int) -> dict[str, Any]:
-        made.append(total_steps)
+    def schedule(optimizer: Optimizer, total_steps: int, epoch_batches: int) -> dict[str, Any]:
+        made.append((total_steps, epoch_batches))
         return {"scheduler": WarmupCosine(optimizer, total_steps=total_steps, warmup=0.5), "interval": "step"}
 
     trainer = fit(make_model(make_scheduler=schedule), BATCHES, epochs=4)
-    assert made == [4 * len(BATCHES)]
+    assert made == [(4 * len(BATCHES), len(BATCHES))]
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
 
 

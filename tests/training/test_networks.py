@@ -126,3 +126,29 @@ def test_the_vocabulary_is_that_of_the_training_split(root: Path, small_demo: Pa
     assert isinstance(below, WordNumbers)
     assert set(below.words or ()) == spoken
     assert data.learned == {"text": below.state}
+
+
+def test_a_run_is_evaluated_on_a_corpus_without_sound(
+    root: Path, small_demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = overrides("audio=crnn", small_demo)
+    words[words.index("encoder/text=none")] = "encoder/text=hashed_ngrams"
+    assert main(["train", *words]) == 0
+    table = root / "texts.csv"
+    table.write_text(TABLE)
+    run = only_run(root).name
+    assert main(["evaluate", f"run={run}", "dataset=custom", f"dataset.table={table}", "split=all"]) == 0
+    assert "utterances=4 of 4" in capsys.readouterr().out
+
+
+def test_a_moving_average_keeps_the_vocabulary(root: Path, small_demo: Path) -> None:
+    words = [*overrides("text=bilstm_attention", small_demo), "encoder.text.minimum_count=1"]
+    composed = compose_once("train", TrainConfig, words)
+    assert composed is not None
+    preparer = DataPreparer.of(composed.config)
+    corpus, encoders = preparer.components(composed.config)
+    preparer.fit(composed.config, corpus, encoders)
+    assert main(["train", *words, "trainer.ema=0.9"]) == 0
+    below = encoders["text"].stored()
+    assert isinstance(below, WordNumbers)
+    assert unpacked_words(load_run(only_run(root).name).model.encoder["text"].vocabulary) == below.words

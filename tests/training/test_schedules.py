@@ -86,6 +86,13 @@ def test_a_plateau_halves_the_rate_where_the_monitor_does_not_improve(words: lis
     assert [row["lr"] for row in history(root)] == pytest.approx([rate, rate / 2, rate / 4])
 
 
+def test_a_plateau_counts_epochs_whatever_a_step_adds_up(words: list[str], root: Path) -> None:
+    rate = 1e-6
+    settings = ["scheduler=plateau", "scheduler.patience=0", f"optimizer.lr={rate}", "batch_size=4"]
+    assert main(["train", *words, *settings, "trainer.accumulate=2"]) == 0
+    assert [row["lr"] for row in history(root)] == pytest.approx([rate, rate / 2, rate / 4])
+
+
 def test_a_schedule_of_torch_without_a_number_of_steps_counts_epochs(words: list[str], root: Path) -> None:
     settings = [
         "scheduler=plateau",

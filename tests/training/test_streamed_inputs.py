@@ -14,6 +14,7 @@ from emorec.datamodules.preparer import DataPreparer
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.errors import UserError
 from emorec.inference.loaded_run import load_run
+from tests.encoders.tiny_checkpoints import save_bert
 
 CRNN = ["encoder/audio=crnn", "encoder/text=none", "encoder/video=none"]
 SMALL = ["trainer.max_epochs=2", "encoder.audio.channels=[4,4]", "encoder.audio.hidden=4"]
@@ -90,3 +91,21 @@ def test_inputs_that_do_not_fit_the_disk_are_refused_before_any_is_computed(
     assert "inputs.keep=false decodes during training instead" in message
     assert not list((root / "cache").rglob("*.safetensors"))
     assert main(["train", *words, "inputs.keep=false"]) == 0
+
+
+def test_views_are_refused_where_inputs_are_streamed(root: Path, small_demo: Path) -> None:
+    words = [f"dataset.root={small_demo}", *CRNN, "+encoder.audio.views=1", "inputs.keep=false"]
+    with pytest.raises(UserError, match=r"inputs: keep: expected true with encoder\.audio\.views=1, got false"):
+        module_of(*words, "+encoder.audio.media.augmentation={gain: [-6, 6]}")
+
+
+def test_the_space_for_states_is_estimated_on_the_cpu_in_float32(
+    root: Path, small_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU may compute in float16, a CPU may not."""
+    words = [f"dataset.root={small_demo}", "encoder/audio=none", "encoder/video=none", "encoder/text=minilm"]
+    words += [f"encoder.text.model={save_bert(tmp_path)}", "encoder.text.training=full", "encoder.text.train_from=1"]
+    monkeypatch.setattr("emorec.features.extraction.compute", lambda *_, **__: pytest.fail("the space is not enough"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(UserError, match="free space for the text features"):
+        module_of(*words, "encoder.text.precision=float16")

@@ -466,3 +466,29 @@ def test_weights_of_a_run_that_saw_this_folds_test_utterances_are_no_start(
     capsys.readouterr()
     assert main([*line, "dataset.fold=1", f"init_from={source.run_id}"]) == 2
     assert "init_from: expected utterances of test that the run was neither trained nor" in capsys.readouterr().err
+
+
+def test_a_moving_average_leaves_the_numbers_of_positions_alone(
+    words: Words, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    validate = EmotionModel.validation_step
+
+    def noted(model: EmotionModel, batch: Batch, batch_idx: int) -> None:
+        seen.append(model.encoder["text"].stack.network.embeddings.position_ids[0].clone())
+        validate(model, batch, batch_idx)
+
+    monkeypatch.setattr(EmotionModel, "validation_step", noted)
+    assert main([*words("bert"), "trainer.ema=0.9"]) == 0
+    assert seen
+    assert all(torch.equal(item, torch.arange(len(item))) for item in seen)
+
+
+def test_a_backbone_that_a_finished_run_does_not_store_is_said(
+    words: Words, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = words("bert", training="lora")
+    assert main(line) == main(line) == 0
+    assert "checkpoint.backbone" not in caplog.text
+    assert main([*line, "checkpoint.backbone=link"]) == 0
+    assert "checkpoint.backbone=link stores nothing with a finished run" in caplog.text

@@ -1,6 +1,7 @@
 """A moving average of the weights, which is validated and kept in place of the weights."""
 
 import warnings
+from typing import Any
 
 import lightning.pytorch as lightning
 from lightning.pytorch.callbacks import EMAWeightAveraging
@@ -14,6 +15,14 @@ class MovingAverage(EMAWeightAveraging):
         with warnings.catch_warnings():  # of weights that are shared out over ranks, which the config refuses
             warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback")
             super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *rest: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, *rest)
+        assert self._average_model is not None
+        pairs = zip(self._average_model.module.buffers(), pl_module.buffers(), strict=True)
+        for average, own in pairs:
+            if not own.is_floating_point():  # positions and words have no average
+                average.copy_(own)
 
     def weights(self) -> dict[str, Tensor]:
         """The averages, by the names of the weights."""
