@@ -220,7 +220,7 @@ class _Work:
             taken = len(share.taken)
             computation.run(iter(portion, []))
             self._unfinished.add(computation.unfinished)
-            missing = self._missing(missing)
+            missing = self._missing(list(self.wanted))  # also those that others have removed since
             if lost := share.taken.intersection(missing):
                 rounds += 1
                 if rounds == ROUNDS:

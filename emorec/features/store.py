@@ -54,6 +54,7 @@ class FeatureStore:
                     self.shards.append(self._open(path))
                 except ShardError as error:
                     quarantine(path, error)
+                    continue  # the same features, computed again, have the same name
                 except FileNotFoundError:
                     if not path.is_symlink():  # a link without a target stays as it is
                         complete = False
@@ -87,6 +88,7 @@ class FeatureStore:
         if len(dimensions) > 1:
             for shard in self.shards:
                 quarantine(shard.path, ShardError(f"the shards of this folder have the dimensions {dimensions}"))
+                self._known.discard(shard.path.name)
             self.shards = []
 
     def _index(self) -> None:

@@ -76,7 +76,7 @@ def end_with_parent(parent: int, grace: float) -> None:
     """Sends SIGTERM to this process group once its parent has ended, and SIGKILL `grace` seconds later."""
 
     def end() -> None:
-        log.warning("the sweep that started this job has ended: the job saves and ends too")
+        log.warning("the command that started this job has ended: the job saves and ends too")
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(OSError):
                 os.killpg(os.getpgrp(), number)

@@ -123,6 +123,16 @@ def test_features_are_computed_without_tf32_and_deterministically(tmp_path: Path
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
+def test_features_that_are_computed_again_into_the_same_shard_are_found(tmp_path: Path, sounds: Sources) -> None:
+    store, _ = run(tmp_path / "cache", sounds, workers=1)
+    (path,) = store.folder.glob("*.safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    _, report = run(tmp_path / "cache", sounds, workers=1)
+    assert (report.found, report.computed) == (0, 6)
+    assert path.read_bytes() == content
+
+
 def test_equal_content_shares_a_row(tmp_path: Path, write_sound: Callable[..., Path]) -> None:
     sources: Sources = {
         name: Source(modality="audio", path=write_sound(f"{name}.wav", tone(0.3))) for name in ("one", "two")
