@@ -9,7 +9,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from emorec.annotations import Probability
-from emorec.augmentation.spans import valid_mask
+from emorec.augmentation.spans import length_mask
 from emorec.augmentation.streams import Stream
 from emorec.draws import chance, uniform
 
@@ -53,7 +53,7 @@ class FrameAugmentation:
         if self.color_jitter > 0:
             factors = 1 + self.color_jitter * (2 * uniform(draw, 3, stream=Stream.COLOURS) - 1)
             pixels = with_colors(pixels, lengths, factors)
-        valid = valid_mask(lengths, values.shape[1])[:, :, None]
+        valid = length_mask(lengths, values.shape[1])[:, :, None]
         return pixels.reshape(values.shape).where(valid, 0), lengths
 
     def _dropped(self, pixels: Tensor, draw: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def with_colors(pixels: Tensor, lengths: Tensor, factors: Tensor) -> Tensor:
     weights = torch.tensor(LUMINANCE, device=pixels.device)
     pixels = pixels * brightness
     grey = pixels @ weights  # (N, F, S, S)
-    valid = valid_mask(lengths, pixels.shape[1])
+    valid = length_mask(lengths, pixels.shape[1])
     mean = (grey.mean((2, 3)).where(valid, 0).sum(1) / lengths).view(-1, 1, 1, 1, 1)
     pixels, grey = (mean + (item - mean) * contrast for item in (pixels, grey[..., None]))
     return (grey + (pixels - grey) * saturation).clamp(0, BRIGHTEST)

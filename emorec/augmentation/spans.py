@@ -10,6 +10,6 @@ def span_mask(starts: Tensor, widths: Tensor, length: int) -> Tensor:
     return (positions >= starts[..., None]) & (positions < (starts + widths)[..., None])
 
 
-def valid_mask(lengths: Tensor, longest: int) -> Tensor:
+def length_mask(lengths: Tensor, longest: int) -> Tensor:
     """(N, longest) true for the first `lengths` (N,)."""
     return span_mask(torch.zeros_like(lengths), lengths, longest)

@@ -8,7 +8,7 @@ from annotated_types import Gt, Le
 from torch import Tensor
 
 from emorec.annotations import Count, Share
-from emorec.augmentation.spans import span_mask, valid_mask
+from emorec.augmentation.spans import length_mask, span_mask
 from emorec.augmentation.streams import Stream
 from emorec.draws import between, uniform
 
@@ -47,7 +47,7 @@ class SpectrogramAugmentation:
         values = values.float()
         if self.crop < 1 or self.shift > 0:
             values, lengths = self._moved(values, lengths, draw)
-        valid = valid_mask(lengths, values.shape[1])[:, :, None]
+        valid = length_mask(lengths, values.shape[1])[:, :, None]
         values = values.where(valid, 0)
         if not (self.time_masks or self.frequency_masks):
             return values, lengths

@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from emorec.annotations import Probability
-from emorec.augmentation.spans import valid_mask
+from emorec.augmentation.spans import length_mask
 from emorec.augmentation.streams import Stream
 from emorec.draws import between, chance, white_noise
 
@@ -112,7 +112,7 @@ def with_speed(sound: Tensor, lengths: Tensor, steps: Tensor) -> tuple[Tensor, T
     read = torch.zeros_like(part)
     for number, weight in enumerate(weights):
         read = read + weight * neighbours[:, number].gather(1, whole)
-    return read.where(valid_mask(counts, longest), 0), counts
+    return read.where(length_mask(counts, longest), 0), counts
 
 
 def convolved(sound: Tensor, kernels: Tensor) -> Tensor:
@@ -143,13 +143,13 @@ def power_of(sound: Tensor, lengths: Tensor) -> Tensor:
 
 def with_reverberation(sound: Tensor, lengths: Tensor, response: Tensor) -> Tensor:
     """Sound (N, S) in rooms of impulse responses (N, K), at its own power and length."""
-    wet = convolved(sound, response).where(valid_mask(lengths, sound.shape[1]), 0)
+    wet = convolved(sound, response).where(length_mask(lengths, sound.shape[1]), 0)
     return wet * (power_of(sound, lengths) / power_of(wet, lengths).clamp_min(QUIETEST)).sqrt()
 
 
 def with_noise(sound: Tensor, lengths: Tensor, noise: Tensor, snr: Tensor) -> Tensor:
     """Sound (N, S) with noise (N, S), at signal-to-noise ratios of exactly `snr` (N,) dB."""
-    noise = noise.where(valid_mask(lengths, sound.shape[1]), 0)
+    noise = noise.where(length_mask(lengths, sound.shape[1]), 0)
     wanted = power_of(sound, lengths) * 10 ** (-snr / 10)[:, None]
     return sound + noise * (wanted / power_of(noise, lengths).clamp_min(QUIETEST)).sqrt()
 

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from emorec.augmentation.spans import length_mask
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
 from emorec.encoders.encoder import Encoder, Inputs
-from emorec.encoders.trained import length_mask
 from emorec.media.source import Source
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from emorec.augmentation.spans import length_mask
 from emorec.encoders.masked_norm import MaskedBatchNorm
-from emorec.encoders.trained import length_mask
 
 ChannelAttention = Literal["none", "se", "cbam"]
 CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from emorec.annotations import PositiveCount
 from emorec.augmentation.sound import SoundAugmentation
+from emorec.augmentation.spans import length_mask
 from emorec.augmentation.streams import Augment
 from emorec.encoders.encoder import Encoder, Inputs, StoredType, Training
 from emorec.encoders.log_mel import Duration, LogMel
 from emorec.encoders.masked_norm import MaskedBatchNorm
 from emorec.encoders.pixels import Pixels
-from emorec.encoders.trained import TrainedPart, length_mask
+from emorec.encoders.trained import TrainedPart
 from emorec.encoders.waveform import LogMelFront, Waveform
 from emorec.errors import UserError
 from emorec.media.audio import AudioSettings

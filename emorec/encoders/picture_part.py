@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emorec.augmentation.spans import length_mask
 from emorec.encoders.pretrained_part import PretrainedPart
-from emorec.encoders.trained import TrainedPart, length_mask
+from emorec.encoders.trained import TrainedPart
 
 
 def scaled_pixels(values: Tensor, size: int, factor: Tensor, shift: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from emorec.augmentation.spans import length_mask
 from emorec.encoders.layer_stack import LayerStack
-from emorec.encoders.trained import TrainedPart, length_mask
+from emorec.encoders.trained import TrainedPart
 
 FRONT = ("feature_extractor", "conv1", "conv2")  # the convolutions of speech models
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from emorec.encoders.trained import length_mask
+from emorec.augmentation.spans import length_mask
 
 
 def run_lstm(lstm: nn.LSTM, values: Tensor, lengths: Tensor) -> Tensor:

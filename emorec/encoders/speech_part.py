@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emorec.augmentation.spans import length_mask
 from emorec.encoders.pretrained_part import PretrainedPart
-from emorec.encoders.trained import length_mask
 
 FULL_SCALE = 32767  # of 16-bit sound
 DYNAMICS, FLOOR = 2.0, -1.5  # of Whisper's log mel bands: 80 dB below the loudest value, and at least -100 dB

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
+from emorec.augmentation.spans import length_mask
 from emorec.encoders.pretrained_part import PretrainedPart
-from emorec.encoders.trained import length_mask
 
 
 class TextPart(PretrainedPart):

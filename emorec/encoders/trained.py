@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from emorec.augmentation.spans import length_mask
 from emorec.augmentation.streams import Augment
 
 
@@ -51,11 +52,6 @@ def pool_layers(frames: Tensor, mask: Tensor, pooling: str, layers: int) -> tupl
         sides = pooled.view(len(pooled), 1, 2, layers, -1)
         pooled = sides.transpose(2, 3).flatten(2)  # (B, 1, 2 L · D)
     return pooled, pooled_mask
-
-
-def length_mask(lengths: Tensor, longest: int) -> Tensor:
-    """(N, T) true for the first `lengths` (N,) of `longest`."""
-    return torch.arange(longest, device=lengths.device) < lengths[:, None]
 
 
 class Front(nn.Module, ABC):

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from emorec.augmentation.spans import length_mask
 from emorec.augmentation.streams import Augment
 from emorec.encoders.below_cut import as_rows
 from emorec.encoders.encoder import Encoder, Inputs
 from emorec.encoders.log_mel import FLOOR
 from emorec.encoders.speech_part import FULL_SCALE
-from emorec.encoders.trained import Front, length_mask
+from emorec.encoders.trained import Front
 from emorec.media.audio import AudioSettings, read_audio
 from emorec.media.signal import mel_filters
 from emorec.media.source import Source
