@@ -105,9 +105,7 @@ def test_the_space_for_states_is_estimated_on_the_cpu_in_float32(
     """A GPU may compute in float16, a CPU may not."""
     words = [f"dataset.root={small_demo}", "encoder/audio=none", "encoder/video=none", "encoder/text=minilm"]
     words += [f"encoder.text.model={save_bert(tmp_path)}", "encoder.text.training=full", "encoder.text.train_from=1"]
-    monkeypatch.setattr(
-        "emorec.features.extraction.Computation", lambda *_, **__: pytest.fail("no space")
-    )
+    monkeypatch.setattr("emorec.features.extraction.Computation", lambda *_, **__: pytest.fail("no space"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(UserError, match="free space for the text features"):
         module_of(*words, "encoder.text.precision=float16")
