@@ -22,6 +22,7 @@ class Journaled(UtteranceEncoder):
     Args:
         journal: file with a line for each computed text: the process and the text.
         pause: seconds for each text.
+        together: how many processes wait for each other before their second text.
         fault: "raise" fails, "overflow" returns what cannot be stored, "kill" kills the first process that gets so far.
     """
 
@@ -30,6 +31,7 @@ class Journaled(UtteranceEncoder):
 
     journal: str
     pause: float = 0.02
+    together: int = 1
     fault: str = "none"
 
     @property
@@ -42,6 +44,7 @@ class Journaled(UtteranceEncoder):
     def features(self, source: Source) -> NDArray[np.float32]:
         assert source.text is not None
         append_line(Path(self.journal), f"{os.getpid()} {source.text}")
+        self._meet()
         time.sleep(self.pause)
         rows = noise(source.text.encode(), 8)
         if self.fault == "raise":
@@ -49,6 +52,13 @@ class Journaled(UtteranceEncoder):
         if self.fault == "kill":
             self._kill_once()
         return rows * np.float32(1e9) if self.fault == "overflow" else rows
+
+    def _meet(self) -> None:
+        """Waits until as many processes as shall work together have begun."""
+        deadline = time.monotonic() + 300
+        while len({line.split()[0] for line in Path(self.journal).read_text().splitlines()}) < self.together:
+            assert time.monotonic() < deadline, "the other processes do not begin"
+            time.sleep(0.02)
 
     def _kill_once(self) -> None:
         """Kills this process in the middle of its work, if it is the first that comes here."""

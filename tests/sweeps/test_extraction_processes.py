@@ -33,7 +33,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     (tmp_path / "texts.csv").write_text("\n".join(["id,text,label,speaker", *rows]))
     (tmp_path / "conf" / "encoder" / "text").mkdir(parents=True)
     yaml = f"_target_: {Journaled.__module__}.{Journaled.__qualname__}\njournal: {tmp_path}/journal\n"
-    yaml += "pause: 0.02\nfault: none\ntraining: frozen\ndtype: float32\n"
+    yaml += "pause: 0.02\ntogether: 1\nfault: none\ntraining: frozen\ndtype: float32\n"
     (tmp_path / "conf" / "encoder" / "text" / "journaled.yaml").write_text(yaml)
     monkeypatch.setenv("EMOREC_TRUST", Journaled.__module__)
     chosen = ["encoder/text=journaled", "encoder/audio=none", "encoder/video=none"]
@@ -82,8 +82,8 @@ def test_the_processes_get_the_flags_and_overrides_but_no_launcher() -> None:
     "launcher",
     [
         ["launcher=local", "launcher.slots=2", "launcher.start=fork"],
-        ["launcher=local", "launcher.slots=4", "launcher.start=spawn", "encoder.text.pause=0.1"],
-        ["launcher=slurm", "launcher.jobs=2", "launcher.cluster=local", "launcher.gpus=0", "encoder.text.pause=0.1"],
+        ["launcher=local", "launcher.slots=4", "launcher.start=spawn"],
+        ["launcher=slurm", "launcher.jobs=2", "launcher.cluster=local", "launcher.gpus=0"],
     ],
     ids=["two forked", "four fresh", "slurm"],
 )
@@ -92,7 +92,7 @@ def test_several_processes_compute_each_source_once_and_the_same_bytes_as_one(
 ) -> None:
     if launcher[0] == "launcher=slurm":
         pytest.importorskip("submitit")
-    code, out, err = finish(emorec_process(*words, *launcher, root=root))
+    code, out, err = finish(emorec_process(*words, *launcher, "encoder.text.together=2", root=root))
     assert code == 0, err
     computed = journal(tmp_path)
     counts = Counter(text for _, text in computed)
@@ -183,7 +183,7 @@ def test_processes_end_with_the_command_that_started_them(
 
 
 def test_two_commands_side_by_side_share_the_work(root: Path, tmp_path: Path, words: list[str]) -> None:
-    both = [emorec_process(*words, "encoder.text.pause=0.1", root=root) for _ in range(2)]
+    both = [emorec_process(*words, "encoder.text.together=2", root=root) for _ in range(2)]
     outcomes = [finish(process) for process in both]
     assert [code for code, _, _ in outcomes] == [0, 0], outcomes
     computed = journal(tmp_path)
