@@ -23,6 +23,8 @@ from tests.encoders.test_trained_encoders import PRETRAINED, Media, media_of, st
 from tests.encoders.tiny_checkpoints import TinyCheckpoints
 from tests.models.test_emotion_model import EMOTION, HIDDEN, TASK, make_batch, make_model
 
+pytestmark = pytest.mark.slow
+
 WAVEFORM = {"speed": [0.9, 1.1], "reverberation": [0.1, 0.3], "noise_snr": [5, 20], "gain": [-6, 6]}
 SPECTROGRAM = {"crop": 0.8, "shift": 0.1, "time_masks": 2, "frequency_masks": 2}
 FRAMES = {"flip": 0.5, "crop": 0.6, "color_jitter": 0.3, "drop_frames": 0.2}

@@ -24,6 +24,8 @@ from emorec.media.video import VideoSettings
 from emorec.storage.digests import FileDigests
 from tests.encoders.conftest import NETWORKS, encoder_node, instantiated
 
+pytestmark = pytest.mark.slow
+
 Media = dict[str, dict[str, Source]]  # {modality: {id: source}}
 SMALL_PIXELS = {"frames": 6, "size": 24}
 LARGEST = 1_200_000  # parameters of a network of sound

@@ -20,6 +20,8 @@ from emorec.media.source import Source
 from tests.encoders.conftest import DISTINCT, is_pretrained, settings_of, voice
 from tests.encoders.tiny_checkpoints import LAYERS, TinyCheckpoints
 
+pytestmark = pytest.mark.slow
+
 Media = dict[str, dict[str, Source]]  # {modality: {id: source}}
 PRETRAINED = [choice for choice in DISTINCT if is_pretrained(choice)]
 STACKED = [choice for choice in PRETRAINED if "efficientnet" not in choice]  # networks of layers

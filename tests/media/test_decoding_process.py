@@ -26,6 +26,8 @@ from tests.conftest import REPOSITORY, tone
 from tests.media.clips import numbered, write_clip
 from tests.media.damaged_decoder import damage_decoders
 
+pytestmark = pytest.mark.slow
+
 WHOLE: dict[str, Any] = {"start": None, "end": None, "maximum_seconds": 60.0}
 PICTURES: dict[str, Any] = {"start": None, "end": None, "count": 8, "crop": None, "reader": "av"}
 SECONDS = 20.0  # for what takes a moment
