@@ -31,8 +31,8 @@ SHORTEST_SECONDS = 0.05  # shorter clips are padded where all layers train
 
 @dataclass(kw_only=True, eq=False)
 class HuggingFaceAudio(HuggingFaceEncoder):
-    """A pretrained speech encoder, frozen: about 50 frames a second (T, D), or their mean (1, D) or with their standard
-    deviation (1, 2 D).
+    """A pretrained speech encoder: about 50 frames a second (T, D), or their mean (1, D), with their standard deviation
+    (1, 2 D).
 
     Sound longer than `max_seconds` is encoded in windows of equal length, and their frames are joined.
 

@@ -27,7 +27,7 @@ from emorec.media.text import read_text
 
 @dataclass(kw_only=True, eq=False)
 class HuggingFaceText(HuggingFaceEncoder):
-    """A pretrained text encoder, frozen: tokens (T, D), or one vector (1, D).
+    """A pretrained text encoder: tokens (T, D), or one vector (1, D).
 
     Args:
         pooling: "mean" over tokens, "mean_std" with their standard deviation (2 D), "cls" the first token, "last" the

@@ -29,7 +29,7 @@ from emorec.media.video import VideoSettings, read_video
 
 @dataclass(kw_only=True, eq=False)
 class HuggingFaceVideo(HuggingFaceEncoder):
-    """A pretrained encoder of frames, frozen: one vector a time step (T, D), their mean (1, D), or
+    """A pretrained encoder of frames: one vector a time step (T, D), their mean (1, D), or
     with their standard deviation (1, 2 D).
 
     ViT, CLIP and EfficientNet read each frame separately, and T is the number of frames. VideoMAE, ViViT and

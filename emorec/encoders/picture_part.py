@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from emorec.augmentation.spans import length_mask
+from emorec.encoders.pixels import pictures
 from emorec.encoders.pretrained_part import PretrainedPart
 from emorec.encoders.trained import TrainedPart
 
 
 def scaled_pixels(values: Tensor, size: int, factor: Tensor, shift: Tensor) -> Tensor:
     """Pixels (N, F, S · S · 3) from 0 to 255 as (N, F, 3, S, S), as the network expects them."""
-    pixels = values.view(*values.shape[:2], size, size, 3).permute(0, 1, 4, 2, 3)
-    return pixels.float() * factor + shift
+    return pictures(values, size) * factor + shift
 
 
 class ConvolutionPart(TrainedPart):

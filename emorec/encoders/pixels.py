@@ -50,7 +50,11 @@ class Pixels(UtteranceEncoder):
         return {"values": values, "mask": torch.ones(values.shape[:2], dtype=torch.bool)}
 
 
+def pictures(values: torch.Tensor, size: int) -> torch.Tensor:
+    """Stored pixels (N, T, S · S · 3) as float32 pictures (N, T, 3, S, S)."""
+    return values.view(*values.shape[:2], size, size, 3).permute(0, 1, 4, 2, 3).float()
+
+
 def scaled(values: torch.Tensor, size: int) -> torch.Tensor:
     """Stored pixels (N, T, S · S · 3) as (N, T, 3, S, S), about standardised."""
-    pictures = values.view(*values.shape[:2], size, size, 3).permute(0, 1, 4, 2, 3)
-    return (pictures.float() - MEAN) / DEVIATION
+    return (pictures(values, size) - MEAN) / DEVIATION

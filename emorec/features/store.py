@@ -23,7 +23,7 @@ from emorec.storage.leases import take_lease
 
 log = logging.getLogger(__name__)
 
-CLAIM = "extraction.claim"  # in the folder, of the process that computes features
+CLAIM = "extraction.claim"  # in the folder, held for a moment by a process that shares out work or merges shards
 
 
 class FeatureStore:
