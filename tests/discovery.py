@@ -17,15 +17,19 @@ def names(group: str, *, without: tuple[str, ...] = ("none",)) -> list[str]:
 
 def node(group: str, name: str, **changes: Any) -> dict[str, Any]:
     """A choice as `emorec train group=name` composes it: resolved, with `changes` on top."""
-    return {**_composed(group, name), **changes}
+    return {**_composed(group)[name], **changes}
 
 
 @cache
-def _composed(group: str, name: str) -> dict[str, Any]:
-    line = parse("train", [f"{group}={name}"])
+def _composed(group: str) -> dict[str, dict[str, Any]]:
+    """{name: node} of the choices of a group, but for those with a value that has to be given; composed at once."""
+    overrides = [f"+{group}@choices.{name}={name}" for name in names(group) if "???" not in _text(group, name)]
+    line = parse("train", overrides)
     with composer(line, TrainConfig) as open_composer:
         found: Any = open_composer.compose(line.overrides).values
-    for part in group.split("/"):
-        found = found[part]
-    assert isinstance(found, dict)
-    return found
+    choices: dict[str, dict[str, Any]] = found["choices"]
+    return choices
+
+
+def _text(group: str, name: str) -> str:
+    return (config_folder() / group / f"{name}.yaml").read_text()
