@@ -31,12 +31,16 @@ class Batch:
     id: tuple[str, ...]  # unique within the dataset
     features: dict[str, Tensor]  # (B, T, D) of cached encoders, in their stored type
     mask: dict[str, Tensor]  # (B, T), true where there is data; T ≥ 1
-    present: dict[str, Tensor]  # (B,), true where the utterance has the modality; true somewhere in each row
+    present: dict[
+        str, Tensor
+    ]  # (B,), true where the utterance has the modality; without a layout true somewhere in each row
     targets: dict[str, Tensor]  # (B,) class numbers (int64), or (B,) or (B, K) values (float32)
     target_mask: dict[str, Tensor]  # (B,), true where the utterance has the target
     speaker: Tensor  # (B,) number of the speaker in the whole corpus, -1 where unknown
     dialogue: Tensor  # (B,) number of the dialogue in the whole corpus, -1 where there is none
     turn: Tensor  # (B,) position in the dialogue, -1 where there is none
+    # (D, U) rows of the turns of whole dialogues, in order, -1 for padding; `None` where utterances stand alone
+    layout: Tensor | None = None
     draw: Tensor | None = None  # (B,) int64 of (seed, epoch, id), from which augmentation is drawn; only in training
     inputs: dict[str, Tensor] = field(default_factory=dict)  # (B, T, I) of encoders that train, as they are stored
     # (B, 2, D) mean and standard deviation of the speaker's own frames, NaN where there are none; for
@@ -45,6 +49,12 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.id)
+
+    def scored(self, task: str) -> tuple[str, ...]:
+        """The ids of the utterances whose prediction counts: with a layout those that have a target, else all."""
+        if self.layout is None:
+            return self.id
+        return tuple(name for name, known in zip(self.id, self.target_mask[task].tolist(), strict=True) if known)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
         """The same batch on `device`."""
@@ -70,6 +80,7 @@ class FusionOutput:
     fused: Tensor  # (B, H), one vector for each utterance
     vectors: dict[str, Tensor]  # {modality: (B, H)}, zero where the modality is missing
     logits: dict[str, Tensor] | None = None  # {modality: (B, C)} if the fusion classifies each modality
+    decided: Tensor | None = None  # (B, C), the model's logits where the fusion gives them
     losses: dict[str, Tensor] = field(default_factory=dict)  # {name: scalar}, additional losses of the fusion
 
 

@@ -34,3 +34,4 @@ class Stream(IntEnum):
     DROPPED_FRAMES = auto()
     TOKENS = auto()
     MIXUP = auto()
+    MODALITIES = auto()

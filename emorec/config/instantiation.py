@@ -20,7 +20,8 @@ from emorec.errors import UserError, raise_problems
 T = TypeVar("T")
 # Parts of emorec that a config is made of: nothing that starts processes or manages files.
 PARTS = tuple(
-    f"emorec.{name}" for name in ("datasets", "media", "encoders", "fusion", "losses", "metrics", "models", "loggers")
+    f"emorec.{name}"
+    for name in ("datasets", "media", "encoders", "fusion", "context", "losses", "metrics", "models", "loggers")
 )
 # Public classes of other packages, each only where its base class is asked for.
 LIBRARIES = (

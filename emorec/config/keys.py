@@ -23,6 +23,8 @@ ADDED_KEYS: Mapping[tuple[str, ...], Any] = {
     ("init_components",): None,
     ("model", "selection"): "best",
     ("model", "mixup"): 0.0,
+    ("model", "modality_dropout"): 0.0,
+    ("fusion", "over"): "modality",
     ("optimizer", "encoder_lr"): None,
     ("optimizer", "layer_decay"): 1.0,
     ("trainer", "accumulate"): 1,

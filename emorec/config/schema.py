@@ -146,6 +146,7 @@ class ModelConfig:
             "average_last_k", the mean weights of the last epochs. Only epochs with finite results count.
         smoothed_over: number of scores in a mean, for "smoothed".
         average_last: number of epochs, for "average_last_k".
+        modality_dropout: probability that an utterance lacks a modality in training.
     """
 
     hidden: PositiveCount
@@ -155,6 +156,7 @@ class ModelConfig:
     selection: Literal["best", "last", "smoothed", "average_last_k"] = "best"
     smoothed_over: Literal[3, 5] = 3
     average_last: PositiveCount = 10
+    modality_dropout: Share = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +246,7 @@ class TrainConfig(ExtractConfig):
     """`emorec train`."""
 
     fusion: Component
-    context: None  # each utterance by itself
+    context: Component | None  # `None`: each utterance by itself
     loss: Component
     optimizer: OptimizerComponent
     scheduler: Component | None

@@ -40,13 +40,14 @@ class PreparedData:
     corpus: Corpus
     manifest: Manifest  # the whole corpus
     task: Task
-    splits: dict[str, tuple[Utterance, ...]]  # {split: its utterances that have a modality}
+    splits: dict[str, tuple[Utterance, ...]]  # {split: its utterances that have a modality, or turns with a context}
     features: dict[str, PreparedFeatures]  # {modality: features of all splits' utterances}
-    indices: dict[str, torch.Tensor]  # {split: (N,) indices into the features' readers}
+    indices: dict[str, torch.Tensor]  # {split: (N,) indices into the features' readers}, of its turns or utterances
     count: int  # of utterances in the readers
     bad: dict[str, int]  # {modality: number of utterances whose media cannot be used}
     left_out: int  # number of utterances without any modality
     trained: dict[str, dict[str, Any]] = field(default_factory=dict)  # {modality: spec} of encoders that train
+    turns: dict[str, tuple[Utterance, ...]] | None = None  # {split: all turns of its dialogues}, for a context
 
     def digest(self, modality: str) -> str:
         """Identifies what the model reads of a modality, and the encoder that trains on it, less what it learned."""
@@ -68,7 +69,7 @@ class PreparedData:
         """The batches of the three splits."""
         return UtteranceDataModule(
             manifest=self.manifest,
-            splits=self.splits,
+            splits=self.turns or self.splits,
             task=self.task,
             readers={modality: features.reader for modality, features in self.features.items()},
             indices=self.indices,
@@ -79,4 +80,5 @@ class PreparedData:
             views={modality: features.views for modality, features in self.features.items()},
             stride=self.count,
             live=frozenset(self.trained),
+            scored=None if self.turns is None else {item.id for items in self.splits.values() for item in items},
         )

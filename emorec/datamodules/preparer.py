@@ -13,6 +13,7 @@ import torch
 
 from emorec.config.instantiation import Component
 from emorec.config.schema import ExtractConfig, LabelMap
+from emorec.datamodules.dialogues import with_all_turns
 from emorec.datamodules.prepared_data import PreparedData, PreparedFeatures
 from emorec.datasets.labels import relabel
 from emorec.datasets.manifest import Corpus, Manifest
@@ -132,6 +133,7 @@ class DataPreparer:
         *,
         whole: bool = False,
         widths: Mapping[str, int] | None = None,
+        dialogues: bool = False,
     ) -> PreparedData:
         """The corpus, its splits and all features of a config, for its corpus and its {modality: encoder}.
 
@@ -140,6 +142,7 @@ class DataPreparer:
             whole: each split is the whole corpus, to evaluate a run that was not trained on it.
             widths: {modality: width of its features} of a trained model, which works without a modality that the
                 corpus lacks.
+            dialogues: all turns of the dialogues are prepared, also those that are in no split.
 
         Raises:
             UserError: the corpus, an encoder or the split is not as expected.
@@ -149,8 +152,8 @@ class DataPreparer:
         task = task or corpus.chosen_task(manifest)
         everything = tuple(item for item in manifest.utterances if task.name in item.targets)
         splits = dict.fromkeys(SPLITS, everything) if whole else corpus.split(manifest, task)
-        names = {split: {item.id for item in items} for split, items in splits.items()}
-        used = set[str]().union(*names.values())
+        read = with_all_turns(splits, manifest.utterances) if dialogues else splits
+        used = {item.id for items in read.values() for item in items}
         chosen = [item for item in manifest.utterances if item.id in used]
         if self.processes is not None:  # they then find the digests of all files
             for encoder in encoders.values():
@@ -161,10 +164,14 @@ class DataPreparer:
             for modality, encoder in encoders.items()
         }
         present = torch.stack([item.reader.present[: len(chosen)] for item in features.values()]).any(0)  # views aside
-        usable = [index for index, is_present in enumerate(present.tolist()) if is_present]
-        rows = {split: [index for index in usable if chosen[index].id in names[split]] for split in SPLITS}
-        indices = {split: torch.tensor(rows[split], dtype=torch.long) for split in SPLITS}
-        kept = {split: tuple(chosen[index] for index in rows[split]) for split in SPLITS}
+        is_usable = dict(zip((item.id for item in chosen), present.tolist(), strict=True))
+        kept = {split: tuple(item for item in items if is_usable[item.id]) for split, items in splits.items()}
+        turns = read if dialogues else None
+        number = {item.id: index for index, item in enumerate(chosen)}
+        indices = {
+            split: torch.tensor([number[item.id] for item in items], dtype=torch.long)
+            for split, items in (turns or kept).items()
+        }
         left_out = int((~present).sum())
         if left_out:
             log.warning(
@@ -174,7 +181,7 @@ class DataPreparer:
         raise_problems(f"dataset={manifest.dataset}", unusable)
         bad = {modality: len(item.report.bad) for modality, item in features.items() if item.report.bad}
         trained = {modality: encoder.spec() for modality, encoder in encoders.items() if encoder.mode != "frozen"}
-        return PreparedData(corpus, manifest, task, kept, features, indices, len(chosen), bad, left_out, trained)
+        return PreparedData(corpus, manifest, task, kept, features, indices, len(chosen), bad, left_out, trained, turns)
 
     def _prepared(
         self, config: ExtractConfig, encoder: Encoder, manifest: Manifest, chosen: list[Utterance], width: int | None

@@ -1,7 +1,9 @@
-"""Batches of single utterances, without their dialogues."""
+"""Batches of utterances: each by itself, or in whole dialogues."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from emorec.batch import IGNORED, Batch
+from emorec.datamodules import dialogues
 from emorec.datamodules.statistics import AT_ONCE, Front, Reader, frame_statistics, speaker_statistics
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import SPLITS, Task, Utterance
@@ -18,6 +21,7 @@ from emorec.draws import keys_of, mixed
 from emorec.errors import UserError
 
 EVALUATION_FACTOR = 4  # larger batches for evaluation, which needs less memory without gradients
+VIEWS, BATCHES = 1 << 62, 1 << 61  # streams of random numbers beside that of the rows
 
 
 class UtteranceTable:
@@ -31,6 +35,7 @@ class UtteranceTable:
         views: {modality: number of augmented views in the readers}; view v of index i has index i + v · stride.
         stride: number of indices of a view.
         live: modalities whose rows are inputs of an encoder that trains.
+        scored: ids of the utterances that have a target; `None` for all that the task has one of.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class UtteranceTable:
         views: Mapping[str, int] | None = None,
         stride: int = 0,
         live: frozenset[str] = frozenset(),
+        scored: AbstractSet[str] | None = None,
     ) -> None:
         self.utterances = tuple(utterances)
         self.task = task
@@ -54,59 +60,63 @@ class UtteranceTable:
         self._views, self._stride = {modality: (views or {}).get(modality, 0) for modality in readers}, stride
         self._present = {modality: reader.present[indices] for modality, reader in readers.items()}
         speakers = {name: number for number, name in enumerate(manifest.speakers)}
-        dialogues = {name: number for number, name in enumerate(manifest.dialogues)}
+        numbers = {name: number for number, name in enumerate(manifest.dialogues)}
         self._id = np.array([item.id for item in utterances], dtype=object)
         self.speaker = torch.tensor([speakers.get(item.speaker or "", -1) for item in utterances])
-        self._dialogue = torch.tensor([dialogues.get(item.dialogue or "", -1) for item in utterances])
+        self._dialogue = torch.tensor([numbers.get(item.dialogue or "", -1) for item in utterances])
         self._turn = torch.tensor([-1 if item.turn is None else item.turn for item in utterances])
-        self._has_target = torch.tensor([task.name in item.targets for item in utterances])
+        targets = [item.targets if scored is None or item.id in scored else {} for item in utterances]
+        self.has_target = torch.tensor([task.name in own for own in targets])
         missing, dtype = (IGNORED, torch.int64) if task.kind == "classification" else (math.nan, torch.float32)
-        self.target = torch.tensor([item.targets.get(task.name, missing) for item in utterances], dtype=dtype)
+        self.target = torch.tensor([own.get(task.name, missing) for own in targets], dtype=dtype)
 
     def __len__(self) -> int:
         return len(self.utterances)
 
     def batch(self, rows: Tensor) -> Batch:
         """A batch of the utterances `rows` (B,), numbers from 0 to N - 1."""
-        return next(self.batches(rows, len(rows)))
+        return next(self.batches(rows, [len(rows)]))
 
     def batches(
         self,
         rows: Tensor,
-        batch_size: int,
-        start: int = 0,
+        sizes: Sequence[int],
+        turns: Sequence[Sequence[int]] | None = None,
         draws: Tensor | None = None,
         epoch_key: int | None = None,
     ) -> Iterator[Batch]:
-        """Yields the utterances `rows` in batches, from batch `start` on.
+        """Yields the utterances `rows` in batches.
 
         Small tensors are indexed once and then split; features are gathered batch by batch.
 
         Args:
             rows: (R,) numbers of utterances.
-            batch_size: of all batches but the last.
-            start: number of batches to skip without reading them.
+            sizes: of the batches, R together.
+            turns: numbers of turns of the dialogues of each batch; `None` where utterances stand alone.
             draws: (N,) a random number for each utterance, which chooses its view; `None` for no augmented views.
             epoch_key: of (seed, epoch); `None` for no augmentation.
         """
-        rows = rows[start * batch_size :]
-        columns = (self.target, self._has_target, self.speaker, self._dialogue, self._turn, *self._present.values())
-        cuts = zip(*(torch.split(column[rows], batch_size) for column in columns), strict=True)
+        cut_sizes = list(sizes)
+        keys = None if epoch_key is None else mixed(self._key[rows] ^ epoch_key)
+        columns = (self.target, self.has_target, self.speaker, self._dialogue, self._turn, *self._present.values())
+        cuts = zip(*(torch.split(column[rows], cut_sizes) for column in columns), strict=True)
+        cut_keys = [None] * len(cut_sizes) if keys is None else torch.split(keys, cut_sizes)
         indices = self.indices[rows]
         gathered = zip(
             *(
-                reader.batches(indices + self._view_offset(modality, rows, draws), batch_size)
+                reader.batches(indices + self._view_offset(modality, rows, draws), cut_sizes)
                 for modality, reader in self.readers.items()
             ),
             strict=True,
         )
         identifiers = self._id[rows.numpy()]
-        keys = None if epoch_key is None else mixed(self._key[rows] ^ epoch_key)
+        end = 0
         for number, (cut, features) in enumerate(zip(cuts, gathered, strict=True)):
             target, has_target, speaker, dialogue, turn, *present = cut
             gathered_of = dict(zip(self.readers, features, strict=True))
+            start, end = end, end + len(target)
             yield Batch(
-                id=tuple(identifiers[number * batch_size : (number + 1) * batch_size]),
+                id=tuple(identifiers[start:end]),
                 features={
                     modality: values for modality, (values, _) in gathered_of.items() if modality not in self.live
                 },
@@ -118,7 +128,8 @@ class UtteranceTable:
                 speaker=speaker,
                 dialogue=dialogue,
                 turn=turn,
-                draw=None if keys is None else keys[number * batch_size : (number + 1) * batch_size],
+                layout=None if turns is None else dialogues.layout(torch.tensor(turns[number])),
+                draw=cut_keys[number],
                 statistics={modality: values[speaker] for modality, values in self.statistics.items()},
             )
 
@@ -134,7 +145,7 @@ class UtteranceTable:
 
     def class_counts(self) -> Tensor:
         """(C,) number of utterances of each class."""
-        return torch.bincount(self.target[self._has_target], minlength=len(self.task.labels))
+        return torch.bincount(self.target[self.has_target], minlength=len(self.task.labels))
 
     def feature_statistics(
         self, modality: str, *, batch_size: int = AT_ONCE, front: Front | None = None
@@ -164,9 +175,14 @@ class EpochOrder:
             return torch.arange(self.count)
         return torch.randperm(self.count, generator=self._generator())
 
-    def draws(self) -> Tensor | None:
-        """(N,) a random number for each row of this epoch; `None` without shuffling."""
-        return torch.randint(1 << 30, (self.count,), generator=self._generator(1)) if self.shuffle else None
+    def draws(self, count: int) -> Tensor | None:
+        """(`count`,) a random number for each utterance in this epoch; `None` without shuffling."""
+        return torch.randint(1 << 30, (count,), generator=self._generator(VIEWS)) if self.shuffle else None
+
+    def permutation(self, count: int) -> list[int]:
+        """The numbers from 0 on in an order of this epoch, another one than that of the rows."""
+        order: list[int] = torch.randperm(count, generator=self._generator(BATCHES)).tolist()
+        return order
 
     def key(self) -> int | None:
         """A number of (seed, epoch); `None` without shuffling."""
@@ -175,7 +191,29 @@ class EpochOrder:
         return int(mixed(mixed(torch.tensor(self.seed)) + self.epoch))
 
     def _generator(self, stream: int = 0) -> torch.Generator:
-        return torch.Generator().manual_seed(((self.seed * 1_000_003 + self.epoch) ^ stream << 62) % (1 << 63))
+        return torch.Generator().manual_seed(((self.seed * 1_000_003 + self.epoch) ^ stream) % (1 << 63))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The batches of one rank in an epoch.
+
+    Attributes:
+        rows: (R,) numbers of utterances, batch by batch.
+        sizes: of the batches.
+        turns: numbers of turns of the dialogues of each batch; `None` where utterances stand alone.
+        of_all: (batches, ranks), the number of targets of each batch of all ranks.
+    """
+
+    rows: Tensor
+    sizes: list[int]
+    turns: list[list[int]] | None
+    of_all: Tensor
+
+    def after(self, count: int) -> "Plan":
+        """What is left after the first `count` batches."""
+        turns = None if self.turns is None else self.turns[count:]
+        return Plan(self.rows[sum(self.sizes[:count]) :], self.sizes[count:], turns, self.of_all)
 
 
 class BatchLoader:
@@ -200,20 +238,46 @@ class BatchLoader:
         self.table = table
         self.batch_size = batch_size
         self.rank, self.ranks = shard
-        self.sampler = EpochOrder(len(table), shuffle=shuffle, seed=seed)
+        self.sampler = EpochOrder(self.count, shuffle=shuffle, seed=seed)
         self.batch_sampler = None  # Lightning asks for it once there is a sampler
         self._done = 0  # batches yielded in this epoch
         self._resume_at = 0
+        self._plan_of: tuple[int, Plan] | None = None  # an epoch, and its plan
+
+    @property
+    def count(self) -> int:
+        """What an epoch puts in order: the utterances."""
+        return len(self.table)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether the batches of a step have equally many targets on all ranks."""
+        return True
 
     def __len__(self) -> int:
         return math.ceil(len(self._shard(torch.arange(len(self.table)))) / self.batch_size)
 
     def share(self, number: int, window: int) -> float:
-        """The factor that makes a batch's mean count as its utterances do, among those of the `window` batches whose
-        gradients are added and divided by `window`; 1 but for the last of an epoch, which may be fewer and smaller."""
-        rows, size, first = len(self._shard(torch.arange(len(self.table)))), self.batch_size, number // window * window
-        own = min(rows, (number + 1) * size) - number * size
-        return window * own / (min(rows, (first + window) * size) - first * size)
+        """The factor of the loss of batch `number`, the mean over its targets, with which the gradient is that of the
+        mean over all targets of a step.
+
+        A step adds the gradients of `window` batches, divided by `window`, and averages them over the ranks.
+        """
+        of_all = self._planned().of_all
+        first = number // window * window
+        of_step = int(of_all[first : first + window].sum())
+        return window * self.ranks * int(of_all[number, self.rank]) / max(1, of_step)
+
+    def _planned(self) -> Plan:
+        if self._plan_of is None or self._plan_of[0] != self.sampler.epoch:
+            self._plan_of = (self.sampler.epoch, self.plan())
+        return self._plan_of[1]
+
+    def plan(self) -> Plan:
+        """The batches of this epoch."""
+        rows = self._shard(self.sampler.rows())
+        sizes = [len(part) for part in torch.split(rows, self.batch_size)] if len(rows) else []
+        return Plan(rows, sizes, None, torch.tensor(sizes)[:, None].expand(-1, self.ranks))
 
     def _shard(self, rows: Tensor) -> Tensor:
         """The rows of this rank in an epoch: its part of each batch of all ranks."""
@@ -227,9 +291,9 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self._done, self._resume_at = self._resume_at, 0
-        order = self.sampler
-        rows, draws, key = self._shard(order.rows()), order.draws(), order.key()
-        for batch in self.table.batches(rows, self.batch_size, self._done, draws, key):
+        plan = self._planned().after(self._done)
+        draws, key = self.sampler.draws(len(self.table)), self.sampler.key()
+        for batch in self.table.batches(plan.rows, plan.sizes, plan.turns, draws, key):
             self._done += 1
             yield batch
 
@@ -239,6 +303,67 @@ class BatchLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.sampler.set_epoch(int(state["epoch"]))
         self._resume_at = int(state["done"]) % max(1, len(self))
+
+
+class DialogueLoader(BatchLoader):
+    """Batches of whole dialogues of near equal length.
+
+    In training the dialogues are ordered by length, at random among equals, and cut into batches, whose order is random
+    as well; so all epochs have equally many batches.
+
+    Args:
+        batch_size: the most turns of a batch, padding included, unless a single dialogue has more.
+        shard: (rank, number of ranks W). With `shuffle` an epoch leaves out up to W - 1 batches, different ones each
+            time. Otherwise each dialogue is on exactly one rank.
+    """
+
+    @property
+    def count(self) -> int:
+        return len(self._turns)
+
+    @property
+    def is_even(self) -> bool:
+        return self.ranks == 1
+
+    @cached_property
+    def _turns(self) -> list[int]:
+        """Number of turns of each dialogue of the table."""
+        return dialogues.lengths(self.table.utterances)
+
+    @cached_property
+    def _groups(self) -> list[int]:
+        """Number of dialogues of each batch of an epoch, all ranks together, before their order is drawn."""
+        counts = sorted(self._turns) if self.sampler.shuffle else self._turns
+        return dialogues.groups_within(counts, self.batch_size)
+
+    def __len__(self) -> int:
+        left = len(self._groups) if self.sampler.shuffle else len(self._groups) - self.rank + self.ranks - 1
+        return left // self.ranks
+
+    def plan(self) -> Plan:
+        counts = torch.tensor(self._turns)
+        order = self.sampler.rows()
+        groups = list(torch.split(order, self._groups))
+        if self.sampler.shuffle:
+            groups = list(torch.split(order[counts[order].argsort(stable=True)], self._groups))
+            groups = [groups[index] for index in self.sampler.permutation(len(groups))]
+            groups = groups[: len(groups) - len(groups) % self.ranks]
+        first = counts.cumsum(0) - counts
+        rows = [
+            torch.cat([torch.arange(start, start + count) for start, count in zip(begin, turns, strict=True)])
+            for group in groups[self.rank :: self.ranks]
+            for begin, turns in [(first[group].tolist(), counts[group].tolist())]
+        ]
+        of_dialogue = torch.zeros(len(counts), dtype=torch.long)
+        of_dialogue.index_add_(0, torch.arange(len(counts)).repeat_interleave(counts), self.table.has_target.long())
+        of_all = torch.tensor([int(of_dialogue[group].sum()) for group in groups])
+        padded = torch.nn.functional.pad(of_all, (0, -len(groups) % self.ranks))
+        return Plan(
+            torch.cat(rows) if rows else torch.arange(0),
+            [len(part) for part in rows],
+            [counts[group].tolist() for group in groups[self.rank :: self.ranks]],
+            padded.view(-1, self.ranks),
+        )
 
 
 class UtteranceDataModule(lightning.LightningDataModule):
@@ -255,6 +380,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
         views: {modality: number of augmented views in the readers}, from which training draws.
         stride: number of indices of a view.
         live: modalities whose rows are inputs of an encoder that trains.
+        scored: ids of the utterances that have a target, where the splits are whole dialogues in order; else `None`.
     """
 
     def __init__(
@@ -272,6 +398,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
         stride: int = 0,
         batch_size_per: str = "step",
         live: frozenset[str] = frozenset(),
+        scored: AbstractSet[str] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -279,10 +406,19 @@ class UtteranceDataModule(lightning.LightningDataModule):
         self.batch_size_per = batch_size_per
         self.task = task
         self.batch_size, self.seed = batch_size, seed
+        self.loader_class = BatchLoader if scored is None else DialogueLoader
         self.layers = {modality: (layers or {}).get(modality, 1) for modality in readers}
         self.tables = {
             name: UtteranceTable(
-                splits[name], manifest, task, readers, indices[name], views=views, stride=stride, live=live
+                splits[name],
+                manifest,
+                task,
+                readers,
+                indices[name],
+                views=views,
+                stride=stride,
+                live=live,
+                scored=scored,
             )
             for name in SPLITS
         }
@@ -312,7 +448,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
         size = self.batch_size if shuffle else EVALUATION_FACTOR * self.batch_size
         if self.batch_size_per == "step":
             size = size // shard[1]
-        return BatchLoader(self.tables[split], batch_size=size, shuffle=shuffle, seed=self.seed, shard=shard)
+        return self.loader_class(self.tables[split], batch_size=size, shuffle=shuffle, seed=self.seed, shard=shard)
 
     @property
     def _shard(self) -> tuple[int, int]:

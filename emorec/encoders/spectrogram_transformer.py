@@ -1,6 +1,5 @@
 """A transformer of log mel bands, trained from scratch."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -12,8 +11,7 @@ from emorec.encoders.convolutions import time_mask
 from emorec.encoders.encoder import Training
 from emorec.encoders.networks import LogMelNetwork, NetworkPart
 from emorec.errors import UserError
-
-SLOWEST = 10_000.0  # frames: the longest wavelength of a position is 2π of them
+from emorec.layers import positions
 
 
 @dataclass(kw_only=True, eq=False)
@@ -98,10 +96,3 @@ class SpectrogramTransformerPart(NetworkPart):
         for layer in self.layers:
             frames = layer(frames, src_key_padding_mask=padding)
         return self.norm(frames), lengths
-
-
-def positions(count: int, width: int, device: torch.device) -> Tensor:
-    """(count, width) sines and cosines of the positions (Vaswani et al. 2017, arXiv 1706.03762)."""
-    exponents = torch.arange(0, width, 2, device=device) / width
-    angles = torch.arange(count, device=device)[:, None] * torch.exp(-math.log(SLOWEST) * exponents)
-    return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -22,7 +22,7 @@ class LayeredReader:
         values, masks = zip(*(reader.gather(indices) for reader in self.readers), strict=True)
         return torch.cat(values, dim=2), masks[0]
 
-    def batches(self, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, indices: Tensor, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """See `FeatureReader.batches`."""
-        for layers in zip(*(reader.batches(indices, batch_size) for reader in self.readers), strict=True):
+        for layers in zip(*(reader.batches(indices, sizes) for reader in self.readers), strict=True):
             yield torch.cat([values for values, _ in layers], dim=2), layers[0][1]

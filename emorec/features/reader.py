@@ -123,12 +123,14 @@ class FeatureReader:
             return self._select(indices, mask), mask
         return self._copy(indices, length, longest), mask
 
-    def batches(self, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields `gather` for batches of indices (N,); single frames in memory are gathered for several at once."""
-        size = batch_size * self.dim * self.dtype.itemsize if self._flat else AHEAD_BYTES
-        for block in torch.split(indices, batch_size * max(1, AHEAD_BYTES // size)):
-            values, mask = self.gather(block)
-            yield from zip(torch.split(values, batch_size), torch.split(mask, batch_size), strict=True)
+    def batches(self, indices: Tensor, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields `gather` for indices (N,) in batches of some sizes; single frames in memory are gathered for several
+        batches at once."""
+        at_once = AHEAD_BYTES // (max(sizes, default=1) * self.dim * self.dtype.itemsize) if self._flat else 1
+        blocks = [list(sizes[start : start + max(1, at_once)]) for start in range(0, len(sizes), max(1, at_once))]
+        for block, rows in zip(blocks, torch.split(indices, [sum(block) for block in blocks]), strict=True):
+            values, mask = self.gather(rows)
+            yield from zip(torch.split(values, block), torch.split(mask, block), strict=True)
 
     def _select(self, indices: Tensor, mask: Tensor) -> Tensor:
         """The values of `gather`, in a few calls for any number of utterances."""

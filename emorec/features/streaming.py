@@ -106,15 +106,15 @@ class StreamedReader:
 
     def gather(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """See `FeatureReader.gather`."""
-        return next(self.batches(indices, max(1, len(indices))))
+        return next(self.batches(indices, [len(indices)]))
 
-    def batches(self, indices: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, indices: Tensor, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """See `FeatureReader.batches`. The threads end with the iteration."""
         self.encoder.load()
         pending: deque[list[Future[Tensor]]] = deque()
         pool = ThreadPoolExecutor(self.workers)
         try:
-            for batch in torch.split(indices, batch_size):
+            for batch in torch.split(indices, list(sizes)):
                 pending.append([pool.submit(self._rows, index) for index in batch.tolist()])
                 if len(pending) > AHEAD:
                     yield self._padded(pending.popleft())

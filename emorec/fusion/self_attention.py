@@ -1,4 +1,6 @@
-"""Self-attention over modality tokens."""
+"""Self-attention over modality tokens, or over all frames."""
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,14 +11,17 @@ from emorec.dropout import Dropout
 from emorec.errors import UserError
 from emorec.fusion.fusion import Fusion
 from emorec.fusion.pooling import Pooling
+from emorec.layers import positions
 
 
 class SelfAttention(Fusion):
-    """One transformer layer over the modalities of an utterance, one token each; missing ones are masked.
+    """One transformer layer over the modalities of an utterance, one token each, or over the frames of all of them.
 
-    Attention is within the utterance: (B, M, H), never across the batch. Vaswani et al. (2017), arXiv 1706.03762.
+    Attention is within the utterance: (B, M, H) or (B, ΣT, H), never across the batch; what is missing is masked.
+    Vaswani et al. (2017), arXiv 1706.03762; normalised first.
 
     Args:
+        over: "modality", or "time" for all frames, with their positions; they are pooled afterwards.
         hidden: H of the tokens and of the fused vector, a multiple of `heads`.
         dropout: dropout of the layer.
     """
@@ -27,10 +32,12 @@ class SelfAttention(Fusion):
         dims: dict[str, int],
         hidden: int,
         pooling: Pooling = "mean",
+        over: Literal["modality", "time"] = "modality",
         heads: PositiveCount = 4,
         dropout: Share = 0.0,
     ) -> None:
-        super().__init__(dims=dims, hidden=hidden, pooling=pooling)
+        super().__init__(dims=dims, hidden=hidden, pooling=pooling, width=hidden if over == "time" else None)
+        self.over = over
         if hidden % heads:
             raise UserError(f"fusion.heads: expected a divisor of model.hidden={hidden}, got {heads}")
         self.tokens = nn.ModuleDict({modality: nn.Linear(dim, hidden) for modality, dim in dims.items()})
@@ -42,13 +49,30 @@ class SelfAttention(Fusion):
         )
         self.dropout = Dropout(dropout)
 
+    def exchange(self, features: dict[str, Tensor], mask: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.over == "modality":
+            return features
+        tokens = [
+            self.tokens[name](frames) + kind + positions(frames.shape[1], self.hidden, frames.device)
+            for (name, frames), kind in zip(features.items(), self.kind, strict=True)
+        ]
+        counts = [frames.shape[1] for frames in tokens]
+        attended = self._attended(torch.cat(tokens, dim=1), torch.cat(list(mask.values()), dim=1))
+        return dict(zip(features, torch.split(attended, counts, dim=1), strict=True))
+
     def fuse(self, vectors: dict[str, Tensor], present: dict[str, Tensor]) -> FusionOutput:
+        if self.over == "time":
+            return FusionOutput(fused=self.mean(vectors, present), vectors=vectors)
         tokens = torch.stack([self.tokens[name](vector) for name, vector in vectors.items()], dim=1)  # (B, M, H)
-        tokens = tokens + self.kind
         available = self.stacked(present)
+        tokens = self._attended(tokens + self.kind, available)
+        weights = available[:, :, None].to(tokens.dtype)
+        return FusionOutput(fused=(tokens * weights).sum(1) / weights.sum(1), vectors=vectors)
+
+    def _attended(self, tokens: Tensor, available: Tensor) -> Tensor:
+        """The layer's output (B, S, H) for tokens (B, S, H), of which those (B, S) that are available count."""
         normed = self.first_norm(tokens)
         attended, _ = self.attention(normed, normed, normed, key_padding_mask=~available, need_weights=False)
         tokens = tokens + self.dropout(attended)
-        tokens = tokens + self.dropout(self.feed_forward(self.second_norm(tokens)))
-        weights = available[:, :, None].to(tokens.dtype)
-        return FusionOutput(fused=(tokens * weights).sum(1) / weights.sum(1), vectors=vectors)
+        result: Tensor = tokens + self.dropout(self.feed_forward(self.second_norm(tokens)))
+        return result

@@ -10,11 +10,14 @@ from torchmetrics import Metric
 
 from emorec.augmentation.mixup import Mixup
 from emorec.config.schema import ModelConfig, TrainConfig
+from emorec.context.context import Context
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.datasets.utterance import Task
 from emorec.encoders.encoder import Encoder
 from emorec.encoders.trained import TrainedPart
 from emorec.errors import UserError, make_all, raise_problems
+from emorec.fusion.fusion import Fusion
+from emorec.fusion.votes import WeightedLogits
 from emorec.losses.loss import Loss, ViewLoss
 from emorec.metrics.regression import BinnedAccuracy, BinnedWeightedF1
 from emorec.models.emotion_model import EmotionModel
@@ -31,7 +34,8 @@ STATISTICS_BATCH, FRONT_BATCH = 512, 32  # utterances of which statistics are co
 class ModelParts:
     """What of a model needs no data: it is made, and so checked, before any feature is computed."""
 
-    fusion: nn.Module
+    fusion: Fusion
+    context: Context | None
     loss: Loss
     metrics: dict[str, Metric]
     optimizer: OptimizerFactory
@@ -48,7 +52,8 @@ def make_parts(config: TrainConfig, task: Task, encoders: Mapping[str, Encoder] 
     made: dict[str, Any] = make_all(
         "the model",
         {
-            "fusion": lambda: _fusion(config),
+            "fusion": lambda: _fusion(config, task),
+            "context": lambda: _context(config),
             "loss": lambda: _loss(config, task),
             "metrics": lambda: make_metrics(config, task),
             "optimization": lambda: optimization(config, task),
@@ -56,16 +61,41 @@ def make_parts(config: TrainConfig, task: Task, encoders: Mapping[str, Encoder] 
         },
     )
     optimizer, scheduler = made.pop("optimization")
+    if made["context"] is not None:
+        _check_context(made["fusion"], made["loss"], config)
     if isinstance(made["loss"], ViewLoss):
-        _give_views(made["encoders"], config)
+        _give_views(made["encoders"], made["fusion"], config)
     return ModelParts(optimizer=optimizer, scheduler=scheduler, **made)
 
 
-def _fusion(config: TrainConfig) -> nn.Module:
+def _fusion(config: TrainConfig, task: Task) -> Fusion:
     hidden = config.model.hidden
+    derived = dict.fromkeys(config.fusion.lacks("outputs"), len(task.labels))
     with torch.random.fork_rng(devices=[]):  # its first weights depend on the seed alone
         torch.manual_seed(config.seed)
-        return config.fusion.make(nn.Module, dims=dict.fromkeys(config.encoder.used(), hidden), hidden=hidden)
+        dims = dict.fromkeys(config.encoder.used(), hidden)
+        return config.fusion.make(Fusion, dims=dims, hidden=hidden, **derived)  # type: ignore[type-abstract]
+
+
+def _context(config: TrainConfig) -> Context | None:
+    if config.context is None:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return config.context.make(Context, hidden=config.model.hidden)  # type: ignore[type-abstract]
+
+
+def _check_context(fusion: Fusion, loss: Loss, config: TrainConfig) -> None:
+    """Raises a `UserError` for parts that do not work on the turns of dialogues."""
+    problems = []
+    if fusion.classifies:
+        name = type(fusion).__name__
+        problems.append(f"fusion: expected one with a vector of all modalities for a context, got {name}")
+    if isinstance(loss, ViewLoss):
+        problems.append(f"context: expected none for {type(loss).__name__}, which compares views of single utterances")
+    if config.model.mixup:
+        problems.append(f"model.mixup: expected 0 with a context, got {config.model.mixup}")
+    raise_problems("the model", problems)
 
 
 def _trained(encoders: Mapping[str, Encoder], seed: int) -> dict[str, TrainedPart]:
@@ -75,7 +105,7 @@ def _trained(encoders: Mapping[str, Encoder], seed: int) -> dict[str, TrainedPar
     return {modality: part for modality, part in parts.items() if part is not None}
 
 
-def _give_views(encoders: Mapping[str, TrainedPart], config: TrainConfig) -> None:
+def _give_views(encoders: Mapping[str, TrainedPart], fusion: Fusion, config: TrainConfig) -> None:
     """Lets encoders augment what a loss of views compares.
 
     Raises:
@@ -88,6 +118,8 @@ def _give_views(encoders: Mapping[str, TrainedPart], config: TrainConfig) -> Non
         for modality in config.encoder.used()
         if modality not in encoders or not encoders[modality].augments
     ]
+    if fusion.classifies:
+        problems.append(f"fusion: expected one with a vector of all modalities {name}, got {type(fusion).__name__}")
     if config.model.mixup:
         problems.append(f"model.mixup: expected 0 {name}, got {config.model.mixup}")
     if config.batch_size < 2:
@@ -165,12 +197,14 @@ def build_model(
             name: Projection(dim=dim // layers[name], hidden=hidden, dropout=dropout) for name, dim in widths.items()
         },
         fusion=parts.fusion,
-        head=_head(parts.loss, task, settings),
+        context=parts.context,
+        head=None if parts.fusion.classifies else _head(parts.loss, task, settings),
         loss=parts.loss,
         metrics=parts.metrics,
         make_optimizer=parts.optimizer,
         make_scheduler=parts.scheduler,
         mixup=Mixup(settings.mixup) if settings.mixup else None,
+        modality_dropout=settings.modality_dropout,
     )
 
 
@@ -203,8 +237,9 @@ def fit_statistics(model: EmotionModel, module: UtteranceDataModule) -> None:
             size = STATISTICS_BATCH if front is None else FRONT_BATCH
             normalisation.fit(*table.feature_statistics(modality, front=front, batch_size=size))
     if module.task.kind == "regression":
-        assert isinstance(model.head, Head)
-        model.head.start_at(float(table.target.nanmean()))
+        start = model.fusion if model.head is None else model.head
+        assert isinstance(start, Head | WeightedLogits)
+        start.start_at(float(table.target.nanmean()))
 
 
 def _front(model: EmotionModel, modality: str) -> Any:

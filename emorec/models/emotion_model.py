@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from emorec.augmentation.mixup import Mixing
-from emorec.batch import Batch, ModelOutput
+from emorec.augmentation.modalities import drop_modalities
+from emorec.batch import Batch, FusionOutput, ModelOutput
 from emorec.datamodules.utterances import BatchLoader
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError
@@ -59,13 +60,16 @@ class EmotionModel(FastModule):
         layer_sums: {modality: `LayerSum`} of modalities with the features of several layers.
         projections: {modality: `Projection`}.
         fusion: a `Fusion` over the projections' outputs.
-        head: a `Head` on the fused vector, or an `EmbeddingHead` for a loss of views.
+        context: a `Context` over the turns of a dialogue; `None` where utterances stand alone.
+        head: a `Head` on the fused vector, or an `EmbeddingHead` for a loss of views; `None` where the fusion gives the
+            logits.
         loss: a `Loss`.
         metrics: {name: metric of logits (N, C), or values (N, 1), and targets (N,)}.
         make_optimizer: model -> optimizer of the parameters that train.
         mixup: draws (B,) -> how a batch is mixed in training; `None` for not at all.
         make_scheduler: (optimizer, total steps, batches of an epoch) -> Lightning's `lr_scheduler`; `None` for a
             constant rate.
+        modality_dropout: probability that an utterance lacks a modality in training; one of them always stays.
     """
 
     def __init__(
@@ -77,12 +81,14 @@ class EmotionModel(FastModule):
         layer_sums: dict[str, nn.Module] | None = None,
         projections: dict[str, nn.Module],
         fusion: nn.Module,
-        head: nn.Module,
+        head: nn.Module | None,
         loss: Loss,
         metrics: Mapping[str, Metric] | None = None,
         make_optimizer: MakeOptimizer | None = None,
         make_scheduler: MakeScheduler | None = None,
         mixup: nn.Module | None = None,
+        modality_dropout: float = 0.0,
+        context: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.task = task
@@ -91,12 +97,14 @@ class EmotionModel(FastModule):
         self.layer_sum = nn.ModuleDict(layer_sums or {})
         self.projection = nn.ModuleDict(projections)
         self.fusion = fusion
+        self.context = context
         self.head = head
         self.loss = loss
         self.metrics = MetricCollection(dict(metrics or {}))
         self._make_optimizer = make_optimizer
         self._make_scheduler = make_scheduler
         self.mixup = mixup
+        self.modality_dropout = modality_dropout
         self._train_loss: list[Tensor] = []
         self._validated: list[BatchResult] = []
 
@@ -116,8 +124,32 @@ class EmotionModel(FastModule):
             if modality in self.layer_sum:
                 values = self.layer_sum[modality](values)
             features[modality] = projection(values)
-        fusion = self.fusion(features, masks, present)
-        return ModelOutput(logits={self.task.name: self.head(fusion.fused)}, fusion=fusion)
+        if self.training and self.modality_dropout and batch.draw is not None:
+            present = drop_modalities(present, self.modality_dropout, batch.draw)
+        fusion = self._fused(features, masks, present, batch)
+        logits = self.head(fusion.fused) if self.head is not None else fusion.decided
+        assert logits is not None
+        return ModelOutput(logits={self.task.name: logits}, fusion=fusion)
+
+    def _fused(
+        self, features: dict[str, Tensor], mask: dict[str, Tensor], present: dict[str, Tensor], batch: Batch
+    ) -> FusionOutput:
+        """The output of the fusion; with a context that of each turn in its dialogue.
+
+        A turn without any modality is a vector of zeros.
+        """
+        if self.context is None:
+            return cast(FusionOutput, self.fusion(features, mask, present))
+        assert batch.layout is not None
+        first = next(iter(present))
+        absent = ~torch.stack(list(present.values())).any(0)  # (B,)
+        beginning = torch.arange(mask[first].shape[1], device=absent.device) == 0  # (T,)
+        mask = {**mask, first: mask[first] | (absent[:, None] & beginning)}
+        fusion = cast(FusionOutput, self.fusion(features, mask, {**present, first: present[first] | absent}))
+        fused = fusion.fused.masked_fill(absent[:, None], 0)
+        known, rows = batch.layout >= 0, batch.layout.clamp_min(0)  # (D, U)
+        turns = self.context(fused[rows], known, batch.speaker[rows])  # (D, U, H)
+        return replace(fusion, fused=turns[known])
 
     def _encoded(self, modality: str, batch: Batch, mixing: Mixing | None) -> tuple[Tensor, Tensor, Tensor]:
         """Features (B, T, D), mask (B, T) and presence (B,) of the inputs of an encoder that trains."""
@@ -151,8 +183,12 @@ class EmotionModel(FastModule):
     def _share(self, number: int) -> float:
         """The factor of a batch's loss where the gradients of several batches are added."""
         window = 1 if self._trainer is None else self._trainer.accumulate_grad_batches
-        loader = None if window == 1 else self.trainer.train_dataloader
-        return loader.share(number, window) if isinstance(loader, BatchLoader) else 1.0
+        if self._trainer is None or (window == 1 and self.context is None):
+            return 1.0
+        loader = self.trainer.train_dataloader
+        if not isinstance(loader, BatchLoader) or (window == 1 and loader.is_even):
+            return 1.0
+        return loader.share(number, window)
 
     def on_train_epoch_end(self) -> None:
         self.log("train/loss", torch.stack(self._train_loss).mean(), sync_dist=True)
@@ -206,7 +242,11 @@ class EmotionModel(FastModule):
     def _evaluate(self, batch: Batch) -> BatchResult:
         output = self(batch)
         loss = self._total_loss(output, batch).detach().float()
-        return BatchResult(output.logits[self.task.name].float(), batch.targets[self.task.name], loss)
+        logits, target = output.logits[self.task.name].float(), batch.targets[self.task.name]
+        if batch.layout is not None:  # some turns are context alone
+            known = batch.target_mask[self.task.name]
+            logits, target = logits[known], target[known]
+        return BatchResult(logits, target, loss)
 
     def _score(self, results: list[BatchResult], *, across_ranks: bool) -> dict[str, float]:
         """`loss` and all metrics of some batches; with several ranks the metrics' states are reduced over them.
@@ -241,7 +281,7 @@ class EmotionModel(FastModule):
             with torch.inference_mode(), torch.autocast(self.device.type, dtype=narrow, enabled=narrow is not None):
                 for batch in batches:
                     views = self.loss.views(batch.to(self.device))
-                    names += views.id
+                    names += views.scored(self.task.name)
                     results.append(self._evaluate(views))
         finally:
             self.train(was_training)
@@ -259,8 +299,9 @@ class EmotionModel(FastModule):
         from torch.distributed.fsdp import fully_shard
 
         mesh = self.device_mesh["data_parallel"]
-        for part in (*self.projection.values(), self.fusion, self.head, self):
-            fully_shard(part, mesh=mesh)
+        for part in (*self.projection.values(), self.fusion, self.context, self.head, self):
+            if part is not None:
+                fully_shard(part, mesh=mesh)
 
     def configure_optimizers(self) -> Any:
         assert self._make_optimizer is not None

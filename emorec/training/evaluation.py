@@ -87,7 +87,14 @@ def evaluate_run(
     restore_encoders(encoders, components)
     for encoder in encoders.values():
         check_checkpoint(record, encoder)
-    data = preparer.prepare(config, corpus, encoders, whole=split == WHOLE, widths=feature_widths(components))
+    data = preparer.prepare(
+        config,
+        corpus,
+        encoders,
+        whole=split == WHOLE,
+        widths=feature_widths(components),
+        dialogues=config.context is not None,
+    )
     _check_labels(list(data.task.labels), record, data.manifest.dataset)
     loaded_split = "test" if split == WHOLE else split
     module = data.module(config)

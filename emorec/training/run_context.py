@@ -122,7 +122,7 @@ def prepare_run(
     check_monitor(parts, task)
     store = CheckpointStore(config.paths.checkpoints)
     initial = find_initial(config, store)  # before features are computed
-    data = preparer.prepare(config, corpus, encoders, task)
+    data = preparer.prepare(config, corpus, encoders, task, dialogues=config.context is not None)
     check_classes(task, data.splits)
     check_sizes(data.splits, config.trainer.world_size)
     check_splits_apart(data)

@@ -45,7 +45,10 @@ def key(name: str) -> bytes:
 
 @pytest.fixture
 def make_example(tmp_path: Path) -> MakeExample:
-    """Makes a data module; `missing` are (modality, id) pairs, `unlabelled` ids without a target."""
+    """Makes a data module; `missing` are (modality, id) pairs, `unlabelled` ids without a target.
+
+    Dialogues have four turns, the last of a split may have fewer; with `dialogues` they are kept whole.
+    """
 
     def make(
         *,
@@ -57,6 +60,7 @@ def make_example(tmp_path: Path) -> MakeExample:
         offset: float = 0.0,
         constant: float | None = None,
         resident_bytes: int = 0,
+        dialogues: bool = False,
     ) -> Example:
         utterances = [
             Utterance(
@@ -104,6 +108,7 @@ def make_example(tmp_path: Path) -> MakeExample:
             indices={split: torch.arange(bounds[index], bounds[index + 1]) for index, split in enumerate(SPLITS)},
             batch_size=batch_size,
             seed=seed,
+            scored={item.id for item in utterances if item.targets} if dialogues else None,
         )
         return example
 

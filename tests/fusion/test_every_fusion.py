@@ -1,33 +1,46 @@
 """What holds for every fusion, checked for each YAML of `conf/fusion`."""
 
 import itertools
+from inspect import signature
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from emorec.batch import MODALITIES, FusionOutput
-from emorec.config.instantiation import instantiate
+from emorec.config.instantiation import instantiate, locate
 from emorec.errors import UserError
 from emorec.fusion.fusion import Fusion
 from tests.discovery import names, node
 
 HIDDEN = 16
+OUTPUTS = 3
 ROWS = 5
 LENGTHS = {"text": (3, 1, 7, 2, 5), "audio": (9, 4, 1, 6, 2), "video": (1, 1, 1, 1, 1)}
 GARBAGE = 1e3
 
+# Poolings do not depend on the fusion, but for one that pools what its modalities have exchanged.
+CASES = [(name, "mean") for name in names("fusion")]
+CASES += [(name, pooling) for name in ("concat", "bottleneck") for pooling in ("attention", "attentive_statistics")]
+
 Inputs = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
 
 
-@pytest.fixture(params=names("fusion"))
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(params=CASES, ids="-".join)
+def case(request: pytest.FixtureRequest) -> tuple[str, str]:
+    name, pooling = request.param
+    return name, pooling
 
 
-@pytest.fixture(params=("mean", "attention", "attentive_statistics"))
-def pooling(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture
+def name(case: tuple[str, str]) -> str:
+    return case[0]
+
+
+@pytest.fixture
+def pooling(case: tuple[str, str]) -> str:
+    return case[1]
 
 
 @pytest.fixture(params=(("audio",), MODALITIES), ids=("one_modality", "three_modalities"))
@@ -46,8 +59,12 @@ def make(name: str, pooling: str, modalities: tuple[str, ...], seed: int, dropou
     settings = node("fusion", name, pooling=pooling)
     if "dropout" in settings:
         settings["dropout"] = dropout
-    dims = dict.fromkeys(modalities, HIDDEN)
-    return instantiate(settings, where="fusion", kind=Fusion, dims=dims, hidden=HIDDEN).double()
+    return build(settings, dict.fromkeys(modalities, HIDDEN)).double()
+
+
+def build(settings: dict[str, Any], dims: dict[str, int]) -> Fusion:
+    derived = {"outputs": OUTPUTS} if "outputs" in signature(locate(settings["_target_"])).parameters else {}
+    return instantiate(settings, where="fusion", kind=Fusion, dims=dims, hidden=HIDDEN, **derived)
 
 
 def inputs(modalities: tuple[str, ...], extra_frames: int = 0) -> Inputs:
@@ -79,6 +96,17 @@ def assert_same(actual: FusionOutput, expected: FusionOutput) -> None:
     for modality, logits in (expected.logits or {}).items():
         assert actual.logits is not None
         torch.testing.assert_close(actual.logits[modality], logits, rtol=1e-9, atol=1e-9)
+    if expected.decided is not None:
+        torch.testing.assert_close(actual.decided, expected.decided, rtol=1e-9, atol=1e-9)
+
+
+def total(output: FusionOutput) -> Tensor:
+    """A scalar of all that a model trains with."""
+    generator = torch.Generator().manual_seed(5)
+    values = [value for value in (output.fused, output.decided) if value is not None]
+    weights = [torch.randn(value.shape, generator=generator, dtype=value.dtype) for value in values]
+    products = [(value * weight).sum() for value, weight in zip(values, weights, strict=True)]
+    return torch.stack([*products, *output.losses.values()]).sum()
 
 
 def test_the_output_has_one_vector_an_utterance(fusion: Fusion, modalities: tuple[str, ...]) -> None:
@@ -92,8 +120,7 @@ def test_the_output_has_one_vector_an_utterance(fusion: Fusion, modalities: tupl
 
 def test_modalities_of_different_widths_are_fused(name: str, pooling: str) -> None:
     dims = {"text": 6, "audio": 10, "video": 3}
-    settings = node("fusion", name, pooling=pooling)
-    fusion = instantiate(settings, where="fusion", kind=Fusion, dims=dims, hidden=HIDDEN).eval()
+    fusion = build(node("fusion", name, pooling=pooling), dims).eval()
     features = {modality: torch.randn(2, 4, dim) for modality, dim in dims.items()}
     mask = {modality: torch.ones(2, 4, dtype=torch.bool) for modality in dims}
     present = {modality: torch.ones(2, dtype=torch.bool) for modality in dims}
@@ -172,7 +199,7 @@ def test_missing_modalities_leave_gradients_finite(name: str, pooling: str) -> N
         present[modality][row] = False
         mask[modality][row] = False
         features[modality][row] = 0.0
-    fusion(features, mask, present).fused.square().sum().backward()
+    total(fusion(features, mask, present)).backward()
     gradients = [parameter.grad for parameter in fusion.parameters() if parameter.grad is not None]
     assert gradients
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
@@ -186,9 +213,7 @@ def test_gradients_reach_every_parameter_when_all_are_present(name: str, pooling
     features = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name in modalities}
     mask = {name: torch.ones(shape[:2], dtype=torch.bool) for name in modalities}
     present = {name: torch.ones(ROWS, dtype=torch.bool) for name in modalities}
-    output = fusion(features, mask, present)
-    weights = torch.randn(output.fused.shape, generator=generator, dtype=torch.float64)
-    (output.fused * weights).sum().backward()
+    total(fusion(features, mask, present)).backward()
     for label, parameter in fusion.named_parameters():
         assert parameter.grad is not None, label
         assert torch.isfinite(parameter.grad).all(), label
@@ -198,7 +223,7 @@ def test_gradients_reach_every_parameter_when_all_are_present(name: str, pooling
 
 def test_gradients_reach_every_parameter_of_a_single_modality(name: str, pooling: str) -> None:
     fusion = make(name, pooling, ("audio",), seed=0).train()
-    fusion(*inputs(("audio",))).fused.square().sum().backward()
+    total(fusion(*inputs(("audio",)))).backward()
     assert all(parameter.grad is not None for parameter in fusion.parameters())
 
 

@@ -1,0 +1,72 @@
+"""Layers that encoders, fusions and contexts share."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from emorec.dropout import Dropout
+
+SLOWEST = 10_000.0  # frames: the longest wavelength of a position is 2π of them
+
+
+def perceptron(dim: int, hidden: int, dropout: float) -> nn.Sequential:
+    """A linear layer from `dim` to `hidden` with GELU, and dropout before it."""
+    return nn.Sequential(Dropout(dropout), nn.Linear(dim, hidden), nn.GELU())
+
+
+def positions(count: int, width: int, device: torch.device) -> Tensor:
+    """(count, width) sines and cosines of the positions (Vaswani et al. 2017, arXiv 1706.03762)."""
+    exponents = torch.arange(0, width, 2, device=device) / width
+    angles = torch.arange(count, device=device)[:, None] * torch.exp(-math.log(SLOWEST) * exponents)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
+
+
+class AttentionLayer(nn.Module):
+    """A layer of a transformer, normalised first (Xiong et al. 2020, arXiv 2002.04745), with GELU.
+
+    Args:
+        width: of the sequences.
+        heads: of the attention; they share the width.
+        dropout: of the attention, and of what is added to the sequence.
+        crosses: whether the queries look at another sequence, which has a norm of its own.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, *, crosses: bool = False) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+        self.query_norm = nn.LayerNorm(width)
+        self.memory_norm = nn.LayerNorm(width) if crosses else None
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, 2 * width),
+            nn.GELU(),
+            Dropout(dropout),
+            nn.Linear(2 * width, width),
+            Dropout(dropout),
+        )
+        self.dropout = Dropout(dropout)
+
+    def forward(self, sequence: Tensor, mask: Tensor, memory: Tensor | None = None) -> Tensor:
+        """(B, T, width), the sequence (B, T, width) after it has looked at the memory, by default at itself.
+
+        Args:
+            mask: (B, S), true where there is data to look at; a row without any adds nothing. Or (B, heads, T, S), what
+                each frame looks at, of which there is something.
+            memory: (B, S, width).
+        """
+        queries = self.query_norm(sequence)
+        if memory is None:
+            keys = queries
+        else:
+            assert self.memory_norm is not None
+            keys = self.memory_norm(memory)
+        if mask.dim() == 4:
+            attended, _ = self.attention(queries, keys, keys, attn_mask=~mask.flatten(0, 1), need_weights=False)
+        else:
+            known = mask.any(1, keepdim=True)  # (B, 1); a softmax over nothing would be NaN
+            attended, _ = self.attention(queries, keys, keys, key_padding_mask=~mask & known, need_weights=False)
+            attended = attended.masked_fill(~known[:, :, None], 0)
+        sequence = sequence + self.dropout(attended)
+        result: Tensor = sequence + self.feed_forward(sequence)
+        return result
