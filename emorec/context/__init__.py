@@ -1,0 +1,1 @@
+"""Contexts: each lets the turns of a dialogue inform each other."""
