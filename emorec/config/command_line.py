@@ -18,6 +18,7 @@ INFO_CHOICES = ("all", "config", "defaults", "defaults-tree", "plugins", "search
 CFG_CHOICES = ("job", "hydra", "all")
 FLAG_CHOICES = {"--info": INFO_CHOICES, "-i": INFO_CHOICES, "--cfg": CFG_CHOICES, "-c": CFG_CHOICES}
 KNOWN = WITH_VALUE | PRINTING | {"--multirun", "-m", "--resolve", "--run", "-r"}
+SEVERAL = "several"  # the choice of the group `loss` that holds others
 CHOICES = re.compile(r"[^,\[\](){}$'\"]*|\[[^\[\](){}$'\"]*\]")  # one or a list; no sweep or interpolation
 
 
@@ -83,15 +84,21 @@ def quoted(text: str) -> str:
 def for_hydra(line: CommandLine, overrides: Sequence[str]) -> list[str]:
     """Overrides as Hydra takes them, with the user's folder of configs."""
     extra = [] if line.config_dir is None else [f"hydra.searchpath=[{quoted(f'file://{line.config_dir}')}]"]
-    return [*map(_override_for_hydra, overrides), *extra]
+    return [*(word for override in overrides for word in _for_hydra(override)), *extra]
 
 
-def _override_for_hydra(override: str) -> str:
-    """An experiment is composed at the top, whatever its first line is. A run is a text: 12e4 is no number."""
+def _for_hydra(override: str) -> list[str]:
+    """An experiment is composed at the top, whatever its first line is. A run is a text: 12e4 is no number. Each of
+    several losses is a key of its own."""
     key, separator, value = override.partition("=")
     if separator and key.lstrip("+") == "experiment":
-        return f"experiment@_global_={value}"
-    return f"run={quoted(value)}" if key == "run" and value and value[0] not in "'\"$" else override
+        return [f"experiment@_global_={value}"]
+    if key == "run" and value and value[0] not in "'\"$":
+        return [f"run={quoted(value)}"]
+    if key == "loss" and value.startswith("[") and CHOICES.fullmatch(value):
+        names = [name.strip() for name in value.strip("[]").split(",")]
+        return [f"loss={SEVERAL}", *(f"+loss@loss.{name}={name}" for name in names if name)]
+    return [f"++{override}"] if key.startswith("loss.weights.") else [override]
 
 
 def choices_of(line: CommandLine, overrides: Sequence[str], group: str) -> list[str]:

@@ -72,7 +72,7 @@ class MixtureOfExperts(Fusion):
     def _losses(
         self, weights: Tensor, clean: Tensor, scores: Tensor, spread: Tensor, available: Tensor
     ) -> dict[str, Tensor]:
-        """{name: scalar} of the balance of the experts, equations 6 and 8 to 11 of the paper."""
+        """{name: scalar} of the balance of the experts."""
         losses = {"importance": _variation(weights.sum(0))}
         if self.top < scores.shape[1]:
             # the score that an expert has to beat: the k-th best of the others

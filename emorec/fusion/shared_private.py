@@ -5,7 +5,7 @@ from itertools import combinations, permutations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss, normalize
+from torch.nn.functional import normalize
 
 from emorec.annotations import NonNegative, PositiveCount, Share
 from emorec.batch import FusionOutput
@@ -18,27 +18,38 @@ from emorec.layers import AttentionLayer, perceptron
 MOMENTS = 5  # that the discrepancy of two distributions compares
 
 
-def central_moment_discrepancy(first: Tensor, second: Tensor) -> Tensor:
-    """The distance of the means of two samples (N, H) plus those of their central moments up to the fifth.
+def mean_of(values: Tensor, rows: Tensor) -> Tensor:
+    """(H,), the mean of the rows (B, H) where `rows` (B,) is true; zero where it is nowhere."""
+    return (values * rows[:, None]).sum(0) / rows.sum().clamp_min(1)
 
-    Zellinger et al. 2017, arXiv 1702.08811, for values between 0 and 1.
+
+def central_moment_discrepancy(first: Tensor, second: Tensor, rows: tuple[Tensor, Tensor]) -> Tensor:
+    """The distance of the means of two samples (B, H) plus those of their central moments up to the fifth.
+
+    Zellinger et al. 2017, arXiv 1702.08811, for values between 0 and 1. `rows` are those (B,) that each sample has.
     """
-    means = first.mean(0), second.mean(0)
-    centred = first - means[0], second - means[1]
+    samples = (first, rows[0]), (second, rows[1])
+    means = [mean_of(values, own) for values, own in samples]
     distances = [torch.linalg.vector_norm(means[0] - means[1])]
     for order in range(2, MOMENTS + 1):
-        moments = [values.pow(order).mean(0) for values in centred]
+        moments = [mean_of((values - mean).pow(order), own) for (values, own), mean in zip(samples, means, strict=True)]
         distances.append(torch.linalg.vector_norm(moments[0] - moments[1]))
-    return torch.stack(distances).sum()
+    return torch.stack(distances).sum() * (rows[0].any() & rows[1].any())
 
 
-def overlap(first: Tensor, second: Tensor) -> Tensor:
-    """Mean square of the products of the units of two samples (N, H), which are centred and have rows of norm 1.
+def overlap(first: Tensor, second: Tensor, rows: Tensor) -> Tensor:
+    """Mean square of the products of the units of two samples (B, H), which are centred and have rows of norm 1.
 
-    It is 0 where the units of the first and those of the second are orthogonal (Hazarika et al. 2020, equation 5).
+    It is 0 where the units of the first and those of the second are orthogonal (Hazarika et al. 2020).
+    `rows` (B,) are those that count.
     """
-    first, second = (normalize(values - values.mean(0), dim=1) for values in (first, second))
+    first, second = (normalize((values - mean_of(values, rows)) * rows[:, None], dim=1) for values in (first, second))
     return (first.T @ second).square().mean()
+
+
+def squared_error(predicted: Tensor, target: Tensor, rows: Tensor) -> Tensor:
+    """Mean square of the difference of two samples (B, H) over some rows (B,); 0 without any."""
+    return mean_of((predicted - target).square(), rows).mean()
 
 
 class SubspaceFusion(Fusion):
@@ -101,7 +112,7 @@ class SubspaceFusion(Fusion):
             (private[first], private[second], present[first] & present[second])
             for first, second in combinations(private, 2)
         ]
-        difference = [overlap(first[both], second[both]) for first, second, both in pairs if bool(both.any())]
+        difference = [overlap(first, second, both) for first, second, both in pairs]
         own = self.own_losses(projected, private, shared, present)
         return {"difference": self.difference * torch.stack(difference).sum(), **own}
 
@@ -153,16 +164,14 @@ class SharedPrivate(SubspaceFusion):
         present: dict[str, Tensor],
     ) -> dict[str, Tensor]:
         rebuilt = [
-            mse_loss(self.decoders[name](private[name] + shared[name])[present[name]], vector[present[name]])
+            squared_error(self.decoders[name](private[name] + shared[name]), vector, present[name])
             for name, vector in projected.items()
-            if bool(present[name].any())
+        ]
+        distances = [
+            central_moment_discrepancy(shared[first], shared[second], (present[first], present[second]))
+            for first, second in combinations(shared, 2)
         ]
         losses = {"reconstruction": self.reconstruction * torch.stack(rebuilt).mean()}
-        distances = [
-            central_moment_discrepancy(shared[first][present[first]], shared[second][present[second]])
-            for first, second in combinations(shared, 2)
-            if bool(present[first].any()) and bool(present[second].any())
-        ]
         if distances:
             losses["similarity"] = self.similarity * torch.stack(distances).mean()
         return losses
@@ -210,9 +219,10 @@ class RouterSharedPrivate(SubspaceFusion):
         shared: dict[str, Tensor],
         present: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        errors = []
-        for source, other in permutations(shared, 2):
-            both = present[source] & present[other]
-            if bool(both.any()):
-                errors.append(mse_loss(self.predictors[other](shared[source][both]), projected[other][both].detach()))
+        errors = [
+            squared_error(
+                self.predictors[other](shared[source]), projected[other].detach(), present[source] & present[other]
+            )
+            for source, other in permutations(shared, 2)
+        ]
         return {"prediction": self.prediction * torch.stack(errors).mean()} if errors else {}

@@ -18,6 +18,8 @@ class Loss(nn.Module, ABC):
 
     Class attributes:
         kind: of the tasks that it is for: "classification", "regression", or "self_supervised" for none of a corpus.
+        trains_head: whether it trains the head; else it needs another loss beside it.
+        detaches_head: whether the head is trained on vectors through which no gradient flows.
 
     Args:
         task: the task whose logits and targets are compared.
@@ -25,6 +27,8 @@ class Loss(nn.Module, ABC):
     """
 
     kind: ClassVar[Literal["classification", "regression", "self_supervised"]]
+    trains_head: bool = True
+    detaches_head: bool = False
 
     def __init__(self, *, task: str, weights: dict[str, float] | None = None) -> None:
         super().__init__()

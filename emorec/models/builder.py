@@ -1,7 +1,7 @@
 """Puts a model together from a config."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from emorec.augmentation.mixup import Mixup
+from emorec.config.instantiation import Component
 from emorec.config.schema import ModelConfig, TrainConfig
 from emorec.context.context import Context
 from emorec.datamodules.utterances import UtteranceDataModule
@@ -136,12 +137,23 @@ def restore_encoders(encoders: Mapping[str, Encoder], components: Mapping[str, M
 
 
 def _loss(config: TrainConfig, task: Task) -> Loss:
-    loss = config.loss.make(Loss, task=task.name)  # type: ignore[type-abstract]
+    derived = {"hidden": config.model.hidden, "outputs": len(task.labels), "modalities": list(config.encoder.used())}
+
+    def made(component: Component) -> Loss:
+        return component.make(Loss, task=task.name, **{name: derived[name] for name in component.lacks(*derived)})  # type: ignore[type-abstract]
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        parts = {name: made(part) for name, part in config.loss.arguments.items() if isinstance(part, Component)}
+        loss = made(replace(config.loss, arguments={**config.loss.arguments, **parts}))
     if loss.kind != task.kind:
         name = type(loss).__name__
         raise UserError(
             f"loss: expected a loss for {task.kind} (task {task.name!r}), got {name}, which is for {loss.kind}"
         )
+    if not loss.trains_head:
+        name = config.loss.target.__name__.lower()
+        raise UserError(f"loss: expected one that trains the head beside {name}, such as loss=[cross_entropy,{name}]")
     return loss
 
 

@@ -23,6 +23,7 @@ from emorec.models.lightning_overhead import FastModule
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
 MakeScheduler = Callable[[Optimizer, int, int], dict[str, Any]]
+TRAIN_LOSS = "train/loss"
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -105,7 +106,7 @@ class EmotionModel(FastModule):
         self._make_scheduler = make_scheduler
         self.mixup = mixup
         self.modality_dropout = modality_dropout
-        self._train_loss: list[Tensor] = []
+        self._train_losses: dict[str, list[Tensor]] = {}  # {name: value of each batch of the epoch}
         self._validated: list[BatchResult] = []
 
     def forward(self, batch: Batch, mixing: Mixing | None = None) -> ModelOutput:
@@ -127,7 +128,8 @@ class EmotionModel(FastModule):
         if self.training and self.modality_dropout and batch.draw is not None:
             present = drop_modalities(present, self.modality_dropout, batch.draw)
         fusion = self._fused(features, masks, present, batch)
-        logits = self.head(fusion.fused) if self.head is not None else fusion.decided
+        fused = fusion.fused.detach() if self.loss.detaches_head else fusion.fused
+        logits = self.head(fused) if self.head is not None else fusion.decided
         assert logits is not None
         return ModelOutput(logits={self.task.name: logits}, fusion=fusion)
 
@@ -166,8 +168,15 @@ class EmotionModel(FastModule):
         return *part(values, mask, present, batch.draw), present
 
     def _total_loss(self, output: ModelOutput, batch: Batch) -> Tensor:
-        own = {f"fusion/{name}": value for name, value in output.fusion.losses.items()}
-        return self.loss.total({**self.loss(output, batch), **own})
+        losses = self.loss(output, batch)
+        losses |= {f"fusion/{name}": value for name, value in output.fusion.losses.items()}
+        if self.training and len(losses) > 1:
+            for name, value in losses.items():
+                self._note(f"{TRAIN_LOSS}/{name}", value)
+        return self.loss.total(losses)
+
+    def _note(self, name: str, value: Tensor) -> None:
+        self._train_losses.setdefault(name, []).append(value.detach())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         batch = self.loss.views(batch)
@@ -177,7 +186,7 @@ class EmotionModel(FastModule):
             mixing = self.mixup(batch.draw)
             output = self(batch, mixing)
             loss = mixing.loss(partial(self._total_loss, output), batch, self.task.name)
-        self._train_loss.append(loss.detach())
+        self._note(TRAIN_LOSS, loss)
         return loss * self._share(batch_idx)
 
     def _share(self, number: int) -> float:
@@ -191,21 +200,24 @@ class EmotionModel(FastModule):
         return loader.share(number, window)
 
     def on_train_epoch_end(self) -> None:
-        self.log("train/loss", torch.stack(self._train_loss).mean(), sync_dist=True)
-        self._train_loss.clear()
+        for name, values in self._train_losses.items():
+            self.log(name, torch.stack(values).mean(), sync_dist=True)
+        self._train_losses.clear()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        loss = torch.stack(self._train_loss) if self._train_loss else torch.zeros(0)
-        checkpoint["train_loss"] = loss
+        losses = {name: torch.stack(values) for name, values in self._train_losses.items()}
+        checkpoint["train_losses"] = losses
         if distributed.is_initialized():  # what differs between the ranks
             statistics = {name: item.cpu() for name, item in self._batch_statistics().items()}
-            own = {"train_loss": loss.cpu(), "statistics": statistics}
+            own = {"train_losses": {name: values.cpu() for name, values in losses.items()}, "statistics": statistics}
             checkpoint["of_ranks"] = [None] * distributed.get_world_size()
             distributed.all_gather_object(checkpoint["of_ranks"], own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         own = checkpoint["of_ranks"][self.global_rank] if "of_ranks" in checkpoint else {}
-        self._train_loss = list(own.get("train_loss", checkpoint["train_loss"]).to(self.device))
+        self._train_losses = {
+            name: list(values.to(self.device)) for name, values in _train_losses(own or checkpoint).items()
+        }
         statistics = own.get("statistics", {})
         for name, item in self._batch_statistics().items():  # a strategy that shards has loaded the weights by now
             if name in statistics:
@@ -354,6 +366,12 @@ class EmotionModel(FastModule):
             for name, items in sizes.items()
             if items
         }
+
+
+def _train_losses(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """{name: values of the batches of the epoch so far} in a saved state; older ones have one loss alone."""
+    losses: dict[str, Tensor] = state["train_losses"] if "train_losses" in state else {TRAIN_LOSS: state["train_loss"]}
+    return losses
 
 
 def _mixed(mixing: Mixing | None, values: Tensor, mask: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from emorec.batch import IGNORED, Batch, FusionOutput, ModelOutput
 from emorec.config.instantiation import instantiate, target_of
 from emorec.errors import UserError
-from emorec.losses.loss import Loss
+from emorec.losses.loss import ClassificationLoss, Loss
 from tests.discovery import names, node
 
 TASK = "emotion"
@@ -19,7 +19,9 @@ KINDS = ("none", "inverse", "effective_number")
 
 
 CLASSIFICATION = [
-    name for name in names("loss") if target_of(node("loss", name), where="loss").kind == "classification"
+    name
+    for name in names("loss", without=("none", "several"))
+    if issubclass(target_of(node("loss", name), where="loss"), ClassificationLoss)
 ]
 
 

@@ -20,7 +20,7 @@ def own_model(rank: int) -> EmotionModel:
     model = make_model()
     model.encoder["audio"] = nn.BatchNorm1d(3)
     model.encoder["audio"].running_mean.fill_(rank + 0.1)
-    model._train_loss = [torch.tensor(float(rank))]
+    model._train_losses = {"train/loss": [torch.tensor(float(rank))]}
     return model
 
 
@@ -46,4 +46,4 @@ def test_statistics_of_batches_and_losses_of_each_rank_are_restored(tmp_path: Pa
         model.load_state_dict(state["state_dict"])
         expected = own_model(rank)
         assert torch.equal(model.encoder["audio"].running_mean, expected.encoder["audio"].running_mean)
-        assert model._train_loss == expected._train_loss
+        assert model._train_losses == expected._train_losses

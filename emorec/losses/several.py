@@ -1,0 +1,66 @@
+"""Several losses at once."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from emorec.batch import Batch, ModelOutput
+from emorec.errors import UserError
+from emorec.losses.loss import Loss
+
+
+class Several(Loss):
+    """The weighted sum of losses, each under its own name.
+
+    Args:
+        parts: {name: loss}; at least one of them trains the head.
+        weighting: "fixed" weights, or "learned" ones: a part then has a log variance s, which starts at 0, and counts as
+            (exp(-s) · loss + s) / 2 times its weight (Kendall et al. 2018, arXiv 1705.07115).
+    """
+
+    kind = "classification"
+
+    def __init__(
+        self,
+        *,
+        task: str,
+        weighting: Literal["fixed", "learned"] = "fixed",
+        weights: dict[str, float] | None = None,
+        **parts: Loss,
+    ) -> None:
+        super().__init__(task=task, weights=weights)
+        if not parts:
+            raise UserError("loss: expected losses, such as loss=[cross_entropy,supcon], got none")
+        if not any(part.trains_head for part in parts.values()):
+            raise UserError(f"loss: expected one that trains the head beside {', '.join(parts)}, such as cross_entropy")
+        if unknown := sorted((weights or {}).keys() - parts.keys()):
+            raise UserError(f"loss.weights: expected names of {', '.join(parts)}, got {', '.join(unknown)}")
+        kinds = {part.kind for part in parts.values()}
+        if len(kinds) > 1:
+            raise UserError(f"loss: expected losses of one kind of task, got {', '.join(sorted(kinds))}")
+        (self.kind,) = kinds  # type: ignore[misc]
+        self.parts = nn.ModuleDict(parts)
+        self.detaches_head = any(part.detaches_head for part in parts.values())
+        self.log_variances = nn.ParameterDict(
+            {name: torch.zeros(()) for name in parts} if weighting == "learned" else {}
+        )
+
+    def fit(self, class_counts: Tensor) -> None:
+        for part in self._losses().values():
+            part.fit(class_counts)
+
+    def _losses(self) -> dict[str, Loss]:
+        return dict(self.parts.items())  # type: ignore[arg-type]
+
+    def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        return {name: part.total(part(output, batch)) for name, part in self._losses().items()}
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        return super().total({name: self._balanced(name, value) for name, value in losses.items()})
+
+    def _balanced(self, name: str, value: Tensor) -> Tensor:
+        if name not in self.log_variances:
+            return value
+        variance = self.log_variances[name]
+        return ((-variance).exp() * value + variance) / 2
