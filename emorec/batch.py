@@ -64,6 +64,11 @@ class Batch:
             return self
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def taken(self, rows: Tensor) -> "Batch":
+        """The utterances `rows` (R,), numbers from 0 on; not of whole dialogues."""
+        names = tuple(self.id[row] for row in rows.tolist())
+        return replace(self._each(lambda tensor: tensor[rows]), id=names)
+
     def repeated(self, draws: Sequence[Tensor]) -> "Batch":
         """The same utterances once for each of several draws (B,), one after the other."""
         batch = self._each(lambda tensor: torch.cat([tensor] * len(draws)))

@@ -311,9 +311,19 @@ class TuneConfig(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MissingConfig:
+    """Modalities that utterances are taken to lack."""
+
+    grid: bool = False  # every subset of the run's modalities as well
+    rate: Share = 0.0
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(CommandConfig):
     """`emorec evaluate`."""
 
+    missing: MissingConfig = field(default_factory=MissingConfig)
     dataset: Component | None = None
     labels: LabelMap | None
     metric: dict[str, Component | None] = field(default_factory=dict)

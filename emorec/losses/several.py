@@ -15,7 +15,7 @@ class Several(Loss):
 
     Args:
         parts: {name: loss}; at least one of them trains the head.
-        weighting: "fixed" weights, or "learned" ones: a part then has a log variance s, which starts at 0, and counts as
+        weighting: "fixed" weights, or "learned" ones: a part then has a log variance s, at first 0, and counts as
             (exp(-s) · loss + s) / 2 times its weight (Kendall et al. 2018, arXiv 1705.07115).
     """
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from emorec.runs.backbones import check_checkpoint, with_present_models
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config, write_record
 from emorec.runs.results import SHOWN, metric_text, remarks, scalar_metrics, write_results
 from emorec.runs.weights import load_components
+from emorec.storage.atomic import write_json
 from emorec.storage.digests import digest_of
+from emorec.training.missing import at_rate, grid, grid_table
 from emorec.training.run_context import RunContext, now
 
 log = logging.getLogger(__name__)
@@ -104,17 +107,26 @@ def evaluate_run(
         check_not_trained_on(data, loaded_split, folder)
         record.test_reads.append({"time": now(), "why": f"evaluate dataset={data.manifest.dataset}"})
         write_record(folder, record)
-    predictions = predict(model, module.loader(loaded_split), config.trainer)
+    missing, batches = asked.missing, partial(module.loader, loaded_split)
+    lacking = at_rate(batches(), missing.rate, missing.seed, data.task.name) if missing.rate else batches()
+    predictions = predict(model, lacking, config.trainer)
 
     sources = {modality: item.sources for modality, item in data.features.items()}
     dataset = dict(config.dataset.node)
-    name = digest_of({"dataset": data.manifest.digest, "split": split, "sources": sources, "config": dataset})
-    target = folder / "evaluations" / name[:12]
+    what = {"dataset": data.manifest.digest, "split": split, "sources": sources, "config": dataset}
+    if missing.rate:
+        what |= {"missing": [missing.rate, missing.seed]}
+    target = folder / "evaluations" / digest_of(what)[:12]
     metrics = scalar_metrics(write_results(target, {split: predictions}, data.task))
     values = [metric_text(f"{split}/{key}", metrics) for key in SHOWN[data.task.kind]]
     total = f" of {len(data.manifest.utterances)}" if split == WHOLE else ""
     counts = [f"dataset={data.manifest.dataset}", f"utterances={len(predictions.id)}{total}"]
-    return "  ".join([f"run {record.run_id}", *counts, *values, *remarks(record), str(target)])
+    line = "  ".join([f"run {record.run_id}", *counts, *values, *remarks(record), str(target)])
+    if not missing.grid:
+        return line
+    rows = grid(partial(predict, model, settings=config.trainer), batches, list(data.features), data.task)
+    write_json(target / "missing.json", rows)
+    return f"{line}\n{grid_table(rows, data.task)}"
 
 
 def _check_labels(labels: list[str], record: RunRecord, dataset: str) -> None:

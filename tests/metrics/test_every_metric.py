@@ -14,6 +14,7 @@ from torchmetrics import Metric, MetricCollection
 
 from emorec.batch import IGNORED
 from emorec.metrics.classification import confusion_matrix
+from emorec.metrics.probabilities import ProbabilityMetric
 from tests.conftest import REPOSITORY
 
 NAMES = sorted(path.stem for path in (REPOSITORY / "conf" / "metric").glob("*.yaml"))
@@ -51,7 +52,10 @@ def example(kind: str, count: int = 50, *, known: bool = True) -> Example:
 
 def functional(metric: Any, predicted: Tensor, target: Tensor) -> Tensor:
     """The value of the functional core."""
-    if metric.kind == "classification":
+    if isinstance(metric, ProbabilityMetric):
+        known = target >= 0
+        value = metric.score(target[known], predicted[known].double().softmax(1)).double()
+    elif metric.kind == "classification":
         value = metric.score(confusion_matrix(target, predicted, CLASSES))
     else:
         value = metric.score(target, predicted)
@@ -115,7 +119,7 @@ def test_the_value_is_a_finite_scalar_of_the_functional_core(metric: Any, data: 
 def test_a_better_prediction_scores_better(metric: Any, data: Example) -> None:
     target = data[1]
     if metric.kind == "classification":
-        perfect = torch.nn.functional.one_hot(target.clamp_min(0), CLASSES).float()
+        perfect = 100 * torch.nn.functional.one_hot(target.clamp_min(0), CLASSES).float()
     else:
         perfect = target.nan_to_num()
     best, worse = evaluate(metric, (perfect, target)), evaluate(metric, data)
