@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from emorec.annotations import Share
+from emorec.annotations import NonNegative, Share
 from emorec.batch import Batch, ModelOutput
 from emorec.losses.class_weights import Weighting
 from emorec.losses.loss import ClassificationLoss
@@ -14,6 +14,9 @@ class CrossEntropy(ClassificationLoss):
 
     Args:
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, arXiv 1512.00567).
+        logit_adjustment: τ: in training, τ times the log of a class's share of the training split is added to its logit,
+            so that rare classes need a larger one (Menon et al. 2021, arXiv 2007.07314); a class without utterances
+            counts as if it had one.
     """
 
     def __init__(
@@ -21,14 +24,25 @@ class CrossEntropy(ClassificationLoss):
         *,
         task: str,
         label_smoothing: Share = 0.0,
+        logit_adjustment: NonNegative = 0.0,
         class_weights: Weighting = "none",
         weights: dict[str, float] | None = None,
     ) -> None:
         super().__init__(task=task, class_weights=class_weights, weights=weights)
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.logit_adjustment = label_smoothing, logit_adjustment
+        self.adjustment: Tensor | None
+        self.register_buffer("adjustment", None, persistent=False)
+
+    def fit(self, class_counts: Tensor) -> None:
+        super().fit(class_counts)
+        if self.logit_adjustment:
+            counts = class_counts.clamp_min(1).float()
+            self.adjustment = self.logit_adjustment * (counts / counts.sum()).log()
 
     def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
         logits, target = output.logits[self.task].float(), batch.targets[self.task]  # (B, C), (B,)
+        if self.training and self.adjustment is not None:
+            logits = logits + self.adjustment
         if self.class_weight is None and bool((target >= 0).any()):
             return {"cross_entropy": cross_entropy(logits, target, label_smoothing=self.label_smoothing)}
         # a mean over weights of 0 would be NaN

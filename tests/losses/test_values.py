@@ -43,6 +43,16 @@ def test_weighted_cross_entropy_is_a_mean_over_weights() -> None:
     torch.testing.assert_close(loss(output, batch)["cross_entropy"], (chosen * single).sum() / chosen.sum())
 
 
+def test_logits_are_adjusted_in_training_by_the_shares_of_the_classes() -> None:
+    loss, output, batch = fitted(logit_adjustment=2.0), *example(TARGETS)
+    shares = torch.tensor([40.0, 10, 1, 25]) / 76  # the class without utterances counts as if it had one
+    expected = cross_entropy(output.logits[TASK] + 2 * shares.log(), torch.tensor(TARGETS))
+    torch.testing.assert_close(loss.train()(output, batch)["cross_entropy"], expected)
+    plain = cross_entropy(output.logits[TASK], torch.tensor(TARGETS))
+    torch.testing.assert_close(loss.eval()(output, batch)["cross_entropy"], plain)
+    assert not loss.state_dict()
+
+
 def test_focal_loss_with_gamma_zero_is_cross_entropy() -> None:
     logits = torch.randn(6, CLASSES, generator=torch.Generator().manual_seed(1))
     target = torch.tensor([0, 1, 2, 3, IGNORED, 1])
