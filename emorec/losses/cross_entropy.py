@@ -14,7 +14,7 @@ class CrossEntropy(ClassificationLoss):
 
     Args:
         label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016, arXiv 1512.00567).
-        logit_adjustment: τ: in training, τ times the log of a class's share of the training split is added to its logit,
+        logit_adjustment: τ; in training τ times the log of a class's share of the training split is added to its logit,
             so that rare classes need a larger one (Menon et al. 2021, arXiv 2007.07314); a class without utterances
             counts as if it had one.
     """
