@@ -204,6 +204,13 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillationConfig:
+    """What a model learns from beside the labels."""
+
+    teacher: str | None = None  # a finished run, whose predictions for the training split it learns from
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepConfig:
     """The multirun that a run belongs to."""
 
@@ -258,6 +265,7 @@ class TrainConfig(ExtractConfig):
     metric: dict[str, Component | None] = field(default_factory=dict)
     logger: dict[str, Component | None] = field(default_factory=dict)
     checkpoint: CheckpointConfig
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     init_from: str | None = None  # a finished run, whose weights training starts from
     init_components: list[str] | None = None  # those that are taken; `None` for all that fit
     sweep: SweepConfig

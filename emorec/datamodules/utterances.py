@@ -55,6 +55,7 @@ class UtteranceTable:
         self.task = task
         self.readers = dict(readers)
         self.live = live
+        self.teacher: dict[str, Tensor] = {}  # {"logits": (N, C), "fused": (N, H)} of the model to learn from
         self.statistics: dict[str, Tensor] = {}  # {modality: (S + 1, 2, D)} of the speakers; the last: of nobody known
         self.indices = indices
         self._views, self._stride = {modality: (views or {}).get(modality, 0) for modality in readers}, stride
@@ -100,6 +101,7 @@ class UtteranceTable:
         keys = None if epoch_key is None else mixed(self._key[rows] ^ epoch_key)
         columns = (self.target, self.has_target, self.speaker, self._dialogue, self._turn, *self._present.values())
         cuts = zip(*(torch.split(column[rows], cut_sizes) for column in columns), strict=True)
+        cut_rows = torch.split(rows, cut_sizes)
         cut_keys = [None] * len(cut_sizes) if keys is None else torch.split(keys, cut_sizes)
         indices = self.indices[rows]
         gathered = zip(
@@ -130,6 +132,7 @@ class UtteranceTable:
                 turn=turn,
                 layout=None if turns is None else dialogues.layout(torch.tensor(turns[number])),
                 draw=cut_keys[number],
+                teacher={name: values[cut_rows[number]] for name, values in self.teacher.items()},
                 statistics={modality: values[speaker] for modality, values in self.statistics.items()},
             )
 

@@ -50,15 +50,16 @@ class CrossModalLoss(Loss):
         return type(self).__name__.lower()
 
 
-def relational_divergence(main: Tensor, other: Tensor, temperature: float) -> Tensor:
+def relational_divergence(main: Tensor, other: Tensor, temperature: float, *, across: bool = True) -> Tensor:
     """Mean over the rows of KL(softmax(t tᵀ / temperature) ‖ softmax(t mᵀ / temperature)).
 
     t are the vectors (B, H) of the main modality, through which no gradient flows, and m those of the other, all of
-    norm 1: each utterance is to have the same neighbours in both (Yun et al. 2024, "TelME", arXiv 2401.12987).
+    norm 1: each utterance is to have the same neighbours in both (Yun et al. 2024, "TelME", arXiv 2401.12987). Without
+    `across` the second are m mᵀ, so that the widths may differ.
     """
     main = main.detach()
     target = (cosines(main, main) / temperature).softmax(1)
-    found = (cosines(main, other) / temperature).log_softmax(1)
+    found = (cosines(main if across else other, other) / temperature).log_softmax(1)
     return kl_div(found, target, reduction="batchmean")
 
 

@@ -19,6 +19,7 @@ class Loss(nn.Module, ABC):
     Class attributes:
         kind: of the tasks that it is for: "classification", "regression", or "self_supervised" for none of a corpus.
         trains_head: whether it trains the head; else it needs another loss beside it.
+        needs_teacher: whether it compares with the predictions of another run.
         detaches_head: whether the head is trained on vectors through which no gradient flows.
 
     Args:
@@ -29,6 +30,7 @@ class Loss(nn.Module, ABC):
     kind: ClassVar[Literal["classification", "regression", "self_supervised"]]
     trains_head: bool = True
     detaches_head: bool = False
+    needs_teacher: bool = False
 
     def __init__(self, *, task: str, weights: dict[str, float] | None = None) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from emorec.config.composition import Composed
 from emorec.config.schema import TrainConfig
@@ -22,6 +23,7 @@ from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
 from emorec.runs.identity import RunIdentity, identify
 from emorec.runs.provenance import provenance
 from emorec.training.initial_weights import InitialWeights, find_initial
+from emorec.training.teacher import Teacher, check_teacher, find_teacher
 
 
 def now() -> str:
@@ -41,6 +43,7 @@ class RunContext:
     store: CheckpointStore
     encoders: Mapping[str, Encoder] = field(default_factory=dict)
     initial: InitialWeights | None = None
+    teacher: Teacher | None = None
 
     @property
     def config(self) -> TrainConfig:
@@ -122,14 +125,22 @@ def prepare_run(
     check_monitor(parts, task)
     store = CheckpointStore(config.paths.checkpoints)
     initial = find_initial(config, store)  # before features are computed
+    teacher = find_teacher(config, parts.loss, task.labels, store)
     data = preparer.prepare(config, corpus, encoders, task, dialogues=config.context is not None)
     check_classes(task, data.splits)
     check_sizes(data.splits, config.trainer.world_size)
     check_splits_apart(data)
     if initial is not None:
         check_not_trained_on(data, "test", initial.folder, where="init_from: ")
+    if teacher is not None:
+        check_teacher(teacher, data)
+    others: dict[str, Any] = {}  # runs count by their weights
+    if initial is not None:
+        others["init_from"] = initial.digests
+    if teacher is not None:
+        others["distillation"] = {"teacher": teacher.digests}
     identity = identify(
-        composed.values if initial is None else {**composed.values, "init_from": initial.digests},
+        {**composed.values, **others},
         manifest_digest=data.manifest.digest,
         feature_specs={modality: data.digest(modality) for modality in data.features},
         sources={modality: item.sources for modality, item in data.features.items()},
@@ -138,4 +149,4 @@ def prepare_run(
             name for name in data.features if any(spec["checkpoint"] == LOCAL for spec in data.specs(name))
         ),
     )
-    return RunContext(composed, data, parts, all_loggers, identity, store, encoders, initial)
+    return RunContext(composed, data, parts, all_loggers, identity, store, encoders, initial, teacher)

@@ -1,0 +1,148 @@
+"""Losses by which a model learns from the predictions of another one, its teacher.
+
+They count utterances of training for which the teacher has predictions, and nothing in evaluation.
+"""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+from torch.nn.functional import kl_div
+
+from emorec.annotations import NonNegative, Positive
+from emorec.batch import Batch, ModelOutput
+from emorec.losses.cross_modal import relational_divergence
+from emorec.losses.loss import Loss
+from emorec.losses.representation import at_least_float
+
+
+class DistillationLoss(Loss):
+    """A loss against `Batch.teacher`.
+
+    Class attributes:
+        name: of the scalar.
+        of: what of the teacher it compares with, "logits" or "fused", the vectors.
+    """
+
+    kind = "classification"
+    needs_teacher = True
+    name: str
+    of: str
+
+    def own(self, output: ModelOutput) -> Tensor:
+        """What of the model is compared with the teacher: logits (B, C) or vectors (B, H)."""
+        return output.logits[self.task] if self.of == "logits" else output.fusion.fused
+
+    @abstractmethod
+    def compare(self, own: Tensor, teacher: Tensor) -> Tensor:
+        """The loss () for rows of the model and of the teacher, at least one."""
+
+    def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        own = at_least_float(self.own(output))
+        if self.of not in batch.teacher:
+            return {self.name: own.sum() * 0}
+        teacher = batch.teacher[self.of].to(own.dtype)
+        known = teacher.isfinite().all(1)
+        if not bool(known.any()):
+            return {self.name: own.sum() * 0}
+        with torch.autocast(own.device.type, enabled=False):
+            return {self.name: self.compare(own[known], teacher[known])}
+
+
+def soft_divergence(own: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """temperature² times the mean over rows of KL(softmax(teacher / temperature) ‖ softmax(own / temperature)).
+
+    Hinton et al. 2015, "Distilling the knowledge in a neural network", arXiv 1503.02531.
+    """
+    found, target = (own / temperature).log_softmax(1), (teacher / temperature).softmax(1)
+    return kl_div(found, target, reduction="batchmean") * temperature**2
+
+
+class KD(DistillationLoss):
+    """`soft_divergence` of the logits from the teacher's.
+
+    Args:
+        temperature: the higher it is, the more the small probabilities count.
+    """
+
+    name, of = "kd", "logits"
+
+    def __init__(self, *, task: str, temperature: Positive = 2.0, weights: dict[str, float] | None = None) -> None:
+        super().__init__(task=task, weights=weights)
+        self.temperature = temperature
+
+    def compare(self, own: Tensor, teacher: Tensor) -> Tensor:
+        return soft_divergence(own, teacher, self.temperature)
+
+
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    """(N,), Pearson's correlation of the rows of two matrices (N, M); 0 where a row is constant."""
+    first, second = (values - values.mean(1, keepdim=True) for values in (first, second))
+    spread = torch.linalg.vector_norm(first, dim=1) * torch.linalg.vector_norm(second, dim=1)
+    return (first * second).sum(1) / spread.clamp_min(1e-8)
+
+
+def correlation_distance(
+    own: Tensor, teacher: Tensor, *, temperature: float, between: float, within: float
+) -> Tensor:
+    """temperature² times `between` · (1 - mean correlation of an utterance's probabilities with the teacher's)
+    + `within` · (1 - mean correlation of a class's probabilities over the batch).
+
+    Huang et al. 2022, "Knowledge distillation from a stronger teacher" (DIST), arXiv 2205.10536. For a single utterance
+    the second part is left out.
+    """
+    first, second = ((values / temperature).softmax(1) for values in (own, teacher))
+    loss = between * (1 - correlation(first, second).mean())
+    if len(own) > 1:
+        loss = loss + within * (1 - correlation(first.T, second.T).mean())
+    return temperature**2 * loss
+
+
+class DIST(DistillationLoss):
+    """`correlation_distance` of the logits from the teacher's.
+
+    Args:
+        temperature: of the probabilities; 1 in the paper's code, 4 in TelME (Yun et al. 2024, arXiv 2401.12987).
+        between: weight of the correlation over the classes of an utterance.
+        within: weight of the correlation over the utterances of a class.
+    """
+
+    name, of = "dist", "logits"
+
+    def __init__(
+        self,
+        *,
+        task: str,
+        temperature: Positive = 1.0,
+        between: NonNegative = 1.0,
+        within: NonNegative = 1.0,
+        weights: dict[str, float] | None = None,
+    ) -> None:
+        super().__init__(task=task, weights=weights)
+        self.temperature, self.between, self.within = temperature, between, within
+
+    def compare(self, own: Tensor, teacher: Tensor) -> Tensor:
+        return correlation_distance(
+            own, teacher, temperature=self.temperature, between=self.between, within=self.within
+        )
+
+
+class FeatureKD(DistillationLoss):
+    """`relational_divergence` of the vectors from the teacher's: each utterance is to have the same neighbours.
+
+    The widths of the two models may differ, since only the similarities of utterances are compared: those of the
+    teacher's vectors with each other, and those of the model's.
+
+    Args:
+        temperature: the lower it is, the more the most similar utterances count.
+    """
+
+    name, of = "feature_kd", "fused"
+    trains_head = False
+
+    def __init__(self, *, task: str, temperature: Positive = 0.1, weights: dict[str, float] | None = None) -> None:
+        super().__init__(task=task, weights=weights)
+        self.temperature = temperature
+
+    def compare(self, own: Tensor, teacher: Tensor) -> Tensor:
+        return relational_divergence(teacher, own, self.temperature, across=False)
