@@ -82,9 +82,7 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
     return (first * second).sum(1) / spread.clamp_min(1e-8)
 
 
-def correlation_distance(
-    own: Tensor, teacher: Tensor, *, temperature: float, between: float, within: float
-) -> Tensor:
+def correlation_distance(own: Tensor, teacher: Tensor, *, temperature: float, between: float, within: float) -> Tensor:
     """temperature² times `between` · (1 - mean correlation of an utterance's probabilities with the teacher's)
     + `within` · (1 - mean correlation of a class's probabilities over the batch).
 

@@ -14,7 +14,6 @@ import lightning.pytorch as lightning
 import torch
 
 import emorec
-from emorec.datamodules.preparer import DataPreparer
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.errors import UserError
 from emorec.features.devices import exact_float32
@@ -71,8 +70,7 @@ def fit(
             # Lightning leaves modules in the mode that they have, and pretrained networks are loaded for evaluation
             model = model_for(context.parts, config.model, module).train()
             fit_statistics(model, module)
-            if context.teacher is not None:
-                context.teacher.teach(context.composed, DataPreparer.of(config), module)
+            module.tables["train"].teacher = context.taught
             if context.initial is not None and state is None:
                 context.initial.load_into(model)
         counts = ", ".join(f"{split} {len(items)}" for split, items in context.data.splits.items())

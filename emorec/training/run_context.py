@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from emorec.config.composition import Composed
 from emorec.config.schema import TrainConfig
 from emorec.datamodules.leakage import check_not_trained_on, check_splits_apart
@@ -23,7 +25,7 @@ from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
 from emorec.runs.identity import RunIdentity, identify
 from emorec.runs.provenance import provenance
 from emorec.training.initial_weights import InitialWeights, find_initial
-from emorec.training.teacher import Teacher, check_teacher, find_teacher
+from emorec.training.teacher import check_teacher, find_teacher
 
 
 def now() -> str:
@@ -43,7 +45,7 @@ class RunContext:
     store: CheckpointStore
     encoders: Mapping[str, Encoder] = field(default_factory=dict)
     initial: InitialWeights | None = None
-    teacher: Teacher | None = None
+    taught: dict[str, Tensor] = field(default_factory=dict)  # a teacher's predictions for the training split
 
     @property
     def config(self) -> TrainConfig:
@@ -149,4 +151,5 @@ def prepare_run(
             name for name in data.features if any(spec["checkpoint"] == LOCAL for spec in data.specs(name))
         ),
     )
-    return RunContext(composed, data, parts, all_loggers, identity, store, encoders, initial, teacher)
+    taught = {} if teacher is None else teacher.predictions(composed, preparer, data)
+    return RunContext(composed, data, parts, all_loggers, identity, store, encoders, initial, taught)

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -53,15 +53,16 @@ class Teacher:
         """{component: digest of its weights}: what identifies it."""
         return dict(self.record.weights)
 
-    def teach(self, composed: Composed[TrainConfig], preparer: DataPreparer, module: UtteranceDataModule) -> None:
-        """Gives the training split of a module the teacher's logits and vectors, NaN where it has none.
+    def predictions(
+        self, composed: Composed[TrainConfig], preparer: DataPreparer, own: PreparedData
+    ) -> dict[str, Tensor]:
+        """Its logits (N, C) and vectors "fused" (N, H) for the training split of a run, NaN where it has none.
 
         They are kept in the cache; where all are there, the teacher is not loaded.
 
         Raises:
             UserError: the teacher's encoders do not fit what it was trained with.
         """
-        table = module.tables["train"]
         config = self._config(composed)
         corpus, encoders = preparer.components(config)
         components = load_components(self.folder, self.record.weights)
@@ -70,7 +71,7 @@ class Teacher:
             check_checkpoint(self.record, encoder)
         dialogues = config.context is not None
         data = preparer.prepare(
-            config, corpus, encoders, module.task, widths=feature_widths(components), dialogues=dialogues
+            config, corpus, encoders, own.task, widths=feature_widths(components), dialogues=dialogues
         )
         names = [item.id for item in (data.turns or data.splits)["train"]]
         keys = dict(zip(names, self._keys(data, names), strict=True))
@@ -78,14 +79,14 @@ class Teacher:
         store = FeatureStore(preparer.cache, spec, preparer.digests)
         if not bool(store.locate(list(keys.values())).found.all()):
             log.info("teacher %s: predictions for %d utterances are computed", self.record.run_id, len(names))
-            own_module = data.module(config)
-            model = model_for(make_parts(config, module.task, encoders), config.model, own_module)
+            module = data.module(config)
+            model = model_for(make_parts(config, own.task, encoders), config.model, module)
             model.load_components(components)
-            _store(store, keys, *outputs(model, own_module))
-        wanted = [keys.get(item.id) for item in table.utterances]
+            _store(store, keys, *outputs(model, module))
+        wanted = [keys.get(item.id) for item in (own.turns or own.splits)["train"]]
         values = _rows(store.reader(wanted, FeaturesConfig(preload="ram")), len(wanted))
-        classes = len(module.task.labels)
-        table.teacher = {"logits": values[:, :classes], "fused": values[:, classes:]}
+        classes = len(own.task.labels)
+        return {"logits": values[:, :classes], "fused": values[:, classes:]}
 
     def _config(self, composed: Composed[TrainConfig]) -> TrainConfig:
         """The teacher's config on the corpus of the run that learns from it."""
@@ -138,8 +139,9 @@ def outputs(model: EmotionModel, module: UtteranceDataModule) -> tuple[list[str]
     with torch.inference_mode(), exact_float32():
         for batch in module.loader("train"):
             output = model(batch.to(device))
+            parts = output.logits[module.task.name], output.fusion.fused
             names += batch.id
-            values.append(torch.cat([output.logits[module.task.name].float(), output.fusion.fused.float()], dim=1).cpu())
+            values.append(torch.cat([part.float().cpu() for part in parts], dim=1))
     return names, torch.cat(values)
 
 
