@@ -19,7 +19,7 @@ class Figure:
         name: of the benchmark.
         value: measured; `None` where it could not be.
         unit: such as "ratio", "s", "files".
-        goal: such as "<= 1.2".
+        goal: such as "<= 1.2"; "" for a figure that only informs.
         note: what else was measured, or why it was not.
     """
 
@@ -31,7 +31,7 @@ class Figure:
 
     @property
     def holds(self) -> bool | None:
-        if self.value is None:
+        if self.value is None or not self.goal:
             return None
         relation, bound = self.goal.split()
         return self.value <= float(bound) if relation == "<=" else self.value >= float(bound)
@@ -39,7 +39,8 @@ class Figure:
     def line(self) -> str:
         value = "skipped" if self.value is None else f"{self.value:.3f}"
         verdict = {True: "holds", False: "MISSED", None: ""}[self.holds]
-        return f"{self.name:<28}{value:>10} {self.unit:<8} goal {self.goal:<9} {verdict:<8}{self.note}"
+        goal = f"goal {self.goal}" if self.goal else ""
+        return f"{self.name:<28}{value:>10} {self.unit:<8} {goal:<14} {verdict:<8}{self.note}"
 
 
 def seconds(work: Callable[[], object]) -> float:

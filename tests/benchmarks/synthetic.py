@@ -1,6 +1,7 @@
 """A corpus and encoders of random numbers, of any size, that go through emorec's own path like any other."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,10 @@ TASKS = {"emotion": Task(name="emotion", labels=CLASSES)}
 
 @dataclass(kw_only=True)
 class Synthetic(Corpus):
-    """Utterances with a text each, and with a small file for sound and one for picture where `files` is true."""
+    """Utterances with a text each, and with a small file for sound and one for picture where `files` is true.
+
+    With `longest_dialogue` they are the turns of dialogues of two speakers, of 1 to that many turns in turn.
+    """
 
     name: ClassVar[str] = "synthetic"
 
@@ -30,12 +34,15 @@ class Synthetic(Corpus):
     val: int = 1109
     test: int = 2610
     files: bool = False
+    longest_dialogue: int = 0  # turns of the longest; 0 for utterances without any dialogue
 
     def scan(self) -> Manifest:
         utterances = []
         for split, count in (("train", self.train), ("val", self.val), ("test", self.test)):
+            turns = iter(_turns(self.longest_dialogue, count))
             for number in range(count):
                 name = f"{split}{number:06d}"
+                dialogue, turn = next(turns)
                 folder = self.folder / name[:-3]
                 utterances.append(
                     Utterance(
@@ -46,6 +53,9 @@ class Synthetic(Corpus):
                         video=folder / f"{name}.mp4" if self.files else None,
                         targets={"emotion": hashlib.sha256(name.encode()).digest()[0] % len(CLASSES)},
                         split=split,
+                        dialogue=None if dialogue is None else f"{split}{dialogue}",
+                        turn=turn,
+                        speaker=None if turn is None else f"{split}{dialogue}-{turn % 2}",
                     )
                 )
         return Manifest(
@@ -59,6 +69,15 @@ class Synthetic(Corpus):
                 assert path is not None
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(path.name.encode())
+
+
+def _turns(longest: int, count: int) -> Iterator[tuple[int | None, int | None]]:
+    """The dialogue and the turn of each of some utterances."""
+    if longest == 0:
+        yield from [(None, None)] * count
+    for dialogue in range(count if longest else 0):
+        for turn in range(1 + dialogue % longest):
+            yield dialogue, turn
 
 
 class RandomVectors(UtteranceEncoder):
