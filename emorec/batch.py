@@ -43,6 +43,8 @@ class Batch:
     layout: Tensor | None = None
     draw: Tensor | None = None  # (B,) int64 of (seed, epoch, id), from which augmentation is drawn; only in training
     inputs: dict[str, Tensor] = field(default_factory=dict)  # (B, T, I) of encoders that train, as they are stored
+    # {task: (B, C)} shares of the raters' votes, NaN where there are none; only of corpora that have them
+    votes: dict[str, Tensor] = field(default_factory=dict)
     # {"logits": (B, C), "fused": (B, H)} of the model that this one learns from, NaN where there are none; in training
     teacher: dict[str, Tensor] = field(default_factory=dict)
     # (B, 2, D) mean and standard deviation of the speaker's own frames, NaN where there are none; for

@@ -46,7 +46,8 @@ class Mixing:
         if target.is_floating_point():
             mean = self.share * target + (1 - self.share) * target[self.partner]
             return of_batch(_with_targets(batch, task, mean, known & known[self.partner]))
-        other = _with_targets(batch, task, target[self.partner], known[self.partner])
+        votes = {name: values[self.partner] for name, values in batch.votes.items()}
+        other = replace(_with_targets(batch, task, target[self.partner], known[self.partner]), votes=votes)
         return self.share * of_batch(batch) + (1 - self.share) * of_batch(other)
 
 

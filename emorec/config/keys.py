@@ -27,6 +27,7 @@ ADDED_KEYS: Mapping[tuple[str, ...], Any] = {
     ("model", "modality_dropout"): 0.0,
     ("fusion", "over"): "modality",
     ("loss", "logit_adjustment"): 0.0,
+    ("loss", "targets"): "labels",
     ("optimizer", "encoder_lr"): None,
     ("optimizer", "layer_decay"): 1.0,
     ("trainer", "accumulate"): 1,

@@ -16,7 +16,7 @@ from emorec.batch import IGNORED, Batch
 from emorec.datamodules import dialogues
 from emorec.datamodules.statistics import AT_ONCE, Front, Reader, frame_statistics, speaker_statistics
 from emorec.datasets.manifest import Manifest
-from emorec.datasets.utterance import SPLITS, Task, Utterance
+from emorec.datasets.utterance import SPLITS, VOTES, Task, Utterance
 from emorec.draws import keys_of, mixed
 from emorec.errors import UserError
 
@@ -70,6 +70,7 @@ class UtteranceTable:
         self.has_target = torch.tensor([task.name in own for own in targets])
         missing, dtype = (IGNORED, torch.int64) if task.kind == "classification" else (math.nan, torch.float32)
         self.target = torch.tensor([own.get(task.name, missing) for own in targets], dtype=dtype)
+        self.votes = _votes(targets, task)
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -99,6 +100,7 @@ class UtteranceTable:
         """
         cut_sizes = list(sizes)
         keys = None if epoch_key is None else mixed(self._key[rows] ^ epoch_key)
+        cut_votes = None if self.votes is None else torch.split(self.votes[rows], cut_sizes)
         columns = (self.target, self.has_target, self.speaker, self._dialogue, self._turn, *self._present.values())
         cuts = zip(*(torch.split(column[rows], cut_sizes) for column in columns), strict=True)
         cut_rows = torch.split(rows, cut_sizes)
@@ -126,6 +128,7 @@ class UtteranceTable:
                 mask={modality: mask for modality, (_, mask) in gathered_of.items()},
                 present=dict(zip(self.readers, present, strict=True)),
                 targets={self.task.name: target},
+                votes={} if cut_votes is None else {self.task.name: cut_votes[number]},
                 target_mask={self.task.name: has_target},
                 speaker=speaker,
                 dialogue=dialogue,
@@ -160,6 +163,14 @@ class UtteranceTable:
         if bool(statistics.isnan().any()):
             raise UserError(f"expected {modality} of at least one utterance of the training split, got none")
         return statistics[0], statistics[1]
+
+
+def _votes(targets: Sequence[Mapping[str, Any]], task: Task) -> Tensor | None:
+    """(N, C) shares of the raters' votes, NaN where there are none; `None` where there are none at all."""
+    name, nothing = f"{task.name}{VOTES}", (math.nan,) * len(task.labels)
+    if not any(name in own for own in targets):
+        return None
+    return torch.tensor([own.get(name, nothing) for own in targets], dtype=torch.float32)
 
 
 class EpochOrder:

@@ -20,6 +20,7 @@ class Loss(nn.Module, ABC):
         kind: of the tasks that it is for: "classification", "regression", or "self_supervised" for none of a corpus.
         trains_head: whether it trains the head; else it needs another loss beside it.
         needs_teacher: whether it compares with the predictions of another run.
+        reads_votes: whether it reads the raters' votes.
         detaches_head: whether the head is trained on vectors through which no gradient flows.
 
     Args:
@@ -31,6 +32,7 @@ class Loss(nn.Module, ABC):
     trains_head: bool = True
     detaches_head: bool = False
     needs_teacher: bool = False
+    reads_votes: bool = False
 
     def __init__(self, *, task: str, weights: dict[str, float] | None = None) -> None:
         super().__init__()

@@ -42,6 +42,7 @@ class Several(Loss):
         (self.kind,) = kinds  # type: ignore[misc]
         self.parts = nn.ModuleDict(parts)
         self.detaches_head = any(part.detaches_head for part in parts.values())
+        self.reads_votes = any(part.reads_votes for part in parts.values())
         self.needs_teacher = any(part.needs_teacher for part in parts.values())
         self.log_variances = nn.ParameterDict(
             {name: torch.zeros(()) for name in parts} if weighting == "learned" else {}

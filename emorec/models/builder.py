@@ -13,7 +13,8 @@ from emorec.config.instantiation import Component
 from emorec.config.schema import ModelConfig, TrainConfig
 from emorec.context.context import Context
 from emorec.datamodules.utterances import UtteranceDataModule
-from emorec.datasets.utterance import Task
+from emorec.datasets.manifest import Manifest
+from emorec.datasets.utterance import VOTES, Task
 from emorec.encoders.encoder import Encoder
 from emorec.encoders.trained import TrainedPart
 from emorec.errors import UserError, make_all, raise_problems
@@ -175,6 +176,13 @@ def check_monitor(parts: ModelParts, task: Task) -> None:
     """Raises a `UserError` where the metric that chooses the best epoch is not computed."""
     if task.monitor not in (known := {"loss", *parts.metrics}):
         raise UserError(f"metric: expected the monitor of task {task.name!r}, {task.monitor!r}, got {sorted(known)}")
+
+
+def check_votes(loss: Loss, task: Task, manifest: Manifest) -> None:
+    """Raises a `UserError` where a loss reads votes that the corpus does not have."""
+    name = f"{task.name}{VOTES}"
+    if loss.reads_votes and not any(name in item.targets for item in manifest.utterances):
+        raise UserError(f"loss.targets: expected labels, since dataset={manifest.dataset} has no votes, got 'votes'")
 
 
 def metric_kind(target: type) -> str:

@@ -20,7 +20,7 @@ from emorec.encoders.encoder import Encoder
 from emorec.loggers.base import RunLogger
 from emorec.loggers.factory import make_loggers
 from emorec.models.automatic_loss import task_of, with_loss_of
-from emorec.models.builder import ModelParts, check_monitor, make_parts
+from emorec.models.builder import ModelParts, check_monitor, check_votes, make_parts
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
 from emorec.runs.identity import RunIdentity, identify
 from emorec.runs.provenance import provenance
@@ -125,6 +125,7 @@ def prepare_run(
     preparer.fit(config, corpus, encoders, task)
     parts = make_parts(config, task, encoders)
     check_monitor(parts, task)
+    check_votes(parts.loss, task, preparer.manifest(config, corpus))
     store = CheckpointStore(config.paths.checkpoints)
     initial = find_initial(config, store)  # before features are computed
     teacher = find_teacher(config, parts.loss, task.labels, store)

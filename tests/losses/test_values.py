@@ -1,6 +1,7 @@
 """Losses and class weights against values computed by hand and by torch."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -51,6 +52,26 @@ def test_logits_are_adjusted_in_training_by_the_shares_of_the_classes() -> None:
     plain = cross_entropy(output.logits[TASK], torch.tensor(TARGETS))
     torch.testing.assert_close(loss.eval()(output, batch)["cross_entropy"], plain)
     assert not loss.state_dict()
+
+
+def test_votes_are_targets_where_there_are_any_and_labels_elsewhere() -> None:
+    loss, output, batch = fitted(targets="votes"), *example([0, 1, IGNORED])
+    assert_same(loss(output, batch), fitted()(output, batch))  # no votes at all
+    votes = torch.tensor([[0.5, 0.25, 0, 0.25], [math.nan] * 4, [1, 0, 0, 0]])
+    log_share = output.logits[TASK].log_softmax(1)
+    expected = -((votes[0] * log_share[0]).sum() + log_share[1, 1]) / 2
+    voted = replace(batch, votes={TASK: votes})
+    torch.testing.assert_close(loss(output, voted)["cross_entropy"], expected)
+    weighted = fitted(targets="votes", class_weights="inverse")
+    weight = weigh_classes(COUNTS, "inverse")
+    assert weight is not None
+    sums = [(weight * votes[0] * log_share[0]).sum(), weight[1] * log_share[1, 1]]
+    expected = -sum(sums) / ((weight * votes[0]).sum() + weight[1])
+    torch.testing.assert_close(weighted(output, voted)["cross_entropy"], expected)
+
+
+def assert_same(actual: dict[str, Any], expected: dict[str, Any]) -> None:
+    torch.testing.assert_close(actual, expected)
 
 
 def test_focal_loss_with_gamma_zero_is_cross_entropy() -> None:

@@ -160,3 +160,18 @@ def test_splits_that_tear_dialogues_apart_are_refused(
 def test_utterances_without_dialogues_are_dialogues_of_one_turn(train_overrides: list[str], root: Path) -> None:
     assert main(["train", *train_overrides, "context=transformer", "context.heads=4", "progress=false"]) == 0
     assert only_record(root).status == "finished"
+
+
+def test_votes_are_read_where_the_corpus_has_them(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "fixture", "dataset=iemocap", f"to={tmp_path / 'iemocap'}"]) == 0
+    line = ["train", "dataset=iemocap", f"dataset.root={tmp_path / 'iemocap'}", "encoder/audio=none"]
+    line += ["encoder/video=none", "trainer.max_epochs=2", "model.hidden=8", "progress=false", "loss=cross_entropy"]
+    assert main([*line, "context=bigru"]) == 0
+    assert main([*line, "context=bigru", "loss.targets=votes"]) == 0
+    first, second = (run["run_id"] for run in runs(root))
+    assert first != second
+    capsys.readouterr()
+    assert main(["train", "loss=cross_entropy", "loss.targets=votes", "progress=false"]) == 2
+    assert "loss.targets: expected labels, since dataset=demo has no votes" in capsys.readouterr().err
