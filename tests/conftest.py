@@ -20,11 +20,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("EMOREC_DATA", REPOSITORY.parent / "shared" / "data"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take long begin first, so that no worker has one of them left when the other has nothing to do."""
-    items.sort(key=lambda item: "slow" not in item.keywords)
-
-
 def tone(seconds: float, rate: int = 16_000, pitch: float = 220.0, level: float = 0.3) -> NDArray[np.float32]:
     """A sine, (samples,)."""
     time = np.arange(round(seconds * rate)) / rate
