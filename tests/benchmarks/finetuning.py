@@ -55,7 +55,9 @@ def _save_speech(folder: Path) -> Path:
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
     # masks are off: they are drawn below the cut, where there is one
-    config = Wav2Vec2Config(**_sizes(HIDDEN), feat_extract_norm="layer", conv_dim=(HIDDEN,) * 7, apply_spec_augment=False)
+    config = Wav2Vec2Config(
+        **_sizes(HIDDEN), feat_extract_norm="layer", conv_dim=(HIDDEN,) * 7, apply_spec_augment=False
+    )
     Wav2Vec2Model(config).save_pretrained(folder)
     Wav2Vec2FeatureExtractor().save_pretrained(folder)
     return folder

@@ -109,7 +109,7 @@ def test_a_cut_network_learns_what_the_uncut_one_does(
     expected = losses_of(uncut, stored_batch(whole, sources), chosen)
     actual = losses_of(upper, stored_batch(cut, sources), list(same))
     assert actual == pytest.approx(expected, rel=1e-4)
-    assert actual[-1] < 0.9 * actual[0]
+    assert actual[-1] < 0.98 * actual[0]
 
 
 @pytest.mark.parametrize("choice", PRETRAINED)
