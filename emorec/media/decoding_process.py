@@ -2,7 +2,8 @@
 
 A process serves one clip after the other. It is replaced when it ends, or when a clip takes too long. A clip is at
 fault that also ends a new process, as those before it may have damaged the first. All that is decoded goes this way,
-plain WAV as well: the way costs about 0.2 ms a clip, and a process that starts 0.3 s.
+plain WAV as well: the way costs about 0.2 ms a clip, and a process that starts 0.15 s. So a few that have done their
+work wait for more of it.
 """
 
 import os
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]  # from where emorec is imported
 CLIP_SECONDS = 600.0  # to decode one clip
 CLIP_BYTES = 4_000_000_000  # of memory to decode one clip
 START_SECONDS = 120.0  # to import the decoders
+MOST_KEPT = 2  # processes that wait for another extraction, of about 50 MB each
 END_SECONDS = 10.0  # until a process has ended that has closed its connection, or is killed
 SIGNALS = {item.value: item.name for item in signal.Signals}
 # no signal to the group interrupts the imports, and `emorec` is the one that this process runs
@@ -57,7 +59,12 @@ class _DecodingProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, **ONE_THREAD},
+                env={
+                    name: value
+                    for name, value in {**os.environ, **ONE_THREAD}.items()
+                    if not name.startswith("EMOREC_")
+                },
+                cwd="/",
             )
         self._connection = Connection(ours)
         try:
@@ -108,10 +115,44 @@ class _DecodingProcess:
             self._process.wait(END_SECONDS)
 
 
+class _Kept:
+    """Decoding processes without work, which the next that needs one takes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[_DecodingProcess] = []
+
+    def keep(self, process: _DecodingProcess) -> bool:
+        """Whether there is room for one more; else its owner ends it."""
+        with self._lock:
+            has_room = len(self._idle) < MOST_KEPT
+            if has_room:
+                self._idle.append(process)
+            return has_room
+
+    def take(self) -> _DecodingProcess | None:
+        """The one that worked last, if there is any."""
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+
+_kept = _Kept()
+
+
+def _forget_kept() -> None:
+    """After a fork: they are those of the other process."""
+    global _kept
+    _kept = _Kept()
+
+
+os.register_at_fork(after_in_child=_forget_kept)
+
+
 class DecodingProcesses:
     """As many decoding processes as threads decode at once: started when they are needed, and kept.
 
-    They end with the block of `with`, whose threads then get an error, or else with this process.
+    What hangs ends with the block of `with`, whose threads then get an error, and all end with this process. A few that
+    have no work are kept for the next that decodes.
 
     Args:
         seconds: to decode one clip.
@@ -139,7 +180,8 @@ class DecodingProcesses:
         for process in busy:
             process.kill()
         for process in idle:
-            process.end()
+            if not _kept.keep(process):
+                process.end()
 
     def sound(
         self, path: Path, *, start: float | None, end: float | None, maximum_seconds: float
@@ -206,11 +248,12 @@ class DecodingProcesses:
                 self._owner, self._all, self._idle = os.getpid(), set(), []
             if self._idle:
                 return self._idle.pop()
-        return self._started()
+        return self._started(_kept.take())
 
-    def _started(self) -> _DecodingProcess:
+    def _started(self, process: _DecodingProcess | None = None) -> _DecodingProcess:
+        """The process, by default a new one, as one of these."""
         if not self._is_closed:
-            process = _DecodingProcess()
+            process = process or _DecodingProcess()
             with self._lock:
                 if not self._is_closed:
                     self._all.add(process)

@@ -23,22 +23,30 @@ from tests.benchmarks.figure import Figure, rounds_of, seconds
 from tests.benchmarks.synthetic import Synthetic
 from tests.benchmarks.training import CLASSES, HEAD, composed, median_epoch, raw_network
 
-LAYERS, HIDDEN = 12, 256
-SIZES = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": 1024}
+LAYERS, HIDDEN, BASE = 12, 256, 768  # the width of a network that is quick, and that of a base model
 FIRST = 8  # the lower two thirds are frozen
 STEPS, BATCH = 4, 16
 Split = tuple[Tensor, Tensor, Tensor]  # inputs (N, T, I), mask (N, T), targets (N,)
-TOKENS, SAMPLES = 32, 32_000  # of a text, and of 2 s of sound
+TOKENS, SAMPLES = 64, 32_000  # of a text, and of 2 s of sound
 SLACK = 1.08  # above what arithmetic allows
 FRONT = 7.0  # the convolutions of wav2vec 2.0 cost as much as so many layers
 
 
-def _save_text(folder: Path) -> Path:
+def _sizes(width: int) -> dict[str, int]:
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": width // 64,
+        "intermediate_size": 4 * width,
+    }
+
+
+def _save_text(folder: Path, width: int = HIDDEN) -> Path:
     from transformers import BertConfig, BertModel
 
     from tests.encoders.tiny_checkpoints import save_tokenizer
 
-    BertModel(BertConfig(**SIZES, vocab_size=128)).save_pretrained(folder)
+    BertModel(BertConfig(**_sizes(width), vocab_size=128)).save_pretrained(folder)
     save_tokenizer(folder)
     return folder
 
@@ -47,7 +55,9 @@ def _save_speech(folder: Path) -> Path:
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
     # masks are off: they are drawn below the cut, where there is one
-    config = Wav2Vec2Config(**SIZES, feat_extract_norm="layer", conv_dim=(HIDDEN,) * 7, apply_spec_augment=False)
+    config = Wav2Vec2Config(
+        **_sizes(HIDDEN), feat_extract_norm="layer", conv_dim=(HIDDEN,) * 7, apply_spec_augment=False
+    )
     Wav2Vec2Model(config).save_pretrained(folder)
     Wav2Vec2FeatureExtractor().save_pretrained(folder)
     return folder
@@ -75,7 +85,7 @@ def cut(root: Path, *, rounds: int = 3) -> list[Figure]:
     generator = np.random.default_rng(0)
     tokens = torch.from_numpy(generator.integers(5, 128, (BATCH, TOKENS, 1)).astype(np.int32))
     sound = torch.from_numpy(generator.integers(-9000, 9000, (BATCH, SAMPLES, 1)).astype(np.int16))
-    text, speech = _save_text(root / "text"), _save_speech(root / "speech")
+    text, speech = _save_text(root / "text", BASE), _save_speech(root / "speech")
     cases = [
         (Case("text, full", HuggingFaceText, tokens, "full", 0.0), text),
         (Case("text, LoRA", HuggingFaceText, tokens, "lora", 0.0), text),

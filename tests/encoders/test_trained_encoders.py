@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 Media = dict[str, dict[str, Source]]  # {modality: {id: source}}
 PRETRAINED = [choice for choice in DISTINCT if is_pretrained(choice)]
 STACKED = [choice for choice in PRETRAINED if "efficientnet" not in choice]  # networks of layers
+ONE_OF_A_FAMILY = ("bert_base_chinese", "wav2vec2_base", "wavlm_large", "whisper_base", "vit_base", "videomae_base")
 TRANSFORMER_TOLERANCE = {"atol": 1e-5, "rtol": 1e-4}
 
 
@@ -73,6 +74,42 @@ def test_a_cut_network_computes_what_the_uncut_one_does(
     actual, mask = features(cut.trained().eval(), stored_batch(cut, sources))
     assert torch.equal(mask, expected_mask)
     torch.testing.assert_close(actual, expected, **TRANSFORMER_TOLERANCE)
+
+
+def losses_of(part: TrainedPart, batch: tuple[Tensor, Tensor], names: Sequence[str]) -> list[float]:
+    """The losses of 20 steps without dropout, for which the mode of evaluation is enough, of the named parameters."""
+    own = dict(part.named_parameters())
+    optimizer = torch.optim.AdamW([own[name] for name in names], lr=1e-3)
+    target = torch.linspace(-1, 1, part.dim)
+    losses = []
+    for _ in range(20):
+        loss = (features(part.eval(), batch)[0][:, 0] - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+@pytest.mark.parametrize("training", ["full", "lora"])
+@pytest.mark.parametrize("choice", [choice for choice in STACKED if choice.partition("/")[2] in ONE_OF_A_FAMILY])
+def test_a_cut_network_learns_what_the_uncut_one_does(
+    choice: str, training: str, checkpoints: TinyCheckpoints, media: Media
+) -> None:
+    sources = media_of(choice, media)[:3]
+    cut, whole = (trained(choice, checkpoints, training=training, train_from=first) for first in (1, 0))
+    upper, uncut = cut.trained(), whole.trained()
+    deepest = max(upper.depth(name) for name, _ in upper.trained())
+    chosen = [name for name, _ in uncut.trained() if uncut.depth(name) <= deepest]
+    same = dict(upper.trained())
+    assert len(chosen) == len(same) < len(list(uncut.trained()))
+    with torch.no_grad():  # adapters begin with other random numbers
+        for name, (_, parameter) in zip(chosen, upper.trained(), strict=True):
+            dict(uncut.named_parameters())[name].copy_(parameter)
+    expected = losses_of(uncut, stored_batch(whole, sources), chosen)
+    actual = losses_of(upper, stored_batch(cut, sources), list(same))
+    assert actual == pytest.approx(expected, rel=1e-4)
+    assert actual[-1] < 0.98 * actual[0]
 
 
 @pytest.mark.parametrize("choice", PRETRAINED)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from emorec.media import decoding_process
 from tests.conftest import REPOSITORY
 
 # Python runs a `sitecustomize` on its path when it starts
@@ -45,3 +46,4 @@ def damage_decoders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damages libsndfile in all processes that are started while `monkeypatch` holds; `folder` is on their path."""
     (folder / "sitecustomize.py").write_text(DAMAGED)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(REPOSITORY)]))
+    monkeypatch.setattr(decoding_process, "_kept", decoding_process._Kept())

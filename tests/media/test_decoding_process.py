@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from emorec.media import decoding_process
 from emorec.media.connection import Connection
 from emorec.media.decoding_process import DecodingProcesses
 from emorec.media.sampling import decode_frames
@@ -31,6 +32,12 @@ pytestmark = pytest.mark.slow
 WHOLE: dict[str, Any] = {"start": None, "end": None, "maximum_seconds": 60.0}
 PICTURES: dict[str, Any] = {"start": None, "end": None, "count": 8, "crop": None, "reader": "av"}
 SECONDS = 20.0  # for what takes a moment
+
+
+@pytest.fixture(autouse=True)
+def none_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process waits that another test has started."""
+    monkeypatch.setattr(decoding_process, "_kept", decoding_process._Kept())
 
 
 @pytest.fixture
