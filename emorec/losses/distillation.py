@@ -55,7 +55,8 @@ def soft_divergence(own: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     Hinton et al. 2015, "Distilling the knowledge in a neural network", arXiv 1503.02531.
     """
     found, target = (own / temperature).log_softmax(1), (teacher / temperature).softmax(1)
-    return kl_div(found, target, reduction="batchmean") * temperature**2
+    divergence: Tensor = kl_div(found, target, reduction="batchmean") * temperature**2
+    return divergence
 
 
 class KD(DistillationLoss):
@@ -79,7 +80,8 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
     """(N,), Pearson's correlation of the rows of two matrices (N, M); 0 where a row is constant."""
     first, second = (values - values.mean(1, keepdim=True) for values in (first, second))
     spread = torch.linalg.vector_norm(first, dim=1) * torch.linalg.vector_norm(second, dim=1)
-    return (first * second).sum(1) / spread.clamp_min(1e-8)
+    correlations: Tensor = (first * second).sum(1) / spread.clamp_min(1e-8)
+    return correlations
 
 
 def correlation_distance(own: Tensor, teacher: Tensor, *, temperature: float, between: float, within: float) -> Tensor:
@@ -90,10 +92,11 @@ def correlation_distance(own: Tensor, teacher: Tensor, *, temperature: float, be
     the second part is left out.
     """
     first, second = ((values / temperature).softmax(1) for values in (own, teacher))
-    loss = between * (1 - correlation(first, second).mean())
+    loss: Tensor = between * (1 - correlation(first, second).mean())
     if len(own) > 1:
         loss = loss + within * (1 - correlation(first.T, second.T).mean())
-    return temperature**2 * loss
+    scaled: Tensor = temperature**2 * loss
+    return scaled
 
 
 class DIST(DistillationLoss):

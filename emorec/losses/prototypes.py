@@ -150,7 +150,7 @@ class SPCL(PrototypeLoss):
     def remember(self, vectors: Tensor, target: Tensor) -> None:
         """Puts vectors (B, H) of classes (B,) into the pools."""
         most = self.pool.shape[1]
-        for number in target.unique().tolist():
+        for number in sorted(set(target.tolist())):
             kept = torch.cat([self.pool[number, : int(self.filled[number])], vectors[target == number].to(self.pool)])
             if len(kept) > most:
                 kept = kept[torch.randperm(len(kept))[:most].to(kept.device)]
@@ -211,7 +211,7 @@ class APCL(PrototypeLoss):
 
     def follow(self, vectors: Tensor, target: Tensor) -> None:
         """Moves memories and prototypes by vectors (B, H) of classes (B,)."""
-        for number in target.unique().tolist():
+        for number in sorted(set(target.tolist())):
             mean = vectors[target == number].to(self.memory).mean(0)
             self.memory[number] = self.momentum * self.memory[number] + self.rate * (mean - self.prototypes[number])
         factor, signs = torch.linalg.qr((self.initial + self.memory).T)

@@ -19,7 +19,7 @@ class Several(Loss):
             (exp(-s) · loss + s) / 2 times its weight (Kendall et al. 2018, arXiv 1705.07115).
     """
 
-    kind = "classification"
+    kind: Literal["classification", "regression", "self_supervised"] = "classification"  # type: ignore[misc]
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Several(Loss):
         kinds = {part.kind for part in parts.values()}
         if len(kinds) > 1:
             raise UserError(f"loss: expected losses of one kind of task, got {', '.join(sorted(kinds))}")
-        (self.kind,) = kinds  # type: ignore[misc]
+        (self.kind,) = kinds
         self.parts = nn.ModuleDict(parts)
         self.detaches_head = any(part.detaches_head for part in parts.values())
         self.reads_votes = any(part.reads_votes for part in parts.values())
@@ -64,5 +64,5 @@ class Several(Loss):
     def _balanced(self, name: str, value: Tensor) -> Tensor:
         if name not in self.log_variances:
             return value
-        variance = self.log_variances[name]
+        variance: Tensor = self.log_variances[name]
         return ((-variance).exp() * value + variance) / 2

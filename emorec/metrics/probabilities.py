@@ -54,17 +54,32 @@ class ProbabilityMetric(Metric):
         if preds.ndim != 2 or preds.shape[1] != self.num_classes:
             raise ValueError(f"expected logits of shape (N, {self.num_classes}), got {tuple(preds.shape)}")
         known = target >= 0
-        self.logits.append(preds[known])
+        self.logits.append(preds[known].float())
         self.target.append(target[known])
+
+    def sync(self, *arguments: Any, **options: Any) -> None:
+        """Joins the states of all ranks; torchmetrics needs a tensor of each, also of one without an update."""
+        if not self.logits:
+            self.logits.append(torch.zeros(0, self.num_classes, device=self.device))
+            self.target.append(torch.zeros(0, dtype=torch.long, device=self.device))
+        super().sync(*arguments, **options)
 
     def compute(self) -> Tensor:
         """The score (), float64; NaN where a logit was not finite, 0 where no utterance had a target."""
-        logits, target = dim_zero_cat(self.logits).double(), dim_zero_cat(self.target)
+        if len(self.target) == 0:
+            return torch.zeros((), dtype=torch.float64, device=self.device)
+        return self.of(dim_zero_cat(self.target), dim_zero_cat(self.logits))
+
+    @classmethod
+    def of(cls, target: Tensor, logits: Tensor) -> Tensor:
+        """`compute` for classes (N,), of which negative ones do not count, and logits (N, C)."""
+        known = target >= 0
+        target, logits = target[known], logits[known].double()
         if len(target) == 0:
             return logits.new_zeros(())
         if not bool(logits.isfinite().all()):
             return logits.new_full((), torch.nan)
-        return self.score(target, logits.softmax(1)).double()
+        return cls.score(target, logits.softmax(1)).double()
 
 
 def mean_over_classes(of_class: Callable[[Tensor, Tensor], Tensor], target: Tensor, probabilities: Tensor) -> Tensor:

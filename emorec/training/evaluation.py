@@ -113,7 +113,7 @@ def evaluate_run(
 
     sources = {modality: item.sources for modality, item in data.features.items()}
     dataset = dict(config.dataset.node)
-    what = {"dataset": data.manifest.digest, "split": split, "sources": sources, "config": dataset}
+    what: dict[str, Any] = {"dataset": data.manifest.digest, "split": split, "sources": sources, "config": dataset}
     if missing.rate:
         what |= {"missing": [missing.rate, missing.seed]}
     target = folder / "evaluations" / digest_of(what)[:12]
