@@ -49,10 +49,10 @@ def test_a_student_learns_from_a_teacher_of_another_modality(
 
     # the teacher's predictions are in the cache now: it is not applied again
     applied = []
-    monkeypatch.setattr("emorec.training.teacher.outputs", lambda *_: applied.append(1))
-    assert main([*line, "seed=1"]) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr("emorec.training.teacher.outputs", lambda *_: applied.append(1))
+        assert main([*line, "seed=1"]) == 0
     assert not applied
-    monkeypatch.undo()
     assert main(["evaluate", f"run={record.run_id}"]) == 0
 
 
@@ -66,9 +66,9 @@ def test_what_the_teacher_predicts_is_what_the_student_is_taught(
         seen.update(zip(batch.id, batch.teacher["logits"], strict=True))
         return step(model, batch, batch_idx)
 
-    monkeypatch.setattr(EmotionModel, "training_step", noted)
-    assert main([*words, *AUDIO, "loss=[cross_entropy,kd]", f"distillation.teacher={teacher.run_id}"]) == 0
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(EmotionModel, "training_step", noted)
+        assert main([*words, *AUDIO, "loss=[cross_entropy,kd]", f"distillation.teacher={teacher.run_id}"]) == 0
     from emorec.datamodules.preparer import DataPreparer
     from emorec.inference.loaded_run import load_run
     from tests.benchmarks.training import composed
