@@ -5,7 +5,7 @@ import os
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from emorec.config.keys import GROUPED_KEYS, OPERATIONAL_KEYS, flat, is_location
 from emorec.errors import UserError
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, runs_in, stored_config
-from emorec.runs.results import read_history, read_metrics, scalar_metrics
+from emorec.runs.results import read_history, read_metrics, read_missing, scalar_metrics
 
 SUMMARY_METRICS = {
     "classification": ("weighted_f1", "macro_f1", "uar", "accuracy"),
@@ -34,6 +34,7 @@ class Run:
     config: dict[str, Any]  # {dotted key: value}
     metrics: dict[str, Any]  # content of `metrics.json`
     history: list[dict[str, float]]  # a row for each epoch
+    missing: dict[str, dict[str, float]] = field(default_factory=dict)  # {modalities: metrics of test with these alone}
 
     @cached_property
     def numbers(self) -> dict[str, float]:
@@ -123,6 +124,17 @@ class Group:
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
+def missing_scores(group: Group) -> dict[str, float]:
+    """{modalities: mean of the monitor on test with these alone} over the runs of a group; empty unless all have it."""
+    names = list(dict.fromkeys(name for run in group.runs for name in run.missing))
+    values = {name: [run.missing.get(name, {}).get(group.contest.monitor) for run in group.runs] for name in names}
+    return {
+        name: statistics.fmean(known)
+        for name, found in values.items()
+        if len(known := [value for value in found if isinstance(value, int | float)]) == len(group.runs)
+    }
+
+
 def finished_runs(store: CheckpointStore, folders: Sequence[Path] = ()) -> list[Run]:
     """Reads all finished runs of a store or, if there are `folders`, of these (see `runs_in`), oldest first. Of each
     that cannot be read a warning is given once."""
@@ -147,7 +159,8 @@ def _read_run(record: RunRecord, folder: Path) -> Run:
     lacking = [name for name in ("metrics.json", "config.yaml") if not os.path.lexists(folder / name)]
     if lacking:
         raise UserError(f"expected {', '.join(lacking)} of a finished run in {folder}, found none")
-    return Run(record, folder, flat(stored_config(folder)), read_metrics(folder), read_history(folder))
+    missing = read_missing(folder, str(record.data.get("corpus", "")))
+    return Run(record, folder, flat(stored_config(folder)), read_metrics(folder), read_history(folder), missing)
 
 
 def matching(runs: Iterable[Run], filters: Mapping[str, Sequence[str]]) -> list[Run]:

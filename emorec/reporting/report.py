@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 
 from emorec.escaping import for_csv, for_markdown
 from emorec.markdown import markdown_table, with_deviation
@@ -16,6 +17,7 @@ from emorec.reporting.aggregate import (
     distinction,
     distinctions,
     headings,
+    missing_scores,
 )
 from emorec.runs.results import SHOWN, SPEAKER_NOTE
 from emorec.storage.atomic import write_bytes, write_text
@@ -52,13 +54,36 @@ def group_table(groups: Sequence[Group]) -> str:
     return f"{table}\n\n{SPEAKERS}" if any(group.runs[0].normalises_speakers for group in groups) else table
 
 
+def missing_table(groups: Sequence[Group]) -> str:
+    """A Markdown table of what is left of the monitor on test without some modalities, for groups that know it."""
+    scores = {group: found for group in groups if (found := missing_scores(group))}
+    if not scores:
+        return ""
+    names = list(dict.fromkeys(name for found in scores.values() for name in found))
+    keys = distinctions(groups)
+    rows = [
+        [
+            group.group_id,
+            *(distinction(group, key) for key in keys),
+            str(len(group.runs)),
+            *(f"{found[name]:.3f}" if name in found else "–" for name in names),
+            f"{fmean(found.values()):.3f}",
+        ]
+        for group, found in scores.items()
+    ]
+    table = markdown_table(["group", *keys, "n", *names, "mean"], rows)
+    return f"### test/{groups[0].contest.monitor} with some modalities alone\n\n{table}\n"
+
+
 def tables_of(groups: Sequence[Group]) -> str:
-    """A heading and a table for each contest."""
+    """A heading and the tables of each contest."""
     texts = headings(group.contest for group in groups)
-    contests = groupby(groups, key=lambda group: group.contest)
-    return "\n".join(
-        f"## {for_markdown(texts[contest])}\n\n{group_table(list(members))}\n" for contest, members in contests
-    )
+    parts = []
+    for contest, members in groupby(groups, key=lambda group: group.contest):
+        own = list(members)
+        parts.append(f"## {for_markdown(texts[contest])}\n\n{group_table(own)}\n")
+        parts += [table for table in [missing_table(own)] if table]
+    return "\n".join(parts)
 
 
 def _csv(*rows: Sequence[object]) -> str:

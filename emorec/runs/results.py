@@ -25,6 +25,7 @@ SHOWN = {"classification": ("weighted_f1", "uar", "accuracy"), "regression": ("c
 LINE_METRICS = {kind: (f"val/{names[0]}", *(f"test/{name}" for name in names)) for kind, names in SHOWN.items()}
 
 
+MISSING = "missing.json"  # of an evaluation: a row for each subset of the modalities
 SPEAKER_NOTE = "speaker-normalised"  # of results that rest on the speakers' own unlabelled utterances
 
 
@@ -84,6 +85,24 @@ def read_metrics(folder: Path) -> dict[str, Any]:
         UserError: it is not readable.
     """
     return read_object(folder / "metrics.json", "the metrics of a run") or {}
+
+
+def read_missing(folder: Path, corpus: str) -> dict[str, dict[str, float]]:
+    """{modalities, such as "text+audio": metrics} of a run's test split without the other modalities.
+
+    Empty where this was not evaluated on the corpus of this digest.
+
+    Raises:
+        UserError: a file is not readable.
+    """
+    for path in sorted(folder.glob(f"evaluations/*/{MISSING}")):
+        found = read_object(path, "an evaluation with missing modalities") or {}
+        if found.get("corpus") == corpus and found.get("split") == "test":
+            try:
+                return {"+".join(row["modalities"]): dict(row["metrics"]) for row in found["rows"]}
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"expected rows of modalities and metrics in {path}, got {error!r}") from error
+    return {}
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:

@@ -21,7 +21,7 @@ from emorec.models.builder import feature_widths, make_parts, model_for, restore
 from emorec.models.emotion_model import EmotionModel, Predictions
 from emorec.runs.backbones import check_checkpoint, with_present_models
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config, write_record
-from emorec.runs.results import SHOWN, metric_text, remarks, scalar_metrics, write_results
+from emorec.runs.results import MISSING, SHOWN, metric_text, remarks, scalar_metrics, write_results
 from emorec.runs.weights import load_components
 from emorec.storage.atomic import write_json
 from emorec.storage.digests import digest_of
@@ -125,7 +125,7 @@ def evaluate_run(
     if not missing.grid:
         return line
     rows = grid(partial(predict, model, settings=config.trainer), batches, list(data.features), data.task)
-    write_json(target / "missing.json", rows)
+    write_json(target / MISSING, {"corpus": data.manifest.digest, "split": split, "rows": rows})
     return f"{line}\n{grid_table(rows, data.task)}"
 
 

@@ -31,7 +31,8 @@ def evaluated(root: Path, run: str, name: str) -> list[Any]:
 def test_each_subset_of_the_modalities_is_evaluated(run: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", f"run={run}", "missing=grid"]) == 0
     out = capsys.readouterr().out
-    (rows,), (metrics,) = evaluated(root, run, "missing.json"), evaluated(root, run, "metrics.json")
+    (found,), (metrics,) = evaluated(root, run, "missing.json"), evaluated(root, run, "metrics.json")
+    rows = found["rows"]
     assert [tuple(row["modalities"]) for row in rows] == subsets(("text", "audio", "video"))
     assert len(rows) == 7
     assert rows[0]["metrics"]["uar"] == pytest.approx(metrics["test/uar"])
@@ -39,6 +40,10 @@ def test_each_subset_of_the_modalities_is_evaluated(run: str, root: Path, capsys
     assert len({row["metrics"]["loss"] for row in rows}) == 7
     assert "| text+audio+video |" in out
     assert "| mean " in out
+    assert main(["report", "dataset=demo"]) == 0
+    report = capsys.readouterr().out
+    assert "with some modalities alone" in report
+    assert f"{rows[-1]['metrics']['uar']:.3f}" in report
 
 
 def test_modalities_are_missing_at_a_rate_by_seed(run: str, root: Path) -> None:
