@@ -18,6 +18,7 @@ INFO_CHOICES = ("all", "config", "defaults", "defaults-tree", "plugins", "search
 CFG_CHOICES = ("job", "hydra", "all")
 FLAG_CHOICES = {"--info": INFO_CHOICES, "-i": INFO_CHOICES, "--cfg": CFG_CHOICES, "-c": CFG_CHOICES}
 KNOWN = WITH_VALUE | PRINTING | {"--multirun", "-m", "--resolve", "--run", "-r"}
+OPEN = ("loss.weights.", "task_weights.")  # beginnings of keys that are names
 SEVERAL = "several"  # the choice of the group `loss` that holds others
 CHOICES = re.compile(r"[^,\[\](){}$'\"]*|\[[^\[\](){}$'\"]*\]")  # one or a list; no sweep or interpolation
 
@@ -98,7 +99,7 @@ def _for_hydra(override: str) -> list[str]:
     if key == "loss" and value.startswith("[") and CHOICES.fullmatch(value):
         names = [name.strip() for name in value.strip("[]").split(",")]
         return [f"loss={SEVERAL}", *(f"+loss@loss.{name}={name}" for name in names if name)]
-    return [f"++{override}"] if key.startswith("loss.weights.") else [override]
+    return [f"++{override}"] if key.startswith(OPEN) else [override]
 
 
 def choices_of(line: CommandLine, overrides: Sequence[str], group: str) -> list[str]:

@@ -19,6 +19,8 @@ TRAINING_KEYS, LORA_KEYS = ("train_from", "train_front"), ("lora",)
 SELECTION_KEYS = {"smoothed": "smoothed_over", "average_last_k": "average_last"}
 # Keys that older runs did not have: they count once they differ from what those runs did.
 ADDED_KEYS: Mapping[tuple[str, ...], Any] = {
+    ("tasks",): None,
+    ("task_weights",): {},
     ("distillation",): {"teacher": None},
     ("init_from",): None,
     ("init_components",): None,

@@ -265,6 +265,8 @@ class TrainConfig(ExtractConfig):
     metric: dict[str, Component | None] = field(default_factory=dict)
     logger: dict[str, Component | None] = field(default_factory=dict)
     checkpoint: CheckpointConfig
+    tasks: list[str] | None = None  # learned together, `dataset.task` among them; `None` for it alone
+    task_weights: dict[str, NonNegative] = field(default_factory=dict)  # of the losses of other tasks, 1 by default
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     init_from: str | None = None  # a finished run, whose weights training starts from
     init_components: list[str] | None = None  # those that are taken; `None` for all that fit
@@ -277,6 +279,7 @@ class TrainConfig(ExtractConfig):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
+        yield from self._problems_of_tasks()
         ranks, precision = self.trainer.world_size, str(self.trainer.precision)
         if self.batch_size_per == "step" and self.batch_size % ranks:
             yield f"batch_size: expected a multiple of the {ranks} ranks (batch_size_per=step), got {self.batch_size}"
@@ -285,6 +288,15 @@ class TrainConfig(ExtractConfig):
                 "optimizer.fused: expected false, or trainer.gradient_clip=null, with a mixed precision "
                 f"(trainer.precision={precision}), got true"
             )
+
+    def _problems_of_tasks(self) -> Iterator[str]:
+        names = self.tasks or []
+        if len(set(names)) < len(names):
+            yield f"tasks: expected each once, got {names}"
+        for name in sorted(self.task_weights.keys() - set(names)):
+            yield f"task_weights.{name}: expected a name of tasks={names}"
+        if self.tasks and self.model.mixup:
+            yield f"model.mixup: expected 0 with several tasks, got {self.model.mixup}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,7 @@ class PreparedData:
     left_out: int  # number of utterances without any modality
     trained: dict[str, dict[str, Any]] = field(default_factory=dict)  # {modality: spec} of encoders that train
     turns: dict[str, tuple[Utterance, ...]] | None = None  # {split: all turns of its dialogues}, for a context
+    others: tuple[Task, ...] = ()  # tasks that are learned beside `task`
 
     def digest(self, modality: str) -> str:
         """Identifies what the model reads of a modality, and the encoder that trains on it, less what it learned."""
@@ -80,5 +81,6 @@ class PreparedData:
             views={modality: features.views for modality, features in self.features.items()},
             stride=self.count,
             live=frozenset(self.trained),
+            others=self.others,
             scored=None if self.turns is None else {item.id for items in self.splits.values() for item in items},
         )

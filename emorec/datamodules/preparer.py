@@ -134,6 +134,7 @@ class DataPreparer:
         whole: bool = False,
         widths: Mapping[str, int] | None = None,
         dialogues: bool = False,
+        others: Sequence[Task] = (),
     ) -> PreparedData:
         """The corpus, its splits and all features of a config, for its corpus and its {modality: encoder}.
 
@@ -143,6 +144,7 @@ class DataPreparer:
             widths: {modality: width of its features} of a trained model, which works without a modality that the
                 corpus lacks.
             dialogues: all turns of the dialogues are prepared, also those that are in no split.
+            others: tasks whose targets are carried as well.
 
         Raises:
             UserError: the corpus, an encoder or the split is not as expected.
@@ -181,7 +183,20 @@ class DataPreparer:
         raise_problems(f"dataset={manifest.dataset}", unusable)
         bad = {modality: len(item.report.bad) for modality, item in features.items() if item.report.bad}
         trained = {modality: encoder.spec() for modality, encoder in encoders.items() if encoder.mode != "frozen"}
-        return PreparedData(corpus, manifest, task, kept, features, indices, len(chosen), bad, left_out, trained, turns)
+        return PreparedData(
+            corpus=corpus,
+            manifest=manifest,
+            task=task,
+            splits=kept,
+            features=features,
+            indices=indices,
+            count=len(chosen),
+            bad=bad,
+            left_out=left_out,
+            trained=trained,
+            turns=turns,
+            others=tuple(others),
+        )
 
     def _prepared(
         self, config: ExtractConfig, encoder: Encoder, manifest: Manifest, chosen: list[Utterance], width: int | None

@@ -36,6 +36,7 @@ class UtteranceTable:
         stride: number of indices of a view.
         live: modalities whose rows are inputs of an encoder that trains.
         scored: ids of the utterances that have a target; `None` for all that the task has one of.
+        others: other tasks, whose targets are carried as well.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class UtteranceTable:
         stride: int = 0,
         live: frozenset[str] = frozenset(),
         scored: AbstractSet[str] | None = None,
+        others: Sequence[Task] = (),
     ) -> None:
         self.utterances = tuple(utterances)
         self.task = task
@@ -67,9 +69,12 @@ class UtteranceTable:
         self._dialogue = torch.tensor([numbers.get(item.dialogue or "", -1) for item in utterances])
         self._turn = torch.tensor([-1 if item.turn is None else item.turn for item in utterances])
         targets = [item.targets if scored is None or item.id in scored else {} for item in utterances]
-        self.has_target = torch.tensor([task.name in own for own in targets])
-        missing, dtype = (IGNORED, torch.int64) if task.kind == "classification" else (math.nan, torch.float32)
-        self.target = torch.tensor([own.get(task.name, missing) for own in targets], dtype=dtype)
+        self.target, self.has_target = _targets(targets, task)
+        own_labels = {name: item.labels for name, item in manifest.tasks.items()}
+        self.others = {  # {task: (target, has_target)}; a corpus with other classes has no target for a task
+            other.name: _targets(targets if own_labels.get(other.name) == other.labels else [{}] * len(targets), other)
+            for other in others
+        }
         self.votes = _votes(targets, task)
 
     def __len__(self) -> int:
@@ -100,6 +105,10 @@ class UtteranceTable:
         """
         cut_sizes = list(sizes)
         keys = None if epoch_key is None else mixed(self._key[rows] ^ epoch_key)
+        cut_others = {
+            name: list(zip(*(torch.split(column[rows], cut_sizes) for column in columns), strict=True))
+            for name, columns in self.others.items()
+        }
         cut_votes = None if self.votes is None else torch.split(self.votes[rows], cut_sizes)
         columns = (self.target, self.has_target, self.speaker, self._dialogue, self._turn, *self._present.values())
         cuts = zip(*(torch.split(column[rows], cut_sizes) for column in columns), strict=True)
@@ -127,9 +136,12 @@ class UtteranceTable:
                 inputs={modality: values for modality, (values, _) in gathered_of.items() if modality in self.live},
                 mask={modality: mask for modality, (_, mask) in gathered_of.items()},
                 present=dict(zip(self.readers, present, strict=True)),
-                targets={self.task.name: target},
+                targets={self.task.name: target, **{name: cuts_of[number][0] for name, cuts_of in cut_others.items()}},
                 votes={} if cut_votes is None else {self.task.name: cut_votes[number]},
-                target_mask={self.task.name: has_target},
+                target_mask={
+                    self.task.name: has_target,
+                    **{name: cuts_of[number][1] for name, cuts_of in cut_others.items()},
+                },
                 speaker=speaker,
                 dialogue=dialogue,
                 turn=turn,
@@ -163,6 +175,13 @@ class UtteranceTable:
         if bool(statistics.isnan().any()):
             raise UserError(f"expected {modality} of at least one utterance of the training split, got none")
         return statistics[0], statistics[1]
+
+
+def _targets(targets: Sequence[Mapping[str, Any]], task: Task) -> tuple[Tensor, Tensor]:
+    """(N,) targets for a task, and (N,) where there is one."""
+    missing, dtype = (IGNORED, torch.int64) if task.kind == "classification" else (math.nan, torch.float32)
+    values = torch.tensor([own.get(task.name, missing) for own in targets], dtype=dtype)
+    return values, torch.tensor([task.name in own for own in targets])
 
 
 def _votes(targets: Sequence[Mapping[str, Any]], task: Task) -> Tensor | None:
@@ -395,6 +414,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
         stride: number of indices of a view.
         live: modalities whose rows are inputs of an encoder that trains.
         scored: ids of the utterances that have a target, where the splits are whole dialogues in order; else `None`.
+        others: other tasks.
     """
 
     def __init__(
@@ -413,6 +433,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
         batch_size_per: str = "step",
         live: frozenset[str] = frozenset(),
         scored: AbstractSet[str] | None = None,
+        others: Sequence[Task] = (),
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -433,6 +454,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
                 stride=stride,
                 live=live,
                 scored=scored,
+                others=others,
             )
             for name in SPLITS
         }

@@ -10,9 +10,8 @@ from emorec.config.keys import flat
 from emorec.config.locations import root_folder
 from emorec.config.schema import TrainConfig
 from emorec.config.validation import validated
-from emorec.datasets.utterance import Task
 from emorec.errors import UserError
-from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config
+from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config, stored_task
 from emorec.runs.results import read_metrics, scalar_metrics
 from emorec.runs.weights import load_components
 from emorec.storage.digests import FileDigests
@@ -73,7 +72,7 @@ class LoadedRun:
         values = {**self.config, "logger": {}, "metric": {}, "tags": []}  # not needed to apply the model
         values["encoder"] = with_present_models(values["encoder"], self.record, self.folder, self.models)
         config = validated(TrainConfig, values, heading=str(self.folder / "config.yaml"))
-        task = Task(**{**self.record.task, "labels": tuple(self.record.task["labels"])})
+        task, others = stored_task(self.record.task), [stored_task(item) for item in self.record.other_tasks]
         components = load_components(self.folder, self.record.weights)
         widths = feature_widths(components)
         layers = layer_counts(components, widths)
@@ -83,7 +82,9 @@ class LoadedRun:
         for encoder in encoders.values():
             if encoder.mode != "frozen":
                 check_checkpoint(self.record, encoder)
-        model = build_model(make_parts(config, task, encoders), config.model, task, widths=widths, layers=layers)
+        model = build_model(
+            make_parts(config, task, encoders, others), config.model, task, widths=widths, layers=layers
+        )
         model.load_components(components)
         return model.eval()
 

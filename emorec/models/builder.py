@@ -1,6 +1,6 @@
 """Puts a model together from a config."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from emorec.models.heads import EmbeddingHead, Head
 from emorec.models.layer_sum import LayerSum
 from emorec.models.normalisation import Normalisation
 from emorec.models.optimization import OptimizerFactory, SchedulerFactory, optimization
+from emorec.models.other_tasks import OtherTask, OtherTasks, default_loss
 from emorec.models.projection import Projection
 
 STATISTICS_BATCH, FRONT_BATCH = 512, 32  # utterances of which statistics are computed at once, and from waveforms
@@ -42,11 +43,15 @@ class ModelParts:
     metrics: dict[str, Metric]
     optimizer: OptimizerFactory
     scheduler: SchedulerFactory | None
+    others: tuple[OtherTask, ...] = ()
     encoders: dict[str, TrainedPart] = field(default_factory=dict)  # {modality: trained part} of encoders that train
 
 
-def make_parts(config: TrainConfig, task: Task, encoders: Mapping[str, Encoder] | None = None) -> ModelParts:
-    """The parts of a model. `encoders` are {modality: encoder}; those that train load their weights.
+def make_parts(
+    config: TrainConfig, task: Task, encoders: Mapping[str, Encoder] | None = None, others: Sequence[Task] = ()
+) -> ModelParts:
+    """The parts of a model. `encoders` are {modality: encoder}; those that train load their weights. `others` are tasks
+    that are learned beside the main one.
 
     Raises:
         UserError: a part's arguments do not fit it, or it is for another kind of task; all problems at once.
@@ -58,11 +63,16 @@ def make_parts(config: TrainConfig, task: Task, encoders: Mapping[str, Encoder] 
             "context": lambda: _context(config),
             "loss": lambda: _loss(config, task),
             "metrics": lambda: make_metrics(config, task),
+            "tasks": lambda: _others(config, others),
             "optimization": lambda: optimization(config, task),
             "encoders": lambda: _trained(encoders or {}, config.seed),
         },
     )
     optimizer, scheduler = made.pop("optimization")
+    made["others"] = made.pop("tasks")
+    if made["others"] and made["fusion"].classifies:
+        name = type(made["fusion"]).__name__
+        raise UserError(f"fusion: expected one with a vector of all modalities for several tasks, got {name}")
     if made["context"] is not None:
         _check_context(made["fusion"], made["loss"], config)
     if isinstance(made["loss"], ViewLoss):
@@ -77,6 +87,13 @@ def _fusion(config: TrainConfig, task: Task) -> Fusion:
         torch.manual_seed(config.seed)
         dims = dict.fromkeys(config.encoder.used(), hidden)
         return config.fusion.make(Fusion, dims=dims, hidden=hidden, **derived)  # type: ignore[type-abstract]
+
+
+def _others(config: TrainConfig, tasks: Sequence[Task]) -> tuple[OtherTask, ...]:
+    return tuple(
+        OtherTask(task, default_loss(task), config.task_weights.get(task.name, 1.0), make_metrics(config, task))
+        for task in tasks
+    )
 
 
 def _context(config: TrainConfig) -> Context | None:
@@ -225,6 +242,7 @@ def build_model(
         make_scheduler=parts.scheduler,
         mixup=Mixup(settings.mixup) if settings.mixup else None,
         modality_dropout=settings.modality_dropout,
+        others=OtherTasks(parts.others, hidden=hidden, dropout=dropout) if parts.others else None,
     )
 
 
@@ -244,6 +262,10 @@ def model_for(parts: ModelParts, settings: ModelConfig, module: UtteranceDataMod
     module.carry_speaker_statistics({name: _front(model, name) for name in by_speaker})
     if module.task.kind == "classification":
         parts.loss.fit(module.tables["train"].class_counts())
+    for other in parts.others:
+        target, known = module.tables["train"].others[other.task.name]
+        if other.task.kind == "classification":
+            other.loss.fit(torch.bincount(target[known], minlength=len(other.task.labels)))
     return model
 
 
@@ -260,6 +282,11 @@ def fit_statistics(model: EmotionModel, module: UtteranceDataModule) -> None:
         start = model.fusion if model.head is None else model.head
         assert isinstance(start, Head | WeightedLogits)
         start.start_at(float(table.target.nanmean()))
+    for name, (target, known) in table.others.items():
+        if target.is_floating_point() and bool(known.any()):
+            head = model.others.heads[name] if model.others is not None else None
+            assert isinstance(head, Head)
+            head.start_at(float(target[known].mean()))
 
 
 def _front(model: EmotionModel, modality: str) -> Any:

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import partial, reduce
+from operator import add
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,7 @@ from emorec.datasets.utterance import Task
 from emorec.errors import UserError
 from emorec.losses.loss import Loss
 from emorec.models.lightning_overhead import FastModule
+from emorec.models.other_tasks import OtherTasks, TaskResult, joined
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
 MakeScheduler = Callable[[Optimizer, int, int], dict[str, Any]]
@@ -29,11 +31,12 @@ AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 @dataclass(frozen=True)
 class BatchResult:
-    """Logits (B, C), targets (B,) and mean loss () of one batch, on the model's device."""
+    """Logits (B, C), targets (B,) and mean loss () of one batch, on the model's device; and those of other tasks."""
 
     logits: Tensor
     target: Tensor
     loss: Tensor
+    others: dict[str, TaskResult] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Predictions:
     id: tuple[str, ...]
     logits: Tensor  # (N, C) float32; for regression the predicted values (N, 1)
     target: Tensor  # (N,) class numbers; for regression values, NaN where there is none
+    others: dict[str, TaskResult] = field(default_factory=dict, kw_only=True)  # {task: the same of another one}
     scores: dict[str, float]  # `loss` (mean over the utterances) and the metrics; all NaN where a logit is not finite
 
     def not_finite(self) -> list[str]:
@@ -71,6 +75,7 @@ class EmotionModel(FastModule):
         make_scheduler: (optimizer, total steps, batches of an epoch) -> Lightning's `lr_scheduler`; `None` for a
             constant rate.
         modality_dropout: probability that an utterance lacks a modality in training; one of them always stays.
+        others: heads, losses and metrics of other tasks.
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class EmotionModel(FastModule):
         mixup: nn.Module | None = None,
         modality_dropout: float = 0.0,
         context: nn.Module | None = None,
+        others: OtherTasks | None = None,
     ) -> None:
         super().__init__()
         self.task = task
@@ -101,6 +107,7 @@ class EmotionModel(FastModule):
         self.context = context
         self.head = head
         self.loss = loss
+        self.others = others
         self.metrics = MetricCollection(dict(metrics or {}))
         self._make_optimizer = make_optimizer
         self._make_scheduler = make_scheduler
@@ -131,7 +138,8 @@ class EmotionModel(FastModule):
         fused = fusion.fused.detach() if self.loss.detaches_head else fusion.fused
         logits = self.head(fused) if self.head is not None else fusion.decided
         assert logits is not None
-        return ModelOutput(logits={self.task.name: logits}, fusion=fusion)
+        others = {} if self.others is None else self.others(fusion.fused)
+        return ModelOutput(logits={self.task.name: logits, **others}, fusion=fusion)
 
     def _fused(
         self, features: dict[str, Tensor], mask: dict[str, Tensor], present: dict[str, Tensor], batch: Batch
@@ -170,10 +178,13 @@ class EmotionModel(FastModule):
     def _total_loss(self, output: ModelOutput, batch: Batch) -> Tensor:
         losses = self.loss(output, batch)
         losses |= {f"fusion/{name}": value for name, value in output.fusion.losses.items()}
+        others = {} if self.others is None else self.others.weighted_losses(output, batch)
+        total = reduce(add, others.values(), self.loss.total(losses))
+        losses |= others
         if self.training and len(losses) > 1:
             for name, value in losses.items():
                 self._note(f"{TRAIN_LOSS}/{name}", value)
-        return self.loss.total(losses)
+        return total
 
     def _note(self, name: str, value: Tensor) -> None:
         self._train_losses.setdefault(name, []).append(value.detach())
@@ -255,10 +266,12 @@ class EmotionModel(FastModule):
         output = self(batch)
         loss = self._total_loss(output, batch).detach().float()
         logits, target = output.logits[self.task.name].float(), batch.targets[self.task.name]
+        others = {} if self.others is None else self.others.results(output, batch)
         if batch.layout is not None:  # some turns are context alone
             known = batch.target_mask[self.task.name]
             logits, target = logits[known], target[known]
-        return BatchResult(logits, target, loss)
+            others = {name: item.taken(known) for name, item in others.items()}
+        return BatchResult(logits, target, loss, others)
 
     def _score(self, results: list[BatchResult], *, across_ranks: bool) -> dict[str, float]:
         """`loss` and all metrics of some batches; with several ranks the metrics' states are reduced over them.
@@ -279,6 +292,8 @@ class EmotionModel(FastModule):
             logits, target = (torch.cat([getattr(result, name) for result in results]) for name in ("logits", "target"))
             self.metrics.update(logits, target)
         computed = {"loss": loss.compute(), **self.metrics.compute()}
+        if self.others is not None:
+            computed |= self.others.score([result.others for result in results], are_distributed)
         scores = {name: float(value) for name, value in computed.items()}
         return scores if math.isfinite(scores["loss"]) else dict.fromkeys(scores, math.nan)
 
@@ -302,6 +317,7 @@ class EmotionModel(FastModule):
             logits=torch.cat([result.logits for result in results]).cpu(),
             target=torch.cat([result.target for result in results]).cpu(),
             scores=self._score(results, across_ranks=False),
+            others={name: joined([result.others[name] for result in results]) for name in results[0].others},
         )
 
     def configure_model(self) -> None:

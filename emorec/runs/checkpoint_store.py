@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from emorec.annotations import Pattern
 from emorec.config.validation import validated
+from emorec.datasets.utterance import Task
 from emorec.errors import UserError
 from emorec.runs.identity import RunIdentity
 from emorec.runs.weights import (
@@ -47,6 +48,7 @@ class RunRecord:
     seed: int
     fold: int | None  # fold of the protocol
     task: dict[str, Any]  # {name, labels, monitor, direction}
+    other_tasks: list[dict[str, Any]] = field(default_factory=list)  # learned beside `task`
     choices: dict[str, str]  # {config group: name} of the composed config
     overrides: list[str]  # of the command line
     started: str  # ISO 8601 time of the (last) start
@@ -90,6 +92,11 @@ class RunRecord:
     def published(self) -> dict[str, str]:
         """{path in the directory: sha256} of all weights and of `files`."""
         return {**{f"model/{name}{SUFFIX}": digest for name, digest in self.weights.items()}, **self.files}
+
+
+def stored_task(values: Mapping[str, Any]) -> Task:
+    """A task as a record has it."""
+    return Task(**{**values, "labels": tuple(values["labels"])})
 
 
 def read_record(folder: Path) -> RunRecord | None:

@@ -5,7 +5,7 @@ import io
 import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from emorec.storage.regular_files import read_regular
 
 if TYPE_CHECKING:
     from emorec.models.emotion_model import Predictions
+    from emorec.models.other_tasks import TaskResult
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,9 @@ MISSING = "missing.json"  # of an evaluation: a row for each subset of the modal
 SPEAKER_NOTE = "speaker-normalised"  # of results that rest on the speakers' own unlabelled utterances
 
 
-def write_results(folder: Path, predictions: "Mapping[str, Predictions]", task: Task) -> dict[str, Any]:
+def write_results(
+    folder: Path, predictions: "Mapping[str, Predictions]", task: Task, others: Sequence[Task] = ()
+) -> dict[str, Any]:
     """Writes `metrics.json` and `predictions.parquet` of {split: predictions} into a folder and returns the metrics:
     `<split>/<metric>`, and for classes `<split>/per_class` and `<split>/confusion` (rows: targets).
 
@@ -50,17 +53,20 @@ def write_results(folder: Path, predictions: "Mapping[str, Predictions]", task: 
             metrics[f"{split}/per_class"] = per_class_scores(confusion, task.labels)
             metrics[f"{split}/confusion"] = confusion.tolist()
     if task != UNLABELLED:
-        write_predictions(folder / "predictions.parquet", predictions, task)
+        write_predictions(folder / "predictions.parquet", predictions, task, others)
     write_json(folder / "metrics.json", metrics)
     return metrics
 
 
-def write_predictions(path: Path, predictions: "Mapping[str, Predictions]", task: Task) -> None:
+def write_predictions(
+    path: Path, predictions: "Mapping[str, Predictions]", task: Task, other_tasks: Sequence[Task] = ()
+) -> None:
     """Writes a Parquet table: id, split, target, predicted (labels), and `probability_<label>` for each class; for
     regression target and predicted are values. No class is predicted where a logit is not finite."""
     import pyarrow
     from pyarrow import parquet
 
+    others = {other.name: other for other in other_tasks}
     tables = []
     for split, predicted in predictions.items():
         columns: dict[str, Any] = {"id": list(predicted.id), "split": [split] * len(predicted.id)}
@@ -72,10 +78,23 @@ def write_predictions(path: Path, predictions: "Mapping[str, Predictions]", task
             columns["predicted"] = [task.labels[index] if is_finite else None for index, is_finite in rows]
             probabilities = predicted.logits.softmax(1).numpy()
             columns |= {f"probability_{label}": probabilities[:, index] for index, label in enumerate(task.labels)}
+        for other, result in predicted.others.items():
+            columns |= _columns_of(others[other], result)
         tables.append(pyarrow.table(columns))
     stream = io.BytesIO()
     parquet.write_table(pyarrow.concat_tables(tables), stream)
     write_bytes(path, stream.getvalue())
+
+
+def _columns_of(task: Task, result: "TaskResult") -> dict[str, Any]:
+    """The columns `<task>_target` and `<task>_predicted` of another task."""
+    if task.kind == "regression":
+        return {f"{task.name}_target": result.target.numpy(), f"{task.name}_predicted": result.logits[:, 0].numpy()}
+    targets = [task.labels[index] if index >= 0 else None for index in result.target.tolist()]
+    return {
+        f"{task.name}_target": targets,
+        f"{task.name}_predicted": [task.labels[index] for index in result.logits.argmax(1).tolist()],
+    }
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

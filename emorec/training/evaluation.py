@@ -20,7 +20,7 @@ from emorec.features.devices import exact_float32, own_device
 from emorec.models.builder import feature_widths, make_parts, model_for, restore_encoders
 from emorec.models.emotion_model import EmotionModel, Predictions
 from emorec.runs.backbones import check_checkpoint, with_present_models
-from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config, write_record
+from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config, stored_task, write_record
 from emorec.runs.results import MISSING, SHOWN, metric_text, remarks, scalar_metrics, write_results
 from emorec.runs.weights import load_components
 from emorec.storage.atomic import write_json
@@ -56,7 +56,7 @@ def read_test_later(context: RunContext, record: RunRecord) -> dict[str, Any]:
     model.load_components(context.store.load(record))
     predictions = {"val": predict(model, module.loader("val"), context.config.trainer)}
     predictions["test"] = predict_test(context, model, module, record)
-    return write_results(context.folder, predictions, module.task)
+    return write_results(context.folder, predictions, module.task, context.data.others)
 
 
 def evaluate_run(
@@ -97,11 +97,12 @@ def evaluate_run(
         whole=split == WHOLE,
         widths=feature_widths(components),
         dialogues=config.context is not None,
+        others=[stored_task(item) for item in record.other_tasks],
     )
     _check_labels(list(data.task.labels), record, data.manifest.dataset)
     loaded_split = "test" if split == WHOLE else split
     module = data.module(config)
-    model = model_for(make_parts(config, data.task, encoders), config.model, module)
+    model = model_for(make_parts(config, data.task, encoders, data.others), config.model, module)
     model.load_components(components)
     if loaded_split == "test":
         check_not_trained_on(data, loaded_split, folder)
@@ -117,7 +118,7 @@ def evaluate_run(
     if missing.rate:
         what |= {"missing": [missing.rate, missing.seed]}
     target = folder / "evaluations" / digest_of(what)[:12]
-    metrics = scalar_metrics(write_results(target, {split: predictions}, data.task))
+    metrics = scalar_metrics(write_results(target, {split: predictions}, data.task, data.others))
     values = [metric_text(f"{split}/{key}", metrics) for key in SHOWN[data.task.kind]]
     total = f" of {len(data.manifest.utterances)}" if split == WHOLE else ""
     counts = [f"dataset={data.manifest.dataset}", f"utterances={len(predictions.id)}{total}"]

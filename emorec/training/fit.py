@@ -93,7 +93,7 @@ def fit(
         final_model.load_state_dict(best.load(), strict=True)
         with _timed(record, "evaluation"):
             predictions = _predictions(context, final_model, module, record)
-        metrics = write_results(context.folder, predictions, module.task)
+        metrics = write_results(context.folder, predictions, module.task, context.data.others)
         publish(context, final_model, record)
         record.status = "finished"
         return metrics

@@ -14,13 +14,14 @@ from emorec.datamodules.leakage import check_not_trained_on, check_splits_apart
 from emorec.datamodules.prepared_data import PreparedData
 from emorec.datamodules.preparer import DataPreparer
 from emorec.datamodules.split_checks import check_classes, check_sizes
-from emorec.datasets.utterance import UNLABELLED
+from emorec.datasets.utterance import UNLABELLED, Task
 from emorec.encoders.checkpoint import LOCAL
 from emorec.encoders.encoder import Encoder
 from emorec.loggers.base import RunLogger
 from emorec.loggers.factory import make_loggers
 from emorec.models.automatic_loss import task_of, with_loss_of
 from emorec.models.builder import ModelParts, check_monitor, check_votes, make_parts
+from emorec.models.other_tasks import others_of
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
 from emorec.runs.identity import RunIdentity, identify
 from emorec.runs.provenance import provenance
@@ -64,7 +65,6 @@ class RunContext:
     def new_record(self, earlier: RunRecord | None, *, resumes: bool) -> RunRecord:
         """The record of a start. `resumes`: it goes on where the start of the record `earlier` was interrupted."""
         config, data = self.config, self.data
-        task = asdict(data.task)
         return RunRecord(
             run_id=self.identity.run_id,
             group_id=self.identity.group_id,
@@ -72,7 +72,8 @@ class RunContext:
             status="running",
             seed=config.seed,
             fold=data.corpus.fold,
-            task={key: task[key] for key in ("name", "kind", "labels", "monitor", "direction")},
+            task=_stored(data.task),
+            other_tasks=[_stored(item) for item in data.others],
             choices=self.composed.choices,
             overrides=self.composed.overrides,
             started=now(),
@@ -97,6 +98,12 @@ class RunContext:
         )
 
 
+def _stored(task: Task) -> dict[str, Any]:
+    """A task as the record of a run has it; see `stored_task`."""
+    values = asdict(task)
+    return {key: values[key] for key in ("name", "kind", "labels", "monitor", "direction")}
+
+
 def prepare_run(
     composed: Composed[TrainConfig],
     preparer: DataPreparer,
@@ -117,19 +124,22 @@ def prepare_run(
     """
     corpus, encoders = preparer.components(composed.config)
     all_loggers = (*make_loggers(composed.config.logger), *loggers)
-    task = task_of(composed.config, corpus, preparer.manifest(composed.config, corpus))
+    manifest = preparer.manifest(composed.config, corpus)
+    task = task_of(composed.config, corpus, manifest)
+    other_tasks = others_of(composed.config, task, manifest)
     composed = with_loss_of(composed, task)
     config = composed.config
     if not load_features:
         config = replace(config, features=replace(config.features, preload="none"))
     preparer.fit(config, corpus, encoders, task)
-    parts = make_parts(config, task, encoders)
+    parts = make_parts(config, task, encoders, other_tasks)
     check_monitor(parts, task)
-    check_votes(parts.loss, task, preparer.manifest(config, corpus))
+    check_votes(parts.loss, task, manifest)
     store = CheckpointStore(config.paths.checkpoints)
     initial = find_initial(config, store)  # before features are computed
     teacher = find_teacher(config, parts.loss, task.labels, store)
-    data = preparer.prepare(config, corpus, encoders, task, dialogues=config.context is not None)
+    dialogues = config.context is not None
+    data = preparer.prepare(config, corpus, encoders, task, dialogues=dialogues, others=other_tasks)
     check_classes(task, data.splits)
     check_sizes(data.splits, config.trainer.world_size)
     check_splits_apart(data)

@@ -27,7 +27,7 @@ from emorec.losses.loss import Loss
 from emorec.models.builder import feature_widths, make_parts, model_for, restore_encoders
 from emorec.models.emotion_model import EmotionModel
 from emorec.runs.backbones import check_checkpoint, with_present_models
-from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config
+from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, stored_config, stored_task
 from emorec.runs.weights import load_components
 from emorec.storage.digests import digest_of
 
@@ -71,7 +71,13 @@ class Teacher:
             check_checkpoint(self.record, encoder)
         dialogues = config.context is not None
         data = preparer.prepare(
-            config, corpus, encoders, own.task, widths=feature_widths(components), dialogues=dialogues
+            config,
+            corpus,
+            encoders,
+            own.task,
+            widths=feature_widths(components),
+            dialogues=dialogues,
+            others=[stored_task(item) for item in self.record.other_tasks],
         )
         names = [item.id for item in (data.turns or data.splits)["train"]]
         keys = dict(zip(names, self._keys(data, names), strict=True))
@@ -80,7 +86,7 @@ class Teacher:
         if not bool(store.locate(list(keys.values())).found.all()):
             log.info("teacher %s: predictions for %d utterances are computed", self.record.run_id, len(names))
             module = data.module(config)
-            model = model_for(make_parts(config, own.task, encoders), config.model, module)
+            model = model_for(make_parts(config, own.task, encoders, data.others), config.model, module)
             model.load_components(components)
             _store(store, keys, *outputs(model, module))
         wanted = [keys.get(item.id) for item in (own.turns or own.splits)["train"]]
