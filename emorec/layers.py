@@ -1,4 +1,4 @@
-"""Layers that encoders, fusions and contexts share."""
+"""Layers that encoders, fusions, contexts and losses share."""
 
 import math
 
@@ -20,6 +20,11 @@ def positions(count: int, width: int, device: torch.device) -> Tensor:
     exponents = torch.arange(0, width, 2, device=device) / width
     angles = torch.arange(count, device=device)[:, None] * torch.exp(-math.log(SLOWEST) * exponents)
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
+
+
+def at_least_float(values: Tensor) -> Tensor:
+    """Values in float32, or in their own wider type."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class AttentionLayer(nn.Module):

@@ -46,8 +46,11 @@ class Mixing:
         if target.is_floating_point():
             mean = self.share * target + (1 - self.share) * target[self.partner]
             return of_batch(_with_targets(batch, task, mean, known & known[self.partner]))
-        votes = {name: values[self.partner] for name, values in batch.votes.items()}
-        other = replace(_with_targets(batch, task, target[self.partner], known[self.partner]), votes=votes)
+        votes, teacher = (
+            {name: values[self.partner] for name, values in part.items()} for part in (batch.votes, batch.teacher)
+        )
+        other = _with_targets(batch, task, target[self.partner], known[self.partner])
+        other = replace(other, votes=votes, teacher=teacher)
         return self.share * of_batch(batch) + (1 - self.share) * of_batch(other)
 
 

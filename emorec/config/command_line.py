@@ -19,6 +19,7 @@ CFG_CHOICES = ("job", "hydra", "all")
 FLAG_CHOICES = {"--info": INFO_CHOICES, "-i": INFO_CHOICES, "--cfg": CFG_CHOICES, "-c": CFG_CHOICES}
 KNOWN = WITH_VALUE | PRINTING | {"--multirun", "-m", "--resolve", "--run", "-r"}
 OPEN = ("loss.weights.", "task_weights.")  # beginnings of keys that are names
+JOIN = "+"  # between the names of several losses
 SEVERAL = "several"  # the choice of the group `loss` that holds others
 CHOICES = re.compile(r"[^,\[\](){}$'\"]*|\[[^\[\](){}$'\"]*\]")  # one or a list; no sweep or interpolation
 

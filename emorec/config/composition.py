@@ -18,7 +18,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from emorec.config.command_line import SEVERAL, CommandLine, check_overrides, choices_of, for_hydra, parse, quoted
+from emorec.config.command_line import JOIN, SEVERAL, CommandLine, check_overrides, choices_of, for_hydra, parse, quoted
 from emorec.config.credentials import check_config
 from emorec.config.hydra_errors import hydra_errors
 from emorec.config.interpolations import check_interpolations
@@ -157,7 +157,9 @@ class Composer(Generic[C]):
                 if name is not None and not group.startswith("hydra") and "@" not in group.removesuffix("@_global_")
             }
             if choices.get("loss") == SEVERAL:
-                choices["loss"] = "+".join(name for name, part in node.loss.items() if "_target_" in (part or ""))
+                choices["loss"] = JOIN.join(
+                    str(name) for name, part in node.loss.items() if isinstance(part, DictConfig) and "_target_" in part
+                )
             check_interpolations(_plain(node, resolve=False))
             values = _plain(node, resolve=True)
         check_depth(values, "the config")

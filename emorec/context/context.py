@@ -29,7 +29,7 @@ class Context(nn.Module, ABC):
         Args:
             turns: (B, U, H), of B dialogues of up to U turns.
             mask: (B, U), true for the first turns of each dialogue, at least one, and false for padding.
-            speaker: (B, U) int64, equal for turns of the same speaker.
+            speaker: (B, U) int64, equal for turns of the same speaker; all unknown ones, -1, count as one.
         """
         added: Tensor = self.dropout(self.layer(self.gather(turns, mask, speaker)))
         return turns + added

@@ -64,11 +64,14 @@ class DialogueStates(nn.Module):
             dialogue = self.dialogue(torch.cat([turn, party], dim=1), dialogue)
             attended = self._attended(turn, before) if before else nothing
             party = self.party(torch.cat([turn, attended], dim=1), party)
-            parties = parties.scatter(1, own, party[:, None])
+            parties = parties.scatter(1, own, party[:, None].to(parties.dtype))
             emotion = self.emotion(party, emotion)
             before.append(dialogue)
             after.append(emotion)
-        return torch.stack(after, dim=1)
+        states = torch.stack(after, dim=1)
+        if count == 1:  # nothing was attended to, but other ranks wait for the gradient of each parameter
+            states = states + 0 * (dialogue.sum() + self.query(turns).sum())
+        return states
 
     def _attended(self, turn: Tensor, states: list[Tensor]) -> Tensor:
         """(B, width), the mean of the dialogue's states, weighted by their products with the turn."""

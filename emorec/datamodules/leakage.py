@@ -62,10 +62,17 @@ def splits_csv(data: PreparedData) -> str:
     return stream.getvalue()
 
 
-def check_not_trained_on(data: PreparedData, split: str, folder: Path, *, where: str = "") -> None:
+def check_not_trained_on(
+    data: PreparedData,
+    split: str,
+    folder: Path,
+    *,
+    where: str = "",
+    used_in: Sequence[str] = ("train", "val"),
+) -> None:
     """Checks that the run in a folder was not trained or selected on utterances of a split, under whatever name.
 
-    `where` begins the error.
+    `where` begins the error; `used_in` are the run's splits that count.
 
     Raises:
         UserError: names some of the utterances that were used.
@@ -74,7 +81,7 @@ def check_not_trained_on(data: PreparedData, split: str, folder: Path, *, where:
     if not path.is_file():  # a run of an earlier version
         return
     with path.open(newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["split"] in ("train", "val")]
+        rows = [row for row in csv.DictReader(stream) if row["split"] in used_in]
     used_media = {key for row in rows for key in (row.get("sources") or "").split()}
     used_texts: dict[str, str] = {}  # by id, also by the id that a combined corpus puts behind the corpus's name
     for row in rows:

@@ -176,9 +176,8 @@ class DataPreparer:
         }
         left_out = int((~present).sum())
         if left_out:
-            log.warning(
-                "%d of %d utterances have none of %s and are left out", left_out, len(chosen), ", ".join(features)
-            )
+            what = "are left out" if turns is None else "are context alone"
+            log.warning("%d of %d utterances have none of %s and %s", left_out, len(chosen), ", ".join(features), what)
         unusable = [f"no utterance of {split} has usable media" for split in SPLITS if not kept[split]]
         raise_problems(f"dataset={manifest.dataset}", unusable)
         bad = {modality: len(item.report.bad) for modality, item in features.items() if item.report.bad}

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 
+from emorec.datamodules.dialogues import lengths
 from emorec.datasets.utterance import Task, Utterance
 from emorec.errors import UserError, raise_problems
 
@@ -32,7 +33,14 @@ def check_classes(task: Task, splits: Mapping[str, Sequence[Utterance]]) -> None
             log.warning("%s has no utterance of some classes of train: %s", split, names(absent))
 
 
-def check_sizes(splits: Mapping[str, Sequence[Utterance]], ranks: int) -> None:
-    """Raises a `UserError` where a rank would have no utterance of train or val: the others would wait for it."""
-    few = [f"{split} has {len(splits[split])}" for split in ("train", "val") if len(splits[split]) < ranks]
-    raise_problems(f"expected at least one utterance for each of the {ranks} ranks", few)
+def check_sizes(
+    splits: Mapping[str, Sequence[Utterance]], ranks: int, turns: Mapping[str, Sequence[Utterance]] | None = None
+) -> None:
+    """Raises a `UserError` where a rank would have nothing of train or val: the others would wait for it.
+
+    With `turns` of whole dialogues each rank needs a dialogue, else an utterance.
+    """
+    what = "utterance" if turns is None else "dialogue"
+    counts = {split: len(splits[split] if turns is None else lengths(turns[split])) for split in ("train", "val")}
+    few = [f"{split} has {count}" for split, count in counts.items() if count < ranks]
+    raise_problems(f"expected at least one {what} for each of the {ranks} ranks", few)

@@ -366,8 +366,12 @@ class DialogueLoader(BatchLoader):
     @cached_property
     def _groups(self) -> list[int]:
         """Number of dialogues of each batch of an epoch, all ranks together, before their order is drawn."""
-        counts = sorted(self._turns) if self.sampler.shuffle else self._turns
-        return dialogues.groups_within(counts, self.batch_size)
+        counts, budget = sorted(self._turns) if self.sampler.shuffle else self._turns, self.batch_size
+        groups = dialogues.groups_within(counts, budget)
+        while len(groups) < self.ranks <= len(counts):  # each rank needs a batch
+            budget //= 2
+            groups = dialogues.groups_within(counts, budget)
+        return groups
 
     def __len__(self) -> int:
         left = len(self._groups) if self.sampler.shuffle else len(self._groups) - self.rank + self.ranks - 1

@@ -1,4 +1,4 @@
-"""A sum of the modalities with weights that one linear layer computes."""
+"""A sum of the modalities with weights that a small network computes."""
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from emorec.layers import perceptron
 
 
 class AttentionSum(Fusion):
-    """The sum of a network's output for each modality, weighted by a linear layer over all of them.
+    """The sum of a network's output for each modality, weighted by another one over all of them.
 
     The weights are one number for each modality, not normalised: no softmax. It is the best fusion of Lian et al.
     2024, "MERBench", arXiv 2401.03429. A missing modality gives the layer zeros and adds nothing.

@@ -22,7 +22,7 @@ class CrossModalAttention(Fusion):
     missing modality adds nothing to the others. A modality alone attends to itself.
 
     Args:
-        width: of the frames, a multiple of 2 · `heads`.
+        width: of the frames, a multiple of `heads`.
         kernel: odd number of frames that the convolution to `width` sees.
         depth: number of layers between two modalities, and of the layers after them.
         heads: of each layer.

@@ -10,9 +10,10 @@ from emorec.dropout import Dropout
 from emorec.errors import UserError
 from emorec.fusion.fusion import Fusion
 from emorec.fusion.pooling import Pooling
-from emorec.layers import perceptron
+from emorec.layers import at_least_float, perceptron
 
 LEAST_SPREAD = 0.01  # of the noise
+MISSING = -1e4  # score of an expert whose modality is missing: finite also where it is divided by the spread
 
 
 class MixtureOfExperts(Fusion):
@@ -59,10 +60,10 @@ class MixtureOfExperts(Fusion):
             [expert(vector) for expert, vector in zip(self.experts, (*vectors.values(), joined), strict=True)], dim=1
         )  # (B, E, H)
         available = torch.cat([self.stacked(present), torch.ones_like(joined[:, :1], dtype=torch.bool)], dim=1)
-        clean = _at_least_float(self.gate(joined))  # (B, E)
-        spread = softplus(_at_least_float(self.noise(joined))) + LEAST_SPREAD
+        clean = at_least_float(self.gate(joined))  # (B, E)
+        spread = softplus(at_least_float(self.noise(joined))) + LEAST_SPREAD
         scores = clean + torch.randn_like(clean) * spread if self.training else clean
-        scores = scores.masked_fill(~available, torch.finfo(scores.dtype).min)
+        scores = scores.masked_fill(~available, MISSING)
         best = scores.topk(self.top, dim=1).indices
         chosen = torch.zeros_like(available).scatter(1, best, True) & available
         weights = scores.masked_fill(~chosen, torch.finfo(scores.dtype).min).softmax(1)  # (B, E)
@@ -86,7 +87,3 @@ class MixtureOfExperts(Fusion):
 def _variation(values: Tensor) -> Tensor:
     """The squared coefficient of variation of E values; 0 for a single one."""
     return values.var(correction=0) / values.mean().square().clamp_min(1e-10)
-
-
-def _at_least_float(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -121,7 +121,8 @@ class SharedPrivate(SubspaceFusion):
     """A transformer layer over the shared and private vectors of all modalities, then a linear layer.
 
     Hazarika et al. 2020, "MISA: modality-invariant and -specific representations for multimodal sentiment analysis",
-    arXiv 2005.03545. The losses count utterances that have the modalities only, and a missing one is masked.
+    arXiv 2005.03545. The losses count utterances that have the modalities only, and a missing one is masked. The layer
+    is normalised first, and a gradient flows through the norms in the loss `difference`.
 
     Args:
         similarity: weight of the loss `similarity`, the central moment discrepancy of the shared vectors of each pair.

@@ -61,6 +61,7 @@ class LoadedRun:
         Batches carry features and inputs as they are stored: the model normalises them. With
         `model.normalisation=speaker` it takes the speakers' mean and standard deviation from `Batch.statistics`, and
         those of the training split for rows, or batches, without them.
+        A model with a context needs `Batch.layout`, which says whose turns the rows are.
 
         Raises:
             UserError: a weight file is missing or damaged, or does not fit the model.

@@ -10,8 +10,9 @@ from torch.nn.functional import cosine_similarity, kl_div
 from emorec.annotations import Positive, PositiveCount
 from emorec.batch import Batch, ModelOutput
 from emorec.errors import UserError
+from emorec.layers import at_least_float
 from emorec.losses.loss import Loss
-from emorec.losses.representation import at_least_float, cosines
+from emorec.losses.representation import cosines
 
 
 class CrossModalLoss(Loss):
@@ -22,6 +23,12 @@ class CrossModalLoss(Loss):
 
     kind = "classification"
     trains_head = False
+    mixes = False
+
+    def __init__(self, *, task: str, modalities: list[str], weights: dict[str, float] | None = None) -> None:
+        super().__init__(task=task, weights=weights)
+        if len(modalities) < 2:
+            raise UserError(f"loss: expected at least two modalities for {self.name}, got {', '.join(modalities)}")
 
     @abstractmethod
     def pairs(self, modalities: list[str]) -> list[tuple[str, str]]:
@@ -69,19 +76,26 @@ class CMCL(CrossModalLoss):
     The paper's temperature is 1, at which rows of cosines are nearly even and the gradient is small.
 
     Args:
+        modalities: all that the model has.
         main: the modality that the others follow.
         temperature: the lower it is, the more the most similar utterances count.
     """
 
     def __init__(
-        self, *, task: str, main: str = "text", temperature: Positive = 0.1, weights: dict[str, float] | None = None
+        self,
+        *,
+        task: str,
+        modalities: list[str],
+        main: str = "text",
+        temperature: Positive = 0.1,
+        weights: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(task=task, weights=weights)
+        super().__init__(task=task, modalities=modalities, weights=weights)
+        if main not in modalities:
+            raise UserError(f"loss.main: expected one of {', '.join(modalities)}, got {main!r}")
         self.main, self.temperature = main, temperature
 
     def pairs(self, modalities: list[str]) -> list[tuple[str, str]]:
-        if self.main not in modalities:
-            raise UserError(f"loss.main: expected one of {', '.join(modalities)}, got {self.main!r}")
         return [(self.main, other) for other in modalities if other != self.main]
 
     def compare(self, first: str, second: str, vectors: tuple[Tensor, Tensor]) -> Tensor:
@@ -97,8 +111,9 @@ class SimSiam(CrossModalLoss):
     """Each modality predicts the projection of each other one.
 
     Chen & He 2021, "Exploring simple siamese representation learning", arXiv 2011.10566, algorithm 1, with two
-    modalities in the place of two views: the mean of -cosine in both directions, without a gradient through what is
-    predicted. Its projectors and predictors train with the model and are part of its weights.
+    modalities in the place of two views, layer normalisation in the place of batch normalisation, and 1 - cosine, the
+    mean of both directions, so that it is never below 0. No gradient flows through what is predicted. Its projectors
+    and predictors train with the model and are part of its weights.
 
     Args:
         hidden: H of the vectors.
@@ -115,9 +130,7 @@ class SimSiam(CrossModalLoss):
         dim: PositiveCount = 64,
         weights: dict[str, float] | None = None,
     ) -> None:
-        super().__init__(task=task, weights=weights)
-        if len(modalities) < 2:
-            raise UserError(f"loss: expected at least two modalities for simsiam, got {', '.join(modalities)}")
+        super().__init__(task=task, modalities=modalities, weights=weights)
         self.projectors = nn.ModuleDict({name: _network(hidden, hidden, dim) for name in modalities})
         self.predictors = nn.ModuleDict({name: _network(dim, max(1, dim // 4), dim) for name in modalities})
 
@@ -128,7 +141,7 @@ class SimSiam(CrossModalLoss):
         one, other = self.projectors[first](vectors[0]), self.projectors[second](vectors[1])
         there = negative_cosine(self.predictors[first](one), other)
         back = negative_cosine(self.predictors[second](other), one)
-        return (there + back) / 2
+        return 1 + (there + back) / 2
 
 
 def _network(dim: int, hidden: int, out: int) -> nn.Sequential:

@@ -11,9 +11,9 @@ from torch.nn.functional import kl_div
 
 from emorec.annotations import NonNegative, Positive
 from emorec.batch import Batch, ModelOutput
+from emorec.layers import at_least_float
 from emorec.losses.cross_modal import relational_divergence
 from emorec.losses.loss import Loss
-from emorec.losses.representation import at_least_float
 
 
 class DistillationLoss(Loss):
@@ -85,8 +85,8 @@ def correlation(first: Tensor, second: Tensor) -> Tensor:
 
 
 def correlation_distance(own: Tensor, teacher: Tensor, *, temperature: float, between: float, within: float) -> Tensor:
-    """temperature² times `between` · (1 - mean correlation of an utterance's probabilities with the teacher's)
-    + `within` · (1 - mean correlation of a class's probabilities over the batch).
+    """temperature² times the sum of two parts: `between` · (1 - mean correlation of an utterance's probabilities with
+    the teacher's), and `within` · (1 - mean correlation of a class's probabilities over the batch).
 
     Huang et al. 2022, "Knowledge distillation from a stronger teacher" (DIST), arXiv 2205.10536. For a single utterance
     the second part is left out.
@@ -109,6 +109,7 @@ class DIST(DistillationLoss):
     """
 
     name, of = "dist", "logits"
+    mixes = False
 
     def __init__(
         self,
@@ -140,6 +141,7 @@ class FeatureKD(DistillationLoss):
 
     name, of = "feature_kd", "fused"
     trains_head = False
+    mixes = False
 
     def __init__(self, *, task: str, temperature: Positive = 0.1, weights: dict[str, float] | None = None) -> None:
         super().__init__(task=task, weights=weights)

@@ -19,6 +19,7 @@ class Loss(nn.Module, ABC):
     Class attributes:
         kind: of the tasks that it is for: "classification", "regression", or "self_supervised" for none of a corpus.
         trains_head: whether it trains the head; else it needs another loss beside it.
+        mixes: whether the loss of a mixture of two utterances is that of both targets, each by its share.
         needs_teacher: whether it compares with the predictions of another run.
         reads_votes: whether it reads the raters' votes.
         detaches_head: whether the head is trained on vectors through which no gradient flows.
@@ -33,6 +34,7 @@ class Loss(nn.Module, ABC):
     detaches_head: bool = False
     needs_teacher: bool = False
     reads_votes: bool = False
+    mixes: bool = True
 
     def __init__(self, *, task: str, weights: dict[str, float] | None = None) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from emorec.batch import Batch, ModelOutput
+from emorec.layers import at_least_float
 from emorec.losses.loss import Loss
 
 
@@ -21,6 +22,7 @@ class RepresentationLoss(Loss):
 
     kind = "classification"
     trains_head = False
+    mixes = False
 
     def __init__(self, *, task: str, detach_classifier: bool = False, weights: dict[str, float] | None = None) -> None:
         super().__init__(task=task, weights=weights)
@@ -36,11 +38,6 @@ class RepresentationLoss(Loss):
     @abstractmethod
     def compare(self, vectors: Tensor, target: Tensor) -> dict[str, Tensor]:
         """{name: scalar} for vectors (B, H) and classes (B,), B ≥ 0, in float32 or wider."""
-
-
-def at_least_float(values: Tensor) -> Tensor:
-    """Values in float32, or in their own wider type."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def mean_where(values: Tensor, counts: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from emorec.batch import Batch, ModelOutput
 from emorec.errors import UserError
 from emorec.losses.loss import Loss
 
+LEAST_LOG_VARIANCE = -4.0
+
 
 class Several(Loss):
     """The weighted sum of losses, each under its own name.
@@ -16,7 +18,8 @@ class Several(Loss):
     Args:
         parts: {name: loss}; at least one of them trains the head.
         weighting: "fixed" weights, or "learned" ones: a part then has a log variance s, at first 0, and counts as
-            (exp(-s) · loss + s) / 2 times its weight (Kendall et al. 2018, arXiv 1705.07115).
+            (exp(-s) · loss + s) / 2 times its weight (Kendall et al. 2018, arXiv 1705.07115). s is at least -4, since
+            the weight of a loss that reaches 0 would grow without end.
     """
 
     kind: Literal["classification", "regression", "self_supervised"] = "classification"  # type: ignore[misc]
@@ -32,6 +35,10 @@ class Several(Loss):
         super().__init__(task=task, weights=weights)
         if not parts:
             raise UserError("loss: expected losses, such as loss=[cross_entropy,supcon], got none")
+        if odd := [name for name, part in parts.items() if not isinstance(part, Loss)]:
+            raise UserError(
+                f"loss: expected losses, got {', '.join(odd)}; loss=[cross_entropy,supcon] composes several"
+            )
         if not any(part.trains_head for part in parts.values()):
             raise UserError(f"loss: expected one that trains the head beside {', '.join(parts)}, such as cross_entropy")
         if unknown := sorted((weights or {}).keys() - parts.keys()):
@@ -42,10 +49,11 @@ class Several(Loss):
         (self.kind,) = kinds
         self.parts = nn.ModuleDict(parts)
         self.detaches_head = any(part.detaches_head for part in parts.values())
+        self.mixes = all(part.mixes for part in parts.values())
         self.reads_votes = any(part.reads_votes for part in parts.values())
         self.needs_teacher = any(part.needs_teacher for part in parts.values())
         self.log_variances = nn.ParameterDict(
-            {name: torch.zeros(()) for name in parts} if weighting == "learned" else {}
+            {name: torch.zeros(1) for name in parts} if weighting == "learned" else {}
         )
 
     def fit(self, class_counts: Tensor) -> None:
@@ -64,5 +72,5 @@ class Several(Loss):
     def _balanced(self, name: str, value: Tensor) -> Tensor:
         if name not in self.log_variances:
             return value
-        variance: Tensor = self.log_variances[name]
+        variance: Tensor = self.log_variances[name].squeeze(0).clamp_min(LEAST_LOG_VARIANCE)
         return ((-variance).exp() * value + variance) / 2

@@ -75,6 +75,7 @@ def make_parts(
         raise UserError(f"fusion: expected one with a vector of all modalities for several tasks, got {name}")
     if made["context"] is not None:
         _check_context(made["fusion"], made["loss"], config)
+    _check_loss(made["fusion"], made["loss"], config)
     if isinstance(made["loss"], ViewLoss):
         _give_views(made["encoders"], made["fusion"], config)
     return ModelParts(optimizer=optimizer, scheduler=scheduler, **made)
@@ -102,6 +103,17 @@ def _context(config: TrainConfig) -> Context | None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return config.context.make(Context, hidden=config.model.hidden)  # type: ignore[type-abstract]
+
+
+def _check_loss(fusion: Fusion, loss: Loss, config: TrainConfig) -> None:
+    """Raises a `UserError` for a loss that does not work with the fusion, or on mixtures of utterances."""
+    problems = []
+    if loss.detaches_head and fusion.classifies:
+        name = type(fusion).__name__
+        problems.append(f"fusion: expected one with a vector of all modalities for detach_classifier=true, got {name}")
+    if config.model.mixup and not loss.mixes:
+        problems.append(f"model.mixup: expected 0 with a loss that compares utterances, got {config.model.mixup}")
+    raise_problems("the model", problems)
 
 
 def _check_context(fusion: Fusion, loss: Loss, config: TrainConfig) -> None:

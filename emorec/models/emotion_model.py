@@ -150,7 +150,8 @@ class EmotionModel(FastModule):
         """
         if self.context is None:
             return cast(FusionOutput, self.fusion(features, mask, present))
-        assert batch.layout is not None
+        if batch.layout is None:
+            raise ValueError("expected Batch.layout for a model with a context, got None")
         first = next(iter(present))
         absent = ~torch.stack(list(present.values())).any(0)  # (B,)
         beginning = torch.arange(mask[first].shape[1], device=absent.device) == 0  # (T,)
@@ -219,7 +220,7 @@ class EmotionModel(FastModule):
         losses = {name: torch.stack(values) for name, values in self._train_losses.items()}
         checkpoint["train_losses"] = losses
         if distributed.is_initialized():  # what differs between the ranks
-            statistics = {name: item.cpu() for name, item in self._batch_statistics().items()}
+            statistics = {name: item.cpu() for name, item in self._own_buffers().items()}
             own = {"train_losses": {name: values.cpu() for name, values in losses.items()}, "statistics": statistics}
             checkpoint["of_ranks"] = [None] * distributed.get_world_size()
             distributed.all_gather_object(checkpoint["of_ranks"], own)
@@ -230,11 +231,17 @@ class EmotionModel(FastModule):
             name: list(values.to(self.device)) for name, values in _train_losses(own or checkpoint).items()
         }
         statistics = own.get("statistics", {})
-        for name, item in self._batch_statistics().items():  # a strategy that shards has loaded the weights by now
+        for name, item in self._own_buffers().items():  # a strategy that shards has loaded the weights by now
             if name in statistics:
                 item.copy_(statistics[name])
         # else they are loaded from here; beside a moving average, the weights themselves have a name of their own
         checkpoint.get("current_model_state", checkpoint.get("state_dict", {})).update(statistics)
+
+    def _own_buffers(self) -> dict[str, Tensor]:
+        """{name: tensor} of the buffers that each rank has of its own: statistics of batches, memories of the loss."""
+        kept = self.loss.state_dict().keys()
+        memories = {f"loss.{name}": item for name, item in self.loss.named_buffers() if name in kept}
+        return {**self._batch_statistics(), **memories}
 
     def _batch_statistics(self) -> dict[str, Tensor]:
         """{name: tensor} of the running statistics of batch normalisation that each rank has of its own."""

@@ -16,9 +16,10 @@ from emorec.errors import UserError
 from emorec.losses.cross_entropy import CrossEntropy
 from emorec.losses.loss import Loss
 from emorec.losses.regression import Concordance, MeanAbsoluteError, MeanSquaredError
+from emorec.models.automatic_loss import OTHERWISE, REGRESSION
 from emorec.models.heads import Head
 
-REGRESSION: Mapping[str, type[Loss]] = {"ccc": Concordance, "pearson": Concordance, "mae": MeanAbsoluteError}
+LOSSES: Mapping[str, type[Loss]] = {"ccc": Concordance, "mae": MeanAbsoluteError, "mse": MeanSquaredError}
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def default_loss(task: Task) -> Loss:
     """Cross-entropy for classes; for values the loss that its monitor asks for, as `loss=auto` does."""
     if task.kind == "classification":
         return CrossEntropy(task=task.name)
-    return REGRESSION.get(task.monitor, MeanSquaredError)(task=task.name)
+    return LOSSES[REGRESSION.get(task.monitor, OTHERWISE)](task=task.name)
 
 
 class OtherTasks(nn.Module):
@@ -134,6 +135,8 @@ class OtherTasks(nn.Module):
             metrics.reset()
             logits = torch.cat([item[name].logits[item[name].known] for item in results])
             target = torch.cat([item[name].target[item[name].known] for item in results])
+            if len(target) == 0 and not are_distributed():  # a corpus without this task
+                continue
             metrics.update(logits, target)
             scores |= {f"{name}_{metric}": value for metric, value in metrics.compute().items()}
         return scores

@@ -159,7 +159,7 @@ def _read_run(record: RunRecord, folder: Path) -> Run:
     lacking = [name for name in ("metrics.json", "config.yaml") if not os.path.lexists(folder / name)]
     if lacking:
         raise UserError(f"expected {', '.join(lacking)} of a finished run in {folder}, found none")
-    missing = read_missing(folder, str(record.data.get("corpus", "")))
+    missing = read_missing(folder, record)
     return Run(record, folder, flat(stored_config(folder)), read_metrics(folder), read_history(folder), missing)
 
 

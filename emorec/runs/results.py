@@ -13,6 +13,7 @@ from emorec.datasets.utterance import UNLABELLED, Task
 from emorec.errors import UserError, first_line
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.storage.atomic import write_bytes, write_json
+from emorec.storage.digests import digest_of
 from emorec.storage.documents import read_object
 from emorec.storage.regular_files import read_regular
 
@@ -88,11 +89,13 @@ def write_predictions(
 
 def _columns_of(task: Task, result: "TaskResult") -> dict[str, Any]:
     """The columns `<task>_target` and `<task>_predicted` of another task."""
+    import pyarrow
+
     if task.kind == "regression":
         return {f"{task.name}_target": result.target.numpy(), f"{task.name}_predicted": result.logits[:, 0].numpy()}
     targets = [task.labels[index] if index >= 0 else None for index in result.target.tolist()]
     return {
-        f"{task.name}_target": targets,
+        f"{task.name}_target": pyarrow.array(targets, pyarrow.string()),  # also where none is known
         f"{task.name}_predicted": [task.labels[index] for index in result.logits.argmax(1).tolist()],
     }
 
@@ -106,17 +109,18 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return read_object(folder / "metrics.json", "the metrics of a run") or {}
 
 
-def read_missing(folder: Path, corpus: str) -> dict[str, dict[str, float]]:
+def read_missing(folder: Path, record: RunRecord) -> dict[str, dict[str, float]]:
     """{modalities, such as "text+audio": metrics} of a run's test split without the other modalities.
 
-    Empty where this was not evaluated on the corpus of this digest.
+    Empty where this was not evaluated with its weights.
 
     Raises:
         UserError: a file is not readable.
     """
     for path in sorted(folder.glob(f"evaluations/*/{MISSING}")):
         found = read_object(path, "an evaluation with missing modalities") or {}
-        if found.get("corpus") == corpus and found.get("split") == "test":
+        expected = {"weights": digest_of(record.weights), "corpus": record.data.get("corpus"), "split": "test"}
+        if all(found.get(key) == value for key, value in expected.items()):
             try:
                 return {"+".join(row["modalities"]): dict(row["metrics"]) for row in found["rows"]}
             except (KeyError, TypeError, ValueError) as error:

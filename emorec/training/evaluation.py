@@ -109,7 +109,7 @@ def evaluate_run(
         record.test_reads.append({"time": now(), "why": f"evaluate dataset={data.manifest.dataset}"})
         write_record(folder, record)
     missing, batches = asked.missing, partial(module.loader, loaded_split)
-    lacking = at_rate(batches(), missing.rate, missing.seed, data.task.name) if missing.rate else batches()
+    lacking = at_rate(batches(), missing.rate, missing.seed) if missing.rate else batches()
     predictions = predict(model, lacking, config.trainer)
 
     sources = {modality: item.sources for modality, item in data.features.items()}
@@ -126,7 +126,10 @@ def evaluate_run(
     if not missing.grid:
         return line
     rows = grid(partial(predict, model, settings=config.trainer), batches, list(data.features), data.task)
-    write_json(target / MISSING, {"corpus": data.manifest.digest, "split": split, "rows": rows})
+    write_json(
+        target / MISSING,
+        {"weights": digest_of(record.weights), "corpus": data.manifest.digest, "split": split, "rows": rows},
+    )
     return f"{line}\n{grid_table(rows, data.task)}"
 
 

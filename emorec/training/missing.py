@@ -1,5 +1,6 @@
 """What a trained model predicts where modalities are missing."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from emorec.augmentation.modalities import drop_modalities
-from emorec.batch import Batch
+from emorec.batch import IGNORED, Batch
 from emorec.datasets.utterance import Task
 from emorec.draws import keys_of, mixed
 from emorec.markdown import markdown_table
@@ -24,28 +25,33 @@ def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
     return [chosen for size in range(len(modalities), 0, -1) for chosen in combinations(modalities, size)]
 
 
-def with_modalities(batches: Iterable[Batch], chosen: Sequence[str], task: str) -> Iterator[Batch]:
+def with_modalities(batches: Iterable[Batch], chosen: Sequence[str]) -> Iterator[Batch]:
     """The batches as if no utterance had other modalities; utterances that have none of them are left out."""
     for batch in batches:
         present = {name: there & (name in chosen) for name, there in batch.present.items()}
-        yield from _with_present(batch, present, task)
+        yield from _with_present(batch, present)
 
 
-def at_rate(batches: Iterable[Batch], rate: float, seed: int, task: str) -> Iterator[Batch]:
+def at_rate(batches: Iterable[Batch], rate: float, seed: int) -> Iterator[Batch]:
     """The batches with modalities dropped, each with a probability; one of an utterance always stays.
 
     What is dropped is a function of the seed and the utterance's id.
     """
     for batch in batches:
         draw = mixed(keys_of(batch.id) ^ mixed(torch.tensor(seed)))
-        yield from _with_present(batch, drop_modalities(batch.present, rate, draw), task)
+        yield from _with_present(batch, drop_modalities(batch.present, rate, draw))
 
 
-def _with_present(batch: Batch, present: Mapping[str, Tensor], task: str) -> Iterator[Batch]:
+def _with_present(batch: Batch, present: Mapping[str, Tensor]) -> Iterator[Batch]:
     changed = replace(batch, present=dict(present))
     known = torch.stack(list(present.values())).any(0)  # (B,)
     if batch.layout is not None:  # a turn without any modality is context alone
-        yield replace(changed, target_mask={task: batch.target_mask[task] & known})
+        targets = {
+            name: values.masked_fill(~known, math.nan if values.is_floating_point() else IGNORED)
+            for name, values in batch.targets.items()
+        }
+        masks = {name: has_target & known for name, has_target in batch.target_mask.items()}
+        yield replace(changed, targets=targets, target_mask=masks)
     elif bool(known.all()):
         yield changed
     elif bool(known.any()):
@@ -63,9 +69,8 @@ def grid(apply: Apply, batches: Callable[[], Iterable[Batch]], modalities: Seque
     """
     rows = []
     for chosen in subsets(modalities):
-        known = list(with_modalities(batches(), chosen, task.name))
-        if any(batch.scored(task.name) for batch in known):
-            predictions = apply(known)
+        if any(bool(batch.present[name].any()) for batch in batches() for name in chosen):
+            predictions = apply(with_modalities(batches(), chosen))
             scores = scalar_metrics({f"all/{name}": value for name, value in predictions.scores.items()})
             metrics = {name.partition("/")[2]: value for name, value in scores.items()}
             rows.append({"modalities": list(chosen), "utterances": len(predictions.id), "metrics": metrics})

@@ -25,6 +25,7 @@ from emorec.models.other_tasks import others_of
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
 from emorec.runs.identity import RunIdentity, identify
 from emorec.runs.provenance import provenance
+from emorec.storage.digests import digest_of
 from emorec.training.initial_weights import InitialWeights, find_initial
 from emorec.training.teacher import check_teacher, find_teacher
 
@@ -141,7 +142,7 @@ def prepare_run(
     dialogues = config.context is not None
     data = preparer.prepare(config, corpus, encoders, task, dialogues=dialogues, others=other_tasks)
     check_classes(task, data.splits)
-    check_sizes(data.splits, config.trainer.world_size)
+    check_sizes(data.splits, config.trainer.world_size, data.turns)
     check_splits_apart(data)
     if initial is not None:
         check_not_trained_on(data, "test", initial.folder, where="init_from: ")
@@ -150,14 +151,16 @@ def prepare_run(
     others: dict[str, Any] = {}  # runs count by their weights
     if initial is not None:
         others["init_from"] = initial.digests
-    if teacher is not None:
-        others["distillation"] = {"teacher": teacher.digests}
+    learned = dict(data.learned)
+    if teacher is not None:  # each fold of a group has its own
+        others["distillation"] = {"teacher": "a run"}
+        learned["teacher"] = digest_of(teacher.digests)
     identity = identify(
         {**composed.values, **others},
         manifest_digest=data.manifest.digest,
         feature_specs={modality: data.digest(modality) for modality in data.features},
         sources={modality: item.sources for modality, item in data.features.items()},
-        learned=data.learned,
+        learned=learned,
         local_models=frozenset(
             name for name in data.features if any(spec["checkpoint"] == LOCAL for spec in data.specs(name))
         ),

@@ -58,7 +58,7 @@ class Teacher:
     ) -> dict[str, Tensor]:
         """Its logits (N, C) and vectors "fused" (N, H) for the training split of a run, NaN where it has none.
 
-        They are kept in the cache; where all are there, the teacher is not loaded.
+        They are kept in the cache; where all are there, the teacher is not applied.
 
         Raises:
             UserError: the teacher's encoders do not fit what it was trained with.
@@ -88,7 +88,8 @@ class Teacher:
             module = data.module(config)
             model = model_for(make_parts(config, own.task, encoders, data.others), config.model, module)
             model.load_components(components)
-            _store(store, keys, *outputs(model, module))
+            device = "cpu" if config.trainer.accelerator == "cpu" else own_device()
+            _store(store, keys, *outputs(model.to(device), module))
         wanted = [keys.get(item.id) for item in (own.turns or own.splits)["train"]]
         values = _rows(store.reader(wanted, FeaturesConfig(preload="ram")), len(wanted))
         classes = len(own.task.labels)
@@ -99,13 +100,13 @@ class Teacher:
         values = stored_config(self.folder)
         values["encoder"] = with_present_models(values["encoder"], self.record, self.folder, {})
         values |= {key: composed.values[key] for key in OPERATIONAL if key in composed.values}
-        values |= {"logger": {}, "tags": []}
+        values |= {"logger": {}, "tags": [], "features": {**values["features"], "preload": "none"}}  # read once
         values |= {"dataset": composed.values["dataset"], "labels": composed.values["labels"]}
         return validated(TrainConfig, values, heading=str(self.folder / "config.yaml"))
 
     def _keys(self, data: PreparedData, names: Sequence[str]) -> list[bytes]:
         """A key of each utterance's predictions: of all that the teacher reads, since a turn depends on others."""
-        read = digest_of({modality: item.sources for modality, item in data.features.items()})
+        read = digest_of([data.manifest.digest, {modality: item.sources for modality, item in data.features.items()}])
         return [hashlib.sha256(f"{read} {name}".encode("utf-8", "surrogatepass")).digest() for name in names]
 
 
@@ -132,19 +133,21 @@ def find_teacher(config: TrainConfig, loss: Loss, labels: Sequence[str], store: 
 
 
 def check_teacher(teacher: Teacher, data: PreparedData) -> None:
-    """Raises a `UserError` where the teacher has seen utterances of the test split."""
-    check_not_trained_on(data, "test", teacher.folder, where="distillation.teacher: ")
+    """Raises a `UserError` where the teacher was trained on utterances of val, by which the epoch is chosen, or was
+    trained or selected on those of test."""
+    where = "distillation.teacher: "
+    check_not_trained_on(data, "val", teacher.folder, where=where, used_in=("train",))
+    check_not_trained_on(data, "test", teacher.folder, where=where)
 
 
 def outputs(model: EmotionModel, module: UtteranceDataModule) -> tuple[list[str], Tensor]:
     """The ids of the training split, and its logits and vectors side by side (N, C + H), in evaluation."""
     names: list[str] = []
     values = []
-    device = own_device()
-    model.to(device).eval()
+    model.eval()
     with torch.inference_mode(), exact_float32():
         for batch in module.loader("train"):
-            output = model(batch.to(device))
+            output = model(batch.to(model.device))
             parts = output.logits[module.task.name], output.fusion.fused
             names += batch.id
             values.append(torch.cat([part.float().cpu() for part in parts], dim=1))

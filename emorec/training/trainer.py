@@ -50,8 +50,8 @@ def _strategy(settings: TrainerConfig) -> Any:
     if settings.strategy == "fsdp":
         return ModelParallelStrategy(settings.world_size, tensor_parallel_size=1, save_distributed_checkpoint=False)
     if settings.strategy == "ddp" or settings.world_size > 1:
-        # Buffers are statistics of the data, the same on each rank. Sending them at each step would hang an evaluation
-        # in which ranks have different numbers of batches.
+        # Buffers are statistics of the data, the same on each rank, or what each rank remembers of its own batches.
+        # Sending them at each step would hang an evaluation in which ranks have different numbers of batches.
         return DDPStrategy(broadcast_buffers=False, find_unused_parameters=False)
     return "auto"
 

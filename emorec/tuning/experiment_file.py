@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from emorec.config.command_line import JOIN, SEVERAL
 from emorec.config.composition import Composed, Composer
 from emorec.config.keys import OPERATIONAL, OPERATIONAL_KEYS, is_location, leaves, nested
 from emorec.config.schema import TrainConfig
@@ -93,7 +94,12 @@ def _differ(one: Leaves, other: Leaves, path: tuple[str, ...]) -> bool:
 
 
 def _text(groups: Mapping[str, str], values: Leaves) -> str:
-    defaults = {"defaults": [{f"override /{group}": choice} for group, choice in sorted(groups.items())]}
+    choices: list[dict[str, str]] = []
+    for group, choice in sorted(groups.items()):
+        names = choice.split(JOIN) if group == "loss" else [choice]
+        choices.append({f"override /{group}": SEVERAL if len(names) > 1 else choice})
+        choices += [{f"/{group}@{group}.{name}": name} for name in names if len(names) > 1]
+    defaults = {"defaults": choices}
     return OmegaConf.to_yaml(OmegaConf.create({**(defaults if groups else {}), **nested(values)}))
 
 

@@ -151,6 +151,13 @@ def test_gradients_reach_every_parameter(name: str, causal: bool) -> None:
         assert parameter.grad.abs().max() > 1e-12, label
 
 
+def test_in_dialogues_of_one_turn_every_parameter_has_a_gradient(name: str, causal: bool) -> None:
+    context = make(name, causal=causal).train()
+    turns, mask, speaker = dialogues()
+    context(turns[:, :1], mask[:, :1], speaker[:, :1]).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in context.parameters())
+
+
 def test_dropout_acts_in_training_only(name: str) -> None:
     context, batch = make(name, dropout=0.5), dialogues()
     assert not torch.equal(context.train()(*batch), context(*batch))

@@ -189,7 +189,7 @@ def make(name: str, **changes: Any) -> Loss:
     derived = {"hidden": 8, "outputs": CLASSES, "modalities": list(MODALITIES)}
     settings = node("loss", name, **changes)
     component_of = {"supcon": (), "spcl": ("hidden", "outputs"), "apcl": ("hidden", "outputs")}
-    needs = {**component_of, "cmcl": (), "simsiam": ("hidden", "modalities")}[name]
+    needs = {**component_of, "cmcl": ("modalities",), "simsiam": ("hidden", "modalities")}[name]
     torch.manual_seed(0)
     return instantiate(settings, where="loss", kind=Loss, task=TASK, **{key: derived[key] for key in needs})
 
@@ -350,10 +350,11 @@ def test_more_classes_than_units_are_refused() -> None:
         APCL(task=TASK, hidden=8, outputs=9)
 
 
-def test_the_main_modality_of_cmcl_has_to_be_there() -> None:
-    output, batch = of_modalities([0, 1])
+def test_the_main_modality_of_cmcl_has_to_be_there_and_another_one() -> None:
     with pytest.raises(UserError, match=r"loss\.main: expected one of text, audio, video, got 'face'"):
-        CMCL(task=TASK, main="face")(output, batch)
+        CMCL(task=TASK, main="face", modalities=list(MODALITIES))
+    with pytest.raises(UserError, match="expected at least two modalities for cmcl, got text"):
+        CMCL(task=TASK, modalities=["text"])
 
 
 def test_all_of_them_leave_the_head_to_another_loss() -> None:

@@ -47,7 +47,7 @@ def test_learned_weights_begin_equal_and_follow_the_losses() -> None:
         assert float(variance.grad) == pytest.approx((1 - float(values[name].detach())) / 2)
     with torch.no_grad():  # where the gradient is zero, the weight is 1 / (2 L)
         for name, variance in loss.log_variances.items():
-            variance.copy_(torch.tensor(math.log(float(values[name]))))
+            variance.fill_(math.log(float(values[name])))
     expected = sum((1 + math.log(float(value.detach()))) / 2 for value in values.values())
     assert float(loss.total(values).detach()) == pytest.approx(expected, rel=1e-5)
 
