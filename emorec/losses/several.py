@@ -36,12 +36,11 @@ class Several(Loss):
         if not parts:
             raise UserError("loss: expected losses, such as loss=[cross_entropy,supcon], got none")
         if odd := [name for name, part in parts.items() if not isinstance(part, Loss)]:
-            raise UserError(
-                f"loss: expected losses, got {', '.join(odd)}; loss=[cross_entropy,supcon] composes several"
-            )
+            raise UserError(f"loss: expected losses, such as loss=[cross_entropy,supcon], got {', '.join(odd)}")
         if not any(part.trains_head for part in parts.values()):
             raise UserError(f"loss: expected one that trains the head beside {', '.join(parts)}, such as cross_entropy")
-        if unknown := sorted((weights or {}).keys() - parts.keys()):
+        named = {name for name in weights or {} if not name.startswith("fusion/")}  # the fusion's own losses
+        if unknown := sorted(named - parts.keys()):
             raise UserError(f"loss.weights: expected names of {', '.join(parts)}, got {', '.join(unknown)}")
         kinds = {part.kind for part in parts.values()}
         if len(kinds) > 1:
