@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from emorec.augmentation.mixup import Mixing
 from emorec.augmentation.modalities import drop_modalities
 from emorec.batch import Batch, FusionOutput, ModelOutput
-from emorec.datamodules.utterances import BatchLoader
+from emorec.datamodules.loaders import BatchLoader
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError
 from emorec.losses.loss import Loss

@@ -96,7 +96,8 @@ class RunRecord:
 
 def stored_task(values: Mapping[str, Any]) -> Task:
     """A task as a record has it."""
-    return Task(**{**values, "labels": tuple(values["labels"])})
+    cuts = tuple(tuple(thresholds) for thresholds in values.get("cuts", ()))
+    return Task(**{**values, "labels": tuple(values["labels"]), "cuts": cuts})
 
 
 def read_record(folder: Path) -> RunRecord | None:

@@ -126,10 +126,8 @@ def evaluate_run(
     if not missing.grid:
         return line
     rows = grid(partial(predict, model, settings=config.trainer), batches, list(data.features), data.task)
-    write_json(
-        target / MISSING,
-        {"weights": digest_of(record.weights), "corpus": data.manifest.digest, "split": split, "rows": rows},
-    )
+    of_what = {"weights": digest_of(record.weights), "corpus": data.manifest.digest, "split": split}
+    write_json(target / MISSING, {**of_what, "rows": rows})
     return f"{line}\n{grid_table(rows, data.task)}"
 
 

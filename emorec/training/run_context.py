@@ -102,7 +102,8 @@ class RunContext:
 def _stored(task: Task) -> dict[str, Any]:
     """A task as the record of a run has it; see `stored_task`."""
     values = asdict(task)
-    return {key: values[key] for key in ("name", "kind", "labels", "monitor", "direction")}
+    kept = {key: values[key] for key in ("name", "kind", "labels", "monitor", "direction")}
+    return {**kept, "cuts": task.cuts} if task.cuts else kept
 
 
 def prepare_run(

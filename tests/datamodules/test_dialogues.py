@@ -7,7 +7,7 @@ import torch
 
 from emorec.batch import Batch
 from emorec.datamodules.dialogues import groups_within, in_order, layout, lengths, with_all_turns
-from emorec.datamodules.utterances import DialogueLoader
+from emorec.datamodules.loaders import DialogueLoader
 from emorec.datasets.utterance import Utterance
 from emorec.errors import UserError
 from tests.datamodules.conftest import MakeExample

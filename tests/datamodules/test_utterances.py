@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from emorec.batch import IGNORED, Batch
-from emorec.datamodules.utterances import BatchLoader, UtteranceDataModule
+from emorec.datamodules.loaders import BatchLoader
+from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.errors import UserError
 from tests.datamodules.conftest import DIMS, LABELS, Example, MakeExample
 

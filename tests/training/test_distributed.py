@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from emorec import load_run
 from emorec.cli import main
-from emorec.datamodules.utterances import BatchLoader
+from emorec.datamodules.loaders import BatchLoader
 from emorec.training.distributed import _free_port
 from tests.conftest import REPOSITORY, emorec_process, processes_of
 from tests.datamodules.conftest import MakeExample, make_example
