@@ -56,10 +56,10 @@ def group_table(groups: Sequence[Group]) -> str:
 
 def missing_table(groups: Sequence[Group]) -> str:
     """A Markdown table of what is left of the monitor on test without some modalities, for groups that know it."""
-    scores = {group: found for group in groups if (found := missing_scores(group))}
+    scores = [(group, found) for group in groups if (found := missing_scores(group))]
     if not scores:
         return ""
-    names = list(dict.fromkeys(name for found in scores.values() for name in found))
+    names = list(dict.fromkeys(name for _, found in scores for name in found))
     keys = distinctions(groups)
     rows = [
         [
@@ -69,7 +69,7 @@ def missing_table(groups: Sequence[Group]) -> str:
             *(f"{found[name]:.3f}" if name in found else "–" for name in names),
             f"{fmean(found.values()):.3f}",
         ]
-        for group, found in scores.items()
+        for group, found in scores
     ]
     table = markdown_table(["group", *keys, "n", *names, "mean"], rows)
     return f"### test/{groups[0].contest.monitor} with some modalities alone\n\n{table}\n"

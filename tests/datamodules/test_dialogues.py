@@ -138,3 +138,10 @@ def test_turns_without_a_target_are_no_part_of_loss_and_predictions(make_example
     assert len(scored) == SIZES[0] - 2
     assert not {"train_1", "train_6"} & set(scored)
     assert isinstance(make_example(dialogues=True).module.loader("val"), DialogueLoader)
+
+
+def test_each_rank_has_a_batch_also_where_one_would_hold_all(make_example: MakeExample) -> None:
+    module = make_example(sizes=SIZES, dialogues=True, batch_size=1000).module
+    for split, shuffle in (("train", True), ("val", False)):
+        loaders = [module.loader(split, shuffle=shuffle, shard=(rank, 2)) for rank in range(2)]
+        assert [len(list(loader)) for loader in loaders] == [1, 1]
