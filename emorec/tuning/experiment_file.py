@@ -94,11 +94,10 @@ def _differ(one: Leaves, other: Leaves, path: tuple[str, ...]) -> bool:
 
 
 def _text(groups: Mapping[str, str], values: Leaves) -> str:
-    choices: list[dict[str, str]] = []
-    for group, choice in sorted(groups.items()):
-        names = choice.split(JOIN) if group == "loss" else [choice]
-        choices.append({f"override /{group}": SEVERAL if len(names) > 1 else choice})
-        choices += [{f"/{group}@{group}.{name}": name} for name in names if len(names) > 1]
+    several = groups.get("loss", "").split(JOIN) if JOIN in groups.get("loss", "") else []
+    chosen = {**groups, **({"loss": SEVERAL} if several else {})}
+    choices = [{f"/loss@loss.{name}": name} for name in several]  # Hydra wants overrides last
+    choices += [{f"override /{group}": choice} for group, choice in sorted(chosen.items())]
     defaults = {"defaults": choices}
     return OmegaConf.to_yaml(OmegaConf.create({**(defaults if groups else {}), **nested(values)}))
 
