@@ -19,7 +19,8 @@ from tests.conftest import fresh_emorec_process, processes_of
 pytestmark = pytest.mark.slow
 
 ROUNDS = int(os.environ.get("EMOREC_KILL_ROUNDS", "1"))  # of three kills each
-JOBS, EPOCHS = 8, 80
+JOBS, EPOCHS = 10, 80
+LATEST = 0.6  # seconds until a kill: three of them have to come before the last job ends
 TIMEOUT = 900  # seconds after which a process is taken to hang
 LOCAL = ["launcher=local", "launcher.slots=2", "launcher.start=fork", "launcher.grace=5", "sweep.name=kills"]
 
@@ -107,9 +108,9 @@ def test_a_sweep_whose_processes_are_killed_ends_with_the_results_of_one_that_wa
     delays = random.Random(number)
     sweep = fresh_emorec_process(*words, *LOCAL, root=tmp_path, start_new_session=True)
     for kind in ("job", "warm parent", "sweep"):
-        kill(kind, sweep, delays.uniform(0, 1.5))
-    sweep.communicate(timeout=TIMEOUT)
-    assert sweep.returncode == -signal.SIGKILL
+        kill(kind, sweep, delays.uniform(0, LATEST))
+    error = sweep.communicate(timeout=TIMEOUT)[1]
+    assert sweep.returncode == -signal.SIGKILL, error
     wait_until_none_is_left(tmp_path)
 
     finish(fresh_emorec_process(*words, *LOCAL, root=tmp_path))
