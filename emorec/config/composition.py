@@ -157,9 +157,8 @@ class Composer(Generic[C]):
                 if name is not None and not group.startswith("hydra") and "@" not in group.removesuffix("@_global_")
             }
             if choices.get("loss") == SEVERAL:
-                choices["loss"] = JOIN.join(
-                    str(name) for name, part in node.loss.items() if isinstance(part, DictConfig) and "_target_" in part
-                )
+                parts = {name: part for name, part in node.loss.items() if isinstance(part, DictConfig)}
+                choices["loss"] = JOIN.join(name for name, part in parts.items() if "_target_" in part) or SEVERAL
             check_interpolations(_plain(node, resolve=False))
             values = _plain(node, resolve=True)
         check_depth(values, "the config")

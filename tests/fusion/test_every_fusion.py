@@ -62,9 +62,9 @@ def make(name: str, pooling: str, modalities: tuple[str, ...], seed: int, dropou
     return build(settings, dict.fromkeys(modalities, HIDDEN)).double()
 
 
-def build(settings: dict[str, Any], dims: dict[str, int]) -> Fusion:
+def build(settings: dict[str, Any], dims: dict[str, int], hidden: int = HIDDEN) -> Fusion:
     derived = {"outputs": OUTPUTS} if "outputs" in signature(locate(settings["_target_"])).parameters else {}
-    return instantiate(settings, where="fusion", kind=Fusion, dims=dims, hidden=HIDDEN, **derived)
+    return instantiate(settings, where="fusion", kind=Fusion, dims=dims, hidden=hidden, **derived)
 
 
 def inputs(modalities: tuple[str, ...], extra_frames: int = 0) -> Inputs:

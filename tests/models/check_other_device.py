@@ -7,10 +7,10 @@ import torch
 
 from emorec.batch import Batch
 from emorec.config.instantiation import instantiate
-from emorec.fusion.fusion import Fusion
 from emorec.losses.loss import Loss
 from emorec.models.emotion_model import EmotionModel
-from tests.discovery import names, node
+from tests.discovery import node
+from tests.fusion.test_every_fusion import CASES, build
 from tests.losses.test_every_loss import CLASSIFICATION
 from tests.models.test_emotion_model import BATCHES, DIMS, HIDDEN, TASK, make_model
 from tests.stand_in_device import NAME, stand_in_device
@@ -31,8 +31,7 @@ def trained(model: EmotionModel, device: str) -> tuple[EmotionModel, list[float]
     return model, losses
 
 
-@pytest.mark.parametrize("pooling", ["mean", "attention", "attentive_statistics"])
-@pytest.mark.parametrize("name", names("fusion"))
+@pytest.mark.parametrize(("name", "pooling"), CASES, ids=map("-".join, CASES))
 def test_training_on_another_device_equals_that_on_the_cpu(
     name: str, pooling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,9 +42,7 @@ def test_training_on_another_device_equals_that_on_the_cpu(
         settings = node("fusion", name, pooling=pooling)
         if "dropout" in settings:
             settings["dropout"] = 0.0
-        dims = dict.fromkeys(DIMS, HIDDEN)
-        fusion = instantiate(settings, where="fusion", kind=Fusion, dims=dims, hidden=HIDDEN)
-        return make_model(fusion=fusion, dropout=0.0)
+        return make_model(fusion=build(settings, dict.fromkeys(DIMS, HIDDEN), hidden=HIDDEN), dropout=0.0)
 
     here, expected = trained(make(), "cpu")
     with stand_in_device():

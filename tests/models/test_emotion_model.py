@@ -58,7 +58,7 @@ def make_model(seed: int = 0, *, fusion: nn.Module | None = None, dropout: float
         normalisations=normalisations,
         projections={name: Projection(dim=dim, hidden=HIDDEN, dropout=dropout) for name, dim in DIMS.items()},
         fusion=fusion or Concat(dims=dict.fromkeys(DIMS, HIDDEN), hidden=HIDDEN, dropout=dropout),
-        head=Head(hidden=HIDDEN, outputs=CLASSES, dropout=dropout),
+        head=None if getattr(fusion, "classifies", False) else Head(hidden=HIDDEN, outputs=CLASSES, dropout=dropout),
         loss=loss,
         **settings,
     )
