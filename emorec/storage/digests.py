@@ -17,16 +17,13 @@ LARGEST_DATABASE = 1 << 28  # bytes: about a million files
 SURROGATES = "surrogateescape"  # file names need not be UTF-8
 
 
-PLAIN = (str, bool, int, type(None))  # most values are of these types: they are not looked into, for speed
-
-
 def _with_plain_numbers(value: Any) -> Any:
-    if type(value) in PLAIN:
+    if value is None or isinstance(value, str):  # most values are: this is first for speed
         return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, dict):
-        return {str(key): item if type(item) in PLAIN else _with_plain_numbers(item) for key, item in value.items()}
+        return {str(key): _with_plain_numbers(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):  # a union would be made anew at each call
         return [_with_plain_numbers(item) for item in value]
     return value
