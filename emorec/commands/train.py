@@ -1,17 +1,19 @@
 """`emorec train`: one run, or with `-m` one for each combination of values."""
 
-from collections.abc import Callable, Sequence
+import pickle
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from emorec.config.command_line import CommandLine, parse
 from emorec.config.composition import Composed, composer, print_with_hydra
 from emorec.config.schema import TrainConfig
+from emorec.datasets.manifest import Manifest
 from emorec.errors import UserError
 from emorec.imports import quick_imports
 from emorec.runs.logs import start_logging
 from emorec.sweeps.expansion import may_fork
 from emorec.sweeps.report import reporting
-from emorec.training.processes import start_warm_parent
+from emorec.training.processes import Handover, start_warm_parent
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,10 +38,10 @@ def main(arguments: Sequence[str]) -> int:
         return run_all(open_composer)
 
 
-def train_composed(composed: Composed[TrainConfig]) -> int:
-    """Trains one run of a config that another process has composed; returns 0."""
+def train_handed_over(handover: Handover) -> int:
+    """Trains one run that another process has prepared; returns 0."""
     start_logging()
-    return _run_once(lambda: composed)
+    return _run_once(lambda: handover.composed, lambda: pickle.loads(handover.manifests))
 
 
 def _compose(line: CommandLine) -> Composed[TrainConfig]:
@@ -50,10 +52,10 @@ def _compose(line: CommandLine) -> Composed[TrainConfig]:
     return composed
 
 
-def _run_once(compose: Callable[[], Composed[TrainConfig]]) -> int:
+def _run_once(compose: Callable[[], Composed[TrainConfig]], read: Callable[[], Mapping[str, Manifest]] = dict) -> int:
     with reporting() as report:
         with quick_imports():  # the config imports what its parts name
-            composed = compose()
+            composed, manifests = compose(), read()
             config = composed.config
 
             from emorec.datamodules.preparer import DataPreparer
@@ -61,7 +63,7 @@ def _run_once(compose: Callable[[], Composed[TrainConfig]]) -> int:
             from emorec.training.distributed import exit_now, has_process_group, own_assignment
             from emorec.training.lifecycle import train
 
-        outcome = train(composed, DataPreparer.of(config))
+        outcome = train(composed, DataPreparer.of(config, manifests))
         if own_assignment() is not None:
             exit_now()
         report.succeed(run_id=outcome.run_id, status=outcome.status, metrics=line_metrics(outcome.folder))

@@ -1,6 +1,7 @@
 """Reads corpora and computes features; what the runs of one process share is read once."""
 
 import logging
+import pickle
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -50,29 +51,37 @@ def _relabelled(manifest: Manifest, task: str, labels: LabelMap) -> Manifest:
     return mapped
 
 
+def _manifest_key(config: ExtractConfig) -> str:
+    """Identifies how a corpus is read."""
+    settings = {key: value for key, value in config.dataset.node.items() if key not in SPLIT_KEYS}
+    return digest_of([settings, config.labels])
+
+
 class DataPreparer:
     """Reads corpora and computes features for the configs of one process.
 
     Args:
         cache: the folder of features.
         verify: hash every file again, instead of trusting its size, times and inode.
+        manifests: corpora that another process has read, by the digest of their settings; they are not read again.
 
     Attributes:
         processes: those that compute features instead of this one; `None` by default.
         since: seconds since the epoch, from which a decoding that another process did not finish counts.
     """
 
-    def __init__(self, cache: Path, *, verify: bool = False) -> None:
+    def __init__(self, cache: Path, *, verify: bool = False, manifests: Mapping[str, Manifest] | None = None) -> None:
         self.cache, self.since = cache, time.time()
         self.processes: Processes | None = None
         self.digests = FileDigests(cache / "digests.tsv", verify=verify)
-        self._manifests: dict[str, Manifest] = {}
+        self._manifests = dict(manifests or {})
+        self._pickled: dict[str, bytes] = {}
         self._features: dict[tuple[str, str], PreparedFeatures] = {}
 
     @classmethod
-    def of(cls, config: ExtractConfig) -> "DataPreparer":
+    def of(cls, config: ExtractConfig, manifests: Mapping[str, Manifest] | None = None) -> "DataPreparer":
         """The preparer that a config asks for."""
-        return cls(config.paths.cache, verify=config.extraction.verify)
+        return cls(config.paths.cache, verify=config.extraction.verify, manifests=manifests)
 
     def components(self, config: ExtractConfig) -> tuple[Corpus, dict[str, Encoder]]:
         """The corpus and the encoders of a config, without reading or loading anything.
@@ -97,8 +106,7 @@ class DataPreparer:
 
     def manifest(self, config: ExtractConfig, corpus: Corpus) -> Manifest:
         """The whole corpus, read once."""
-        settings = {key: value for key, value in config.dataset.node.items() if key not in SPLIT_KEYS}
-        key = digest_of([settings, config.labels])
+        key = _manifest_key(config)
         if key not in self._manifests:
             manifest = corpus.read()
             if config.labels:
@@ -107,6 +115,13 @@ class DataPreparer:
                 log.log(logging.WARNING if manifest.problems else logging.INFO, "%s: %s", manifest.dataset, remarks)
             self._manifests[key] = manifest
         return self._manifests[key]
+
+    def pickled_manifest(self, config: ExtractConfig) -> bytes:
+        """The `manifests` of a preparer that another process makes for a config whose corpus was read here."""
+        key = _manifest_key(config)
+        if key not in self._pickled:
+            self._pickled[key] = pickle.dumps({key: self._manifests[key]})
+        return self._pickled[key]
 
     def fit(
         self, config: ExtractConfig, corpus: Corpus, encoders: Mapping[str, Encoder], task: Task | None = None

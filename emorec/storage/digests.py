@@ -14,6 +14,7 @@ from emorec.storage.regular_files import open_descriptor, open_regular, read_reg
 
 BLOCK = 1 << 20  # bytes that are hashed at once
 LARGEST_DATABASE = 1 << 28  # bytes: about a million files
+ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 SURROGATES = "surrogateescape"  # file names need not be UTF-8
 
 
@@ -36,8 +37,7 @@ def canonical_json(value: Any) -> str:
         ValueError: the value contains NaN or an infinity.
         TypeError: the value contains a type that JSON does not support.
     """
-    plain = _with_plain_numbers(value)
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return ENCODER.encode(_with_plain_numbers(value))
 
 
 def digest_of(value: Any) -> str:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emorec.config.composition import Composed
-from emorec.config.schema import TrainConfig
 from emorec.errors import Preempted
 from emorec.sweeps.record import JobRecord
 from emorec.sweeps.report import JobReport, read_report
 from emorec.sweeps.stop import Stop
+from emorec.training.processes import Handover
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Task:
     devices: int = 1  # on each machine
     nodes: int = 1  # number of machines
     on_gpu: bool = True  # whether the devices are GPUs on a machine that has some
-    composed: Composed[TrainConfig] | None = None  # the config of `arguments`, if it is known
+    handover: Handover | None = None  # of the run that `arguments` name, if it is known
 
     @property
     def report(self) -> Path:

@@ -16,8 +16,8 @@ from emorec.machine import usable_cores, usable_memory
 from emorec.sweeps.expansion import FEWEST_JOBS
 from emorec.sweeps.launcher import Launcher, Task
 from emorec.sweeps.local import LocalLauncher, usable_gpus
-from emorec.sweeps.plan import PlannedJob, mark_invalid
-from emorec.training.processes import forks
+from emorec.sweeps.plan import PlannedJob, Preparers, mark_invalid
+from emorec.training.processes import Handover, forks
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +93,13 @@ def _on_gpu(config: TrainConfig) -> bool:
     return config.trainer.accelerator != "cpu"
 
 
-def make_tasks(jobs: Sequence[PlannedJob], launcher: Launcher, *, folder: Path, sweep: str) -> list[Task]:
-    """Makes the tasks of jobs; a job that the launcher can never start is marked as invalid."""
+def make_tasks(
+    jobs: Sequence[PlannedJob], launcher: Launcher, preparers: Preparers, *, folder: Path, sweep: str
+) -> list[Task]:
+    """Makes the tasks of jobs; a job that the launcher can never start is marked as invalid.
+
+    `preparers` have read the corpora of all jobs.
+    """
     tasks = []
     for job in jobs:
         assert job.composed is not None
@@ -102,7 +107,7 @@ def make_tasks(jobs: Sequence[PlannedJob], launcher: Launcher, *, folder: Path, 
         task = Task(
             record=job.record,
             arguments=tuple(composed.arguments),
-            composed=composed,
+            handover=Handover(composed, preparers.of(config).pickled_manifest(config)),
             folder=folder,
             devices=config.trainer.devices,
             nodes=config.trainer.num_nodes,

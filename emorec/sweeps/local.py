@@ -47,6 +47,8 @@ class LocalLauncher(Launcher):
         forked: whether jobs are forked from the warm parent.
     """
 
+    interval = 0.02  # a free slot waits for no longer
+
     def __init__(
         self,
         *,
@@ -122,7 +124,7 @@ class LocalLauncher(Launcher):
                 environment=environment,
                 grace=self.grace,
                 forked=self.forked,
-                composed=task.composed,
+                handover=task.handover,
             )
         except OSError as error:  # too many processes, or a full disk; the other jobs continue
             self._ended(task, "failed", f"could not be started: {error}")

@@ -131,8 +131,8 @@ def _run_in_processes(
     with Stop() as stop:
         try:
             chosen = jobs_to_start(planned, preparers, sweep.folder)
+            tasks = make_tasks(chosen, launcher, preparers, folder=sweep.folder, sweep=sweep.name)
             preparers.clear()
-            tasks = make_tasks(chosen, launcher, folder=sweep.folder, sweep=sweep.name)
             sweep.write()
             log.info("%d of %d jobs are to be run: %s", len(tasks), len(planned), sweep.folder)
             with Display(sweep.jobs, live=configs[0].progress) as display:

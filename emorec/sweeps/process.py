@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from emorec.config.composition import Composed
-from emorec.config.schema import TrainConfig
 from emorec.storage.atomic import follow_folder_mode, make_folder
 from emorec.storage.regular_files import open_descriptor
 from emorec.sweeps.report import GRACE_VARIABLE, JOB_VARIABLE, PARENT_VARIABLE
-from emorec.training.processes import ForkedProcess, fresh_command
+from emorec.training.processes import ForkedProcess, Handover, fresh_command
 
 POLL_SECONDS = 0.1
 
@@ -28,7 +26,7 @@ class JobProcess:
         environment: variables in addition to those of this process.
         grace: seconds between SIGTERM and SIGKILL, in which it can save.
         forked: whether it is forked from the warm parent.
-        composed: the config of these arguments, which a forked job need not compose again.
+        handover: of the run that these arguments name, for a forked job.
     """
 
     def __init__(
@@ -40,7 +38,7 @@ class JobProcess:
         environment: Mapping[str, str],
         grace: float,
         forked: bool = False,
-        composed: Composed[TrainConfig] | None = None,
+        handover: Handover | None = None,
     ) -> None:
         self.grace = grace
         self._code: int | None = None
@@ -62,7 +60,7 @@ class JobProcess:
                     stdout=output,
                     stderr=output,
                     new_session=True,
-                    composed=composed,
+                    handover=handover,
                 )
             else:
                 self._process = subprocess.Popen(

@@ -24,7 +24,7 @@ from emorec.config.composition import Composed
 from emorec.config.schema import TrainConfig, TrainerConfig
 from emorec.errors import Preempted, RunTakenOverError, UserError
 from emorec.features.devices import release_memory
-from emorec.training.processes import Child, end_children, start_child, when_parent_ends
+from emorec.training.processes import Child, Handover, end_children, start_child, when_parent_ends
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ def launch_ranks(composed: Composed[TrainConfig], assignment: Assignment, *, own
         "NODE_RANK": "0",
     }
     numbers = [{"RANK": str(number), "LOCAL_RANK": str(number)} for number in range(count)]
-    ranks = [start_child(composed.arguments, {**environment, **own}, composed) for own in numbers]
+    ranks = [start_child(composed.arguments, {**environment, **own}, Handover(composed)) for own in numbers]
     try:
         return _wait(ranks, owned)
     except (Preempted, KeyboardInterrupt) as stopped:

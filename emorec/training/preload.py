@@ -5,7 +5,13 @@ import signal
 
 from emorec.imports import quick_imports
 
-MODULES = ("emorec.commands.train", "emorec.training.lifecycle", "pandas")  # pyarrow imports pandas for its first table
+MODULES = (
+    "emorec.commands.train",
+    "emorec.training.lifecycle",
+    "safetensors.torch",
+    "pyarrow.parquet",
+    "pandas",  # pyarrow imports it for its first table
+)
 
 _handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is for the process that started the warm parent
 with quick_imports():

@@ -11,12 +11,14 @@ import importlib
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import forkserver, reduction
 from pathlib import Path
@@ -69,6 +71,14 @@ def start_warm_parent() -> None:
                 os.environ[name] = value
 
 
+@dataclass(frozen=True)
+class Handover:
+    """What the process that starts a run has found out, and a process that is forked for the run need not again."""
+
+    composed: Composed[TrainConfig]
+    manifests: bytes = pickle.dumps({})  # pickled `manifests` of a `DataPreparer`: sent at once, whatever their number
+
+
 class _Descriptor:
     """An open file that is passed to a forked process."""
 
@@ -88,7 +98,7 @@ class ForkedProcess:
 
     Args:
         arguments: of the command line.
-        composed: the config of a run, if it is the same as these arguments give: the process need not compose it again.
+        handover: of the run that these arguments name, if it is known.
         environment: the whole environment.
         stdout: open file.
         stderr: open file.
@@ -105,10 +115,10 @@ class ForkedProcess:
         stderr: IO[bytes] | int,
         new_session: bool = False,
         folder: Path | None = None,
-        composed: Composed[TrainConfig] | None = None,
+        handover: Handover | None = None,
     ) -> None:
         streams = [_Descriptor(item if isinstance(item, int) else item.fileno()) for item in (stdout, stderr)]
-        call = (list(arguments), dict(environment), str(folder or Path.cwd()), streams, new_session, composed)
+        call = (list(arguments), dict(environment), str(folder or Path.cwd()), streams, new_session, handover)
         for attempt in range(1, STARTS + 1):
             start_warm_parent()
             self._process = multiprocessing.get_context("forkserver").Process(target=_work, args=call)
@@ -188,7 +198,7 @@ def _work(  # noqa: PLR0917
     folder: str,
     streams: list[_Descriptor],
     new_session: bool,
-    composed: Composed[TrainConfig] | None,
+    handover: Handover | None,
 ) -> None:
     """What a forked process does: becomes like a fresh one, and runs the command."""
     import torch
@@ -212,20 +222,18 @@ def _work(  # noqa: PLR0917
     torch.set_num_threads(thread_limit())  # what the variables said to the warm parent's libraries is past
     sys.argv = ["emorec", *arguments]
     emorec.STARTED = time.monotonic()
-    action = partial(train.train_composed, composed)
-    code = cli.main(arguments) if composed is None else cli.run_command("train", action)
+    action = partial(train.train_handed_over, handover)
+    code = cli.main(arguments) if handover is None else cli.run_command("train", action)
     ignore_signals()
     sys.exit(code)
 
 
-def start_child(
-    arguments: Sequence[str], environment: Mapping[str, str], composed: Composed[TrainConfig] | None = None
-) -> Child:
+def start_child(arguments: Sequence[str], environment: Mapping[str, str], handover: Handover | None = None) -> Child:
     """Starts `emorec <arguments>` in the group of this process, with its log where this process logs and no output;
-    `composed` as in `ForkedProcess`."""
+    `handover` as in `ForkedProcess`."""
     with Path(os.devnull).open("wb") as nowhere:
         if forks():
-            return ForkedProcess(arguments, environment=environment, stdout=nowhere, stderr=2, composed=composed)
+            return ForkedProcess(arguments, environment=environment, stdout=nowhere, stderr=2, handover=handover)
         return subprocess.Popen(fresh_command(arguments), env=environment, stdout=nowhere)
 
 

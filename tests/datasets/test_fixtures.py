@@ -1,5 +1,6 @@
 """Small corpora have media that decode, in the formats of the published corpora."""
 
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -43,6 +44,15 @@ def test_a_small_corpus_is_small_and_reproducible(small_corpus: Roots, name: str
     again = configured(name, tmp_path / name).read()
     assert again.digest == configured(name, small_corpus(name)).read().digest
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 8e6
+
+
+@pytest.mark.parametrize("name", WITH_FIXTURE)
+def test_a_manifest_can_be_handed_to_another_process(small_corpus: Roots, name: str) -> None:
+    manifest = configured(name, small_corpus(name)).read()
+    digest = manifest.digest
+    received = pickle.loads(pickle.dumps(manifest))
+    assert received == manifest
+    assert received.digest == digest
 
 
 @pytest.mark.parametrize("name", WITH_FIXTURE)

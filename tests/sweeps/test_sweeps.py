@@ -14,7 +14,9 @@ import pytest
 from emorec.cli import main
 from emorec.errors import Preempted
 from tests.conftest import emorec_process, processes_of
+from tests.faults.conftest import lines
 from tests.sweeps.faulty_loss import FaultyCrossEntropy
+from tests.sweeps.journaled_corpus import JournaledDemo
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +99,23 @@ def test_a_job_that_raises_and_one_that_is_killed_take_no_other_with_them(
     assert "6 finished, 2 failed" in capsys.readouterr().out
     assert main(["runs", "sweeps", "--json"]) == 0
     assert [sweep["name"] for sweep in json.loads(capsys.readouterr().out)] == [first["name"], second["name"]]
+
+
+def test_forked_jobs_train_on_the_corpus_that_the_sweep_has_read(
+    root: Path, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf" / "dataset").mkdir(parents=True)
+    target = f"{JournaledDemo.__module__}.{JournaledDemo.__qualname__}"
+    journal = tmp_path / "journal"
+    settings = f"_target_: {target}\njournal: {journal}\nroot: data\ntask: emotion\nprotocol: official\n"
+    (tmp_path / "conf" / "dataset" / "journaled.yaml").write_text(settings)
+    monkeypatch.setenv("EMOREC_TRUST", JournaledDemo.__module__)
+    words = [*words, *LOCAL, "--config-dir", str(tmp_path / "conf"), "dataset=journaled"]
+    for start, seeds, reads in (("fork", "0,1", 1), ("spawn", "2,3", 1 + 3)):
+        code, _, err = finish(emorec_process(*words, f"launcher.start={start}", f"seed={seeds}", root=root))
+        assert code == 0, err
+        assert len(lines(journal)) == reads
+    assert all("test/uar" in job["metrics"] for sweep in sweeps(root) for job in sweep["jobs"])
 
 
 def test_an_invalid_job_is_reported_and_a_repeated_one_runs_once(root: Path, words: list[str]) -> None:
