@@ -261,6 +261,7 @@ class TrainConfig(ExtractConfig):
     trainer: TrainerConfig
     batch_size: PositiveCount
     batch_size_per: Literal["step", "device"]
+    group_by_length: bool = False  # whether training batches hold utterances of near equal length
     seed: Seed
     metric: dict[str, Component | None] = field(default_factory=dict)
     logger: dict[str, Component | None] = field(default_factory=dict)

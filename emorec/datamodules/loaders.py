@@ -16,6 +16,7 @@ from emorec.draws import mixed
 if TYPE_CHECKING:
     from emorec.datamodules.utterances import UtteranceTable
 
+LENGTH_WINDOW = 50  # batches among which utterances are sorted by length
 VIEWS, BATCHES = 1 << 62, 1 << 61  # streams of random numbers beside that of the rows
 
 
@@ -84,6 +85,8 @@ class BatchLoader:
         shuffle: whether each epoch has a new order, which depends on `seed`.
         shard: (rank, number of ranks W). With `shuffle` all ranks get equally many utterances, so an epoch leaves out
             up to W - 1, different ones each time. Otherwise each utterance is on exactly one rank.
+        by_length: whether each window of some batches of the epoch's order is sorted by length, and the batches then
+            get an order of their own.
     """
 
     def __init__(
@@ -94,8 +97,9 @@ class BatchLoader:
         shuffle: bool = False,
         seed: int = 0,
         shard: tuple[int, int] = (0, 1),
+        by_length: bool = False,
     ) -> None:
-        self.table = table
+        self.table, self.by_length = table, by_length
         self.batch_size = batch_size
         self.rank, self.ranks = shard
         self.sampler = EpochOrder(self.count, shuffle=shuffle, seed=seed)
@@ -135,9 +139,18 @@ class BatchLoader:
 
     def plan(self) -> Plan:
         """The batches of this epoch."""
-        rows = self._shard(self.sampler.rows())
+        rows = self.sampler.rows()
+        rows = self._shard(self._grouped(rows) if self.by_length else rows)
         sizes = [len(part) for part in torch.split(rows, self.batch_size)] if len(rows) else []
         return Plan(rows, sizes, None, torch.tensor(sizes)[:, None].expand(-1, self.ranks))
+
+    def _grouped(self, rows: Tensor) -> Tensor:
+        """The rows of an epoch with neighbours of near equal length."""
+        size = self.batch_size * self.ranks
+        windows = torch.split(rows, LENGTH_WINDOW * size)
+        rows = torch.cat([window[self.table.length[window].argsort(stable=True)] for window in windows])
+        *batches, last = torch.split(rows, size)  # the last one may be smaller than the others
+        return torch.cat([*(batches[index] for index in self.sampler.permutation(len(batches))), last])
 
     def _shard(self, rows: Tensor) -> Tensor:
         """The rows of this rank in an epoch: its part of each batch of all ranks."""

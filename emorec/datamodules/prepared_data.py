@@ -76,6 +76,7 @@ class PreparedData:
             indices=self.indices,
             batch_size=config.batch_size,
             batch_size_per=config.batch_size_per,
+            group_by_length=config.group_by_length,
             seed=config.seed,
             layers={modality: features.layers for modality, features in self.features.items()},
             views={modality: features.views for modality, features in self.features.items()},

@@ -151,6 +151,13 @@ class UtteranceTable:
             )
 
     @cached_property
+    def length(self) -> Tensor:
+        """(N,) number of frames of each utterance, of all modalities together."""
+        return torch.stack(
+            [reader.length[self.indices.to(reader.length.device)].cpu() for reader in self.readers.values()]
+        ).sum(0)
+
+    @cached_property
     def _key(self) -> Tensor:
         """(N,) an int64 number of each utterance's id."""
         return keys_of([item.id for item in self.utterances])
@@ -205,6 +212,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
         views: {modality: number of augmented views in the readers}, from which training draws.
         stride: number of indices of a view.
         live: modalities whose rows are inputs of an encoder that trains.
+        group_by_length: whether training batches hold utterances of near equal length.
         scored: ids of the utterances that have a target, where the splits are whole dialogues in order; else `None`.
         others: other tasks.
     """
@@ -223,6 +231,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
         views: Mapping[str, int] | None = None,
         stride: int = 0,
         batch_size_per: str = "step",
+        group_by_length: bool = False,
         live: frozenset[str] = frozenset(),
         scored: AbstractSet[str] | None = None,
         others: Sequence[Task] = (),
@@ -234,6 +243,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
         self.task = task
         self.batch_size, self.seed = batch_size, seed
         self.loader_class = BatchLoader if scored is None else DialogueLoader
+        self.group_by_length = group_by_length
         self.layers = {modality: (layers or {}).get(modality, 1) for modality in readers}
         self.tables = {
             name: UtteranceTable(
@@ -276,7 +286,14 @@ class UtteranceDataModule(lightning.LightningDataModule):
         size = self.batch_size if shuffle else EVALUATION_FACTOR * self.batch_size
         if self.batch_size_per == "step":
             size = size // shard[1]
-        return self.loader_class(self.tables[split], batch_size=size, shuffle=shuffle, seed=self.seed, shard=shard)
+        return self.loader_class(
+            self.tables[split],
+            batch_size=size,
+            shuffle=shuffle,
+            seed=self.seed,
+            shard=shard,
+            by_length=shuffle and self.group_by_length,
+        )
 
     @property
     def _shard(self) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """Batches of utterances: their order, their content, and resuming inside an epoch."""
 
+from itertools import pairwise
+
 import lightning.pytorch as lightning
 import numpy as np
 import pytest
@@ -73,6 +75,29 @@ def test_every_row_comes_once_an_epoch(make_example: MakeExample, batch_size: in
         assert len(batches) == len(loader) == -(-10 // batch_size)
         assert sorted(name for batch in batches for name in batch.id) == sorted(f"train_{row}" for row in range(10))
         assert all(len(batch) == batch_size for batch in batches[:-1])
+
+
+def test_batches_by_length_hold_near_equal_lengths_in_an_order_of_their_own(make_example: MakeExample) -> None:
+    table = make_example().module.tables["train"]
+    orders = set()
+    for epoch in range(4):
+        loader = BatchLoader(table, batch_size=4, shuffle=True, by_length=True)
+        loader.sampler.set_epoch(epoch)
+        rows, sizes = loader.plan().rows, loader.plan().sizes
+        assert sorted(rows.tolist()) == list(range(len(table)))
+        assert sizes == [4] * (len(table) // 4) + ([len(table) % 4] if len(table) % 4 else [])
+        lengths = [table.length[batch] for batch in torch.split(rows, sizes)]
+        ordered = sorted(lengths, key=lambda batch: int(batch.min()))
+        assert all(int(one.max()) <= int(other.min()) for one, other in pairwise(ordered))
+        orders.add(tuple(rows.tolist()))
+    assert len(orders) == 4
+
+
+def test_only_training_is_grouped_by_length(make_example: MakeExample) -> None:
+    module = make_example().module
+    module.group_by_length = True
+    assert module.loader("train", shuffle=True).by_length
+    assert not module.loader("train").by_length
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
