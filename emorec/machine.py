@@ -1,10 +1,14 @@
 """What this process may use of the machine."""
 
+import ctypes
 import os
+import sys
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # of numerical libraries
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # parameters of glibc's mallopt, from its malloc.h
+KEPT_BYTES = 2**31 - 1
 GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # NVIDIA's, AMD's, and that of Windows' Linux
 
 
@@ -24,6 +28,17 @@ def usable_memory() -> int | None:
     """Bytes that are free for this process: of the machine, and of its control groups; `None` where it is unknown."""
     known = [size for size in (_available_memory(), _group_memory()) if size is not None]
     return min(known) if known else None
+
+
+def keep_freed_memory() -> None:
+    """Lets this process keep memory that it has freed, up to `KEPT_BYTES`, where its C library is glibc.
+
+    By default glibc gives large blocks back at once. Where a network trains on a CPU, each step then maps the memory of
+    all its activations anew, and the system fills it with zeros.
+    """
+    if sys.platform.startswith("linux") and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(MMAP_MAX, 0)
+        mallopt(TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def _cpu_quota() -> float | None:

@@ -1,11 +1,14 @@
 """Claims about what a process may use of the machine."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from emorec import machine
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture
@@ -47,3 +50,25 @@ def test_memory_is_limited_by_the_smallest_of_the_groups(group: Path) -> None:
         (folder / "memory.max").write_text(f"{limit}\n")
         (folder / "memory.current").write_text(f"{used}\n")
     assert machine.usable_memory() == 500
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's own")
+def test_freed_memory_is_used_again_without_asking_the_system() -> None:
+    code = (
+        "import resource\n"
+        "import torch\n"
+        "from emorec.machine import keep_freed_memory\n"
+        "def faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(5):\n"
+        "        torch.empty(20_000_000).fill_(1.0)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "mapped = faults()\n"
+        "keep_freed_memory()\n"
+        "for _ in range(4):\n"
+        "    faults()\n"
+        "print(mapped, faults())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    mapped, kept = map(int, done.stdout.split())
+    assert kept < mapped / 10

@@ -18,6 +18,7 @@ from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.errors import UserError
 from emorec.features.devices import exact_float32
 from emorec.loggers.base import RunLogger
+from emorec.machine import keep_freed_memory
 from emorec.models.builder import fit_statistics, model_for
 from emorec.models.emotion_model import EmotionModel, Predictions
 from emorec.progress import Progress
@@ -63,6 +64,8 @@ def fit(
     rank = int(os.environ.get("RANK", "0")) if config.trainer.world_size > 1 else 0
     with training_threads(config.trainer, trains_encoders=bool(context.parts.encoders)) as threads:
         record.provenance["threads"] = threads
+        if context.parts.encoders:
+            keep_freed_memory()
         _seed(config.seed)
         backbones(context)  # what cannot be published is told of before training
         with _timed(record, "setup"):
