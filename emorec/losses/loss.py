@@ -22,6 +22,7 @@ class Loss(nn.Module, ABC):
         mixes: whether the loss of a mixture of two utterances is that of both targets, each by its share.
         needs_teacher: whether it compares with the predictions of another run.
         reads_votes: whether it reads the raters' votes.
+        ordinal: whether the head is one of ordered classes.
         detaches_head: whether the head is trained on vectors through which no gradient flows.
 
     Args:
@@ -32,6 +33,7 @@ class Loss(nn.Module, ABC):
     kind: ClassVar[Literal["classification", "regression", "self_supervised"]]
     trains_head: bool = True
     detaches_head: bool = False
+    ordinal: bool = False
     needs_teacher: bool = False
     reads_votes: bool = False
     mixes: bool = True

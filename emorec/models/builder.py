@@ -23,7 +23,7 @@ from emorec.fusion.votes import WeightedLogits
 from emorec.losses.loss import Loss, ViewLoss
 from emorec.metrics.regression import BinnedAccuracy, BinnedWeightedF1
 from emorec.models.emotion_model import EmotionModel
-from emorec.models.heads import EmbeddingHead, Head
+from emorec.models.heads import EmbeddingHead, Head, OrdinalHead
 from emorec.models.layer_sum import LayerSum
 from emorec.models.normalisation import Normalisation
 from emorec.models.optimization import OptimizerFactory, SchedulerFactory, optimization
@@ -111,6 +111,11 @@ def _check_loss(fusion: Fusion, loss: Loss, config: TrainConfig) -> None:
     if loss.detaches_head and fusion.classifies:
         name = type(fusion).__name__
         problems.append(f"fusion: expected one with a vector of all modalities for detach_classifier=true, got {name}")
+    if loss.ordinal and fusion.classifies:
+        name = type(fusion).__name__
+        problems.append(
+            f"fusion: expected one with a vector of all modalities for a loss of ordered classes, got {name}"
+        )
     if config.model.mixup and not loss.mixes:
         problems.append(f"model.mixup: expected 0 with a loss that compares utterances, got {config.model.mixup}")
     raise_problems("the model", problems)
@@ -261,7 +266,8 @@ def build_model(
 def _head(loss: Loss, task: Task, settings: ModelConfig) -> nn.Module:
     if isinstance(loss, ViewLoss):
         return EmbeddingHead(hidden=settings.hidden, dim=loss.dim)
-    return Head(hidden=settings.hidden, outputs=len(task.labels), dropout=settings.dropout)
+    kind = OrdinalHead if loss.ordinal else Head
+    return kind(hidden=settings.hidden, outputs=len(task.labels), dropout=settings.dropout)
 
 
 def model_for(parts: ModelParts, settings: ModelConfig, module: UtteranceDataModule) -> EmotionModel:

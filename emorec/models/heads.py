@@ -5,6 +5,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from emorec.dropout import Dropout
+from emorec.losses.ordinal import log_probabilities
 
 
 class Head(nn.Module):
@@ -20,6 +21,16 @@ class Head(nn.Module):
 
     def forward(self, fused: Tensor) -> Tensor:
         return cast(Tensor, self.layers(fused))
+
+
+class OrdinalHead(Head):
+    """The same for C = `outputs` ordered classes, with their log probabilities as logits; see `Corn`."""
+
+    def __init__(self, *, hidden: int, outputs: int, dropout: float) -> None:
+        super().__init__(hidden=hidden, outputs=outputs - 1, dropout=dropout)
+
+    def forward(self, fused: Tensor) -> Tensor:
+        return log_probabilities(super().forward(fused).float())
 
 
 class EmbeddingHead(nn.Module):
