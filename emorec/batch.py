@@ -36,7 +36,7 @@ class Batch:
     ]  # (B,), true where the utterance has the modality; without a layout true somewhere in each row
     targets: dict[str, Tensor]  # (B,) class numbers (int64), or (B,) or (B, K) values (float32)
     target_mask: dict[str, Tensor]  # (B,), true where the utterance has the target
-    speaker: Tensor  # (B,) number of the speaker in the whole corpus, -1 where unknown
+    speaker: Tensor  # (B,) number of the speaker's name, the same in every corpus, -1 where unknown
     dialogue: Tensor  # (B,) number of the dialogue in the whole corpus, -1 where there is none
     turn: Tensor  # (B,) position in the dialogue, -1 where there is none
     # (D, U) rows of the turns of whole dialogues, in order, -1 for padding; `None` where utterances stand alone

@@ -31,6 +31,7 @@ ADDED_KEYS: Mapping[tuple[str, ...], Any] = {
     ("fusion", "over"): "modality",
     ("loss", "logit_adjustment"): 0.0,
     ("loss", "targets"): "labels",
+    ("context", "speakers"): "dialogue",
     ("optimizer", "encoder_lr"): None,
     ("optimizer", "layer_decay"): 1.0,
     ("trainer", "accumulate"): 1,

@@ -1,11 +1,15 @@
 """The base class of contexts."""
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from emorec.dropout import Dropout
+
+SLOTS = 1024  # of embeddings of names, far more than a corpus has frequent speakers
+Speakers = Literal["dialogue", "name"]
 
 
 class Context(nn.Module, ABC):
@@ -15,11 +19,14 @@ class Context(nn.Module, ABC):
         hidden: H of the turns.
         width: of what `gather` finds.
         dropout: of what is added.
+        speakers: how they are told apart: within a "dialogue" only, as in a corpus of strangers, or by "name" as well,
+            with an embedding of each, as of the main cast of a series.
     """
 
-    def __init__(self, *, hidden: int, width: int, dropout: float) -> None:
+    def __init__(self, *, hidden: int, width: int, dropout: float, speakers: Speakers = "dialogue") -> None:
         super().__init__()
         self.hidden = hidden
+        self.names = SpeakerNames(hidden) if speakers == "name" else None
         self.layer = nn.Linear(width, hidden)
         self.dropout = Dropout(dropout)
 
@@ -29,14 +36,31 @@ class Context(nn.Module, ABC):
         Args:
             turns: (B, U, H), of B dialogues of up to U turns.
             mask: (B, U), true for the first turns of each dialogue, at least one, and false for padding.
-            speaker: (B, U) int64, equal for turns of the same speaker; all unknown ones, -1, count as one.
+            speaker: (B, U) int64 numbers of the speakers' names; all unknown ones, -1, count as one.
         """
+        if self.names is not None:
+            turns = turns + self.names(speaker)
         added: Tensor = self.dropout(self.layer(self.gather(turns, mask, speaker)))
         return turns + added
 
     @abstractmethod
     def gather(self, turns: Tensor, mask: Tensor, speaker: Tensor) -> Tensor:
         """(B, U, width), what is found about each turn."""
+
+
+class SpeakerNames(nn.Module):
+    """A learned vector (B, U, `hidden`) for the numbers (B, U) of speakers' names.
+
+    It is zero for unknown speakers, -1, and for those that training has not seen. The number of a name modulo `SLOTS`
+    chooses the vector (Weinberger et al. 2009, "Feature hashing", arXiv 0902.2206), so that no list of names is kept.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.zeros(SLOTS, hidden))
+
+    def forward(self, speaker: Tensor) -> Tensor:
+        return self.vectors[speaker.remainder(SLOTS)] * (speaker >= 0)[..., None]
 
 
 def reverse(turns: Tensor, mask: Tensor) -> Tensor:

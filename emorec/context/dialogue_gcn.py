@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from emorec.annotations import Count, Share
-from emorec.context.context import Context, same_speaker
+from emorec.context.context import Context, Speakers, same_speaker
 from emorec.context.recurrent import Recurrent
 from emorec.context.window import window_mask
 from emorec.dropout import Dropout
@@ -23,12 +23,20 @@ class DialogueGCN(Context):
         past: number of turns before that a turn is joined with.
         future: the same for turns after it; none where it is causal.
         dropout: of the recurrent network, after the convolutions, and of what is added.
+        speakers: see `Context`.
     """
 
     def __init__(
-        self, *, hidden: int, causal: bool = False, past: Count = 10, future: Count = 10, dropout: Share = 0.0
+        self,
+        *,
+        hidden: int,
+        causal: bool = False,
+        past: Count = 10,
+        future: Count = 10,
+        dropout: Share = 0.0,
+        speakers: Speakers = "dialogue",
     ) -> None:
-        super().__init__(hidden=hidden, width=2 * hidden, dropout=dropout)
+        super().__init__(hidden=hidden, width=2 * hidden, dropout=dropout, speakers=speakers)
         self.past, self.future = past, 0 if causal else future
         self.sequence = Recurrent(hidden=hidden, causal=causal, dropout=dropout)
         self.similarity = nn.Linear(hidden, hidden, bias=False)

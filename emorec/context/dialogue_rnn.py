@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from emorec.annotations import PositiveCount, Share
-from emorec.context.context import Context, reverse, speaker_slots
+from emorec.context.context import Context, Speakers, reverse, speaker_slots
 
 
 class DialogueRNN(Context):
@@ -20,13 +20,20 @@ class DialogueRNN(Context):
         causal: whether a turn sees itself and the turns before it only.
         state: width of each state; `None` for `hidden`.
         dropout: of what is added.
+        speakers: see `Context`.
     """
 
     def __init__(
-        self, *, hidden: int, causal: bool = False, state: PositiveCount | None = None, dropout: Share = 0.0
+        self,
+        *,
+        hidden: int,
+        causal: bool = False,
+        state: PositiveCount | None = None,
+        dropout: Share = 0.0,
+        speakers: Speakers = "dialogue",
     ) -> None:
         width = state or hidden
-        super().__init__(hidden=hidden, width=width if causal else 2 * width, dropout=dropout)
+        super().__init__(hidden=hidden, width=width if causal else 2 * width, dropout=dropout, speakers=speakers)
         self.past = DialogueStates(hidden, width)
         self.future = None if causal else DialogueStates(hidden, width)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from emorec.annotations import PositiveCount, Share
-from emorec.context.context import Context, reverse
+from emorec.context.context import Context, Speakers, reverse
 from emorec.dropout import Dropout
 
 
@@ -21,6 +21,7 @@ class Recurrent(Context):
         causal: whether a turn sees itself and the turns before it only.
         depth: number of layers.
         dropout: between the layers, and of what is added.
+        speakers: see `Context`.
     """
 
     def __init__(
@@ -31,9 +32,10 @@ class Recurrent(Context):
         causal: bool = False,
         depth: PositiveCount = 1,
         dropout: Share = 0.0,
+        speakers: Speakers = "dialogue",
     ) -> None:
         directions = 1 if causal else 2
-        super().__init__(hidden=hidden, width=directions * hidden, dropout=dropout)
+        super().__init__(hidden=hidden, width=directions * hidden, dropout=dropout, speakers=speakers)
         make = nn.GRU if cell == "gru" else nn.LSTM
         widths = [hidden, *[directions * hidden] * (depth - 1)]
         self.past = nn.ModuleList(make(width, hidden, batch_first=True) for width in widths)

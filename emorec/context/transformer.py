@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from emorec.annotations import Count, PositiveCount, Share
-from emorec.context.context import Context, same_speaker, speaker_slots
+from emorec.context.context import Context, Speakers, same_speaker, speaker_slots
 from emorec.context.window import window_mask
 from emorec.errors import UserError
 from emorec.layers import AttentionLayer
@@ -30,6 +30,7 @@ class Transformer(Context):
         heads: of each layer; a divisor of `hidden`.
         views: what the heads look at, one after the other: "all", "same" or "other" speakers, and the turn itself.
         dropout: in the layers, and of what is added.
+        speakers: see `Context`.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class Transformer(Context):
         heads: PositiveCount = 4,
         views: list[View] | None = None,
         dropout: Share = 0.0,
+        speakers: Speakers = "dialogue",
     ) -> None:
-        super().__init__(hidden=hidden, width=hidden, dropout=dropout)
+        super().__init__(hidden=hidden, width=hidden, dropout=dropout, speakers=speakers)
         if hidden % heads:
             raise UserError(f"context.heads: expected a divisor of model.hidden={hidden}, got {heads}")
         views = views or ["all"]

@@ -20,6 +20,7 @@ from emorec.datasets.utterance import SPLITS, VOTES, Task, Utterance
 from emorec.draws import keys_of, mixed
 from emorec.errors import UserError
 
+LARGEST = 2**63 - 1  # int64
 EVALUATION_FACTOR = 4  # larger batches for evaluation, which needs less memory without gradients
 
 
@@ -66,6 +67,8 @@ class UtteranceTable:
         self._id = np.array([item.id for item in utterances], dtype=object)
         self.speaker = torch.tensor([speakers.get(item.speaker or "", -1) for item in utterances])
         self._dialogue = torch.tensor([numbers.get(item.dialogue or "", -1) for item in utterances])
+        names = keys_of(manifest.speakers) & LARGEST  # the last number is that of unknown speakers, -1
+        self._name = torch.cat([names, torch.tensor([-1])])[self.speaker]
         self._turn = torch.tensor([-1 if item.turn is None else item.turn for item in utterances])
         targets = [item.targets if scored is None or item.id in scored else {} for item in utterances]
         self.target, self.has_target = _targets(targets, task)
@@ -109,7 +112,8 @@ class UtteranceTable:
             for name, columns in self.others.items()
         }
         cut_votes = None if self.votes is None else torch.split(self.votes[rows], cut_sizes)
-        columns = (self.target, self.has_target, self.speaker, self._dialogue, self._turn, *self._present.values())
+        columns = [self.target, self.has_target, self.speaker, self._name, self._dialogue, self._turn]
+        columns += self._present.values()
         cuts = zip(*(torch.split(column[rows], cut_sizes) for column in columns), strict=True)
         cut_rows = torch.split(rows, cut_sizes)
         cut_keys = [None] * len(cut_sizes) if keys is None else torch.split(keys, cut_sizes)
@@ -124,7 +128,7 @@ class UtteranceTable:
         identifiers = self._id[rows.numpy()]
         end = 0
         for number, (cut, features) in enumerate(zip(cuts, gathered, strict=True)):
-            target, has_target, speaker, dialogue, turn, *present = cut
+            target, has_target, speaker, name, dialogue, turn, *present = cut
             gathered_of = dict(zip(self.readers, features, strict=True))
             start, end = end, end + len(target)
             yield Batch(
@@ -141,7 +145,7 @@ class UtteranceTable:
                     self.task.name: has_target,
                     **{name: cuts_of[number][1] for name, cuts_of in cut_others.items()},
                 },
-                speaker=speaker,
+                speaker=name,
                 dialogue=dialogue,
                 turn=turn,
                 layout=None if turns is None else dialogues.layout(torch.tensor(turns[number])),

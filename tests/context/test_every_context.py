@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from emorec.config.instantiation import instantiate
 from emorec.context.context import Context, reverse, speaker_slots
@@ -130,6 +130,21 @@ def test_who_speaks_matters(name: str) -> None:
     alternating = (torch.arange(max(TURNS)) % 2).expand(len(TURNS), -1)
     output, of_one = context(turns, mask, alternating), context(turns, mask, torch.zeros_like(alternating))
     assert (known(output, mask) - known(of_one, mask)).abs().max() > 1e-6
+
+
+def test_by_name_a_speaker_is_the_same_in_every_dialogue(name: str, causal: bool) -> None:
+    context = make(name, causal=causal, speakers="name").eval()
+    turns, mask, speaker = dialogues()
+    speaker = torch.where(speaker >= 0, speaker + (1 << 62), -1)  # numbers of names are large
+    plain = make(name, causal=causal).eval()
+    torch.testing.assert_close(context(turns, mask, speaker)[mask], plain(turns, mask, speaker)[mask])
+    assert context.names is not None
+    nn.init.normal_(context.names.vectors)
+    vectors = context.names(speaker)
+    assert bool((vectors[speaker < 0] == 0).all())
+    assert len(vectors[speaker >= 0].unique(dim=0)) == len(speaker[speaker >= 0].unique())
+    renamed = torch.where(speaker >= 0, speaker + 1, -1)
+    assert not torch.allclose(context(turns, mask, speaker)[mask], context(turns, mask, renamed)[mask])
 
 
 def test_a_dialogue_of_one_turn_works(context: Context) -> None:
