@@ -7,10 +7,11 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div
+from torch.nn.functional import cross_entropy, kl_div
 
 from emorec.annotations import NonNegative, Positive
-from emorec.batch import Batch, ModelOutput
+from emorec.batch import IGNORED, Batch, ModelOutput
+from emorec.errors import UserError
 from emorec.layers import at_least_float
 from emorec.losses.cross_modal import relational_divergence
 from emorec.losses.loss import Loss
@@ -149,3 +150,61 @@ class FeatureKD(DistillationLoss):
 
     def compare(self, own: Tensor, teacher: Tensor) -> Tensor:
         return relational_divergence(teacher, own, self.temperature, across=False)
+
+
+class OnePass(Loss):
+    """Trains a student for each modality in one run: the logits that a late fusion gives for it learn from the labels
+    and from the teacher's probabilities.
+
+    It is the mean over the students of cross-entropy + `imitation` · `soft_divergence`, each over the utterances that
+    have the modality. `emorec evaluate missing=grid` gives the result of each student.
+
+    Args:
+        modalities: of the model.
+        students: those of them that learn from the teacher; `None` for all.
+        temperature: of the probabilities.
+        imitation: weight of the teacher beside the labels.
+    """
+
+    kind = "classification"
+    trains_head = False
+    needs_teacher = True
+    reads_modality_logits = True
+    mixes = False
+
+    def __init__(
+        self,
+        *,
+        task: str,
+        modalities: list[str],
+        students: list[str] | None = None,
+        temperature: Positive = 2.0,
+        imitation: NonNegative = 1.0,
+        weights: dict[str, float] | None = None,
+    ) -> None:
+        super().__init__(task=task, weights=weights)
+        if unknown := sorted(set(students or ()) - set(modalities)):
+            raise UserError(
+                f"students: expected modalities of the run, {', '.join(modalities)}, got {', '.join(unknown)}"
+            )
+        self.students = tuple(students or modalities)
+        self.temperature, self.imitation = temperature, imitation
+
+    def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        given = output.fusion.logits
+        assert given is not None  # the builder has checked the fusion
+        students = [self._of_student(at_least_float(given[name]), batch, batch.present[name]) for name in self.students]
+        return {"one_pass": torch.stack(students).mean()}
+
+    def _of_student(self, logits: Tensor, batch: Batch, present: Tensor) -> Tensor:
+        """The loss () of one modality's logits (B, C), over the utterances that have it (B,)."""
+        target = batch.targets[self.task].where(present, IGNORED)
+        with torch.autocast(logits.device.type, enabled=False):
+            value = cross_entropy(logits, target, reduction="sum") / (target >= 0).sum().clamp_min(1)
+            if "logits" in batch.teacher:
+                teacher = batch.teacher["logits"].to(logits.dtype)
+                known = teacher.isfinite().all(1) & present
+                if bool(known.any()):
+                    divergence = soft_divergence(logits[known], teacher[known], self.temperature)
+                    value = value + self.imitation * divergence
+        return value

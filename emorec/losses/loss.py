@@ -21,6 +21,7 @@ class Loss(nn.Module, ABC):
         trains_head: whether it trains the head; else it needs another loss beside it.
         mixes: whether the loss of a mixture of two utterances is that of both targets, each by its share.
         needs_teacher: whether it compares with the predictions of another run.
+        reads_modality_logits: whether it reads logits of single modalities, which late fusions give.
         reads_votes: whether it reads the raters' votes.
         ordinal: whether the head is one of ordered classes.
         detaches_head: whether the head is trained on vectors through which no gradient flows.
@@ -35,6 +36,7 @@ class Loss(nn.Module, ABC):
     detaches_head: bool = False
     ordinal: bool = False
     needs_teacher: bool = False
+    reads_modality_logits: bool = False
     reads_votes: bool = False
     mixes: bool = True
 

@@ -50,6 +50,7 @@ class Several(Loss):
         self.detaches_head = any(part.detaches_head for part in parts.values())
         self.ordinal = any(part.ordinal for part in parts.values())
         self.mixes = all(part.mixes for part in parts.values())
+        self.reads_modality_logits = any(part.reads_modality_logits for part in parts.values())
         self.reads_votes = any(part.reads_votes for part in parts.values())
         self.needs_teacher = any(part.needs_teacher for part in parts.values())
         self.log_variances = nn.ParameterDict(

@@ -111,6 +111,11 @@ def _check_loss(fusion: Fusion, loss: Loss, config: TrainConfig) -> None:
     if loss.detaches_head and fusion.classifies:
         name = type(fusion).__name__
         problems.append(f"fusion: expected one with a vector of all modalities for detach_classifier=true, got {name}")
+    if loss.reads_modality_logits and not fusion.classifies:
+        name = type(fusion).__name__
+        problems.append(
+            f"fusion: expected one with logits of each modality, such as mean_logits, for one_pass, got {name}"
+        )
     if loss.ordinal and fusion.classifies:
         name = type(fusion).__name__
         problems.append(

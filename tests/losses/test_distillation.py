@@ -9,7 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from emorec.losses.distillation import DIST, KD, DistillationLoss, FeatureKD, correlation_distance, soft_divergence
+from emorec.batch import IGNORED
+from emorec.errors import UserError
+from emorec.losses.distillation import (
+    DIST,
+    KD,
+    DistillationLoss,
+    FeatureKD,
+    OnePass,
+    correlation_distance,
+    soft_divergence,
+)
 from tests.losses.test_every_loss import TASK, example, gradient
 from tests.losses.test_representation import softmax
 
@@ -66,6 +76,28 @@ def test_the_teachers_own_predictions_cost_nothing() -> None:
     own = logits(5, 0)
     assert float(soft_divergence(own, own, TEMPERATURE)) == pytest.approx(0, abs=1e-12)
     assert float(correlation_distance(own, own + 3, temperature=1.0, between=1.0, within=1.0)) == pytest.approx(0)
+
+
+def test_each_modality_is_a_student_on_the_utterances_that_have_it() -> None:
+    output, batch = taught([0, 1, 3, IGNORED], absent=(1,))
+    own = {name: logits(4, seed) for seed, name in enumerate(("text", "audio", "video"))}
+    present = {"text": torch.ones(4, dtype=torch.bool), "audio": torch.tensor([True, True, False, True])}
+    output = replace(output, fusion=replace(output.fusion, logits=own))
+    batch = replace(batch, present={**present, "video": torch.zeros(4, dtype=torch.bool)})
+    loss = OnePass(task=TASK, modalities=list(own), temperature=TEMPERATURE, imitation=0.5)
+
+    def of_student(name: str, labelled: list[int], imitating: list[int]) -> float:
+        entropy = sum(
+            math.log(sum(map(math.exp, own[name][row].tolist()))) - float(own[name][row, target])
+            for row, target in zip(labelled, [0, 1, 3], strict=False)
+        )
+        rows = torch.tensor(imitating)
+        return entropy / len(labelled) + 0.5 * slow_divergence(own[name][rows], batch.teacher["logits"][rows])
+
+    expected = (of_student("text", [0, 1, 2], [0, 2, 3]) + of_student("audio", [0, 1], [0, 3])) / 3
+    assert float(loss(output, batch)["one_pass"]) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(UserError, match="students: expected modalities of the run, text, got audio"):
+        OnePass(task=TASK, modalities=["text"], students=["audio"])
 
 
 LOSSES: list[type[DistillationLoss]] = [KD, DIST, FeatureKD]

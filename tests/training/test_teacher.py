@@ -83,6 +83,21 @@ def test_what_the_teacher_predicts_is_what_the_student_is_taught(
             torch.testing.assert_close(seen[name], row.detach())
 
 
+def test_one_run_trains_a_student_of_each_modality(
+    words: list[str], teacher: RunRecord, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [*words, "loss=[cross_entropy,one_pass]", f"distillation.teacher={teacher.run_id}"]
+    assert main([*line, "fusion=concat"]) == 2
+    assert "such as mean_logits, for one_pass, got Concat" in capsys.readouterr().err
+    assert main([*line, "fusion=mean_logits", "loss.one_pass.students=[audio,vidio]"]) == 2
+    assert "students: expected modalities of the run, text, audio, video, got vidio" in capsys.readouterr().err
+    assert main([*line, "fusion=mean_logits", "loss.one_pass.students=[audio,video]"]) == 0
+    record = student(root, teacher)
+    assert all(float(row["train/loss/one_pass"]) > 0 for row in history_of(root, record))
+    assert main(["evaluate", f"run={record.run_id}", "missing.grid=true"]) == 0
+    assert "audio" in capsys.readouterr().out
+
+
 def test_the_teacher_counts_by_its_weights(words: list[str], teacher: RunRecord, root: Path) -> None:
     line = [*words, *AUDIO, "loss=[cross_entropy,kd]"]
     assert main([*line, f"distillation.teacher={teacher.run_id}"]) == 0
