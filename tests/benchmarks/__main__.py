@@ -47,6 +47,7 @@ def main(names: list[str]) -> int:
         "finetune_vs_raw_loop": lambda: finetuning.finetuning(root),
         "context_epoch_vs_raw_loop": lambda: joining.context_epoch(root),
         "fusion": joining.fusions,
+        "one_pass_vs_separate": lambda: joining.one_pass(root),
         "scratch_epoch_vs_raw_loop": lambda: finetuning.scratch(root),
         "sweeps": lambda: training.sweeps(root),
         "busy_neighbour": lambda: training.busy_neighbour(root),

@@ -17,6 +17,7 @@ from emorec.fusion.fusion import Fusion
 from emorec.metrics.classification import confusion_matrix, summary_scores
 from emorec.training.lifecycle import train
 from tests.benchmarks.figure import Figure, rounds_of, seconds
+from tests.benchmarks.synthetic import Synthetic
 from tests.benchmarks.training import CLASSES, DROPOUT, HEAD, HIDDEN, composed, median_epoch
 from tests.discovery import names, node
 
@@ -122,6 +123,46 @@ def context_epoch(root: Path, *, rounds: int = 5, epochs: int = 4) -> Figure:
     note = ", ".join(f"{own:.2f} s against {peer:.2f}" for own, peer in measured)
     ratio = statistics.median(own / peer for own, peer in measured)
     return Figure("context_epoch_vs_raw_loop", ratio, "ratio", "<= 1.2", note)
+
+
+def one_pass(root: Path, *, rounds: int = 3, epochs: int = 4) -> Figure:
+    """The students of three modalities and their mean in one run, against a run for each of the four.
+
+    All learn from one teacher, a run on text, which is trained before.
+    """
+    preparer = DataPreparer(root / "cache")
+    sizes = {"train": 4000, "val": 500, "test": 100, "files": True}
+    Synthetic(root=str(root / "data" / "synthetic"), task="emotion", protocol="official", **sizes).make_files()  # type: ignore[arg-type]
+    shared = ["dataset=synthetic", *(f"dataset.{name}={str(size).lower()}" for name, size in sizes.items())]
+    shared += ["model.normalisation=none", "trainer.patience=null", "progress=false", "test=false"]
+    shared += ["batch_size=64", f"trainer.max_epochs={epochs}"]
+
+    def run(*words: str) -> str:
+        return train(composed([*shared, *words]), preparer).run_id
+
+    number = iter(range(1_000_000))
+    teacher = f"distillation.teacher={run(*_encoders('text'), 'seed=0')}"
+    students = [[*_encoders(modality), "loss=[cross_entropy,kd]", teacher] for modality in MODALITIES]
+    fused = [*_encoders(*MODALITIES), "fusion=mean_logits", "loss=[cross_entropy,kd]", teacher]
+    whole = [*_encoders(*MODALITIES), "fusion=mean_logits", "loss=[cross_entropy,one_pass]", teacher]
+
+    def separate() -> float:
+        return sum(seconds(lambda words=words: run(*words, f"seed={next(number)}")) for words in (*students, fused))
+
+    def together() -> float:
+        return seconds(lambda: run(*whole, f"seed={next(number)}"))
+
+    for words in (*students, fused, whole):  # features are read, and the teacher's predictions made
+        run(*words, f"seed={next(number)}", "trainer.max_epochs=1")
+    measured = rounds_of(together, separate, rounds=rounds)
+    note = ", ".join(f"{own:.1f} s against {others:.1f}" for own, others in measured)
+    ratio = statistics.median(own / others for own, others in measured)
+    return Figure("one_pass_vs_separate", ratio, "ratio", "<= 0.4", note)
+
+
+def _encoders(*chosen: str) -> list[str]:
+    """Words that leave the other modalities out."""
+    return [f"encoder/{modality}={'random' if modality in chosen else 'none'}" for modality in MODALITIES]
 
 
 def _raw_epoch(
