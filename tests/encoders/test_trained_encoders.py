@@ -351,3 +351,28 @@ def test_whispers_sinusoidal_positions_stay(checkpoints: TinyCheckpoints) -> Non
     part = trained("audio/whisper_base", checkpoints).trained()
     assert part is not None
     assert not [name for name, _ in part.trained() if "positions" in name]
+
+
+@pytest.mark.parametrize("train_from", [0, 1])
+@pytest.mark.parametrize("pooling", ["mean", "none"])
+def test_texts_of_near_equal_length_are_computed_together(
+    train_from: int, pooling: str, checkpoints: TinyCheckpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = trained("text/minilm", checkpoints, train_from=train_from, pooling=pooling)
+    texts = [" ".join(["word"] * (1 + 7 * number % 40)) for number in range(40)]
+    batch = stored_batch(encoder, [Source(modality="text", text=text) for text in texts])
+    part, results, sizes = encoder.trained().eval(), [], []
+    part.stack.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[:2].numel()))
+    for group in (len(texts), 16):
+        monkeypatch.setattr("emorec.encoders.text_part.GROUP", group)
+        sizes.clear()
+        part.zero_grad()
+        values, mask = features(part, batch)
+        values.square().sum().backward()
+        gradients = {name: item.grad.clone() for name, item in part.trained() if item.grad is not None}
+        results.append((values.detach(), mask, gradients, sum(sizes)))
+    (values, mask, gradients, whole), (grouped, grouped_mask, grouped_gradients, less) = results
+    assert torch.equal(mask, grouped_mask)
+    torch.testing.assert_close(grouped, values, **TRANSFORMER_TOLERANCE)
+    torch.testing.assert_close(grouped_gradients, gradients, rtol=1e-3, atol=1e-5)
+    assert less < 0.9 * whole
