@@ -37,6 +37,7 @@ ADDED_KEYS: Mapping[tuple[str, ...], Any] = {
     ("trainer", "accumulate"): 1,
     **{("encoder", modality, "augmentation"): None for modality in ("text", "audio", "video")},
     ("encoder", "audio", "inputs"): "log_mel",
+    ("encoder", "text", "question"): None,
     ("trainer", "ema"): None,
     **{("encoder", modality, "window"): "padded" for modality in ("text", "audio", "video")},
 }

@@ -35,6 +35,8 @@ class HuggingFaceText(HuggingFaceEncoder):
         max_length: longer texts are cut; with context turns the oldest tokens are cut off.
         context_turns: number of earlier turns of the dialogue that are read before the text.
         template: format of a turn, with {speaker} and {text}; used with context turns.
+        question: follows the text, such as "Now {speaker} feels", which pooling="last" reads; used with context turns
+            (after Song et al. 2022, arXiv 2210.08713, without a mask).
         augmentation: of the tokens, where all layers train.
     """
 
@@ -45,6 +47,7 @@ class HuggingFaceText(HuggingFaceEncoder):
     max_length: PositiveCount = 128
     context_turns: Count = 0
     template: str = "{speaker}: {text}"
+    question: str | None = None
     augmentation: TokenAugmentation | None = None
 
     def __post_init__(self, training: Training) -> None:
@@ -54,7 +57,8 @@ class HuggingFaceText(HuggingFaceEncoder):
     @property
     def processor(self) -> dict[str, Any]:
         template = {"template": self.template} if self.context_turns else {}
-        return {"max_length": self.max_length, **template}
+        question = {"question": self.question} if self.context_turns and self.question else {}
+        return {"max_length": self.max_length, **template, **question}
 
     def source(self, utterance: Utterance, manifest: Manifest, *, view: int = 0) -> Source | None:
         if utterance.text is None or not self.context_turns:
@@ -62,10 +66,12 @@ class HuggingFaceText(HuggingFaceEncoder):
         turns = manifest.previous_turns(utterance, self.context_turns)
         context = tuple(self._turn(turn.speaker, turn.text) for turn in turns if turn.text)
         prompt = self._turn(utterance.speaker, "{text}")
+        if self.question:
+            prompt += f" {self._turn(utterance.speaker, '', self.question)}"
         return Source(modality="text", text=utterance.text, prompt=prompt, context=context)
 
-    def _turn(self, speaker: str | None, text: str) -> str:
-        return self.template.replace("{speaker}", speaker or "?").replace("{text}", text)
+    def _turn(self, speaker: str | None, text: str, template: str | None = None) -> str:
+        return (template or self.template).replace("{speaker}", speaker or "?").replace("{text}", text)
 
     def _load_network(self) -> Any:
         import transformers

@@ -274,6 +274,11 @@ def test_the_template_decides_how_a_turn_reads(bert: Path, dialogue: Manifest) -
     assert encoder.read(source) == "[very] said ?\n[I am happy] said Ann"
 
 
+def test_a_question_follows_the_text(bert: Path, dialogue: Manifest) -> None:
+    encoder, source = context_source(bert, dialogue, context_turns=1, question="Now {speaker} feels")
+    assert encoder.read(source) == "?: very\nAnn: I am happy Now Ann feels"
+
+
 def test_braces_in_a_transcript_are_text(bert: Path) -> None:
     manifest = Manifest(
         dataset="talk",
@@ -311,12 +316,15 @@ def test_with_context_the_oldest_tokens_go_first(bert: Path, dialogue: Manifest)
     assert len(tokens) == 7
 
 
-def test_the_template_counts_in_the_spec_only_with_context(bert: Path) -> None:
+def test_template_and_question_count_in_the_spec_only_with_context(bert: Path) -> None:
     def spec(**settings: Any) -> dict[str, Any]:
         return HuggingFaceText(model=str(bert), **settings).spec()
 
     assert spec(template="a {text}") == spec(template="b {text}")
     assert spec(context_turns=1, template="a {text}") != spec(context_turns=1, template="b {text}")
+    assert spec(question="why") == spec()
+    assert spec(context_turns=1, question="why") != spec(context_turns=1)
+    assert "question" not in spec(context_turns=1)["processor"]
 
 
 # Local folders
