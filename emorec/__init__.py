@@ -2,7 +2,7 @@
 
 The public Python API; each name is imported when it is first used:
 
-- `load_run`: a finished run with its record, predictions, history and model.
+- `load_run`: a finished run with its record, predictions, history and model, which predicts your own clips.
 - `runs`: all runs of a store as a pandas frame of configs and metrics.
 """
 

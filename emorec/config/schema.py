@@ -353,6 +353,16 @@ class EvaluateConfig(CommandConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PredictConfig(CommandConfig):
+    """`emorec predict`."""
+
+    run: str
+    input: str
+    output: str
+    format: Literal["csv", "jsonl", "parquet"] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportConfig(CommandConfig):
     """`emorec report`, and the commands that look after stores."""
 
@@ -384,6 +394,7 @@ SCHEMAS: dict[str, type[CommandConfig]] = {
     "tune": TuneConfig,
     "extract": ExtractConfig,
     "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
     "report": ReportConfig,
     "data": DataConfig,
 }

@@ -226,12 +226,16 @@ class DataPreparer:
         if key not in self._features:
             if config.features.preload == "device":  # a GPU holds what one run needs
                 self._features = {other: kept for other, kept in self._features.items() if other[0] != modality}
-            self._features[key] = self._extracted(config, encoder, manifest, chosen, width)
+            self._features[key] = self.extracted(config, encoder, manifest, chosen, width)
         return self._features[key]
 
-    def _extracted(
+    def extracted(
         self, config: ExtractConfig, encoder: Encoder, manifest: Manifest, chosen: list[Utterance], width: int | None
     ) -> PreparedFeatures:
+        """The features of the chosen utterances in one modality; nothing of them is held here.
+
+        `width` is that of the features, where the utterances need not have any, else `None`.
+        """
         modality, settings = encoder.modality, config.extraction
         trains, encoder = encoder.mode != "frozen", encoder.stored()
         sources = {item.id: encoder.source(item, manifest) for item in chosen}

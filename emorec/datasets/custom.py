@@ -174,7 +174,7 @@ class Custom(Corpus):
         utterances = []
         for row in rows:
             target = row.number("target") if regression else row.index("label", labels) if row.text("label") else None
-            utterances.append(_utterance(row, {} if target is None else {self.task: target}, folder))
+            utterances.append(utterance_of(row, {} if target is None else {self.task: target}, folder))
         monitor = self.monitor or ("ccc" if regression else "uar")
         task = Task(
             name=self.task,
@@ -228,8 +228,16 @@ def _suggestion(name: str, columns: Collection[str]) -> str:
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 
-def _utterance(row: Row, targets: dict[str, Target], folder: Path) -> Utterance:
-    identifier = row.text("id")
+def utterance_of(row: Row, targets: dict[str, Target], folder: Path, *, identifier: str | None = None) -> Utterance:
+    """The utterance of a row with the columns of `Custom`.
+
+    Args:
+        row: its problems are added to.
+        targets: of the utterance.
+        folder: of relative paths.
+        identifier: for a row without an id; `None` where each needs one.
+    """
+    identifier = row.text("id") or identifier
     if identifier is None:
         row.problems.append(Problem("id", row.where, "expected an id, got none"))
     start, end, turn = row.seconds("start"), row.seconds("end"), row.number("turn")

@@ -18,7 +18,11 @@ from emorec.storage.digests import FileDigests
 
 if TYPE_CHECKING:
     import pandas
+    from torch import Tensor
 
+    from emorec.datasets.utterance import Task
+    from emorec.encoders.encoder import Encoder
+    from emorec.inference.predictor import Prediction, Predictor
     from emorec.models.emotion_model import EmotionModel
 
 
@@ -66,28 +70,78 @@ class LoadedRun:
         Raises:
             UserError: a weight file is missing or damaged, or does not fit the model.
         """
-        from emorec.datamodules.preparer import make_encoder
-        from emorec.models.builder import build_model, feature_widths, layer_counts, make_parts, restore_encoders
-        from emorec.runs.backbones import check_checkpoint, with_present_models
+        from emorec.models.builder import build_model, layer_counts, make_parts
+        from emorec.runs.backbones import check_checkpoint
 
-        values = {**self.config, "logger": {}, "metric": {}, "tags": []}  # not needed to apply the model
-        values["encoder"] = with_present_models(values["encoder"], self.record, self.folder, self.models)
-        config = validated(TrainConfig, values, heading=str(self.folder / "config.yaml"))
-        task, others = stored_task(self.record.task), [stored_task(item) for item in self.record.other_tasks]
-        components = load_components(self.folder, self.record.weights)
-        widths = feature_widths(components)
-        layers = layer_counts(components, widths)
-        digests = FileDigests()
-        encoders = {name: make_encoder(node, name, digests) for name, node in config.encoder.used().items()}
-        restore_encoders(encoders, components)
-        for encoder in encoders.values():
+        others = [stored_task(item) for item in self.record.other_tasks]
+        for encoder in self.encoders.values():
             if encoder.mode != "frozen":
                 check_checkpoint(self.record, encoder)
-        model = build_model(
-            make_parts(config, task, encoders, others), config.model, task, widths=widths, layers=layers
-        )
-        model.load_components(components)
+        parts = make_parts(self.train_config, self.task, self.encoders, others)
+        layers = layer_counts(self._components, self.widths)
+        model = build_model(parts, self.train_config.model, self.task, widths=self.widths, layers=layers)
+        model.load_components(self._components)
         return model.eval()
+
+    @property
+    def task(self) -> "Task":
+        """What it predicts."""
+        return stored_task(self.record.task)
+
+    @cached_property
+    def train_config(self) -> TrainConfig:
+        """The config that it was trained with, less what applying it does not need, and with encoders where they lie
+        now."""
+        from emorec.runs.backbones import with_present_models
+
+        values = {**self.config, "logger": {}, "metric": {}, "tags": []}
+        values["encoder"] = with_present_models(values["encoder"], self.record, self.folder, self.models)
+        return validated(TrainConfig, values, heading=str(self.folder / "config.yaml"))
+
+    @cached_property
+    def encoders(self) -> "dict[str, Encoder]":
+        """{modality: its encoder}, with the state that it has learned."""
+        from emorec.datamodules.preparer import make_encoder
+        from emorec.models.builder import restore_encoders
+
+        digests, used = FileDigests(), self.train_config.encoder.used()
+        encoders = {name: make_encoder(node, name, digests) for name, node in used.items()}
+        restore_encoders(encoders, self._components)
+        return encoders
+
+    @cached_property
+    def widths(self) -> dict[str, int]:
+        """{modality: width of the features that the model reads, of all layers side by side}."""
+        from emorec.models.builder import feature_widths
+
+        return feature_widths(self._components)
+
+    @cached_property
+    def _components(self) -> "dict[str, dict[str, Tensor]]":
+        return load_components(self.folder, self.record.weights)
+
+    @cached_property
+    def _predictor(self) -> "Predictor":
+        from emorec.inference.predictor import Predictor
+
+        return Predictor(self)
+
+    def predict(self, place: str | Path) -> "list[Prediction]":
+        """Predicts a file, the clips of a folder, or the rows of a table, for which no labels are needed.
+
+        Args:
+            place: see `emorec.inference.clips.read_clips`. Any subset of the run's modalities will do.
+
+        Raises:
+            UserError: there is no such place, or the run predicts nothing.
+
+        Example:
+            >>> (prediction,) = load_run("3a2afb35c1c5").predict("clip.mp4")
+            >>> prediction.predicted, prediction.confidence, prediction.modalities
+        """
+        from emorec.inference.clips import read_clips
+
+        return list(self._predictor.predict(read_clips(place)))
 
 
 def load_run(

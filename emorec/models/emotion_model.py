@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from operator import add
@@ -304,21 +305,34 @@ class EmotionModel(FastModule):
         scores = {name: float(value) for name, value in computed.items()}
         return scores if math.isfinite(scores["loss"]) else dict.fromkeys(scores, math.nan)
 
-    def predict(self, batches: Iterable[Batch], *, precision: str = "32") -> Predictions:
-        """Applies the model in `eval()`, with the autocast of the given precision, to all batches."""
+    @contextmanager
+    def _applied(self, precision: str) -> Iterator[None]:
+        """In `eval()` and without gradients, with the autocast of a precision."""
         was_training = self.training
         self.eval()
         narrow = AUTOCAST.get(precision)
-        names: list[str] = []
-        results: list[BatchResult] = []
         try:
             with torch.inference_mode(), torch.autocast(self.device.type, dtype=narrow, enabled=narrow is not None):
-                for batch in batches:
-                    views = self.loss.views(batch.to(self.device))
-                    names += views.scored(self.task.name)
-                    results.append(self._evaluate(views))
+                yield
         finally:
             self.train(was_training)
+
+    def logits(self, batches: Iterable[Batch], *, precision: str = "32") -> Tensor:
+        """(N, C) logits, or (N, 1) values, of all rows of the batches, as `predict` has them; float32, on the CPU."""
+        found = [torch.zeros(0, len(self.task.labels))]
+        with self._applied(precision):
+            found += [self(batch.to(self.device)).logits[self.task.name].float().cpu() for batch in batches]
+        return torch.cat(found)
+
+    def predict(self, batches: Iterable[Batch], *, precision: str = "32") -> Predictions:
+        """Applies the model in `eval()`, with the autocast of the given precision, to all batches."""
+        names: list[str] = []
+        results: list[BatchResult] = []
+        with self._applied(precision):
+            for batch in batches:
+                views = self.loss.views(batch.to(self.device))
+                names += views.scored(self.task.name)
+                results.append(self._evaluate(views))
         return Predictions(
             id=tuple(names),
             logits=torch.cat([result.logits for result in results]).cpu(),

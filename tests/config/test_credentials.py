@@ -127,7 +127,9 @@ def test_what_is_no_credential_is_taken(word: str) -> None:
     check_words([word])
 
 
-@pytest.mark.parametrize("command", ["train", "extract", "evaluate", "report", "data", "cache", "runs", "tune"])
+@pytest.mark.parametrize(
+    "command", ["train", "extract", "evaluate", "predict", "report", "data", "cache", "runs", "tune"]
+)
 @pytest.mark.parametrize("word", [f"notes={HEX}", "+api_key=my-own-value"])
 def test_every_command_refuses_before_anything_is_written(
     command: str, word: str, root: Path, capsys: pytest.CaptureFixture[str]

@@ -17,7 +17,11 @@ from emorec.errors import UserError
 from tests.discovery import names
 
 CONFIGS = config_folder()
-REQUIRED = {"evaluate": ["run=0123456789ab"], "tune": ["study.name=first"]}  # what a command line must give
+REQUIRED = {
+    "evaluate": ["run=0123456789ab"],
+    "predict": ["run=0123456789ab", "input=clips"],
+    "tune": ["study.name=first"],
+}  # what a command line must give
 PARTS = ("media", "missing", "search")  # groups that other groups or another command compose
 GROUPS = sorted({path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*/*.yaml")} - set(PARTS))
 CHOICES = [(group, name) for group in GROUPS for name in names(group, without=())]

@@ -1,0 +1,114 @@
+"""Writes predictions as they come: CSV, JSON Lines or Parquet."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from emorec.datasets.utterance import Task
+from emorec.errors import UserError
+from emorec.inference.predictor import Prediction
+from emorec.storage.atomic import follow_folder_mode, make_folder
+from emorec.storage.folders import temporary_path
+
+Format = Literal["csv", "jsonl", "parquet"]
+STDOUT = "-"
+GROUP = 512  # rows of a group of a Parquet file
+
+
+def format_of(output: str, chosen: Format | None) -> Format:
+    """The format of an output: as chosen, else by its suffix; CSV on standard output.
+
+    Raises:
+        UserError: the suffix says nothing, or Parquet is to go to standard output.
+    """
+    known: tuple[Format, ...] = ("csv", "jsonl", "parquet")
+    if output == STDOUT:
+        if chosen == "parquet":
+            raise UserError("output: expected a file for format=parquet, got -")
+        return chosen or "csv"
+    suffix = Path(output).suffix.lower().removeprefix(".")
+    found = chosen or next((name for name in known if name == suffix), None)
+    if found is None:
+        raise UserError(f"output: expected a file that ends in .csv, .jsonl or .parquet, or format, got {output}")
+    return found
+
+
+def write_predictions(predictions: Iterable[Prediction], task: Task, output: str, form: Format) -> None:
+    """Writes a row for each prediction; a file appears under its name once it is complete.
+
+    Columns: `id`, `predicted`, `confidence`, `probability_<class>` for each class (none of the last two for
+    regression), `modalities` (joined by "+") and `problems`. JSON Lines have the fields of `Prediction`.
+
+    Args:
+        output: the file, or "-" for standard output.
+    """
+    if output == STDOUT:
+        _write_text(predictions, task, sys.stdout, form)
+        return
+    with _complete(Path(output).expanduser()) as path:
+        if form == "parquet":
+            _write_parquet(predictions, task, path)
+        else:
+            with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+                _write_text(predictions, task, stream, form)
+
+
+@contextmanager
+def _complete(path: Path) -> Iterator[Path]:
+    """A temporary path, which becomes `path` at the end; removed after an error."""
+    make_folder(path.parent)
+    temporary = temporary_path(path)
+    try:
+        yield temporary
+        follow_folder_mode(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _columns(task: Task) -> list[str]:
+    probabilities = (
+        [] if task.kind == "regression" else ["confidence", *(f"probability_{name}" for name in task.labels)]
+    )
+    return ["id", "predicted", *probabilities, "modalities", "problems"]
+
+
+def _row(prediction: Prediction, task: Task) -> list[Any]:
+    own = [prediction.probabilities.get(name) for name in task.labels]
+    probabilities = [] if task.kind == "regression" else [prediction.confidence, *own]
+    problems = "; ".join(f"{modality}: {reason}" for modality, reason in prediction.problems.items())
+    return [prediction.id, prediction.predicted, *probabilities, "+".join(prediction.modalities), problems]
+
+
+def _write_text(predictions: Iterable[Prediction], task: Task, stream: TextIO, form: Format) -> None:
+    if form == "jsonl":
+        for prediction in predictions:
+            values = {**asdict(prediction), "confidence": prediction.confidence}
+            stream.write(json.dumps(values, ensure_ascii=False) + "\n")
+            stream.flush()
+        return
+    writer = csv.writer(stream)
+    writer.writerow(_columns(task))
+    for prediction in predictions:
+        writer.writerow(_row(prediction, task))
+        stream.flush()
+
+
+def _write_parquet(predictions: Iterable[Prediction], task: Task, path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    texts = {"id", "modalities", "problems"} | (set() if task.kind == "regression" else {"predicted"})
+    names = _columns(task)
+    schema = pyarrow.schema([(name, pyarrow.string() if name in texts else pyarrow.float32()) for name in names])
+    rest = iter(predictions)
+    with parquet.ParquetWriter(path, schema) as writer:
+        while group := [_row(prediction, task) for prediction in islice(rest, GROUP)]:
+            columns: Sequence[Any] = list(zip(*group, strict=True))
+            writer.write_table(pyarrow.table(dict(zip(names, map(list, columns), strict=True)), schema=schema))
