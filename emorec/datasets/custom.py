@@ -26,8 +26,9 @@ COLUMNS = (
 NAMES = ("label", "speaker", "dialogue", "session")  # columns in which spellings of one name are one
 SPLIT_NAMES = {"dev": "val", "valid": "val", "validation": "val", "training": "train", "testing": "test"}
 MODALITY_OF = {
-    **dict.fromkeys((".wav", ".flac", ".mp3", ".ogg", ".m4a"), "audio"),
-    **dict.fromkeys((".mp4", ".avi", ".mkv", ".mov", ".webm", ".flv"), "video"),
+    **dict.fromkeys((".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".wma", ".amr"), "audio"),
+    **dict.fromkeys((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".flv", ".wmv", ".mpg", ".mpeg"), "video"),
+    **dict.fromkeys((".ts", ".mts", ".m2ts", ".mxf", ".3gp"), "video"),
     ".txt": "text",
 }
 

@@ -1,5 +1,6 @@
 """What is to be predicted: files, folders and tables, as utterances without targets."""
 
+import logging
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
@@ -12,6 +13,8 @@ from emorec.datasets.tree import files_below
 from emorec.datasets.utterance import Utterance
 from emorec.errors import UserError, raise_problems
 from emorec.storage.regular_files import read_regular
+
+log = logging.getLogger(__name__)
 
 TABLES = (".csv", ".tsv", ".parquet")
 INPUT = "input"  # `dataset` of the utterances
@@ -35,9 +38,12 @@ def read_clips(place: str | Path) -> list[Utterance]:
         return clips_of_files([Path(line.strip()) for line in sys.stdin if line.strip()])
     path = Path(place).expanduser()
     if path.is_dir():
-        files = [file for file in files_below(path) if file.suffix.lower() in MODALITY_OF]
+        found = files_below(path)
+        files = [file for file in found if file.suffix.lower() in MODALITY_OF]
         if not files:
             raise UserError(f"expected media or texts ({', '.join(MODALITY_OF)}) below {path}, found none")
+        if len(files) < len(found):
+            log.info("%d of %d files below %s are of other kinds", len(found) - len(files), len(found), path)
         return clips_of_files(files, path)
     if not path.exists():
         raise UserError(f"expected a file, a folder or a table, found nothing at {path}")
