@@ -182,7 +182,8 @@ class RouterSharedPrivate(SubspaceFusion):
     """The sum of the shared and private vectors of all modalities, with weights that a router gives each utterance.
 
     A variant of `SharedPrivate`: the router takes the place of the transformer, and the shared vector of a modality has
-    to predict the other modalities, instead of being distributed as theirs.
+    to predict the other modalities, instead of being distributed as theirs. The sum is normalised, since means of
+    vectors between 0 and 1 hardly differ between utterances.
 
     Args:
         prediction: weight of the loss `prediction` of each modality from the shared vector of each other one.
@@ -204,7 +205,7 @@ class RouterSharedPrivate(SubspaceFusion):
         self.prediction = prediction
         self.router = nn.Linear(2 * len(dims) * hidden, 2 * len(dims))
         self.predictors = nn.ModuleDict({modality: nn.Linear(hidden, hidden) for modality in dims if len(dims) > 1})
-        self.layer = nn.Sequential(perceptron(hidden, hidden, 0.0), Dropout(dropout))
+        self.layer = nn.Sequential(nn.LayerNorm(hidden), perceptron(hidden, hidden, 0.0), Dropout(dropout))
 
     def joined(self, tokens: Tensor, available: Tensor) -> Tensor:
         known = tokens * available[:, :, None]
