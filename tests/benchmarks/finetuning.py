@@ -190,7 +190,9 @@ def finetuning(root: Path, *, rounds: int = 3) -> list[Figure]:
 def scratch(root: Path, *, rounds: int = 3) -> Figure:
     """A CRNN on stored log mel bands, against a loop on ready tensors in memory."""
     words = ["encoder/text=none", "encoder/audio=random_crnn", "dataset.files=true"]
-    Synthetic(root=root / "data" / "synthetic", train=128, val=16, test=16, files=True).make_files()
+    corpus = Synthetic(root=str(root / "data" / "synthetic"), task="emotion", protocol="official")
+    corpus.train, corpus.val, corpus.test, corpus.files = 128, 16, 16, True
+    corpus.make_files()
     return _epoch_against_raw(
         root, "scratch_epoch_vs_raw_loop", words, lambda: _RawCrnn(Crnn()), goal=1.15, rounds=rounds
     )

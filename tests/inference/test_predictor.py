@@ -62,7 +62,7 @@ def test_a_corpus_own_clips_get_the_predictions_of_the_run(
 
 
 def test_an_encoder_that_trains_predicts_as_in_the_run(root: Path, train_overrides: list[str], clips: Path) -> None:
-    network = ["encoder/audio=crnn", "encoder.audio.channels=[4]", "encoder.audio.hidden=4", "model.normalisation=train"]
+    network = ["encoder/audio=crnn", "encoder.audio.channels=[4]", "encoder.audio.hidden=4"]
     run = trained(root, [*train_overrides, *network, "encoder/text=bilstm_attention", "encoder/video=none"])
     found = {Path(item.id).stem: list(item.probabilities.values()) for item in run.predict(clips)}
     for name, row in expected_of(run).iterrows():
