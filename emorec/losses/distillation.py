@@ -50,14 +50,19 @@ class DistillationLoss(Loss):
             return {self.name: self.compare(own[known], teacher[known])}
 
 
-def soft_divergence(own: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """temperature² times the mean over rows of KL(softmax(teacher / temperature) ‖ softmax(own / temperature)).
+def row_divergence(own: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """temperature² times KL(softmax(teacher / temperature) ‖ softmax(own / temperature)) of each row (…, C).
 
     Hinton et al. 2015, "Distilling the knowledge in a neural network", arXiv 1503.02531.
     """
-    found, target = (own / temperature).log_softmax(1), (teacher / temperature).softmax(1)
-    divergence: Tensor = kl_div(found, target, reduction="batchmean") * temperature**2
+    found, target = (own / temperature).log_softmax(-1), (teacher / temperature).softmax(-1)
+    divergence: Tensor = kl_div(found, target, reduction="none").sum(-1) * temperature**2
     return divergence
+
+
+def soft_divergence(own: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """The mean of `row_divergence` over rows (N, C)."""
+    return row_divergence(own, teacher, temperature).mean()
 
 
 class KD(DistillationLoss):
@@ -156,7 +161,7 @@ class OnePass(Loss):
     """Trains a student for each modality in one run: the logits that a late fusion gives for it learn from the labels
     and from the teacher's probabilities.
 
-    It is the mean over the students of cross-entropy + `imitation` · `soft_divergence`, each over the utterances that
+    The mean over the students of cross-entropy + `imitation` · `row_divergence`, each the mean over the utterances that
     have the modality. `emorec evaluate missing=grid` gives the result of each student.
 
     Args:
@@ -193,18 +198,21 @@ class OnePass(Loss):
     def forward(self, output: ModelOutput, batch: Batch) -> dict[str, Tensor]:
         given = output.fusion.logits
         assert given is not None  # the builder has checked the fusion
-        students = [self._of_student(at_least_float(given[name]), batch, batch.present[name]) for name in self.students]
-        return {"one_pass": torch.stack(students).mean()}
-
-    def _of_student(self, logits: Tensor, batch: Batch, present: Tensor) -> Tensor:
-        """The loss () of one modality's logits (B, C), over the utterances that have it (B,)."""
-        target = batch.targets[self.task].where(present, IGNORED)
+        logits = at_least_float(torch.stack([given[name] for name in self.students]))  # (S, B, C)
+        present = torch.stack([batch.present[name] for name in self.students])  # (S, B)
         with torch.autocast(logits.device.type, enabled=False):
-            value = cross_entropy(logits, target, reduction="sum") / (target >= 0).sum().clamp_min(1)
+            target = batch.targets[self.task].where(present, IGNORED)
+            entropy = cross_entropy(logits.transpose(1, 2), target, reduction="none")  # (S, B), 0 where ignored
+            value = mean_of(entropy, target >= 0)
             if "logits" in batch.teacher:
                 teacher = batch.teacher["logits"].to(logits.dtype)
-                known = teacher.isfinite().all(1) & present
-                if bool(known.any()):
-                    divergence = soft_divergence(logits[known], teacher[known], self.temperature)
-                    value = value + self.imitation * divergence
-        return value
+                known = teacher.isfinite().all(1)  # (B,)
+                teacher = teacher.where(known[:, None], 0).expand_as(logits)
+                divergence = row_divergence(logits, teacher, self.temperature)  # (S, B)
+                value = value + self.imitation * mean_of(divergence, present & known)
+        return {"one_pass": value.mean()}
+
+
+def mean_of(values: Tensor, counts: Tensor) -> Tensor:
+    """(S,), the mean of each row of values (S, B) where `counts` (S, B) is true; 0 where it is nowhere."""
+    return (values * counts).sum(1) / counts.sum(1).clamp_min(1)

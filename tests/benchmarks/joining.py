@@ -144,7 +144,7 @@ def one_pass(root: Path, *, rounds: int = 3, epochs: int = 4) -> Figure:
     teacher = f"distillation.teacher={run(*_encoders('text'), 'seed=0')}"
     students = [[*_encoders(modality), "loss=[cross_entropy,kd]", teacher] for modality in MODALITIES]
     fused = [*_encoders(*MODALITIES), "fusion=mean_logits", "loss=[cross_entropy,kd]", teacher]
-    whole = [*_encoders(*MODALITIES), "fusion=mean_logits", "loss=[cross_entropy,one_pass]", teacher]
+    whole = [*_encoders(*MODALITIES), "fusion=mean_logits", "loss=[cross_entropy,kd,one_pass]", teacher]
 
     def separate() -> float:
         return sum(seconds(lambda words=words: run(*words, f"seed={next(number)}")) for words in (*students, fused))
