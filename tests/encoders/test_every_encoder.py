@@ -71,6 +71,7 @@ NOT_IN_THE_SPEC = {
     "largest_array",
     "revision",  # not used for local folders, which are tested here
     "template",  # not used without context turns
+    "question",  # likewise
     "model",  # has its own test
     "path",  # its content counts, which has its own tests
     "media",  # its fields have their own alternatives
