@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 TABLES = (".csv", ".tsv", ".parquet")
 INPUT = "input"  # `dataset` of the utterances
+UNREADABLE = "text cannot be read"  # key of the metadata that says why a transcript cannot be read
 
 
 def read_clips(place: str | Path) -> list[Utterance]:
@@ -77,21 +78,26 @@ def clips_of_files(files: Iterable[Path], folder: Path | None = None) -> list[Ut
 def _clip(files: dict[str, Path], folder: Path | None) -> Utterance:
     video = files.get("video")
     shown = video or files.get("audio") or files["text"]
+    text, reason = _transcript(files["text"]) if "text" in files else (None, None)
     return Utterance(
         id=str(shown if folder is None else shown.relative_to(folder)),
         dataset=INPUT,
         audio=files.get("audio", video),
         video=video,
-        text=None if "text" not in files else _transcript(files["text"]),
+        text=text,
         targets={},
+        metadata={} if reason is None else {UNREADABLE: reason},
     )
 
 
-def _transcript(path: Path) -> str:
+def _transcript(path: Path) -> tuple[str | None, str | None]:
+    """The text of a file, or why it cannot be read: the clip is a row all the same."""
     try:
-        return read_regular(path, most=LARGEST_TABLE).decode().strip()
+        return read_regular(path, most=LARGEST_TABLE).decode().strip(), None
     except UnicodeDecodeError as error:
-        raise UserError(f"expected UTF-8 in {path}, got {error}") from error
+        return None, f"expected UTF-8, got {error.reason} at byte {error.start}"
+    except OSError as error:
+        return None, error.strerror or str(error)
 
 
 def _of_table(path: Path) -> list[Utterance]:

@@ -3,8 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -13,8 +12,7 @@ from typing import Any, Literal, TextIO
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError
 from emorec.inference.predictor import Prediction
-from emorec.storage.atomic import follow_folder_mode, make_folder
-from emorec.storage.folders import temporary_path
+from emorec.storage.atomic import replacing
 
 Format = Literal["csv", "jsonl", "parquet"]
 STDOUT = "-"
@@ -51,25 +49,12 @@ def write_predictions(predictions: Iterable[Prediction], task: Task, output: str
     if output == STDOUT:
         _write_text(predictions, task, sys.stdout, form)
         return
-    with _complete(Path(output).expanduser()) as path:
+    with replacing(Path(output).expanduser()) as path:
         if form == "parquet":
             _write_parquet(predictions, task, path)
         else:
             with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
                 _write_text(predictions, task, stream, form)
-
-
-@contextmanager
-def _complete(path: Path) -> Iterator[Path]:
-    """A temporary path, which becomes `path` at the end; removed after an error."""
-    make_folder(path.parent)
-    temporary = temporary_path(path)
-    try:
-        yield temporary
-        follow_folder_mode(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _columns(task: Task) -> list[str]:

@@ -1,6 +1,5 @@
 """Applies a trained run to clips of any origin, with the media settings, encoders and weights of its training."""
 
-import logging
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,16 +19,14 @@ from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Task, Utterance
 from emorec.errors import UserError
 from emorec.features.devices import exact_float32, own_device
-from emorec.inference.clips import INPUT
+from emorec.inference.clips import INPUT, UNREADABLE
+from emorec.runs.backbones import check_checkpoint
 from emorec.runs.logs import quiet
 
 if TYPE_CHECKING:
     from emorec.inference.loaded_run import LoadedRun
 
-log = logging.getLogger(__name__)
-
 BLOCK = 64  # clips whose features are in memory at a time; more where one dialogue has more turns
-AT_ONCE = 64  # clips that the model reads at once
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Predictor:
         extraction: how media are read; by default as when the run trained.
 
     Raises:
-        UserError: the run predicts nothing, or its weights are missing.
+        UserError: the run predicts nothing, its weights are missing, or a pretrained checkpoint has changed since.
     """
 
     def __init__(self, run: "LoadedRun", extraction: ExtractionConfig | None = None) -> None:
@@ -81,6 +78,7 @@ class Predictor:
         self.model = run.model.to(self.device)
         self.encoders = run.encoders
         for encoder in self.encoders.values():
+            check_checkpoint(run.record, encoder)
             encoder.views = 0
 
     def predict(self, clips: Iterable[Utterance]) -> Iterator[Prediction]:
@@ -102,10 +100,11 @@ class Predictor:
             there = {name: reader.present for name, reader in table.readers.items()}
             known = torch.stack(list(there.values())).any(0)  # (N,)
             outputs = self._outputs(table, clips, known)
-        assert len(outputs) == len(clips)
         for number, clip in enumerate(clips):
             modalities = tuple(name for name, present in there.items() if bool(present[number]))
             own = {name: reasons[clip.id] for name, reasons in problems.items() if clip.id in reasons}
+            if "text" in problems and UNREADABLE in clip.metadata:
+                own["text"] = str(clip.metadata[UNREADABLE])
             yield _prediction(clip.id, self.task, outputs[number] if modalities else None, modalities, own)
 
     def _table(self, clips: Sequence[Utterance], folder: Path) -> tuple[UtteranceTable, dict[str, dict[str, str]]]:
@@ -125,14 +124,12 @@ class Predictor:
         """(N, C) logits, or (N, 1) values; NaN where nothing is known of a clip."""
         outputs = torch.full((len(clips), len(self.task.labels)), math.nan)
         if self.config.context is None:
-            rows = known.nonzero()[:, 0]
-            sizes = [len(part) for part in torch.split(rows, AT_ONCE)] if len(rows) else []
-            turns = None
+            rows, turns = known.nonzero()[:, 0], None
         else:  # a turn of which nothing is known is context as well
-            rows, sizes, turns = torch.arange(len(clips)), [len(clips)], [_turns(clips)]
-        if sizes:
+            rows, turns = torch.arange(len(clips)), [_turns(clips)]
+        if len(rows):
             with exact_float32():
-                batches = table.batches(rows, sizes, turns)
+                batches = table.batches(rows, [len(rows)], turns)
                 outputs[rows] = self.model.logits(batches, precision=str(self.config.trainer.precision))
         return outputs
 

@@ -79,13 +79,14 @@ def test_any_subset_of_the_modalities_will_do_and_broken_files_are_rows(
             file.unlink()
     names = sorted({file.stem for file in clips.iterdir()})
     assert len(names) >= 3
-    (clips / f"{names[0]}.txt").unlink()
+    (clips / f"{names[0]}.txt").write_bytes("très".encode("latin-1"))
     (clips / f"{names[1]}.flac").write_bytes(b"no sound")
     for suffix in (".flac", ".mp4", ".txt"):
         (clips / f"{names[2]}{suffix}").write_bytes(b"")
     predictions = {Path(item.id).stem: item for item in run.predict(clips)}
     assert sorted(predictions) == names
     assert predictions[names[0]].modalities == ("audio", "video")
+    assert predictions[names[0]].problems["text"].startswith("expected UTF-8, got")
     assert predictions[names[1]].modalities == ("text", "video")
     assert set(predictions[names[1]].problems) == {"audio"}
     nothing = predictions[names[2]]
