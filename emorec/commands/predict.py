@@ -1,4 +1,4 @@
-"""`emorec predict`: applies a finished run to files that have no labels."""
+"""`emorec predict`: applies finished runs to files that have no labels."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 from emorec.config.composition import compose_once
 from emorec.config.schema import PredictConfig
 from emorec.imports import quick_imports
+from emorec.progress import Progress
 from emorec.runs.logs import start_logging
 
 if TYPE_CHECKING:
-    from emorec.inference.predictor import Prediction
+    from emorec.datasets.utterance import Utterance
+    from emorec.inference.prediction import Prediction
+    from emorec.inference.predictor import Predictor
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Predicts, and writes a row for each clip."""
+    """Predicts, and writes a row for each clip, or for each segment of a recording."""
     composed = compose_once("predict", PredictConfig, list(arguments))
     if composed is None:
         return 0
@@ -25,22 +28,66 @@ def main(arguments: Sequence[str]) -> int:
         from emorec.inference.loaded_run import load_run
         from emorec.inference.prediction_files import format_of, write_predictions
         from emorec.inference.predictor import Predictor
-        from emorec.progress import Progress
+        from emorec.inference.transcription import Transcriber
 
     form = format_of(config.output, config.format)
-    run = load_run(config.run, checkpoints=config.paths.checkpoints)
-    predictor, clips = Predictor(run, config.extraction), read_clips(config.input)
-    unusable = 0
+    chosen = [config.run] if isinstance(config.run, str) else config.run
+    runs = [load_run(run, checkpoints=config.paths.checkpoints) for run in chosen]
+    transcriber = Transcriber(config.whisper) if config.text == "whisper" else None
+    predictor, clips = Predictor(runs, config.extraction, transcriber), read_clips(config.input)
+    counts = _Counts()
     with Progress("predictions", len(clips), config.progress) as progress:
-
-        def counted() -> "Iterator[Prediction]":
-            nonlocal unusable
-            for prediction in predictor.predict(clips):
-                unusable += prediction.predicted is None
-                progress.advance()
-                yield prediction
-
-        write_predictions(counted(), predictor.task, config.output, form)
-    rest = f", {unusable} without usable media (see problems)" if unusable else ""
-    print(f"run {run.record.run_id}: {len(clips)} clips{rest}  {config.output}", file=sys.stderr)
+        predicted = _whole(predictor, clips) if config.window is None else _segments(predictor, clips, config)
+        write_predictions(counts.of(predicted, progress), predictor.task, config.output, form)
+    names = " + ".join(run.record.run_id for run in runs)
+    print(f"run {names}: {counts.text(config)}  {config.output}", file=sys.stderr)
     return 0
+
+
+def _whole(predictor: "Predictor", clips: "list[Utterance]") -> "Iterator[list[Prediction]]":
+    return ([prediction] for prediction in predictor.predict(clips))
+
+
+def _segments(predictor: "Predictor", clips: "list[Utterance]", config: PredictConfig) -> "Iterator[list[Prediction]]":
+    """The predictions of each recording, whose subtitles and picture are written on the way."""
+    from emorec.inference.timeline_files import PICTURES, SUBTITLES, destination, write_plot, write_subtitles
+
+    assert config.window is not None
+    names = [clip.id for clip in clips]
+    writers = [
+        (write, destination(place, suffixes, names, key))
+        for write, place, suffixes, key in (
+            (write_subtitles, config.subtitles, SUBTITLES, "subtitles"),
+            (write_plot, config.plot, PICTURES, "plot"),
+        )
+        if place is not None
+    ]
+    smoothing = config.smoothing
+    for timeline in predictor.timelines(
+        clips, window=config.window, hop=config.hop, smoother=smoothing.method, seconds=smoothing.seconds
+    ):
+        for write, target in writers:
+            write(timeline, predictor.task, target.of(timeline.id))
+        yield list(timeline.predictions)
+
+
+class _Counts:
+    """Of the recordings, of the rows, and of those without a prediction."""
+
+    def __init__(self) -> None:
+        self.recordings = self.rows = self.unusable = 0
+
+    def of(self, groups: "Iterator[list[Prediction]]", progress: Progress) -> "Iterator[Prediction]":
+        for group in groups:
+            self.recordings += 1
+            for prediction in group:
+                self.rows += 1
+                self.unusable += prediction.predicted is None
+                yield prediction
+            progress.advance()
+
+    def text(self, config: PredictConfig) -> str:
+        """What was counted, for a reader."""
+        segments = "" if config.window is None else f", {self.rows} segments"
+        rest = f", {self.unusable} without usable media (see problems)" if self.unusable else ""
+        return f"{self.recordings} clips{segments}{rest}"

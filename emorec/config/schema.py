@@ -353,13 +353,53 @@ class EvaluateConfig(CommandConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WhisperConfig:
+    """The model that transcribes clips without a text."""
+
+    model: str | None = None
+    revision: str = "main"
+    language: str | None = None  # `None` for what it hears
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothingConfig:
+    """How the predictions of a recording's segments are smoothed."""
+
+    method: Literal["none", "ema", "hmm"] = "none"
+    seconds: Positive = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictConfig(CommandConfig):
     """`emorec predict`."""
 
-    run: str
+    run: str | list[str]
     input: str
     output: str
-    format: Literal["csv", "jsonl", "parquet"] | None
+    format: Literal["csv", "json", "jsonl", "parquet"] | None
+    text: Literal["given", "whisper"] = "given"
+    whisper: WhisperConfig = field(default_factory=WhisperConfig)
+    window: Positive | Literal["speech"] | None = None  # `None` for whole clips
+    hop: Positive | None = None  # `None` for the window
+    smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
+    subtitles: str | None = None
+    plot: str | None = None
+
+    def problems(self) -> Iterator[str]:
+        if not self.run:
+            yield "run: expected at least one, got none"
+        if self.hop is not None and not (isinstance(self.window, float | int) and self.hop <= self.window):
+            yield f"hop: expected up to the seconds of a window, got {self.hop} with window={self.window}"
+        if self.window is None:
+            of_timelines = {
+                "smoothing.method": self.smoothing.method != "none",
+                "subtitles": self.subtitles is not None,
+                "plot": self.plot is not None,
+            }
+            for key in (key for key, is_set in of_timelines.items() if is_set):
+                yield f"{key}: expected a window, such as window=3, to have a timeline, got none"
+        if self.text == "whisper" and self.whisper.model is None:
+            yield "whisper.model: expected a folder, or a name on the hub, for text=whisper, got null"
 
 
 @dataclass(frozen=True, kw_only=True)

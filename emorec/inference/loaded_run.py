@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from emorec.datasets.utterance import Task
     from emorec.encoders.encoder import Encoder
-    from emorec.inference.predictor import Prediction, Predictor
+    from emorec.inference.prediction import Prediction
+    from emorec.inference.predictor import Predictor
+    from emorec.inference.segments import Window
+    from emorec.inference.timeline import Smoother
     from emorec.models.emotion_model import EmotionModel
 
 
@@ -126,11 +129,26 @@ class LoadedRun:
 
         return Predictor(self)
 
-    def predict(self, place: str | Path) -> "list[Prediction]":
+    def predict(
+        self,
+        place: str | Path,
+        *,
+        window: "Window | None" = None,
+        hop: float | None = None,
+        smoother: "Smoother" = "none",
+        seconds: float = 2.0,
+    ) -> "list[Prediction]":
         """Predicts a file, the clips of a folder, or the rows of a table, for which no labels are needed.
+
+        `emorec.Predictor` predicts with several runs, many clips one after the other, and clips without a text.
 
         Args:
             place: see `emorec.inference.clips.read_clips`. Any subset of the run's modalities will do.
+            window: seconds of the segments that are predicted instead of whole clips, or "speech" for each stretch of
+                speech.
+            hop: seconds from one window to the next; `None` for the window.
+            smoother: "ema" or "hmm", see `emorec.inference.timeline`.
+            seconds: over which it smooths.
 
         Raises:
             UserError: there is no such place, or the run predicts nothing.
@@ -141,7 +159,11 @@ class LoadedRun:
         """
         from emorec.inference.clips import read_clips
 
-        return list(self._predictor.predict(read_clips(place)))
+        clips = read_clips(place)
+        if window is None:
+            return list(self._predictor.predict(clips))
+        timelines = self._predictor.timelines(clips, window=window, hop=hop, smoother=smoother, seconds=seconds)
+        return [prediction for timeline in timelines for prediction in timeline.predictions]
 
 
 def load_run(

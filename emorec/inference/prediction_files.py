@@ -1,4 +1,4 @@
-"""Writes predictions as they come: CSV, JSON Lines or Parquet."""
+"""Writes predictions as they come: CSV, JSON, JSON Lines or Parquet."""
 
 import csv
 import json
@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, get_args
 
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError
-from emorec.inference.predictor import Prediction
+from emorec.inference.prediction import Prediction
 from emorec.storage.atomic import replacing
 
-Format = Literal["csv", "jsonl", "parquet"]
+Format = Literal["csv", "json", "jsonl", "parquet"]
 STDOUT = "-"
 GROUP = 512  # rows of a group of a Parquet file
 
@@ -25,7 +25,7 @@ def format_of(output: str, chosen: Format | None) -> Format:
     Raises:
         UserError: the suffix says nothing, or Parquet is to go to standard output.
     """
-    known: tuple[Format, ...] = ("csv", "jsonl", "parquet")
+    known = get_args(Format)
     if output == STDOUT:
         if chosen == "parquet":
             raise UserError("output: expected a file for format=parquet, got -")
@@ -33,15 +33,17 @@ def format_of(output: str, chosen: Format | None) -> Format:
     suffix = Path(output).suffix.lower().removeprefix(".")
     found = chosen or next((name for name in known if name == suffix), None)
     if found is None:
-        raise UserError(f"output: expected a file that ends in .csv, .jsonl or .parquet, or format, got {output}")
+        suffixes = ", ".join(f".{name}" for name in known)
+        raise UserError(f"output: expected a file that ends in {suffixes}, or format, got {output}")
     return found
 
 
 def write_predictions(predictions: Iterable[Prediction], task: Task, output: str, form: Format) -> None:
     """Writes a row for each prediction; a file appears under its name once it is complete.
 
-    Columns: `id`, `predicted`, `confidence`, `probability_<class>` for each class (none of the last two for
-    regression), `modalities` (joined by "+") and `problems`. JSON Lines have the fields of `Prediction`.
+    Columns: `id`, `start` and `end` (seconds, of a segment), `predicted`, `confidence`, `probability_<class>` for each
+    class (none of the last two for regression), `modalities` (joined by "+"), `problems` and `text`. JSON has an object
+    for each with the fields of `Prediction`: in a list, or in JSON Lines on a line each.
 
     Args:
         output: the file, or "-" for standard output.
@@ -61,22 +63,21 @@ def _columns(task: Task) -> list[str]:
     probabilities = (
         [] if task.kind == "regression" else ["confidence", *(f"probability_{name}" for name in task.labels)]
     )
-    return ["id", "predicted", *probabilities, "modalities", "problems"]
+    return ["id", "start", "end", "predicted", *probabilities, "modalities", "problems", "text"]
 
 
 def _row(prediction: Prediction, task: Task) -> list[Any]:
     own = [prediction.probabilities.get(name) for name in task.labels]
     probabilities = [] if task.kind == "regression" else [prediction.confidence, *own]
     problems = "; ".join(f"{modality}: {reason}" for modality, reason in prediction.problems.items())
-    return [prediction.id, prediction.predicted, *probabilities, "+".join(prediction.modalities), problems]
+    segment = [prediction.start, prediction.end]
+    what = [prediction.predicted, *probabilities, "+".join(prediction.modalities), problems, prediction.text]
+    return [prediction.id, *segment, *what]
 
 
 def _write_text(predictions: Iterable[Prediction], task: Task, stream: TextIO, form: Format) -> None:
-    if form == "jsonl":
-        for prediction in predictions:
-            values = {**asdict(prediction), "confidence": prediction.confidence}
-            stream.write(json.dumps(values, ensure_ascii=False) + "\n")
-            stream.flush()
+    if form in ("json", "jsonl"):
+        _write_json(predictions, stream, as_list=form == "json")
         return
     writer = csv.writer(stream)
     writer.writerow(_columns(task))
@@ -85,11 +86,22 @@ def _write_text(predictions: Iterable[Prediction], task: Task, stream: TextIO, f
         stream.flush()
 
 
+def _write_json(predictions: Iterable[Prediction], stream: TextIO, *, as_list: bool) -> None:
+    count = 0
+    for count, prediction in enumerate(predictions, start=1):
+        values = {**asdict(prediction), "confidence": prediction.confidence}
+        before, after = (("[\n" if count == 1 else ",\n"), "") if as_list else ("", "\n")
+        stream.write(before + json.dumps(values, ensure_ascii=False) + after)
+        stream.flush()
+    if as_list:
+        stream.write("\n]\n" if count else "[]\n")
+
+
 def _write_parquet(predictions: Iterable[Prediction], task: Task, path: Path) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    texts = {"id", "modalities", "problems"} | (set() if task.kind == "regression" else {"predicted"})
+    texts = {"id", "modalities", "problems", "text"} | (set() if task.kind == "regression" else {"predicted"})
     names = _columns(task)
     schema = pyarrow.schema([(name, pyarrow.string() if name in texts else pyarrow.float32()) for name in names])
     rest = iter(predictions)

@@ -1,175 +1,141 @@
-"""Applies a trained run to clips of any origin, with the media settings, encoders and weights of its training."""
+"""Applies trained runs to clips of any origin, with the media settings, encoders and weights of their training."""
 
-import math
+import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from emorec.config.schema import ExtractionConfig
 from emorec.datamodules.dialogues import in_order
-from emorec.datamodules.preparer import DataPreparer
-from emorec.datamodules.utterances import UtteranceTable
-from emorec.datasets.manifest import Manifest
-from emorec.datasets.utterance import Task, Utterance
+from emorec.datasets.utterance import Utterance
 from emorec.errors import UserError
-from emorec.features.devices import exact_float32, own_device
-from emorec.inference.clips import INPUT, UNREADABLE
-from emorec.runs.backbones import check_checkpoint
+from emorec.inference.clips import UNREADABLE
+from emorec.inference.member import Member, Outputs
+from emorec.inference.prediction import Prediction, prediction_of
+from emorec.inference.segments import Window, recording_of, segments_of
+from emorec.inference.timeline import Smoother, Timeline, smoothed, without_repeated_gaps
+from emorec.inference.transcription import Transcriber
 from emorec.runs.logs import quiet
 
 if TYPE_CHECKING:
     from emorec.inference.loaded_run import LoadedRun
 
-BLOCK = 64  # clips whose features are in memory at a time; more where one dialogue has more turns
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a run says about one clip.
-
-    Attributes:
-        id: of the clip: its path, or as its table says.
-        predicted: the most probable class, or the value; `None` where nothing of the clip can be used.
-        probabilities: {class: its probability}; empty for regression.
-        modalities: those that were used.
-        problems: {modality: why it could not be used}.
-    """
-
-    id: str
-    predicted: str | float | None
-    probabilities: dict[str, float]
-    modalities: tuple[str, ...]
-    problems: dict[str, str]
-
-    @property
-    def confidence(self) -> float | None:
-        """The probability of the predicted class."""
-        return max(self.probabilities.values(), default=None)
+BLOCK = 256  # clips that are prepared together; more where one dialogue has more turns
+SMOOTHING_SECONDS = 2.0
 
 
 class Predictor:
-    """Predicts clips with a run. Nothing of them is kept in the cache.
+    """Predicts clips with a run, or with several: the mean of their probabilities, or of their values.
 
-    With `model.normalisation=speaker` the statistics are those of the training split, since who speaks is not known.
+    Nothing of the clips is kept in the cache.
 
     Args:
-        run: a finished run.
-        extraction: how media are read; by default as when the run trained.
+        runs: finished runs that predict the same classes, or the same value.
+        extraction: how media are read; by default as when each run trained.
+        transcriber: makes the text of clips that have sound and no text; `None` for no text.
 
     Raises:
-        UserError: the run predicts nothing, its weights are missing, or a pretrained checkpoint has changed since.
+        UserError: a run predicts nothing, or something else than the others; its weights are missing; or a pretrained
+            checkpoint has changed since.
+
+    Example:
+        >>> predictor = Predictor([load_run("3a2afb35c1c5"), load_run("81c07e5d2f44")])
+        >>> for prediction in predictor.predict(read_clips("recordings")):
+        ...     print(prediction.id, prediction.predicted)
     """
 
-    def __init__(self, run: "LoadedRun", extraction: ExtractionConfig | None = None) -> None:
-        if run.task.kind == "self_supervised":
-            raise UserError(
-                f"expected a run that predicts something, got {run.record.run_id}, which was trained without labels"
-            )
-        self.run, self.task = run, run.task
-        settings = replace(extraction or run.train_config.extraction, on_bad_media="skip", progress=False)
-        self.config = replace(run.train_config, extraction=settings)
-        self.device = "cpu" if self.config.trainer.accelerator == "cpu" else own_device()
-        self.model = run.model.to(self.device)
-        self.encoders = run.encoders
-        for encoder in self.encoders.values():
-            check_checkpoint(run.record, encoder)
-            encoder.views = 0
+    def __init__(
+        self,
+        runs: "LoadedRun | Sequence[LoadedRun]",
+        extraction: ExtractionConfig | None = None,
+        transcriber: Transcriber | None = None,
+    ) -> None:
+        chosen = list(runs) if isinstance(runs, Sequence) else [runs]
+        if not chosen:
+            raise UserError("run: expected at least one, got none")
+        self.task = chosen[0].task
+        for run in chosen[1:]:
+            if (run.task.kind, run.task.labels) != (self.task.kind, self.task.labels):
+                raise UserError(
+                    f"run: expected runs that predict {list(self.task.labels)} ({self.task.kind}), as "
+                    f"{chosen[0].record.run_id} does, got {list(run.task.labels)} ({run.task.kind}) of "
+                    f"{run.record.run_id}"
+                )
+        self.members = [Member(run, extraction) for run in chosen]
+        self.transcriber = transcriber
 
     def predict(self, clips: Iterable[Utterance]) -> Iterator[Prediction]:
-        """The predictions of clips, in their order; with a context that of whole dialogues, by dialogue and turn.
+        """The predictions of clips.
 
-        Memory is that of a block of clips, whatever their number.
+        They come in the order of the clips; with a context by dialogue and turn, and with `model.normalisation=speaker`
+        by speaker, whose clips must then be known together. Memory is that of a block of clips, whatever their number.
         """
-        if self.config.context is None:
+        for block in self._blocks(clips):
+            with_texts = block if self.transcriber is None else self.transcriber.with_texts(block)
+            yield from self._predictions(with_texts, self._outputs(with_texts))
+
+    def timelines(
+        self,
+        clips: Iterable[Utterance],
+        *,
+        window: Window,
+        hop: float | None = None,
+        smoother: Smoother = "none",
+        seconds: float = SMOOTHING_SECONDS,
+    ) -> Iterator[Timeline]:
+        """The predictions of the segments of each clip; for the arguments see `segments_of` and `smoothed`."""
+        segments = (segment for clip in clips for segment in segments_of(clip, window, hop))
+        for name, predictions in itertools.groupby(self.predict(segments), key=lambda item: item.id):
+            timeline = Timeline(id=name, predictions=without_repeated_gaps(list(predictions)))
+            yield smoothed(timeline, self.task, smoother, seconds)
+
+    def _blocks(self, clips: Iterable[Utterance]) -> Iterator[list[Utterance]]:
+        by_dialogue = any(member.has_context for member in self.members)
+        by_speaker = any(member.is_by_speaker for member in self.members)
+        if by_dialogue and by_speaker:  # a speaker has turns in many dialogues
+            yield in_order(clips)
+        elif by_dialogue:
+            yield from map(in_order, _whole_groups(clips, lambda clip: clip.dialogue))
+        elif by_speaker:
+            yield from _whole_groups(clips, lambda clip: clip.speaker)
+        else:
             rest = iter(clips)
-            while block := list(islice(rest, BLOCK)):
-                yield from self._of_block(block)
-        else:
-            for block in _blocks_of_dialogues(in_order(clips)):
-                yield from self._of_block(block)
+            while block := list(itertools.islice(rest, BLOCK)):
+                yield block
 
-    def _of_block(self, clips: Sequence[Utterance]) -> Iterator[Prediction]:
+    def _outputs(self, block: Sequence[Utterance]) -> list[Outputs]:
+        """What each run says; members with the same encoders share their features."""
         with tempfile.TemporaryDirectory(prefix="emorec_predict_") as folder, quiet():
-            table, problems = self._table(clips, Path(folder))
-            there = {name: reader.present for name, reader in table.readers.items()}
-            known = torch.stack(list(there.values())).any(0)  # (N,)
-            outputs = self._outputs(table, clips, known)
-        for number, clip in enumerate(clips):
-            modalities = tuple(name for name, present in there.items() if bool(present[number]))
-            own = {name: reasons[clip.id] for name, reasons in problems.items() if clip.id in reasons}
-            if "text" in problems and UNREADABLE in clip.metadata:
-                own["text"] = str(clip.metadata[UNREADABLE])
-            yield _prediction(clip.id, self.task, outputs[number] if modalities else None, modalities, own)
+            return [member.outputs(block, Path(folder)) for member in self.members]
 
-    def _table(self, clips: Sequence[Utterance], folder: Path) -> tuple[UtteranceTable, dict[str, dict[str, str]]]:
-        """The clips with their features, and {modality: {id: why it cannot be used}}."""
-        preparer = DataPreparer(folder)
-        manifest = Manifest(dataset=INPUT, utterances=tuple(clips), tasks={}, protocols={})
-        features = {
-            name: preparer.extracted(self.config, encoder, manifest, list(clips), self.run.widths[name])
-            for name, encoder in self.encoders.items()
-        }
-        readers = {name: item.reader for name, item in features.items()}
-        live = frozenset(name for name, encoder in self.encoders.items() if encoder.mode != "frozen")
-        table = UtteranceTable(clips, manifest, self.task, readers, torch.arange(len(clips)), live=live)
-        return table, {name: item.report.bad for name, item in features.items()}
-
-    def _outputs(self, table: UtteranceTable, clips: Sequence[Utterance], known: Tensor) -> Tensor:
-        """(N, C) logits, or (N, 1) values; NaN where nothing is known of a clip."""
-        outputs = torch.full((len(clips), len(self.task.labels)), math.nan)
-        if self.config.context is None:
-            rows, turns = known.nonzero()[:, 0], None
-        else:  # a turn of which nothing is known is context as well
-            rows, turns = torch.arange(len(clips)), [_turns(clips)]
-        if len(rows):
-            with exact_float32():
-                batches = table.batches(rows, [len(rows)], turns)
-                outputs[rows] = self.model.logits(batches, precision=str(self.config.trainer.precision))
-        return outputs
+    def _predictions(self, block: Sequence[Utterance], outputs: Sequence[Outputs]) -> Iterator[Prediction]:
+        stacked = torch.stack([output.values for output in outputs])  # (R, N, C)
+        means = stacked.nanmean(0)  # NaN where no run knows anything
+        for number, (clip, values) in enumerate(zip(block, means, strict=True)):
+            used = dict.fromkeys(name for output in outputs for name in output.modalities(number))
+            problems = {name: reason for output in outputs for name, reason in output.problems[number].items()}
+            if UNREADABLE in clip.metadata and any("text" in output.present for output in outputs):
+                problems["text"] = str(clip.metadata[UNREADABLE])
+            where = {"start": clip.start, "end": clip.end}
+            prediction = Prediction(recording_of(clip), None, {}, tuple(used), problems, **where, text=clip.text)
+            known = bool(used) and bool(values.isfinite().all())
+            yield prediction_of(prediction, self.task, values.tolist()) if known else prediction
 
 
-def _prediction(
-    identifier: str, task: Task, output: Tensor | None, modalities: tuple[str, ...], problems: dict[str, str]
-) -> Prediction:
-    """A prediction of an output (C,) or (1,); `None` where nothing is known of the clip."""
-    probabilities: dict[str, float] = {}
-    predicted: Any = None
-    if output is not None and bool(output.isfinite().all()):
-        if task.kind == "regression":
-            predicted = float(output[0])
-        else:
-            probabilities = dict(zip(task.labels, output.softmax(0).tolist(), strict=True))
-            predicted = task.labels[int(output.argmax())]
-    return Prediction(identifier, predicted, probabilities, modalities, problems)
-
-
-def _turns(clips: Sequence[Utterance]) -> list[int]:
-    """Numbers of clips of each dialogue; a clip without one stands alone."""
-    counts: list[int] = []
-    for number, clip in enumerate(clips):
-        goes_on = number > 0 and clip.dialogue is not None and clip.dialogue == clips[number - 1].dialogue
-        if goes_on:
-            counts[-1] += 1
-        else:
-            counts.append(1)
-    return counts
-
-
-def _blocks_of_dialogues(clips: Sequence[Utterance]) -> Iterator[list[Utterance]]:
-    """Whole dialogues, together of up to `BLOCK` clips."""
+def _whole_groups(clips: Iterable[Utterance], name_of: Callable[[Utterance], str | None]) -> Iterator[list[Utterance]]:
+    """Blocks of up to `BLOCK` clips, more where one group has more; a clip without a name is a group of its own."""
+    groups: dict[Hashable, list[Utterance]] = {}
+    for clip in clips:
+        name = name_of(clip)
+        groups.setdefault(("", clip.id) if name is None else name, []).append(clip)
     block: list[Utterance] = []
-    start = 0
-    for count in _turns(clips):
-        if block and len(block) + count > BLOCK:
+    for group in groups.values():
+        if block and len(block) + len(group) > BLOCK:
             yield block
             block = []
-        block += clips[start : start + count]
-        start += count
+        block = block + group
     if block:
         yield block

@@ -17,6 +17,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from emorec.media.connection import Connection
+from emorec.media.length import recorded_seconds
 from emorec.media.sampling import decode_frames
 from emorec.media.sound import decode_sound
 from emorec.media.source import MediaError
@@ -43,7 +44,16 @@ def _seconds(path: Path) -> Answer:
     return {"seconds": stated_seconds(path)}, None
 
 
-TASKS: dict[str, Callable[..., Answer]] = {"sound": _sound, "frames": _frames, "seconds": _seconds}
+def _length(path: Path) -> Answer:
+    return {"seconds": recorded_seconds(path)}, None
+
+
+TASKS: dict[str, Callable[..., Answer]] = {
+    "sound": _sound,
+    "frames": _frames,
+    "seconds": _seconds,
+    "length": _length,
+}
 
 
 def serve(descriptor: int) -> None:

@@ -211,6 +211,10 @@ class DecodingProcesses:
         """As `emorec.media.video_track.stated_seconds`; raises `UnfinishedDecodingError` as well."""
         return float(self._decoded("seconds", path)[0]["seconds"])
 
+    def recorded_seconds(self, path: Path) -> float:
+        """As `emorec.media.length.recorded_seconds`; raises `UnfinishedDecodingError` as well."""
+        return float(self._decoded("length", path)[0]["seconds"])
+
     def _decoded(self, task: str, path: Path, **options: Any) -> tuple[Words, Array]:
         request = {"task": task, "path": os.path.abspath(path), "most_bytes": self._most_bytes, **options}
         try:

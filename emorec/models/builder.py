@@ -282,7 +282,7 @@ def model_for(parts: ModelParts, settings: ModelConfig, module: UtteranceDataMod
     """
     model = build_model(parts, settings, module.task, widths=module.feature_dims, layers=module.layers)
     by_speaker = [name for name, item in model.normalisation.items() if item.kind == "speaker"]
-    module.carry_speaker_statistics({name: _front(model, name) for name in by_speaker})
+    module.carry_speaker_statistics({name: front_of(model, name) for name in by_speaker})
     if module.task.kind == "classification":
         parts.loss.fit(module.tables["train"].class_counts())
     for other in parts.others:
@@ -298,7 +298,7 @@ def fit_statistics(model: EmotionModel, module: UtteranceDataModule) -> None:
     for modality, normalisation in model.normalisation.items():
         assert isinstance(normalisation, Normalisation)
         if normalisation.kind != "none":
-            front = _front(model, modality)
+            front = front_of(model, modality)
             size = STATISTICS_BATCH if front is None else FRONT_BATCH
             normalisation.fit(*table.feature_statistics(modality, front=front, batch_size=size))
     if module.task.kind == "regression":
@@ -312,7 +312,7 @@ def fit_statistics(model: EmotionModel, module: UtteranceDataModule) -> None:
             head.start_at(float(target[known].mean()))
 
 
-def _front(model: EmotionModel, modality: str) -> Any:
+def front_of(model: EmotionModel, modality: str) -> Any:
     """What comes before the standardisation of a modality's inputs; `None` where nothing does."""
     return getattr(model.encoder[modality], "front", None) if modality in model.encoder else None
 

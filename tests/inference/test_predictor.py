@@ -149,7 +149,7 @@ def test_the_command_writes_a_row_for_each_clip_in_every_format(
     written, stored = rows_of(tmp_path / "a.csv"), rows_of(tmp_path / "a.parquet")
     assert list(written) == list(stored)
     labels = run.task.labels
-    assert list(stored)[:3] == ["id", "predicted", "confidence"]
+    assert list(stored)[:5] == ["id", "start", "end", "predicted", "confidence"]
     np.testing.assert_allclose(stored[[f"probability_{name}" for name in labels]].sum(axis=1), 1, atol=1e-5)
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [item["id"] for item in lines] == list(written["id"]) == list(stored["id"])
@@ -159,7 +159,7 @@ def test_the_command_writes_a_row_for_each_clip_in_every_format(
     only = min(clips.glob("*.txt"))
     assert main(["predict", f"run={run.record.run_id}", f"input={only}"]) == 0
     header, row = capsys.readouterr().out.splitlines()
-    assert header.startswith("id,predicted,confidence,probability_")
+    assert header.startswith("id,start,end,predicted,confidence,probability_")
     assert row.startswith(str(only))
 
 
@@ -170,7 +170,7 @@ def test_the_command_writes_a_row_for_each_clip_in_every_format(
         (["input={folder}"], "expected media or texts"),
         (["input={folder}/a.xyz"], "expected one of .wav"),
         (["input={folder}/a.csv"], "expected a column audio, video or text, found ['name']"),
-        (["input={folder}/a.txt", "output=result.doc"], "expected a file that ends in .csv, .jsonl or .parquet"),
+        (["input={folder}/a.txt", "output=result.doc"], "expected a file that ends in .csv, .json, .jsonl, .parquet"),
         (["input={folder}/a.txt", "format=parquet"], "expected a file for format=parquet, got -"),
         (["input={folder}/twice.csv"], "expected each id once, got 'one' again"),
     ],
