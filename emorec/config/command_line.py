@@ -96,11 +96,19 @@ def _for_hydra(override: str) -> list[str]:
     if separator and key.lstrip("+") == "experiment":
         return [f"experiment@_global_={value}"]
     if key == "run" and value and value[0] not in "'\"$":
-        return [f"run={quoted(value)}"]
+        return [f"run={_quoted_runs(value)}"]
     if key == "loss" and value.startswith("[") and CHOICES.fullmatch(value):
         names = [name.strip() for name in value.strip("[]").split(",")]
         return [f"loss={SEVERAL}", *(f"+loss@loss.{name}={name}" for name in names if name)]
     return [f"++{override}"] if key.startswith(OPEN) else [override]
+
+
+def _quoted_runs(value: str) -> str:
+    """A run, or a list of runs, with each as a text."""
+    if not (value.startswith("[") and value.endswith("]")):
+        return quoted(value)
+    names = [name.strip(" '\"") for name in value[1:-1].split(",")]
+    return f"[{','.join(quoted(name) for name in names if name)}]"
 
 
 def choices_of(line: CommandLine, overrides: Sequence[str], group: str) -> list[str]:

@@ -6,6 +6,8 @@ from typing import Any
 from emorec.media.source import MICROSECONDS, MediaError, clock_start, open_container
 from emorec.media.tracks import LATEST, STATES_LENGTH
 
+WRAPPED = 1 << 31  # the last packet of Vorbis may end before it begins: a negative duration, read as an unsigned one
+
 
 def recorded_seconds(path: Path) -> float:
     """When the last sound or picture of a file ends, seconds on the file's clock.
@@ -26,8 +28,10 @@ def recorded_seconds(path: Path) -> float:
 
 def _end(packet: Any) -> float:
     """Seconds on the clock of its track; 0 for the last packet, which is empty."""
-    time = packet.dts if packet.pts is None else packet.pts
-    return 0.0 if time is None else float((time + (packet.duration or 0)) * packet.time_base)
+    time, duration = packet.dts if packet.pts is None else packet.pts, packet.duration or 0
+    if duration >= WRAPPED:
+        duration -= 2 * WRAPPED
+    return 0.0 if time is None else float((time + duration) * packet.time_base)
 
 
 def _unreadable(reason: str) -> MediaError:
