@@ -19,6 +19,7 @@ from tests.benchmarks import (
     finetuning,
     joining,
     memory,
+    prediction,
     sharing,
     sound,
     startup,
@@ -55,6 +56,7 @@ def main(names: list[str]) -> int:
         "warm_run_vs_imports": lambda: startup.warm_run(root),
         "warm_start_13k": lambda: startup.warm_start(root / "large"),
         "index_open_1m": lambda: features.index_open(root / "index"),
+        "prediction": lambda: prediction.prediction(root / "prediction"),
         "store_vs_memory_limit": lambda: memory.larger_than_memory(root / "memory"),
     }
     print(f"machine: {machine()}")

@@ -17,16 +17,16 @@ LONG += ["dataset.train=2300", "dataset.val=150", "dataset.test=50", "model.hidd
 LONG += ["features.preload=none", "trainer.max_epochs=2", "extraction.batch_size=8", "progress=false"]
 
 
-def _group(name: str) -> tuple[Path, Callable[[], None]] | None:
-    """A control group with the limit and a function that joins it; `None` where none can be created."""
-    for base, limit in (
+def control_group(name: str, limit: int) -> tuple[Path, Callable[[], None]] | None:
+    """A control group with a limit of bytes and a function that joins it; `None` where none can be created."""
+    for base, file in (
         (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
         (Path("/sys/fs/cgroup"), "memory.max"),
     ):
         group = base / name
         with suppress(OSError):
             group.mkdir()
-            (group / limit).write_text(str(LIMIT))
+            (group / file).write_text(str(limit))
             return group, lambda group=group: (group / "cgroup.procs").write_text(str(os.getpid()))  # type: ignore[misc]
     return None
 
@@ -34,7 +34,7 @@ def _group(name: str) -> tuple[Path, Callable[[], None]] | None:
 def larger_than_memory(root: Path) -> Figure:
     """Trains two epochs under the limit."""
     name, goal = "store_vs_memory_limit", ">= 5"
-    created = _group(f"emorec_bench_{os.getpid()}")
+    created = control_group(f"emorec_bench_{os.getpid()}", LIMIT)
     if created is None:
         return Figure(name, None, "ratio", goal, "control groups cannot be created here")
     group, join = created
