@@ -16,7 +16,7 @@ from emorec.inference.clips import UNREADABLE
 from emorec.inference.member import Member, Outputs
 from emorec.inference.prediction import Prediction, prediction_of
 from emorec.inference.segments import Window, recording_of, segments_of
-from emorec.inference.timeline import Smoother, Timeline, smoothed, without_repeated_gaps
+from emorec.inference.timeline import Smoother, Timeline, check_smoother, smoothed, without_repeated_gaps
 from emorec.inference.transcription import Transcriber
 from emorec.runs.logs import quiet
 
@@ -86,11 +86,16 @@ class Predictor:
         smoother: Smoother = "none",
         seconds: float = SMOOTHING_SECONDS,
     ) -> Iterator[Timeline]:
-        """The predictions of the segments of each clip; for the arguments see `segments_of` and `smoothed`."""
+        """The predictions of the segments of each clip; for the arguments see `segments_of` and `smoothed`.
+
+        Raises:
+            UserError: the predictions cannot be smoothed so.
+        """
+        check_smoother(self.task, smoother)
         segments = (segment for clip in clips for segment in segments_of(clip, window, hop))
-        for name, predictions in itertools.groupby(self.predict(segments), key=lambda item: item.id):
-            timeline = Timeline(id=name, predictions=without_repeated_gaps(list(predictions)))
-            yield smoothed(timeline, self.task, smoother, seconds)
+        recordings = itertools.groupby(self.predict(segments), key=lambda item: item.id)
+        timelines = (Timeline(name, without_repeated_gaps(list(predictions))) for name, predictions in recordings)
+        return (smoothed(timeline, self.task, smoother, seconds) for timeline in timelines)
 
     def _blocks(self, clips: Iterable[Utterance]) -> Iterator[list[Utterance]]:
         by_dialogue = any(member.has_context for member in self.members)

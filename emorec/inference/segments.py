@@ -10,7 +10,7 @@ from emorec.media.decoding_process import SHARED
 from emorec.media.source import MediaError
 
 Window = float | Literal["speech"]
-RECORDING = "recording"  # key of the metadata of a segment: the id of the clip that it is cut from
+RECORDING = "is a segment of"  # key of the metadata of a segment: the id of the clip that it is cut from
 OVERRUN = 1e-6  # seconds; less of a recording makes no further window
 
 

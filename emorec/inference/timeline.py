@@ -15,12 +15,18 @@ Smoother = Literal["none", "ema", "hmm"]
 Values = NDArray[np.float64]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Timeline:
     """The predictions of the segments of one recording, in the order of time."""
 
     id: str  # of the recording
     predictions: tuple[Prediction, ...]
+
+
+def check_smoother(task: Task, smoother: Smoother) -> None:
+    """Raises a `UserError` where a hidden Markov model is asked for values, which are no states."""
+    if task.kind == "regression" and smoother == "hmm":
+        raise UserError("smoothing.method: expected ema for a task of regression, got hmm")
 
 
 def smoothed(timeline: Timeline, task: Task, smoother: Smoother, seconds: float) -> Timeline:
@@ -32,13 +38,9 @@ def smoothed(timeline: Timeline, task: Task, smoother: Smoother, seconds: float)
         smoother: "ema" or "hmm", see the functions of that name; "none" leaves everything as it is.
         seconds: how long what was seen is remembered.
 
-    Raises:
-        UserError: a hidden Markov model is asked for values.
     """
     if smoother == "none":
         return timeline
-    if task.kind == "regression" and smoother == "hmm":
-        raise UserError("smoothing.method: expected ema for a task of regression, got hmm")
     known = [item for item in timeline.predictions if item.predicted is not None]
     if not known:
         return timeline

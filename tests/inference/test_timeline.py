@@ -9,7 +9,7 @@ import pytest
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError
 from emorec.inference.prediction import Prediction, prediction_of
-from emorec.inference.timeline import Smoother, Timeline, ema, hmm, smoothed, without_repeated_gaps
+from emorec.inference.timeline import Smoother, Timeline, check_smoother, ema, hmm, smoothed, without_repeated_gaps
 from emorec.inference.timeline_files import PICTURES, SUBTITLES, cues, destination, write_plot, write_subtitles
 
 MOODS = Task(name="emotion", labels=("happy", "sad", "a<b & $c$"))
@@ -71,7 +71,7 @@ def test_values_are_averaged_and_have_no_states() -> None:
     rough = timeline([[0.0], [1.0]], task=VALUES)
     assert smoothed(rough, VALUES, "ema", 1.0).predictions[1].predicted == pytest.approx(1 - np.exp(-1))
     with pytest.raises(UserError, match=r"smoothing\.method: expected ema for a task of regression, got hmm"):
-        smoothed(rough, VALUES, "hmm", 1.0)
+        check_smoother(VALUES, "hmm")
 
 
 def test_a_recording_without_any_prediction_stays_as_it_is() -> None:
