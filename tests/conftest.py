@@ -48,10 +48,11 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty EMOREC_ROOT."""
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_demo: Path) -> Path:
+    """An EMOREC_ROOT where only the demo corpus is, with few clips."""
     folder = tmp_path / "root"
-    folder.mkdir()
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "demo").symlink_to(small_demo)
     monkeypatch.setenv("EMOREC_ROOT", str(folder))
     return folder
 

@@ -24,9 +24,7 @@ def test_a_notebook_is_stored_without_outputs(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path: Path, root: Path, small_demo: Path) -> None:
-    (root / "data").mkdir()
-    (root / "data" / "demo").symlink_to(small_demo)  # a fraction of the clips
+def test_a_notebook_runs(path: Path, root: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(root)}}).execute()
     errors = [output for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "error"]

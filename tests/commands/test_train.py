@@ -77,7 +77,7 @@ def test_the_record_says_where_a_run_came_from_and_when_test_was_read(trained: t
 
 
 def test_hydra_leaves_nothing_behind(trained: tuple[Path, str], root: Path) -> None:
-    assert {path.name for path in root.iterdir()} <= {"cache", "checkpoints"}
+    assert {path.name for path in root.iterdir()} <= {"cache", "checkpoints", "data"}
     assert not (Path.cwd() / "outputs").exists()
 
 

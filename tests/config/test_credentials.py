@@ -142,7 +142,7 @@ def test_every_command_refuses_before_anything_is_written(
     message = capsys.readouterr().err
     assert word.partition("=")[0].lstrip("+") in message
     assert word.partition("=")[2] not in message
-    assert list(root.iterdir()) == []
+    assert [path.name for path in root.iterdir()] == ["data"]
 
 
 def test_a_config_of_a_lab_with_a_credential_is_refused(
@@ -163,7 +163,7 @@ def test_a_config_of_a_lab_with_a_credential_is_refused(
     assert "logger.indirect.header: expected an environment variable that is known to hold no credential" in message
     assert "got LABORATORY_TOKEN" in message
     assert "also-of-no" not in message
-    assert list(root.iterdir()) == []
+    assert [path.name for path in root.iterdir()] == ["data"]
 
 
 def test_a_name_without_a_value_in_a_config_is_none() -> None:

@@ -133,7 +133,7 @@ def test_a_training_that_is_interrupted_and_read_later_has_each_epoch_once(
     assert epochs(run) == [0, 1, 2]
     expected = json.loads((run / "metrics.json").read_text())["test/uar"]
     assert float(metrics(run)[-1]["test/uar"]) == pytest.approx(expected)
-    assert {path.name for path in root.iterdir()} <= {"cache", "checkpoints"}
+    assert {path.name for path in root.iterdir()} <= {"cache", "checkpoints", "data"}
 
 
 # ---------------------------------------------------------------------------------------------------- failures

@@ -92,7 +92,7 @@ def test_a_wrong_mode_is_reported_before_anything_is_written(
     assert train(*train_overrides, "logger=wandb", "logger.wandb.mode=sometimes") == 2
     message = "logger.wandb.mode: expected 'online', 'offline' or 'disabled', got 'sometimes'"
     assert message in capsys.readouterr().err
-    assert list(root.iterdir()) == []
+    assert [path.name for path in root.iterdir()] == ["data"]
 
 
 def test_the_logger_is_no_part_of_the_identity(root: Path, train_overrides: list[str]) -> None:
@@ -121,7 +121,7 @@ def test_wandb_has_the_metrics_of_the_runs_directory(root: Path, train_overrides
     assert sorted(found.history) == [0, 1, 2]
     assert (found.exit_code, found.summary["run_directory"]) == (0, str(run))
     assert list((run / "tensorboard").glob("events.*"))
-    assert {path.name for path in root.iterdir()} <= {"cache", "checkpoints"}
+    assert {path.name for path in root.iterdir()} <= {"cache", "checkpoints", "data"}
     assert not (Path.cwd() / "wandb").exists()
 
 

@@ -82,10 +82,10 @@ def test_the_processes_get_the_flags_and_overrides_but_no_launcher() -> None:
     "launcher",
     [
         ["launcher=local", "launcher.slots=2", "launcher.start=fork"],
-        ["launcher=local", "launcher.slots=4", "launcher.start=spawn"],
+        ["launcher=local", "launcher.slots=2", "launcher.start=spawn"],
         ["launcher=slurm", "launcher.jobs=2", "launcher.cluster=local", "launcher.gpus=0"],
     ],
-    ids=["two forked", "four fresh", "slurm"],
+    ids=["two forked", "two fresh", "slurm"],
 )
 def test_several_processes_compute_each_source_once_and_the_same_bytes_as_one(
     root: Path, tmp_path: Path, words: list[str], launcher: list[str]

@@ -19,8 +19,8 @@ from tests.conftest import fresh_emorec_process, processes_of
 pytestmark = pytest.mark.slow
 
 ROUNDS = int(os.environ.get("EMOREC_KILL_ROUNDS", "1"))  # of three kills each
-JOBS, EPOCHS = 10, 80
-LATEST = 0.6  # seconds until a kill: three of them have to come before the last job ends
+JOBS, EPOCHS = 7, 60
+LATEST = 0.4  # seconds until a kill: three of them have to come before the last job ends
 TIMEOUT = 900  # seconds after which a process is taken to hang
 LOCAL = ["launcher=local", "launcher.slots=2", "launcher.start=fork", "launcher.grace=5", "sweep.name=kills"]
 

@@ -71,7 +71,7 @@ def test_no_flag_builds_what_a_foreign_config_names(
     assert capsys.readouterr().out
     assert precious.read_text() == "precious"
     assert not canary.exists()
-    assert list(root.iterdir()) == []
+    assert [path.name for path in root.iterdir()] == ["data"]
 
 
 @pytest.mark.parametrize("scheme", ["pkg", "structured"])
@@ -156,7 +156,7 @@ def test_a_config_of_a_lab_that_unfolds_is_refused(
     (tmp_path / "lab" / "logger" / f"{name}.yaml").write_text(text)
     assert main(["train", "--config-dir", str(tmp_path / "lab"), f"logger={name}"]) == 2
     assert f"{name}.yaml" in capsys.readouterr().err
-    assert list(root.iterdir()) == []
+    assert [path.name for path in root.iterdir()] == ["data"]
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_words_that_no_file_can_hold_are_refused(
     assert "the command line: " in message
     assert "expected a text " in message
     assert message.count("\n") == 1
-    assert list(root.iterdir()) == []
+    assert [path.name for path in root.iterdir()] == ["data"]
 
 
 def test_values_that_no_annotation_takes_are_refused_wherever_they_stand(composed: Composed[TrainConfig]) -> None:

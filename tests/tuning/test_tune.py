@@ -22,6 +22,7 @@ from tests.conftest import emorec_process
 pytestmark = pytest.mark.slow
 
 TIMEOUT = 600  # seconds after which a process is taken to hang
+LONG = 25  # epochs of a trial that is interrupted
 SMALL = ["search.model.hidden.values=[8,16]", "search.batch_size.values=[8,16]"]
 
 
@@ -280,7 +281,7 @@ def test_invalid_settings_of_a_study_are_refused_before_anything_is_written(
         "-m": "-m",
         "launcher=local": "launcher: expected basic",
     }.get(more[0], "study") in printed
-    assert list(root.iterdir()) == []
+    assert [path.name for path in root.iterdir()] == ["data"]
 
 
 def test_a_study_needs_a_name(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -315,7 +316,7 @@ def test_all_problems_of_a_search_space_are_reported_at_once(
     )
     assert all(f"search.{key}: " in printed for key in keys), printed
     assert all(word in printed for word in ("emorec tune: the study: 7 problem", "concta", "self_attention"))
-    assert list(root.iterdir()) == []
+    assert [path.name for path in root.iterdir()] == ["data"]
 
 
 def test_another_base_config_or_search_space_is_refused(
@@ -351,7 +352,7 @@ def test_without_optuna_the_error_says_what_to_install(
 def test_an_interrupted_study_goes_on_with_the_run_it_was_at(
     root: Path, words: list[str], number: signal.Signals, code: int
 ) -> None:
-    long = ["trainer.max_epochs=60", "trainer.patience=null", "checkpoint.every_seconds=0", "study.pruner=none"]
+    long = [f"trainer.max_epochs={LONG}", "trainer.patience=null", "checkpoint.every_seconds=0", "study.pruner=none"]
     process = emorec_process(*words, *long, "study.trials=2", root=root)
     deadline = time.monotonic() + TIMEOUT
     while not list(root.glob("checkpoints/*/resume/*-*.ckpt")):
@@ -369,11 +370,11 @@ def test_an_interrupted_study_goes_on_with_the_run_it_was_at(
     assert "Traceback" not in err
     assert json.loads(out)["trials"] == {"complete": 2, "pruned": 0, "failed": 0}
     assert len(runs(root)) == 2
-    assert runs(root)[first]["epochs"] == 60
+    assert runs(root)[first]["epochs"] == LONG
     lost, again, other = trials(root)
     assert [lost.state.name, again.state.name, other.state.name] == ["FAIL", "COMPLETE", "COMPLETE"]
     assert lost.params == again.params
-    assert sorted(again.intermediate_values) == list(range(1, 61))  # what pruners judge by, whole
+    assert sorted(again.intermediate_values) == list(range(1, LONG + 1))  # what pruners judge by, whole
     assert list((study_folder(root) / "workers").iterdir()) == []
 
 
