@@ -20,6 +20,7 @@ COMMANDS = {
     "extract": "compute and store the features of a corpus",
     "evaluate": "apply a finished run to a split, or to another corpus",
     "predict": "apply a finished run to files that have no labels",
+    "export": "write a finished run as a folder that needs no emorec",
     "report": "compare finished runs: tables and figures",
     "data": "check, download, fixture: check a corpus, download it, or write a small one",
     "cache": "ls, verify, gc, compact: manage the stored features",

@@ -18,13 +18,59 @@ def perceptron(dim: int, hidden: int, dropout: float) -> nn.Sequential:
 def positions(count: int, width: int, device: torch.device) -> Tensor:
     """(count, width) sines and cosines of the positions (Vaswani et al. 2017, arXiv 1706.03762)."""
     exponents = torch.arange(0, width, 2, device=device) / width
-    angles = torch.arange(count, device=device)[:, None] * torch.exp(-math.log(SLOWEST) * exponents)
+    angles = counted(count, device)[:, None] * torch.exp(-math.log(SLOWEST) * exponents)
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
+
+
+def is_traced() -> bool:
+    """Whether `torch.jit` traces the call."""
+    return torch._C._get_tracing_state() is not None
+
+
+def is_exported() -> bool:
+    """Whether a graph is recorded, in which no step may depend on a value, or on a size that varies."""
+    return is_traced() or torch.compiler.is_exporting()
+
+
+def counted(count: int, device: torch.device) -> Tensor:
+    """(count,) the numbers from 0 on. A graph that is traced takes the size of a range for fixed, of this one not."""
+    if is_traced():
+        return torch.ones(count, device=device).nonzero()[:, 0]
+    return torch.arange(count, device=device)
 
 
 def at_least_float(values: Tensor) -> Tensor:
     """Values in float32, or in their own wider type."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def attend(attention: nn.MultiheadAttention, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+    """The output (B, T, width) of an attention with `batch_first` for queries (B, T, width), of keys (B, S, width) that
+    are its values as well.
+
+    Args:
+        mask: (B, S), or (B, heads, T, S), true for what is looked at, of which there is something.
+    """
+    if is_exported():  # traced, the module of torch takes T for fixed
+        return _attend_in_a_graph(attention, queries, keys, mask if mask.dim() == 4 else mask[:, None, None])
+    if mask.dim() == 4:
+        attended, _ = attention(queries, keys, keys, attn_mask=~mask.flatten(0, 1), need_weights=False)
+    else:
+        attended, _ = attention(queries, keys, keys, key_padding_mask=~mask, need_weights=False)
+    result: Tensor = attended
+    return result
+
+
+def _attend_in_a_graph(attention: nn.MultiheadAttention, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+    """As `attend`, in evaluation; `mask`: (B, heads or 1, T or 1, S)."""
+    weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+    query, key, value = (
+        nn.functional.linear(values, weight, bias).reshape(*values.shape[:2], attention.num_heads, -1).transpose(1, 2)
+        for values, weight, bias in zip((queries, keys, keys), weights, biases, strict=True)
+    )  # (B, heads, T or S, width / heads)
+    attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    result: Tensor = attention.out_proj(attended.transpose(1, 2).flatten(2))
+    return result
 
 
 class AttentionLayer(nn.Module):
@@ -67,10 +113,10 @@ class AttentionLayer(nn.Module):
             assert self.memory_norm is not None
             keys = self.memory_norm(memory)
         if mask.dim() == 4:
-            attended, _ = self.attention(queries, keys, keys, attn_mask=~mask.flatten(0, 1), need_weights=False)
+            attended = attend(self.attention, queries, keys, mask)
         else:
             known = mask.any(1, keepdim=True)  # (B, 1); a softmax over nothing would be NaN
-            attended, _ = self.attention(queries, keys, keys, key_padding_mask=~mask & known, need_weights=False)
+            attended = attend(self.attention, queries, keys, mask | ~known)
             attended = attended.masked_fill(~known[:, :, None], 0)
         sequence = sequence + self.dropout(attended)
         result: Tensor = sequence + self.feed_forward(sequence)

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from emorec.layers import counted
+
 
 def span_mask(starts: Tensor, widths: Tensor, length: int) -> Tensor:
     """(…, length) true from `starts` (…) on, for `widths` (…) positions."""
-    positions = torch.arange(length, device=widths.device)
+    positions = counted(length, widths.device)
     return (positions >= starts[..., None]) & (positions < (starts + widths)[..., None])
 
 

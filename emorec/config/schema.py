@@ -403,6 +403,22 @@ class PredictConfig(CommandConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportConfig(CommandConfig):
+    """`emorec export`."""
+
+    run: str
+    to: Path
+    format: Literal["onnx", "torch", "torchscript", "huggingface", "tensorrt"]
+    reads: Literal["features", "raw"] | None
+    quantize: Literal["int8"] | None
+    prune: Annotated[float, Gt(0), Lt(1)] | None
+
+    def problems(self) -> Iterator[str]:
+        if self.quantize is not None and self.format != "onnx":
+            yield f"quantize: expected null with format={self.format}, which has no int8 here, got {self.quantize!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportConfig(CommandConfig):
     """`emorec report`, and the commands that look after stores."""
 
@@ -435,6 +451,7 @@ SCHEMAS: dict[str, type[CommandConfig]] = {
     "extract": ExtractConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "export": ExportConfig,
     "report": ReportConfig,
     "data": DataConfig,
 }

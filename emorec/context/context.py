@@ -1,12 +1,13 @@
 """The base class of contexts."""
 
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from emorec.dropout import Dropout
+from emorec.layers import counted
 
 SLOTS = 1024  # of embeddings of names, far more than a corpus has frequent speakers
 Speakers = Literal["dialogue", "name"]
@@ -22,6 +23,8 @@ class Context(nn.Module, ABC):
         speakers: how they are told apart: within a "dialogue" only, as in a corpus of strangers, or by "name" as well,
             with an embedding of each, as of the main cast of a series.
     """
+
+    unexportable: ClassVar[str] = ""  # why it cannot be exported as a graph; "" where it can
 
     def __init__(self, *, hidden: int, width: int, dropout: float, speakers: Speakers = "dialogue") -> None:
         super().__init__()
@@ -69,7 +72,7 @@ def reverse(turns: Tensor, mask: Tensor) -> Tensor:
     Padding stays at the end. A second call restores the order.
     """
     count = mask.sum(1, keepdim=True)  # (B, 1)
-    index = torch.arange(mask.shape[1], device=mask.device)
+    index = counted(mask.shape[1], mask.device)
     index = torch.where(index < count, count - 1 - index, index)  # (B, U)
     return turns.gather(1, index.view(*index.shape, *(1 for _ in turns.shape[2:])).expand(turns.shape))
 
@@ -86,5 +89,5 @@ def speaker_slots(speaker: Tensor, mask: Tensor) -> Tensor:
     """
     same = same_speaker(speaker) & mask[:, :, None] & mask[:, None]
     first = same.int().argmax(2)  # (B, U), the first turn of each turn's speaker
-    begins = (first == torch.arange(speaker.shape[1], device=speaker.device)) & mask
-    return ((begins.cumsum(1) - 1).gather(1, first) * mask).clamp_min(0)
+    begins = (first == counted(speaker.shape[1], speaker.device)) & mask
+    return ((begins.long().cumsum(1) - 1).gather(1, first) * mask).clamp_min(0)

@@ -1,6 +1,6 @@
 """DialogueRNN: a state for the dialogue, one for each speaker, and one for the emotion."""
 
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ class DialogueRNN(Context):
         dropout: of what is added.
         speakers: see `Context`.
     """
+
+    unexportable: ClassVar[str] = "its loop over the turns would be fixed to one number of turns"
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from emorec.annotations import Count, PositiveCount, Share
 from emorec.context.context import Context, Speakers, same_speaker, speaker_slots
 from emorec.context.window import window_mask
 from emorec.errors import UserError
-from emorec.layers import AttentionLayer
+from emorec.layers import AttentionLayer, counted
 
 View = Literal["all", "same", "other"]
 MOST_SLOTS = 8  # speakers of a dialogue that are told apart
@@ -60,11 +60,11 @@ class Transformer(Context):
         self.norm = nn.LayerNorm(hidden)
 
     def gather(self, turns: Tensor, mask: Tensor, speaker: Tensor) -> Tensor:
-        number = torch.arange(turns.shape[1], device=turns.device).clamp_max(FARTHEST - 1)
+        number = counted(turns.shape[1], turns.device)
         slots = speaker_slots(speaker, mask).clamp_max(MOST_SLOTS - 1)
-        turns = turns + self.position[number] + self.slot[slots]
+        turns = turns + self.position[number.clamp_max(FARTHEST - 1)] + self.slot[slots]
         joined, same = window_mask(mask, self.past, self.future), same_speaker(speaker)
-        itself = torch.eye(turns.shape[1], dtype=torch.bool, device=turns.device)
+        itself = number[:, None] == number  # (U, U)
         of_views = {"all": joined, "same": joined & same, "other": joined & (~same | itself)}
         looks = torch.stack([of_views[view] for view in self.views], dim=1)  # (B, heads, U, U)
         for layer in self.layers:

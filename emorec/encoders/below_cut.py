@@ -11,11 +11,12 @@ from torch import Tensor
 from emorec.augmentation.spans import length_mask
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
-from emorec.encoders.encoder import Encoder, Inputs
+from emorec.encoders.encoder import Decoded, Encoder, Inputs
 from emorec.media.source import Source
 
 if TYPE_CHECKING:
     from emorec.encoders.huggingface import HuggingFaceEncoder
+    from emorec.encoders.trained import TrainedPart
 
 
 class BelowCut(Encoder):
@@ -60,6 +61,17 @@ class BelowCut(Encoder):
 
     def source(self, utterance: Utterance, manifest: Manifest, *, view: int = 0) -> Source | None:
         return self.whole.source(utterance, manifest, view=view)
+
+    @property
+    def decodes(self) -> Decoded:
+        return self.whole.decodes
+
+    def as_part(self) -> "TrainedPart | None":
+        if not self.whole.train_from:
+            return None
+        self.whole.check_float32()
+        part = self.whole.part(first=0, wanted=(self.whole.train_from,), raw=True)
+        return part.requires_grad_(False).eval()
 
     def load(self) -> None:
         if self.whole.train_from and self._part is None:

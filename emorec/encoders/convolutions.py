@@ -26,7 +26,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def time_mask(lengths: Tensor, values: Tensor) -> Tensor:
     """(N, 1, T, 1, …) true for the first `lengths` (N,) of the T steps of values (N, C, T, …)."""
-    return length_mask(lengths, values.shape[2]).view(len(values), 1, -1, *(1 for _ in values.shape[3:]))
+    return length_mask(lengths, values.shape[2]).view(values.shape[0], 1, -1, *(1 for _ in values.shape[3:]))
 
 
 def _bottleneck(channels: int) -> nn.Sequential:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Training = Literal["frozen", "full", "lora"]
 StoredType = Literal["float16", "float32"]  # of features; decoded inputs have types of their own
+Decoded = Literal["tokens", "sound", "bands", "frames"]
 Inputs = dict[str, Tensor]
 
 
@@ -140,6 +141,22 @@ class Encoder(nn.Module, ABC):
         if part is not None:
             part.front, part.augment = self.front(), self.augment()
         return part
+
+    @property
+    def decodes(self) -> Decoded:
+        """What it decodes a source to, before any network: "bands" are those of Whisper, (T, bands)."""
+        kinds: dict[str, Decoded] = {"text": "tokens", "audio": "sound", "video": "frames"}
+        return kinds[self.modality]
+
+    def as_part(self) -> "TrainedPart | None":
+        """A new network, in evaluation mode, from what is decoded to the features that are stored.
+
+        It is `None` where the decoded input itself is stored. Sound has the full scale of 16 bits.
+
+        Raises:
+            UserError: its features are not computed by a network that can stand in another one.
+        """
+        raise UserError(f"{type(self).__name__} computes its features outside a network")
 
     @property
     def needs_fit(self) -> bool:

@@ -12,6 +12,7 @@ from emorec.encoders.convolutions import ChannelAttention, ConvolutionBlock
 from emorec.encoders.networks import NetworkPart, PixelNetwork
 from emorec.encoders.pixels import scaled
 from emorec.encoders.recurrent import run_lstm
+from emorec.layers import is_exported
 
 
 @dataclass(kw_only=True, eq=False)
@@ -76,11 +77,15 @@ class FrameCnnLstmPart(NetworkPart):
         return self.lstm.hidden_size
 
     def frames(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        mask = self.mask(values, lengths)
-        hidden = scaled(values, self.size)[mask]  # (ΣT, 3, S, S)
-        sides = torch.full((len(hidden),), self.size, device=values.device)  # all of a picture is data
+        mask, pixels = self.mask(values, lengths), scaled(values, self.size)
+        hidden = pixels.flatten(0, 1) if is_exported() else pixels[mask]  # (N · T, 3, S, S), or (ΣT, 3, S, S)
+        sides = torch.full((hidden.shape[0],), self.size, device=values.device)  # all of a picture is data
         for block in self.blocks:
             hidden, sides = block(hidden, sides)
-        vectors = hidden.new_zeros(*mask.shape, hidden.shape[1])  # (N, T, channels)
-        vectors[mask] = hidden.mean((2, 3))
+        means = hidden.mean((2, 3))
+        if is_exported():
+            vectors = means.reshape(values.shape[0], -1, means.shape[1])  # (N, T, channels)
+        else:
+            vectors = means.new_zeros(*mask.shape, means.shape[1])
+            vectors[mask] = means
         return self.dropout(run_lstm(self.lstm, self.dropout(vectors), lengths)), lengths

@@ -156,6 +156,15 @@ class HuggingFaceEncoder(Encoder):
             )
         return part
 
+    def as_part(self) -> TrainedPart | None:
+        self.check_float32()
+        return self.part(first=0, wanted=self.layers).requires_grad_(False).eval()
+
+    def check_float32(self) -> None:
+        """Raises a `UserError` where features are computed in another precision, which a network would not repeat."""
+        if self.precision != "float32":
+            raise UserError(f"its features were computed with {self.where}.precision={self.precision}, not float32")
+
     def part(self, *, first: int, wanted: tuple[int, ...], raw: bool = False, loaded: Any = None) -> PretrainedPart:
         """The layers of a network from `first` on, up to the highest of those that are wanted.
 

@@ -15,7 +15,7 @@ from emorec.augmentation.sound import SoundAugmentation
 from emorec.augmentation.streams import Augment
 from emorec.encoders.below_cut import as_rows, padded_rows
 from emorec.encoders.checkpoint import read_settings
-from emorec.encoders.encoder import Inputs
+from emorec.encoders.encoder import Decoded, Inputs
 from emorec.encoders.huggingface import HuggingFaceEncoder
 from emorec.encoders.layer_stack import LayerStack
 from emorec.encoders.speech import speech_network
@@ -96,7 +96,7 @@ class HuggingFaceAudio(HuggingFaceEncoder):
     def read(self, source: Source) -> Waveform | NDArray[np.float32]:
         """The sound, or log mel bands (T, bands) where clips are encoded at their own length."""
         waveform = self._waveform(source)
-        return self._bands(waveform) if self._is_cut_to_clips else waveform
+        return self.bands_of(waveform) if self._is_cut_to_clips else waveform
 
     def _waveform(self, source: Source) -> Waveform:
         self.load()
@@ -110,7 +110,7 @@ class HuggingFaceAudio(HuggingFaceEncoder):
         if self.is_whisper:
             if self.train_from and self.window == "padded":
                 raise self._misfit("window=clip with train_from above 0", "'padded'")
-            longest = -(-self._longest // loaded.extractor.hop_length)  # as many as `_bands` gives, less the tail
+            longest = -(-self._longest // loaded.extractor.hop_length)  # as many as `bands_of` gives, less the tail
             shortest, longest = (1, (longest + 1) // 2) if stack.first else (2 + TAIL, longest + TAIL)
             return WhisperPart(
                 stack=stack, padded=self.window == "padded", shortest=shortest, longest=longest, **options
@@ -124,6 +124,10 @@ class HuggingFaceAudio(HuggingFaceEncoder):
             pads_exactly=loaded.pads_exactly or bool(stack.first),
             **options,
         )
+
+    @property
+    def decodes(self) -> Decoded:
+        return "bands" if self.is_whisper else "sound"
 
     def augment(self) -> Augment | None:
         if self.augmentation is None:
@@ -156,9 +160,13 @@ class HuggingFaceAudio(HuggingFaceEncoder):
         waveform = self._waveform(source)
         if not self.is_whisper:
             return sixteen_bit(waveform)
-        return as_rows(self._bands(waveform), self.decoded_dtype)
+        return as_rows(self.bands_of(waveform), self.decoded_dtype)
 
-    def _bands(self, waveform: Waveform) -> NDArray[np.float32]:
+    def log_mel(self, source: Source) -> NDArray[np.float32]:
+        """The log mel bands (T, bands) of Whisper of a source; raises as `read` does."""
+        return self.bands_of(self._waveform(source))
+
+    def bands_of(self, waveform: Waveform) -> NDArray[np.float32]:
         """The log mel bands (T, bands) of Whisper of a clip, with a tail that its last windows reach into."""
         pieces = [
             self._backbone.prepared(waveform[start:end])[

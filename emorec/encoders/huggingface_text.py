@@ -90,6 +90,22 @@ class HuggingFaceText(HuggingFaceEncoder):
             raise self._misfit(f"max_length up to {positions}", self.max_length)
         return backbone
 
+    def tokenizer_text(self) -> str:
+        """The content of a `tokenizer.json` that cuts texts as this encoder does.
+
+        Raises:
+            UserError: the tokenizer has no such file.
+        """
+        self.load()
+        own = getattr(self._tokenizer, "backend_tokenizer", None)
+        if own is None:
+            raise self._misfit("model with a tokenizer.json", type(self._tokenizer).__name__)
+        with self._tokenizing:
+            own.enable_truncation(self.max_length, direction=self._tokenizer.truncation_side)
+            own.no_padding()
+            text: str = own.to_str(pretty=True)
+        return text
+
     def _part(self, loaded: Any, stack: LayerStack, **options: Any) -> TextPart:
         return TextPart(stack=stack, padding=self._tokenizer.pad_token_id, **options)
 

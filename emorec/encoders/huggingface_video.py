@@ -91,11 +91,20 @@ class HuggingFaceVideo(HuggingFaceEncoder):
             raise self._misfit(
                 "training=full and train_from=0", f"{self.mode} and {self.train_from}: it has no layers to cut"
             )
-        network = self._load_network().requires_grad_(True)
-        buffers = {"factor": self.get_buffer("_factor"), "shift": self.get_buffer("_shift")}
-        part = ConvolutionPart(network, size=self.media.size, pooling=self.pooling, **buffers)
+        part = self._convolution_part()
         part.rate = FULL_RATE
         return part
+
+    def as_part(self) -> TrainedPart | None:
+        if self._kind.tokens:
+            return super().as_part()
+        self.check_float32()
+        return self._convolution_part().requires_grad_(False).eval()
+
+    def _convolution_part(self) -> ConvolutionPart:
+        network = self._load_network().requires_grad_(True)
+        buffers = {"factor": self.get_buffer("_factor"), "shift": self.get_buffer("_shift")}
+        return ConvolutionPart(network, size=self.media.size, pooling=self.pooling, **buffers)
 
     def augment(self) -> Augment | None:
         return None if self.augmentation is None else self.augmentation.vary

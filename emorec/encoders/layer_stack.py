@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from emorec.errors import UserError
+from emorec.layers import counted, is_exported
 
 OUTPUT = -1  # the number of the layer that is the network's output
 Embed = Callable[[Any, Tensor, Tensor], Tensor]  # (network, input (N, …), mask (N, T)) -> hidden states (N, T, D)
@@ -78,7 +79,7 @@ def _embed_log_mel(network: Any, bands: Tensor, mask: Tensor) -> Tensor:
     """Whisper's log mel bands (N, bands, 2 T) to frames (N, T, D)."""
     hidden = nn.functional.gelu(network.conv1(bands))
     hidden = nn.functional.gelu(network.conv2(hidden)).transpose(1, 2)  # (N, T, D)
-    positions = torch.arange(hidden.shape[1], device=hidden.device)
+    positions = counted(hidden.shape[1], hidden.device)
     hidden = hidden + network.embed_positions(positions)
     return nn.functional.dropout(hidden, p=network.dropout, training=network.training)
 
@@ -190,7 +191,7 @@ class LayerStack(nn.Module):
 
     def _attention_mask(self, hidden: Tensor, mask: Tensor) -> Tensor | None:
         """What the layers take: nothing where all frames are data, else a mask of the form that they expect."""
-        if not self.kind.masked or bool(mask.all()):
+        if not self.kind.masked or (not is_exported() and bool(mask.all())):
             return None
         if self.is_relative:
             return mask
@@ -203,7 +204,7 @@ class LayerStack(nn.Module):
         """WavLM's bias (N · heads, T, T) of relative positions."""
         attention: Any = self.positions or self.layers[0].attention
         bias: Tensor = attention.compute_bias(hidden.shape[1], hidden.shape[1])  # (heads, T, T)
-        return bias.repeat(len(hidden), 1, 1)
+        return bias.repeat(hidden.shape[0], 1, 1)
 
 
 def _keep_only(module: nn.Module, paths: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """Log mel spectrogram: frames, or functionals of them."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,8 +13,11 @@ from emorec.encoders.encoder import Training
 from emorec.encoders.functionals import FrameEncoder
 from emorec.errors import UserError
 from emorec.media.audio import AudioSettings, read_view
-from emorec.media.signal import mel_spectrogram
+from emorec.media.signal import Waveform, mel_spectrogram
 from emorec.media.source import Source
+
+if TYPE_CHECKING:
+    from emorec.encoders.trained import TrainedPart
 
 FLOOR = 1e-6  # lower powers are raised to it: -60 dB
 
@@ -70,6 +73,13 @@ class LogMel(FrameEncoder):
         processor = {"bands": self.bands, **self.frame_samples, "floor": FLOOR}
         return {"pooling": self.pooling, "processor": processor}
 
+    def as_part(self) -> "TrainedPart | None":
+        if self.pooling != "none":
+            return super().as_part()
+        from emorec.encoders.waveform import LogMelPart
+
+        return LogMelPart(rate=self.media.sample_rate, bands=self.bands, **self.frame_samples).eval()
+
     def load(self) -> None:
         self._transform: Any = mel_spectrogram(
             self.media.sample_rate, points=self._window, window=self._window, hop=self._hop, bands=self.bands
@@ -77,10 +87,15 @@ class LogMel(FrameEncoder):
 
     def frames(self, source: Source) -> NDArray[np.float32]:
         waveform, generator = read_view(source, self.media)
-        with torch.inference_mode():
-            powers = self._transform(torch.from_numpy(waveform))  # (bands, T)
-            frames: NDArray[np.float32] = powers.clamp_min(FLOOR).log().T.contiguous().numpy()
+        frames = self.frames_of(waveform)
         augmentation = self.media.augmentation
         if generator is not None and augmentation is not None and augmentation.masks_frames:
             frames = augmentation.mask(frames, generator, hop=self._hop / self.media.sample_rate)  # (T, bands)
+        return frames
+
+    def frames_of(self, waveform: Waveform) -> NDArray[np.float32]:
+        """The frames (T, bands) of a waveform (samples,)."""
+        with torch.inference_mode():
+            powers = self._transform(torch.from_numpy(waveform))  # (bands, T)
+            frames: NDArray[np.float32] = powers.clamp_min(FLOOR).log().T.contiguous().numpy()
         return frames

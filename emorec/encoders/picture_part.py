@@ -39,7 +39,7 @@ class ConvolutionPart(TrainedPart):
     def frames(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         pixels = scaled_pixels(values, self.size, self.get_buffer("factor"), self.get_buffer("shift"))
         vectors = self.network(pixels.flatten(0, 1)).pooler_output  # (N · F, D)
-        return vectors.reshape(len(values), -1, self.frame_dim), lengths
+        return vectors.reshape(values.shape[0], -1, self.frame_dim), lengths
 
 
 class PicturePart(PretrainedPart):
@@ -81,7 +81,7 @@ class PicturePart(PretrainedPart):
             inputs = inputs.reshape(-1, self.tokens, values.shape[2]) if self.stack.first else inputs.flatten(0, 1)
         whole = torch.ones(inputs.shape[:2], dtype=torch.bool, device=values.device)
         states = self.stack(inputs, whole)  # (N, tokens, L · D), or (N · F, tokens, L · D)
-        joined = states.reshape(len(values), -1, states.shape[2])  # (N, T, L · D)
+        joined = states.reshape(values.shape[0], -1, states.shape[2])  # (N, T, L · D)
         counts = lengths if self.clip or self.stack.first else lengths * self.tokens
         return joined, torch.full_like(counts, joined.shape[1]) if self.clip else counts
 
@@ -93,5 +93,5 @@ class PicturePart(PretrainedPart):
             steps = self.steps(states)
             return steps, torch.full_like(counts, steps.shape[1])
         pictures = states.reshape(-1, self.tokens, states.shape[2])  # (N · F, tokens, L · D)
-        vectors = self.steps(pictures).reshape(len(values), -1, states.shape[2])  # (N, F, L · D)
+        vectors = self.steps(pictures).reshape(values.shape[0], -1, states.shape[2])  # (N, F, L · D)
         return vectors, counts // self.tokens

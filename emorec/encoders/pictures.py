@@ -91,5 +91,5 @@ def clip_steps(hidden: Tensor, steps: int, patches: int, *, patches_first: bool)
     """
     tokens = hidden[:, -steps * patches :]  # (B, T · P, D), or (B, P · T, D)
     if patches_first:
-        return tokens.reshape(len(hidden), patches, steps, -1).mean(1)
-    return tokens.reshape(len(hidden), steps, patches, -1).mean(2)
+        return tokens.reshape(hidden.shape[0], patches, steps, -1).mean(1)
+    return tokens.reshape(hidden.shape[0], steps, patches, -1).mean(2)

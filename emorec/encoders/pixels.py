@@ -42,6 +42,9 @@ class Pixels(UtteranceEncoder):
     def settings(self) -> dict[str, Any]:
         return {}
 
+    def as_part(self) -> None:
+        return None
+
     def features(self, source: Source) -> NDArray[Any]:
         return as_rows(read_video(source, self.media, missed=self.face_misses), np.uint8)
 

@@ -1,7 +1,7 @@
 """A transformer of log mel bands, trained from scratch."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from emorec.encoders.convolutions import time_mask
 from emorec.encoders.encoder import Training
 from emorec.encoders.networks import LogMelNetwork, NetworkPart
 from emorec.errors import UserError
-from emorec.layers import positions
+from emorec.layers import attend, is_exported, positions
 
 
 @dataclass(kw_only=True, eq=False)
@@ -92,7 +92,15 @@ class SpectrogramTransformerPart(NetworkPart):
             lengths = torch.div(lengths + 1, 2, rounding_mode="floor")
         frames = self.projection(hidden.transpose(1, 2).flatten(2))  # (N, T', width)
         frames = self.dropout(frames + positions(frames.shape[1], frames.shape[2], frames.device))
-        padding = ~self.mask(frames, lengths)
+        mask = self.mask(frames, lengths)
         for layer in self.layers:
-            frames = layer(frames, src_key_padding_mask=padding)
+            frames = _in_a_graph(layer, frames, mask) if is_exported() else layer(frames, src_key_padding_mask=~mask)
         return self.norm(frames), lengths
+
+
+def _in_a_graph(layer: Any, frames: Tensor, mask: Tensor) -> Tensor:
+    """As the layer's `forward` in evaluation, for frames (N, T, width) and mask (N, T)."""
+    normed = layer.norm1(frames)
+    frames = frames + attend(layer.self_attn, normed, normed, mask)
+    result: Tensor = frames + layer.linear2(layer.activation(layer.linear1(layer.norm2(frames))))
+    return result

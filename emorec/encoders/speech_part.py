@@ -40,8 +40,14 @@ class WaveformPart(PretrainedPart):
 
     def prepared(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         frames = self.stack.network._get_feat_extract_output_lengths(lengths)
-        longest = int(self.stack.network._get_feat_extract_output_lengths(torch.tensor(values.shape[1])))
-        return values[:, :, 0], length_mask(frames, longest)
+        return values[:, :, 0], length_mask(frames, self._frame_count(values.shape[1]))
+
+    def _frame_count(self, samples: int) -> int:
+        """The number of frames of some samples; also of a size that is traced."""
+        config = self.stack.network.config
+        for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+            samples = (samples - kernel) // stride + 1
+        return samples
 
 
 class WhisperPart(PretrainedPart):

@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from emorec.augmentation.spans import length_mask
 from emorec.encoders.pretrained_part import PretrainedPart
+from emorec.layers import is_exported
 
 GROUP = 16  # rows that are computed together on a CPU
 LITTLE = 0.1  # share of padding that is not worth a second group
@@ -32,7 +33,12 @@ class TextPart(PretrainedPart):
     def frames(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """As `TrainedPart.frames`. On a CPU rows of near equal length are computed together: of the turns of a dialogue
         most are far shorter than the longest."""
-        if not values.is_cpu or len(lengths) <= GROUP or int(lengths.sum()) > (1 - LITTLE) * values.shape[:2].numel():
+        if (
+            is_exported()
+            or not values.is_cpu
+            or len(lengths) <= GROUP
+            or int(lengths.sum()) > (1 - LITTLE) * values.shape[:2].numel()
+        ):
             return super().frames(values, lengths)
         order = lengths.argsort(stable=True)
         parts: list[Tensor] = []

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from emorec.augmentation.spans import length_mask
 from emorec.augmentation.streams import Augment
+from emorec.layers import counted
 
 
 def windows(length: int, longest: int) -> list[tuple[int, int]]:
@@ -36,7 +37,7 @@ def pool(frames: Tensor, mask: Tensor, pooling: str) -> tuple[Tensor, Tensor]:
         return frames[:, :1] * one[:, :, None], one
     if pooling == "last":
         last = (mask.sum(1) - 1).clamp_min(0)  # (B,)
-        return frames[torch.arange(len(frames), device=frames.device), last][:, None] * one[:, :, None], one
+        return frames[counted(frames.shape[0], frames.device), last][:, None] * one[:, :, None], one
     mean = (frames * weights).sum(1, keepdim=True) / counts
     if pooling == "mean":
         return mean, one
@@ -49,7 +50,7 @@ def pool_layers(frames: Tensor, mask: Tensor, pooling: str, layers: int) -> tupl
     """As `pool`, for frames (B, T, L · D) of L layers side by side; so are the layers' results."""
     pooled, pooled_mask = pool(frames, mask, pooling)
     if pooling == "mean_std" and layers > 1:  # each layer's mean and deviation side by side
-        sides = pooled.view(len(pooled), 1, 2, layers, -1)
+        sides = pooled.view(pooled.shape[0], 1, 2, layers, -1)
         pooled = sides.transpose(2, 3).flatten(2)  # (B, 1, 2 L · D)
     return pooled, pooled_mask
 
@@ -93,6 +94,7 @@ class TrainedPart(nn.Module, ABC):
     """
 
     rate: float = 1.0
+    unexportable: str = ""  # why it cannot be exported as a graph; "" where it can
     reads_ids: bool = False  # whether inputs are names of things, such as token ids, that have no mean
 
     def __init__(
@@ -179,6 +181,20 @@ class TrainedPart(nn.Module, ABC):
         pooled, pooled_mask = pool_layers(frames.float(), mask, self.pooling, self.layer_count)
         features = pooled.new_zeros(len(present), *pooled.shape[1:]).index_copy(0, rows, pooled)
         return features, pooled_mask.new_zeros(len(present), pooled_mask.shape[1]).index_copy(0, rows, pooled_mask)
+
+    def in_one_pass(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward` in evaluation, with no step that depends on a value: it can be exported as a graph.
+
+        Args:
+            values: (B, T, I), of at least `shortest` steps, zero after the end.
+            lengths: (B,) how many of the T are data, at most `longest`; 0 where the utterance lacks the modality. Where
+                padding changes frames, all others have equal lengths.
+        """
+        lacks = lengths == 0
+        frames, counts = self.frames(self.scaled(values, lengths.clamp_min(1)), lengths.clamp_min(self.shortest))
+        mask = length_mask(counts, frames.shape[1])
+        pooled, pooled_mask = pool_layers(frames.float(), mask, self.pooling, self.layer_count)
+        return pooled.masked_fill(lacks[:, None, None], 0), pooled_mask & ~lacks[:, None]
 
     def nothing(self, device: torch.device) -> Tensor:
         """Zero (), of which every parameter that trains has a gradient: other ranks wait for it."""

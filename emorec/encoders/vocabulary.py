@@ -23,12 +23,12 @@ PADDING, UNKNOWN = 0, 1
 FIRST = 2  # number of the first word
 # a sign of a script without spaces, a word with its apostrophes, or one mark
 _CJK = "\u3040-\u30ff\u3400-\u9fff"
-_TOKEN = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])\w)+(?:'(?:(?![{_CJK}])\w)+)*|[^\w\s]")
+TOKEN_PATTERN = rf"[{_CJK}]|(?:(?![{_CJK}])\w)+(?:'(?:(?![{_CJK}])\w)+)*|[^\w\s]"
 
 
 def tokens_of(text: str) -> list[str]:
     """The words, in lower case, and the marks of a text; each Chinese or Japanese sign is a word."""
-    return _TOKEN.findall(text.lower().replace("’", "'"))
+    return re.findall(TOKEN_PATTERN, text.lower().replace("’", "'"))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -77,6 +77,9 @@ class WordNumbers(UtteranceEncoder):
     def load(self) -> None:
         assert self.words is not None
         self._numbers = {word: number for number, word in enumerate(self.words, start=FIRST)}
+
+    def as_part(self) -> None:
+        return None
 
     def features(self, source: Source) -> NDArray[Any]:
         numbers = [self._numbers.get(word, UNKNOWN) for word in tokens_of(read_text(source))[: self.max_length]]

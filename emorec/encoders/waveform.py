@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +16,8 @@ from emorec.encoders.below_cut import as_rows
 from emorec.encoders.encoder import Encoder, Inputs
 from emorec.encoders.log_mel import FLOOR
 from emorec.encoders.speech_part import FULL_SCALE
-from emorec.encoders.trained import Front
+from emorec.encoders.trained import Front, TrainedPart
+from emorec.layers import is_exported
 from emorec.media.audio import AudioSettings, read_audio
 from emorec.media.signal import mel_filters
 from emorec.media.source import Source
@@ -45,6 +47,9 @@ class Waveform(Encoder):
 
     def settings(self) -> dict[str, Any]:
         return {}
+
+    def as_part(self) -> None:
+        return None
 
     def read(self, source: Source) -> NDArray[np.int16]:
         return sixteen_bit(read_audio(source, self.media))
@@ -95,10 +100,51 @@ class LogMelFront(Front):
             values, lengths = self.augment(values, lengths.clamp_min(1), draw)
         frames = torch.div(lengths, self.hop, rounding_mode="floor") + 1
         sound = values[:, :, 0].float() / FULL_SCALE
-        points = len(self.window)
         with torch.autocast(sound.device.type, enabled=False):
+            powers = self._powers(sound).transpose(1, 2) @ self.filters  # (B, T, bands)
+        return powers.clamp_min(FLOOR).log(), length_mask(frames.masked_fill(missing, 0), powers.shape[1])
+
+    def _powers(self, sound: Tensor) -> Tensor:
+        """The power spectrogram (B, points / 2 + 1, T) of sound (B, S).
+
+        In an exported graph it is a convolution, since few formats have complex numbers.
+        """
+        points = len(self.window)
+        if not is_exported():
             spectrum = torch.stft(
                 sound, points, self.hop, points, self.window, pad_mode="constant", return_complex=True
             )
-            powers = spectrum.abs().square().transpose(1, 2) @ self.filters  # (B, T, bands)
-        return powers.clamp_min(FLOOR).log(), length_mask(frames.masked_fill(missing, 0), powers.shape[1])
+            return spectrum.abs().square()
+        parts = nn.functional.conv1d(sound[:, None], fourier_waves(points), stride=self.hop, padding=points // 2)
+        cosines, sines = parts.chunk(2, dim=1)
+        return cosines.square() + sines.square()
+
+
+@lru_cache(maxsize=4)
+def fourier_waves(points: int) -> Tensor:
+    """(points + 2, 1, points) the cosines and then the sines of a Fourier transform, times a Hann window."""
+    steps = 2 * np.pi / points * np.arange(points)
+    angles = np.outer(np.arange(points // 2 + 1), steps)
+    waves = np.concatenate([np.cos(angles), np.sin(angles)]) * (0.5 - 0.5 * np.cos(steps))
+    return torch.from_numpy(waves.astype(np.float32))[:, None]
+
+
+class LogMelPart(TrainedPart):
+    """`LogMel` as a network, of sound (N, S, 1) with the full scale of 16 bits; it has no weights.
+
+    Args:
+        rate, bands, window, hop: see `LogMelFront`.
+    """
+
+    def __init__(self, *, rate: int, bands: int, window: int, hop: int) -> None:
+        super().__init__()
+        self.bands = bands
+        self.spectrogram = LogMelFront(rate=rate, bands=bands, window=window, hop=hop, augment=None)
+
+    @property
+    def frame_dim(self) -> int:
+        return self.bands
+
+    def frames(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        frames, mask = self.spectrogram(values, length_mask(lengths, values.shape[1]))
+        return frames, mask.sum(1)

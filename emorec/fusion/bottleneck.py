@@ -56,7 +56,7 @@ class Bottleneck(Fusion):
         for modality, frames in features.items():
             projected = self.projections[modality](frames)
             sequences[modality] = projected + positions(frames.shape[1], self.hidden, frames.device)
-        rows, count = len(next(iter(mask.values()))), len(self.bottleneck)
+        rows, count = next(iter(mask.values())).shape[0], len(self.bottleneck)
         shared = self.bottleneck.expand(rows, -1, -1)  # (B, tokens, H)
         known = torch.ones_like(shared[:, :, 0], dtype=torch.bool)
         available = torch.stack([item.any(1) for item in mask.values()], dim=1)[:, :, None, None]  # (B, M, 1, 1)

@@ -1,6 +1,7 @@
 """The base class of fusions."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ class Fusion(nn.Module, ABC):
         width: of the sequences that `exchange` returns; `None` where it leaves them as they are.
     """
 
+    unexportable: ClassVar[str] = ""  # why it cannot be exported as a graph; "" where it can
     classifies = False  # whether it gives the logits itself, so that the model has no head
 
     def __init__(

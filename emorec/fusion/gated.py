@@ -30,6 +30,6 @@ class Gated(Fusion):
         dropped = {modality: self.dropout(vector) for modality, vector in vectors.items()}
         values = torch.stack([torch.tanh(self.values[name](vector)) for name, vector in dropped.items()], dim=1)
         gates = self.gate(torch.cat(list(dropped.values()), dim=1))
-        gates = gates.view(len(gates), len(vectors), self.hidden)  # (B, M H) -> (B, M, H)
+        gates = gates.view(gates.shape[0], len(vectors), self.hidden)  # (B, M H) -> (B, M, H)
         gates = gates.masked_fill(~self.stacked(present)[:, :, None], torch.finfo(gates.dtype).min).softmax(1)
         return FusionOutput(fused=(gates * values).sum(1), vectors=vectors)

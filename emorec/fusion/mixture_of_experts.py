@@ -65,7 +65,7 @@ class MixtureOfExperts(Fusion):
         scores = clean + torch.randn_like(clean) * spread if self.training else clean
         scores = scores.masked_fill(~available, MISSING)
         best = scores.topk(self.top, dim=1).indices
-        chosen = torch.zeros_like(available).scatter(1, best, True) & available
+        chosen = torch.zeros_like(clean).scatter(1, best, 1.0).bool() & available
         weights = scores.masked_fill(~chosen, torch.finfo(scores.dtype).min).softmax(1)  # (B, E)
         losses = self._losses(weights, clean, scores, spread, available) if self.training else {}
         return FusionOutput(fused=torch.einsum("be,beh->bh", weights, values), vectors=vectors, losses=losses)

@@ -5,10 +5,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from emorec.layers import is_exported
+
 
 def masked_mean(sequence: Tensor, mask: Tensor) -> Tensor:
     """(B, D), the mean of a sequence (B, T, D) where the mask (B, T) is true; zero for a row without such frames."""
-    if sequence.shape[1] == 1:
+    if sequence.shape[1] == 1 and not is_exported():
         return sequence.squeeze(1) * mask
     weights = mask[:, :, None].to(sequence.dtype)
     return (sequence * weights).sum(1) / weights.sum(1).clamp_min(1)

@@ -11,7 +11,7 @@ from emorec.dropout import Dropout
 from emorec.errors import UserError
 from emorec.fusion.fusion import Fusion
 from emorec.fusion.pooling import Pooling
-from emorec.layers import positions
+from emorec.layers import attend, positions
 
 
 class SelfAttention(Fusion):
@@ -72,7 +72,6 @@ class SelfAttention(Fusion):
     def _attended(self, tokens: Tensor, available: Tensor) -> Tensor:
         """The layer's output (B, S, H) for tokens (B, S, H), of which those (B, S) that are available count."""
         normed = self.first_norm(tokens)
-        attended, _ = self.attention(normed, normed, normed, key_padding_mask=~available, need_weights=False)
-        tokens = tokens + self.dropout(attended)
+        tokens = tokens + self.dropout(attend(self.attention, normed, normed, available))
         result: Tensor = tokens + self.dropout(self.feed_forward(self.second_norm(tokens)))
         return result

@@ -20,6 +20,7 @@ from emorec.batch import Batch, FusionOutput, ModelOutput
 from emorec.datamodules.loaders import BatchLoader
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError
+from emorec.layers import counted
 from emorec.losses.loss import Loss
 from emorec.models.lightning_overhead import FastModule
 from emorec.models.other_tasks import OtherTasks, TaskResult, joined
@@ -123,44 +124,64 @@ class EmotionModel(FastModule):
         With `model.normalisation=speaker` the batch carries its speakers' statistics.
         """
         features, masks, present = {}, dict(batch.mask), dict(batch.present)
-        for modality, projection in self.projection.items():
+        for modality in self.projection:
             if modality in self.encoder:
                 inputs = self._encoded(modality, batch, mixing)
             else:
                 values = self.normalisation[modality](batch.features[modality].float(), batch.statistics.get(modality))
                 inputs = _mixed(mixing, values, batch.mask[modality], batch.present[modality])
             values, masks[modality], present[modality] = inputs
-            if modality in self.layer_sum:
-                values = self.layer_sum[modality](values)
-            features[modality] = projection(values)
+            features[modality] = self.projected(modality, values)
         if self.training and self.modality_dropout and batch.draw is not None:
             present = drop_modalities(present, self.modality_dropout, batch.draw)
-        fusion = self._fused(features, masks, present, batch)
+        fusion = self.fused(features, masks, present, batch.layout, batch.speaker)
+        others = {} if self.others is None else self.others(fusion.fused)
+        return ModelOutput(logits={self.task.name: self.decided(fusion), **others}, fusion=fusion)
+
+    def projected(self, modality: str, features: Tensor) -> Tensor:
+        """Frames (B, T, H) of a modality's features (B, T, D), or (B, T, L · D) of several layers."""
+        if modality in self.layer_sum:
+            features = self.layer_sum[modality](features)
+        return cast(Tensor, self.projection[modality](features))
+
+    def decided(self, fusion: FusionOutput) -> Tensor:
+        """Logits (B, C) of the main task."""
         fused = fusion.fused.detach() if self.loss.detaches_head else fusion.fused
         logits = self.head(fused) if self.head is not None else fusion.decided
         assert logits is not None
-        others = {} if self.others is None else self.others(fusion.fused)
-        return ModelOutput(logits={self.task.name: logits, **others}, fusion=fusion)
+        return cast(Tensor, logits)
 
-    def _fused(
-        self, features: dict[str, Tensor], mask: dict[str, Tensor], present: dict[str, Tensor], batch: Batch
+    def fused(
+        self,
+        features: dict[str, Tensor],
+        mask: dict[str, Tensor],
+        present: dict[str, Tensor],
+        layout: Tensor | None,
+        speaker: Tensor | None,
     ) -> FusionOutput:
-        """The output of the fusion; with a context that of each turn in its dialogue.
+        """The output of the fusion; with a context that of each turn in its dialogue, in the order of the layout.
 
         A turn without any modality is a vector of zeros.
+
+        Args:
+            features: {modality: (B, T, H)} as `projected` gives them.
+            mask: {modality: (B, T)}, true where there is data.
+            present: {modality: (B,)}, true where the utterance has the modality.
+            layout: see `Batch`; not used without a context.
+            speaker: (B,); likewise.
         """
         if self.context is None:
             return cast(FusionOutput, self.fusion(features, mask, present))
-        if batch.layout is None:
+        if layout is None or speaker is None:
             raise ValueError("expected Batch.layout for a model with a context, got None")
         first = next(iter(present))
         absent = ~torch.stack(list(present.values())).any(0)  # (B,)
-        beginning = torch.arange(mask[first].shape[1], device=absent.device) == 0  # (T,)
+        beginning = counted(mask[first].shape[1], absent.device) == 0  # (T,)
         mask = {**mask, first: mask[first] | (absent[:, None] & beginning)}
         fusion = cast(FusionOutput, self.fusion(features, mask, {**present, first: present[first] | absent}))
         fused = fusion.fused.masked_fill(absent[:, None], 0)
-        known, rows = batch.layout >= 0, batch.layout.clamp_min(0)  # (D, U)
-        turns = self.context(fused[rows], known, batch.speaker[rows])  # (D, U, H)
+        known, rows = layout >= 0, layout.clamp_min(0)  # (D, U)
+        turns = self.context(fused[rows], known, speaker[rows])  # (D, U, H)
         return replace(fusion, fused=turns[known])
 
     def _encoded(self, modality: str, batch: Batch, mixing: Mixing | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,7 @@ CONFIGS = config_folder()
 REQUIRED = {
     "evaluate": ["run=0123456789ab"],
     "predict": ["run=0123456789ab", "input=clips"],
+    "export": ["run=0123456789ab", "to=folder"],
     "tune": ["study.name=first"],
 }  # what a command line must give
 PARTS = ("media", "missing", "search")  # groups that other groups or another command compose

@@ -259,7 +259,7 @@ def test_windows_of_log_mel_bands_are_those_of_the_sound(checkpoints: TinyCheckp
     """0.5003 s are 50.03 hops: the last frame of a window is begun, and belongs to it."""
     encoder = trained("audio/whisper_base", checkpoints, max_seconds=0.5003)
     encoder.load()
-    rows = encoder._bands(voice(0.5003, 140, 0))
+    rows = encoder.bands_of(voice(0.5003, 140, 0))
     part = encoder.trained()
     assert part is not None
     assert part.longest == len(rows)

@@ -1,0 +1,149 @@
+"""The model card of an export."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from emorec import __version__
+from emorec.inference.export.graph import ExportGraph
+from emorec.inference.export.graph_input import MEANING, GraphInput
+from emorec.inference.loaded_run import LoadedRun
+from emorec.runs.results import remarks, scalar_metrics
+
+SPLITS = ("val", "test")
+LIMITS = """\
+The model repeats how the raters of its corpus named emotions in recordings of that corpus. It does not measure what a
+person feels. Scores fall on other languages, ages, microphones, cameras and settings; test it on your own data first.
+
+Out of scope: decisions about people, and inferring emotions at work or in education, which the European Union's AI Act
+(Regulation 2024/1689, Article 5) prohibits but for medical or safety reasons."""
+OPTIMUM = {"batch": (1, 1, 32), "dialogues": (1, 1, 4), "turns": (1, 8, 64)}  # least, best and most for TensorRT
+STEPS = {"features": 64, "tokens": 32, "sound": 48_000, "bands": 300, "frames": 16}
+
+
+def card_of(run: LoadedRun, graph: ExportGraph, form: str) -> str:
+    """The text of the folder's `README.md`."""
+    record, task = run.record, graph.model.task
+    parts = [
+        f"# Emotion recognition: run {record.run_id}",
+        f"A model of emorec {__version__}, exported as {form}. It predicts `{task.name}` ({task.kind}) from "
+        f"{_listed([item.name for item in graph.inputs])}.",
+        "## Use",
+        _use(form),
+        "## Inputs",
+        _inputs(graph),
+        "## Labels",
+        ", ".join(f"`{label}`" for label in task.labels),
+        "## Data and protocol",
+        _data(run),
+        "## Results",
+        _results(run),
+        "## Limits and use that is out of scope",
+        LIMITS,
+        "## Licence",
+        "Not stated by the run. The licences of its corpus and of its pretrained checkpoints bind what was trained on "
+        "them.",
+        "## Origin",
+        _origin(run),
+    ]
+    if form == "onnx":
+        parts += ["## TensorRT", _tensorrt(graph)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _use(form: str) -> str:
+    if form != "onnx":
+        return "`preprocess.json` says what the inputs are, `selftest.npz` holds some with the outputs of the run."
+    return (
+        "```bash\npip install numpy onnxruntime\npython infer.py             # tests the model against its run\n"
+        "python infer.py inputs.npz  # a line of JSON for each row\n```\n\n"
+        "`preprocess.json` says how media become the arrays of `inputs.npz`; `sha256sum --check sha256.txt` checks the "
+        "files."
+    )
+
+
+def _inputs(graph: ExportGraph) -> str:
+    rows = ["| name | type | axes | |", "|---|---|---|---|"]
+    for item in graph.inputs:
+        axes = ", ".join(str(axis) for axis in item.axes)
+        rows.append(f"| `{item.name}` | {item.dtype} | {axes} | {MEANING[item.kind]}{_bounds(item)} |")
+        rows.append(f"| `{item.lengths}` | int64 | batch | how many of the steps are data; 0 where it is missing |")
+    if graph.model.context is not None:
+        rows.append("| `layout` | int64 | dialogues, turns | rows of the turns of whole dialogues, -1 for padding |")
+        rows.append("| `speakers` | int64 | batch | a number for each speaker, -1 where unknown |")
+    outputs = _listed([f"`{name}`" for name in graph.outputs])
+    return "\n".join(rows) + f"\n\nOutputs: {outputs} (batch, {len(graph.model.task.labels)})."
+
+
+def _bounds(item: GraphInput) -> str:
+    bounds = [f"at least {item.shortest} steps, padded with zeros"] if item.shortest > 1 else []
+    bounds += [f"at most {item.longest}"] if item.longest is not None else []
+    bounds += [] if item.pads_exactly else ["all of one length, since padding changes the result"]
+    return f" ({'; '.join(bounds)})" if bounds else ""
+
+
+def _data(run: LoadedRun) -> str:
+    dataset = run.config.get("dataset", {})
+    chosen = {key: dataset.get(key) for key in ("task", "protocol", "fold") if dataset.get(key) is not None}
+    name = run.record.choices.get("dataset") or str(dataset.get("_target_", "")).rpartition(".")[2]
+    lines = [f"- corpus: {name}", *(f"- {key}: {value}" for key, value in chosen.items())]
+    lines += [f"- {key}: {value}" for key, value in run.record.data.items() if isinstance(value, str | int)]
+    lines += [f"- {remark}" for remark in remarks(run.record)]
+    if run.config.get("model", {}).get("normalisation") == "speaker":
+        lines.append("- the graph normalises by the statistics of the training split, since who speaks is not known")
+    return "\n".join(lines)
+
+
+def _results(run: LoadedRun) -> str:
+    scores = scalar_metrics(run.metrics)
+    splits = [split for split in SPLITS if any(name.startswith(f"{split}/") for name in scores)]
+    names = sorted({name.partition("/")[2] for name in scores if name.partition("/")[0] in splits})
+    rows = [f"| | {' | '.join(splits)} |", "|---" * (1 + len(splits)) + "|"]
+    for name in names:
+        values = (f"{scores[f'{split}/{name}']:.4f}" if f"{split}/{name}" in scores else "" for split in splits)
+        rows.append(f"| {name} | {' | '.join(values)} |")
+    return "\n".join(rows)
+
+
+def _origin(run: LoadedRun) -> str:
+    record = run.record
+    versions: Mapping[str, Any] = record.provenance
+    commit = versions.get("git_commit") or versions.get("commit")
+    lines = [f"- run: {record.run_id}, {record.selected}, seed {record.seed}", f"- trained: {record.started}"]
+    lines.append(f"- command: `emorec train {' '.join(record.overrides)}`".replace(" `", " `", 1))
+    lines += [f"- commit of emorec: {commit}"] if commit else []
+    return "\n".join(lines)
+
+
+def _tensorrt(graph: ExportGraph) -> str:
+    shapes = [",".join(f"{name}:{size}" for name, size in sizes_of(graph, which).items()) for which in range(3)]
+    flags = zip(("min", "opt", "max"), shapes, strict=True)
+    lines = [
+        "trtexec --onnx=model.onnx --saveEngine=model.plan --memPoolSize=workspace:4096",
+        *(f"  --{name}Shapes={shape}" for name, shape in flags),
+    ]
+    return "On a machine with TensorRT and a GPU:\n\n```bash\n" + " \\\n".join(lines) + "\n```"
+
+
+def sizes_of(graph: ExportGraph, which: int) -> dict[str, str]:
+    """{input: its shape, such as 1x64x256} for an engine: the least (0), the best (1) or the largest (2) sizes."""
+    sizes = {}
+    for item in graph.inputs:
+        steps = _steps(item, which)
+        batch = OPTIMUM["batch"][which]
+        sizes[item.name] = "x".join(str(size) for size in (batch, steps, *item.sizes))
+        sizes[item.lengths] = str(batch)
+    if graph.model.context is not None:
+        sizes["layout"] = f"{OPTIMUM['dialogues'][which]}x{OPTIMUM['turns'][which]}"
+        sizes["speakers"] = str(OPTIMUM["batch"][which])
+    return sizes
+
+
+def _steps(item: GraphInput, which: int) -> int:
+    if item.steps is not None:
+        return item.steps
+    most = item.longest or 10 * STEPS[item.kind]
+    return (item.shortest, min(STEPS[item.kind], most), most)[which]

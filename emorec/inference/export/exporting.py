@@ -1,0 +1,121 @@
+"""One export, from a run to its folder."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from emorec.config.schema import ExportConfig
+from emorec.errors import UserError
+from emorec.inference.export.card import card_of
+from emorec.inference.export.example import Example, make_example
+from emorec.inference.export.files import (
+    preprocess_text,
+    write_labels,
+    write_program,
+    write_self_test,
+    write_tokenizers,
+)
+from emorec.inference.export.folder import new_folder, require_new
+from emorec.inference.export.graph import ExportGraph, check_exportable
+from emorec.inference.export.onnx_file import DIGEST, Session, onnx_bytes, require_onnx
+from emorec.inference.export.parity import Parity, check_parity
+from emorec.inference.export.port import Port, ports_of
+from emorec.inference.loaded_run import LoadedRun, load_run
+from emorec.runs.backbones import check_checkpoint
+
+if TYPE_CHECKING:
+    from emorec.encoders.trained import TrainedPart
+
+ONNX = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A run as a graph, with what it is compared by.
+
+    Attributes:
+        run: the run.
+        graph: in evaluation mode, on the CPU.
+        ports: {modality: its port}.
+        example: inputs by which the graph is traced, and which the folder's self-test repeats.
+        preprocess: the text of `preprocess.json`.
+    """
+
+    run: LoadedRun
+    graph: ExportGraph
+    ports: Mapping[str, Port]
+    example: Example
+    preprocess: str
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What a model file says about its origin."""
+        return {DIGEST: sha256(self.preprocess.encode()).hexdigest(), "run": self.run.record.run_id}
+
+
+def export_run(config: ExportConfig) -> str:
+    """Writes the folder of a run, and returns lines that say what is in it.
+
+    Raises:
+        UserError: there is no such run, it cannot be exported, or the graph differs from it.
+    """
+    target = config.to.expanduser().absolute()
+    require_new(target)
+    write = WRITERS[config.format]
+    if config.format in ("onnx", "tensorrt"):
+        require_onnx()
+    run = load_run(config.run, checkpoints=config.paths.checkpoints)
+    exported = graph_of(run, config)
+    with new_folder(target) as folder:
+        parity = write(folder, exported)
+        (folder / "preprocess.json").write_text(exported.preprocess)
+        write_labels(folder, exported.graph)
+        write_self_test(folder, exported.graph, exported.ports, exported.example)
+        write_tokenizers(folder, exported.ports)
+        (folder / "README.md").write_text(card_of(run, exported.graph, config.format))
+    size = sum(path.stat().st_size for path in target.iterdir()) / 1e6
+    line = f"run {run.record.run_id}: {config.format}, {size:.1f} MB  {target}"
+    close = f"largest difference from the run {parity.difference:.1e} over {parity.batches} batches ({parity.where})"
+    return f"{line}\n{close}"
+
+
+def graph_of(run: LoadedRun, config: ExportConfig) -> Exported:
+    """The graph of a run.
+
+    Raises:
+        UserError: the run predicts nothing, a part of it cannot be exported, or a checkpoint has changed.
+    """
+    if run.task.kind == "self_supervised":
+        raise UserError(
+            f"expected a run that predicts something, got {run.record.run_id}, which was trained without labels"
+        )
+    for encoder in run.encoders.values():
+        check_checkpoint(run.record, encoder)
+        encoder.views = 0
+    model = run.model.requires_grad_(False)
+    check_exportable(model)
+    parts: dict[str, TrainedPart] = dict(model.encoder.items())  # type: ignore[arg-type]
+    ports = ports_of(run.encoders, parts, run.widths, config.reads)
+    graph = ExportGraph(model, {name: port.reading for name, port in ports.items()}).eval()
+    example = make_example(ports, model, rows=3, size=1, generator=np.random.default_rng(0))
+    return Exported(run, graph, ports, example, preprocess_text(graph, ports, run.record.run_id))
+
+
+def write_onnx(folder: Path, exported: Exported) -> Parity:
+    """`model.onnx` and `infer.py`.
+
+    Raises:
+        UserError: the graph cannot be expressed in ONNX, or differs from the run.
+    """
+    content = onnx_bytes(exported.graph, exported.example.tensors, exported.metadata)
+    parity = check_parity(exported.graph, exported.ports, Session(content))
+    (folder / ONNX).write_bytes(content)
+    write_program(folder)
+    return parity
+
+
+WRITERS: Mapping[str, Callable[[Path, Exported], Parity]] = {"onnx": write_onnx}

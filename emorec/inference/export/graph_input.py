@@ -1,0 +1,71 @@
+"""What an exported graph takes of one modality."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["features", "tokens", "sound", "bands", "frames"]
+TYPES: Mapping[Kind, str] = {
+    "features": "float32",
+    "tokens": "int64",
+    "sound": "float32",
+    "bands": "float32",
+    "frames": "uint8",
+}
+MEANING: Mapping[Kind, str] = {
+    "features": "features of the encoder, one row a time step",
+    "tokens": "numbers of the tokens of a text",
+    "sound": "one channel of sound with the full scale -1 to 1",
+    "bands": "log mel bands as the feature extractor of Whisper computes them, one row a time step",
+    "frames": "RGB pictures with pixels from 0 to 255",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphInput:
+    """The values of one modality (B, T, …). `<name>_lengths` (B,) int64 says how many of the T are data.
+
+    Attributes:
+        name: the modality.
+        kind: what the values are, a key of `MEANING`.
+        sizes: of the dimensions after time.
+        steps: T where it is fixed, else `None`.
+        shortest: the least T; a shorter input is padded with zeros.
+        longest: the largest length; `None` where only memory limits it.
+        pads_exactly: whether padding changes nothing; else all inputs of a batch have one length.
+        vocabulary: number of tokens, for kind "tokens".
+        settings: how media become values.
+    """
+
+    name: str
+    kind: Kind
+    sizes: tuple[int, ...] = ()
+    steps: int | None = None
+    shortest: int = 1
+    longest: int | None = None
+    pads_exactly: bool = True
+    vocabulary: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> str:
+        """The name of the tensor of lengths."""
+        return f"{self.name}_lengths"
+
+    @property
+    def dtype(self) -> str:
+        """The type of the values."""
+        return TYPES[self.kind]
+
+    @property
+    def axes(self) -> tuple[str | int, ...]:
+        """The names of dimensions that vary, and the sizes of the others."""
+        return ("batch", f"{self.name}_time" if self.steps is None else self.steps, *self.sizes)
+
+    def described(self) -> dict[str, Any]:
+        """It as plain data."""
+        own = asdict(self)
+        described = {key: own[key] for key in ("name", "kind", "shortest", "longest", "pads_exactly", "settings")}
+        shape = {"lengths": self.lengths, "dtype": self.dtype, "axes": list(self.axes), "is": MEANING[self.kind]}
+        vocabulary = {} if self.vocabulary is None else {"vocabulary": self.vocabulary}
+        return {**described, **shape, **vocabulary}
