@@ -1,6 +1,6 @@
 """The model card of an export."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emorec import __version__
@@ -17,6 +17,14 @@ person feels. Scores fall on other languages, ages, microphones, cameras and set
 Out of scope: decisions about people, and inferring emotions at work or in education, which the European Union's AI Act
 (Regulation 2024/1689, Article 5) prohibits but for medical or safety reasons."""
 OPTIMUM = {"batch": (1, 1, 32), "dialogues": (1, 1, 4), "turns": (1, 8, 64)}  # least, best and most for TensorRT
+LOADERS = {  # of the files of torch
+    "torch": 'torch.export.load("model.pt2").module()',
+    "torchscript": 'torch.jit.load("model.pt")',
+}
+HUB_FILES = (
+    "`model.safetensors` holds the weights of the run by component, and `config.json` its settings; transformers has no "
+    "class for them, since layers with GELU and a fusion lie between the encoders and the classes."
+)
 STEPS = {"features": 64, "tokens": 32, "sound": 48_000, "bands": 300, "frames": 16}
 
 
@@ -28,7 +36,7 @@ def card_of(run: LoadedRun, graph: ExportGraph, form: str) -> str:
         f"A model of emorec {__version__}, exported as {form}. It predicts `{task.name}` ({task.kind}) from "
         f"{_listed([item.name for item in graph.inputs])}.",
         "## Use",
-        _use(form),
+        _use(form, graph.names),
         "## Inputs",
         _inputs(graph),
         "## Labels",
@@ -45,7 +53,7 @@ def card_of(run: LoadedRun, graph: ExportGraph, form: str) -> str:
         "## Origin",
         _origin(run),
     ]
-    if form == "onnx":
+    if form not in LOADERS:
         parts += ["## TensorRT", _tensorrt(graph)]
     return "\n\n".join(parts) + "\n"
 
@@ -54,14 +62,19 @@ def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _use(form: str) -> str:
-    if form != "onnx":
-        return "`preprocess.json` says what the inputs are, `selftest.npz` holds some with the outputs of the run."
+def _use(form: str, names: Sequence[str]) -> str:
+    said = (
+        "`preprocess.json` says how media become these arrays, `selftest.npz` holds some with the outputs of the run."
+    )
+    if form in LOADERS:
+        order = ", ".join(names)
+        loader = LOADERS[form]
+        return f"```python\nimport torch\n\nmodel = {loader}\noutputs = model({order})  # tensors\n```\n\n{said}"
     return (
         "```bash\npip install numpy onnxruntime\npython infer.py             # tests the model against its run\n"
         "python infer.py inputs.npz  # a line of JSON for each row\n```\n\n"
         "`preprocess.json` says how media become the arrays of `inputs.npz`; `sha256sum --check sha256.txt` checks the "
-        "files."
+        "files." + (f" {HUB_FILES}" if form == "huggingface" else "")
     )
 
 

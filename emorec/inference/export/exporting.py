@@ -10,6 +10,7 @@ import numpy as np
 
 from emorec.config.schema import ExportConfig
 from emorec.errors import UserError
+from emorec.inference.export import torch_files
 from emorec.inference.export.card import card_of
 from emorec.inference.export.example import Example, make_example
 from emorec.inference.export.files import (
@@ -21,16 +22,21 @@ from emorec.inference.export.files import (
 )
 from emorec.inference.export.folder import new_folder, require_new
 from emorec.inference.export.graph import ExportGraph, check_exportable
+from emorec.inference.export.huggingface import card_header, write_weights
 from emorec.inference.export.onnx_file import DIGEST, Session, onnx_bytes, require_onnx
 from emorec.inference.export.parity import Parity, check_parity
 from emorec.inference.export.port import Port, ports_of
+from emorec.inference.export.quantization import calibration_inputs, compare, quantized
+from emorec.inference.export.tensorrt import engine_of, require_tensorrt
+from emorec.inference.export.validation import ValidationInputs
 from emorec.inference.loaded_run import LoadedRun, load_run
 from emorec.runs.backbones import check_checkpoint
+from emorec.storage.atomic import strict_json
 
 if TYPE_CHECKING:
     from emorec.encoders.trained import TrainedPart
 
-ONNX = "model.onnx"
+ONNX, SMALL = "model.onnx", "model.int8.onnx"
 
 
 @dataclass(frozen=True)
@@ -66,21 +72,40 @@ def export_run(config: ExportConfig) -> str:
     target = config.to.expanduser().absolute()
     require_new(target)
     write = WRITERS[config.format]
-    if config.format in ("onnx", "tensorrt"):
+    if config.format not in ("torch", "torchscript"):
         require_onnx()
+    if config.format == "tensorrt":
+        require_tensorrt()
     run = load_run(config.run, checkpoints=config.paths.checkpoints)
     exported = graph_of(run, config)
     with new_folder(target) as folder:
         parity = write(folder, exported)
+        lines = [] if config.quantize is None else [_quantize(folder, exported, config)]
         (folder / "preprocess.json").write_text(exported.preprocess)
         write_labels(folder, exported.graph)
         write_self_test(folder, exported.graph, exported.ports, exported.example)
         write_tokenizers(folder, exported.ports)
-        (folder / "README.md").write_text(card_of(run, exported.graph, config.format))
+        header = card_header(run, exported.graph) if config.format == "huggingface" else ""
+        (folder / "README.md").write_text(header + card_of(run, exported.graph, config.format))
     size = sum(path.stat().st_size for path in target.iterdir()) / 1e6
     line = f"run {run.record.run_id}: {config.format}, {size:.1f} MB  {target}"
     close = f"largest difference from the run {parity.difference:.1e} over {parity.batches} batches ({parity.where})"
-    return f"{line}\n{close}"
+    return "\n".join([line, close, *lines])
+
+
+def _quantize(folder: Path, exported: Exported, config: ExportConfig) -> str:
+    """Writes `model.int8.onnx` and `quantization.json`; returns a line that compares both models.
+
+    Raises:
+        UserError: the run's corpus cannot be read.
+    """
+    validation = ValidationInputs(exported.run, exported.ports, config)
+    content = (folder / ONNX).read_bytes()
+    small, method = quantized(content, lambda: calibration_inputs(validation))
+    (folder / SMALL).write_bytes(small)
+    found = compare({"float32": content, "int8": small}, validation, exported.graph.model.task, method)
+    (folder / "quantization.json").write_text(strict_json(found.as_json()) + "\n")
+    return found.line()
 
 
 def graph_of(run: LoadedRun, config: ExportConfig) -> Exported:
@@ -118,4 +143,39 @@ def write_onnx(folder: Path, exported: Exported) -> Parity:
     return parity
 
 
-WRITERS: Mapping[str, Callable[[Path, Exported], Parity]] = {"onnx": write_onnx}
+def write_torchscript(folder: Path, exported: Exported) -> Parity:
+    """`model.pt`; raises as `write_onnx` does."""
+    loaded = torch_files.write_torchscript(
+        folder / "model.pt", exported.graph, exported.example.tensors, exported.metadata
+    )
+    return check_parity(exported.graph, exported.ports, loaded)
+
+
+def write_torch(folder: Path, exported: Exported) -> Parity:
+    """`model.pt2`; raises as `write_onnx` does."""
+    loaded = torch_files.write_program(
+        folder / "model.pt2", exported.graph, exported.example.tensors, exported.metadata
+    )
+    return check_parity(exported.graph, exported.ports, loaded)
+
+
+def write_huggingface(folder: Path, exported: Exported) -> Parity:
+    """As `write_onnx`, and the weights and the config of the run; raises as it does."""
+    write_weights(folder, exported.run, exported.graph)
+    return write_onnx(folder, exported)
+
+
+def write_tensorrt(folder: Path, exported: Exported) -> Parity:
+    """As `write_onnx`, and an engine for this machine's GPU; raises as it does."""
+    parity = write_onnx(folder, exported)
+    (folder / "model.plan").write_bytes(engine_of((folder / ONNX).read_bytes(), exported.graph))
+    return parity
+
+
+WRITERS: Mapping[str, Callable[[Path, Exported], Parity]] = {
+    "onnx": write_onnx,
+    "torch": write_torch,
+    "torchscript": write_torchscript,
+    "huggingface": write_huggingface,
+    "tensorrt": write_tensorrt,
+}

@@ -1,0 +1,231 @@
+"""ONNX with weights of 8 bits: dynamic, and static for convolutions, whose inputs are calibrated on validation."""
+
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from emorec.datasets.utterance import Task
+from emorec.inference.export.example import Array
+from emorec.inference.export.onnx_file import Session
+from emorec.inference.export.validation import LabelledInputs
+from emorec.metrics.classification import confusion_matrix, uar
+from emorec.metrics.regression import concordance
+
+DYNAMIC = ("MatMul", "Gemm", "LSTM", "Attention", "Gather")  # Gather: tables of embeddings
+STATIC = ("Conv", "MatMul", "Gemm")
+CLIPS = 200  # that convolutions are calibrated on
+ROUNDS = 7  # of measuring the time
+EXACT = ("/front/", "/spectrogram/")  # in the names of nodes that stay as they are: log mel bands
+LEAST_WEIGHTS = 256  # numbers of a convolution; those of smaller ones are not worth it
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What 8 bits change.
+
+    Attributes:
+        method: which operators were quantised, and how.
+        bytes: {"float32" or "int8": size of the file}.
+        size_ratio: how many times smaller the file is.
+        score: name of the score on validation.
+        scores: {"float32" or "int8": the score}.
+        utterances: number of those that were scored.
+        seconds: {"float32" or "int8": median time of a batch}.
+        speed_ratio: how many times faster it is on this machine's CPU.
+        batch: utterances of this batch.
+    """
+
+    method: str
+    bytes: dict[str, int]
+    size_ratio: float
+    score: str
+    scores: dict[str, float]
+    utterances: int
+    seconds: dict[str, float]
+    speed_ratio: float
+    batch: int
+
+    def as_json(self) -> dict[str, Any]:
+        """It as plain data."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """It in words."""
+        sizes = f"{self.bytes['float32'] / 1e6:.2f} to {self.bytes['int8'] / 1e6:.2f} MB"
+        scores = f"{self.scores['float32']:.4f} to {self.scores['int8']:.4f}"
+        return (
+            f"int8 ({self.method}): {self.size_ratio:.2f} times smaller ({sizes}), val/{self.score} {scores} "
+            f"({self.utterances} utterances), {self.speed_ratio:.2f} times as fast (batches of {self.batch})"
+        )
+
+
+def quantized(content: bytes, inputs: Callable[[], Iterable[Mapping[str, Array]]]) -> tuple[bytes, str]:
+    """An ONNX file with weights of 8 bits, and how that was done.
+
+    Args:
+        content: the file in float32.
+        inputs: gives batches {name: input} to calibrate convolutions with.
+    """
+    import onnx
+
+    model = onnx.load_from_string(content)
+    with tempfile.TemporaryDirectory(prefix="emorec_export_") as folder, without_advice():
+        method = _quantize(model, Path(folder), inputs)
+        small = onnx.load(Path(folder) / "small.onnx")
+    del small.metadata_props[:]
+    small.metadata_props.extend(model.metadata_props)
+    result: bytes = small.SerializeToString()
+    return result, method
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Within the block onnxruntime's advice, which it gives by the root logger, is not printed."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _quantize(model: Any, folder: Path, inputs: Callable[[], Iterable[Mapping[str, Array]]]) -> str:
+    """Writes `small.onnx` and returns how it was made."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    exact = [node.name for node in model.graph.node if any(part in node.name for part in EXACT)]
+    options: dict[str, Any] = {"per_channel": True, "reduce_range": not has_vnni(), "nodes_to_exclude": exact}
+    last = folder / "small.onnx"
+    if not _has_convolutions(model, exact):
+        quantize_dynamic(model, last, op_types_to_quantize=list(DYNAMIC), weight_type=QuantType.QInt8, **options)
+        return "dynamic"
+    middle = folder / "static.onnx"
+    _quantize_convolutions(model, middle, inputs, options)
+    rest = [name for name in DYNAMIC if name not in STATIC]
+    quantize_dynamic(middle, last, op_types_to_quantize=rest, weight_type=QuantType.QInt8, **options)
+    return f"static after {CLIPS} clips at most, recurrent layers dynamic"
+
+
+def _quantize_convolutions(
+    model: Any, path: Path, inputs: Callable[[], Iterable[Mapping[str, Array]]], options: Mapping[str, Any]
+) -> None:
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    quantize_static(
+        model,
+        path,
+        _Calibration(inputs(), {item.name for item in model.graph.input}),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=list(STATIC),
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod.MinMax,
+        extra_options={"MatMulConstBOnly": True},
+        **options,
+    )
+
+
+def _has_convolutions(model: Any, exact: list[str]) -> bool:
+    """Whether most of what is left to quantise are the weights of convolutions."""
+    sizes = {item.name: int(np.prod(item.dims)) for item in model.graph.initializer}
+    of_convolutions = [
+        sum(sizes.get(name, 0) for name in node.input)
+        for node in model.graph.node
+        if node.op_type == "Conv" and node.name not in exact
+    ]
+    return any(size >= LEAST_WEIGHTS for size in of_convolutions)
+
+
+def has_vnni() -> bool:
+    """Whether the CPU multiplies numbers of 8 bits without overflow; else weights take 7 bits."""
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+class _Calibration:
+    """Batches one after the other, as onnxruntime asks for them.
+
+    Args:
+        batches: {name: input}.
+        names: of the inputs that the graph reads.
+    """
+
+    def __init__(self, batches: Iterable[Mapping[str, Array]], names: set[str]) -> None:
+        self._batches, self._names = iter(batches), names
+
+    def get_next(self) -> dict[str, Array] | None:
+        """The next batch; `None` after the last."""
+        batch = next(self._batches, None)
+        return None if batch is None else {name: value for name, value in batch.items() if name in self._names}
+
+
+def calibration_inputs(batches: Iterable[LabelledInputs]) -> Iterator[dict[str, Array]]:
+    """The inputs of the first batches, of `CLIPS` utterances together."""
+    count = 0
+    for batch in batches:
+        if count >= CLIPS:
+            return
+        count += len(batch.target)
+        yield batch.tensors
+
+
+def compare(
+    content: Mapping[str, bytes], batches: Iterable[LabelledInputs], task: Task, method: str, *, threads: int = 0
+) -> Quantization:
+    """Compares {"float32": file, "int8": file} on the validation split."""
+    sessions = {name: Session(file, threads=threads) for name, file in content.items()}
+    found: dict[str, list[Array]] = {name: [] for name in sessions}
+    targets: list[Array] = []
+    first: LabelledInputs | None = None
+    for batch in batches:
+        first = first or batch
+        targets.append(batch.target[batch.known])
+        for name, session in sessions.items():
+            found[name].append(session(batch.tensors)[0][batch.known])
+    assert first is not None
+    target = np.concatenate(targets)
+    score = "ccc" if task.kind == "regression" else "uar"
+    seconds = _seconds(sessions, first.tensors)
+    sizes = {name: len(file) for name, file in content.items()}
+    return Quantization(
+        method=method,
+        bytes=sizes,
+        size_ratio=sizes["float32"] / sizes["int8"],
+        score=score,
+        scores={name: _score(task, np.concatenate(values), target) for name, values in found.items()},
+        utterances=len(target),
+        seconds=seconds,
+        speed_ratio=seconds["float32"] / seconds["int8"],
+        batch=len(first.target),
+    )
+
+
+def _score(task: Task, outputs: Array, target: Array) -> float:
+    """The score of probabilities (N, C), or of values (N, K), for targets (N,) or (N, K)."""
+    values, wanted = torch.from_numpy(outputs), torch.from_numpy(target)
+    if task.kind == "regression":
+        pairs = zip(wanted.reshape(len(wanted), -1).T, values.T, strict=True)
+        return float(torch.stack([concordance(*pair) for pair in pairs]).mean())
+    return float(uar(confusion_matrix(wanted, values.argmax(1), len(task.labels))))
+
+
+def _seconds(sessions: Mapping[str, Session], tensors: Mapping[str, Array]) -> dict[str, float]:
+    """{name: median time of a batch}, measured in turn."""
+    taken: dict[str, list[float]] = {name: [] for name in sessions}
+    for _ in range(ROUNDS + 1):
+        for name, session in sessions.items():
+            started = time.perf_counter()
+            session(tensors)
+            taken[name].append(time.perf_counter() - started)
+    return {name: statistics.median(times[1:]) for name, times in taken.items()}
