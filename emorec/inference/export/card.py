@@ -22,8 +22,8 @@ LOADERS = {  # of the files of torch
     "torchscript": 'torch.jit.load("model.pt")',
 }
 HUB_FILES = (
-    "`model.safetensors` holds the weights of the run by component, and `config.json` its settings; transformers has no "
-    "class for them, since layers with GELU and a fusion lie between the encoders and the classes."
+    "`model.safetensors` holds the weights of the run by component, and `config.json` its settings; transformers has "
+    "no class for them, since layers with GELU and a fusion lie between the encoders and the classes."
 )
 STEPS = {"features": 64, "tokens": 32, "sound": 48_000, "bands": 300, "frames": 16}
 
@@ -69,7 +69,10 @@ def _use(form: str, names: Sequence[str]) -> str:
     if form in LOADERS:
         order = ", ".join(names)
         loader = LOADERS[form]
-        return f"```python\nimport torch\n\nmodel = {loader}\noutputs = model({order})  # tensors\n```\n\n{said}"
+        return (
+            f"```python\nimport torch\n\nmodel = {loader}\nwith torch.inference_mode():\n"
+            f"    outputs = model({order})  # tensors\n```\n\n{said}"
+        )
     return (
         "```bash\npip install numpy onnxruntime\npython infer.py             # tests the model against its run\n"
         "python infer.py inputs.npz  # a line of JSON for each row\n```\n\n"

@@ -121,7 +121,7 @@ def graph_of(run: LoadedRun, config: ExportConfig) -> Exported:
     for encoder in run.encoders.values():
         check_checkpoint(run.record, encoder)
         encoder.views = 0
-    model = run.model.requires_grad_(False)
+    model = run.model
     check_exportable(model)
     parts: dict[str, TrainedPart] = dict(model.encoder.items())  # type: ignore[arg-type]
     ports = ports_of(run.encoders, parts, run.widths, config.reads)

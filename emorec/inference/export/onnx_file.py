@@ -1,6 +1,8 @@
 """ONNX: the graph as a file, and its session in onnxruntime."""
 
 import io
+import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from emorec.inference.export.example import Array
 from emorec.inference.export.graph import ExportGraph
 
 OPSET = 17
+LEAST_WEIGHTS = 64  # numbers of a tensor of weights
 DIGEST = "preprocess_sha256"  # key of the metadata
 
 
@@ -60,7 +63,7 @@ def onnx_bytes(graph: ExportGraph, example: Mapping[str, Array], metadata: Mappi
 
     tensors = tuple(torch.from_numpy(example[name]) for name in graph.names)
     stream = io.BytesIO()
-    with plain_attention(), torch.no_grad():
+    with plain_attention(), torch.no_grad(), _silent_stderr():
         try:
             torch.onnx.export(
                 graph,
@@ -75,12 +78,40 @@ def onnx_bytes(graph: ExportGraph, example: Mapping[str, Array], metadata: Mappi
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise UserError(f"expected a model that can be expressed in ONNX, got one that cannot: {error}") from error
     model = onnx.load_from_string(stream.getvalue())
+    _name_weights(model.graph)
     for key, value in metadata.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()
     return content
+
+
+def _name_weights(graph: Any) -> None:
+    """Turns constants with many numbers into initializers: weights, as tools that change a file know them."""
+    for node in list(graph.node):
+        if node.op_type != "Constant" or node.attribute[0].name != "value":
+            continue
+        tensor = node.attribute[0].t
+        if np.prod(tensor.dims) < LEAST_WEIGHTS:
+            continue
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+        graph.node.remove(node)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Within the block nothing reaches stderr, to which torch writes advice from C++; errors are exceptions."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class Session:
