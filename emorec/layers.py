@@ -39,6 +39,14 @@ def counted(count: int, device: torch.device) -> Tensor:
     return torch.arange(count, device=device)
 
 
+def within(size: int, *, least: int | None = None, most: int | None = None) -> int:
+    """A size that is raised to the least, or lowered to the most; where it is traced, so is that."""
+    if isinstance(size, Tensor):
+        return size.clamp(least, most)  # type: ignore[return-value]
+    size = size if least is None else max(size, least)
+    return size if most is None else min(size, most)
+
+
 def at_least_float(values: Tensor) -> Tensor:
     """Values in float32, or in their own wider type."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

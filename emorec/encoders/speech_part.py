@@ -7,6 +7,7 @@ from torch import Tensor
 
 from emorec.augmentation.spans import length_mask
 from emorec.encoders.pretrained_part import PretrainedPart
+from emorec.layers import within
 
 FULL_SCALE = 32767  # of 16-bit sound
 DYNAMICS, FLOOR = 2.0, -1.5  # of Whisper's log mel bands: 80 dB below the loudest value, and at least -100 dB
@@ -71,8 +72,8 @@ class WhisperPart(PretrainedPart):
         bands = bands.where(valid, silence)
         longest = 2 * self.stack.network.config.max_source_positions
         if not self.padded:  # the convolutions see silence after each clip, also after the longest of a batch
-            longest = min(longest, values.shape[1] + values.shape[1] % 2 + SILENT)
-        missing = silence.expand(-1, max(0, longest - values.shape[1]), bands.shape[2])
+            longest = within(values.shape[1] + values.shape[1] % 2 + SILENT, most=longest)
+        missing = silence.expand(-1, within(longest - values.shape[1], least=0), bands.shape[2])
         bands = torch.cat([bands, missing], dim=1)[:, :longest].transpose(1, 2)  # (N, bands, longest)
         frames = torch.full_like(lengths, longest // 2) if self.padded else self._frames(lengths)
         return bands, length_mask(frames, longest // 2)

@@ -14,6 +14,7 @@ os.environ["EMOREC_TRUST"] = "tests.benchmarks"
 from tests.benchmarks import (
     augmentation,
     decoding,
+    export,
     extraction,
     features,
     finetuning,
@@ -57,6 +58,8 @@ def main(names: list[str]) -> int:
         "warm_start_13k": lambda: startup.warm_start(root / "large"),
         "index_open_1m": lambda: features.index_open(root / "index"),
         "prediction": lambda: prediction.prediction(root / "prediction"),
+        "int8_size": export.int8_size,
+        "onnx_vs_torch": export.onnx_vs_torch,
         "store_vs_memory_limit": lambda: memory.larger_than_memory(root / "memory"),
     }
     print(f"machine: {machine()}")

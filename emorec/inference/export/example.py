@@ -18,7 +18,7 @@ from emorec.inference.export.port import Port
 from emorec.models.emotion_model import EmotionModel
 
 Array = NDArray[Any]
-ROWS = (1, 3, 17)  # of the batches that are compared
+ROWS, SIZES = (1, 3, 17), 3  # of the batches that are compared, and how many lengths
 STEPS: Mapping[Kind, tuple[int, int, int]] = {  # the lengths of their longest rows
     "features": (1, 9, 23),
     "tokens": (2, 9, 23),

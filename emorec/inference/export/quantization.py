@@ -21,7 +21,8 @@ from emorec.metrics.classification import confusion_matrix, uar
 from emorec.metrics.regression import concordance
 
 DYNAMIC = ("MatMul", "Gemm", "LSTM", "Attention", "Gather")  # Gather: tables of embeddings
-STATIC = ("Conv", "MatMul", "Gemm")
+WEIGHTED = ("Conv", "MatMul", "Gemm")
+BETWEEN = ("Sigmoid", "Mul", "Pad", "GlobalAveragePool")  # of convolutional networks with SiLU: all stays in 8 bits
 CLIPS = 200  # that convolutions are calibrated on
 ROUNDS = 7  # of measuring the time
 EXACT = ("/front/", "/spectrogram/")  # in the names of nodes that stay as they are: log mel bands
@@ -81,10 +82,30 @@ def quantized(content: bytes, inputs: Callable[[], Iterable[Mapping[str, Array]]
     with tempfile.TemporaryDirectory(prefix="emorec_export_") as folder, without_advice():
         method = _quantize(model, Path(folder), inputs)
         small = onnx.load(Path(folder) / "small.onnx")
+    _shorten_names(small.graph)
     del small.metadata_props[:]
     small.metadata_props.extend(model.metadata_props)
     result: bytes = small.SerializeToString()
     return result, method
+
+
+def _shorten_names(graph: Any) -> None:
+    """Renames everything but inputs and outputs: after quantisation names are a good part of a small file."""
+    if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
+        return  # a graph within it would name what is outside
+    kept = {item.name for item in (*graph.input, *graph.output)} | {""}
+    short: dict[str, str] = {}
+
+    def renamed(name: str) -> str:
+        return name if name in kept else short.setdefault(name, f"t{len(short)}")
+
+    for number, node in enumerate(graph.node):
+        node.name, node.doc_string = f"n{number}", ""
+        for names in (node.input, node.output):
+            names[:] = [renamed(name) for name in names]
+    for item in graph.initializer:
+        item.name = renamed(item.name)
+    del graph.value_info[:]
 
 
 @contextmanager
@@ -110,9 +131,9 @@ def _quantize(model: Any, folder: Path, inputs: Callable[[], Iterable[Mapping[st
         return "dynamic"
     middle = folder / "static.onnx"
     _quantize_convolutions(model, middle, inputs, options)
-    rest = [name for name in DYNAMIC if name not in STATIC]
+    rest = [name for name in DYNAMIC if name not in WEIGHTED]
     quantize_dynamic(middle, last, op_types_to_quantize=rest, weight_type=QuantType.QInt8, **options)
-    return f"static after {CLIPS} clips at most, recurrent layers dynamic"
+    return f"static after up to {CLIPS} clips, recurrent layers dynamic"
 
 
 def _quantize_convolutions(
@@ -120,18 +141,36 @@ def _quantize_convolutions(
 ) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+    excluded = set(options["nodes_to_exclude"])
+    nodes = [name for name in static_nodes(model.graph) if name not in excluded]
     quantize_static(
         model,
         path,
         _Calibration(inputs(), {item.name for item in model.graph.input}),
         quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=list(STATIC),
+        op_types_to_quantize=[*WEIGHTED, *BETWEEN],
+        nodes_to_quantize=nodes,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
         extra_options={"MatMulConstBOnly": True},
         **options,
     )
+
+
+def static_nodes(graph: Any) -> list[str]:
+    """The names of the nodes that static quantisation changes: those with weights, gates, and what lies between."""
+    made_by = {output: node.op_type for node in graph.node for output in node.output}
+    fixed = {item.name for item in graph.initializer} | {name for name, kind in made_by.items() if kind == "Constant"}
+
+    def is_static(node: Any) -> bool:
+        if node.op_type == "Mul":
+            return "Sigmoid" in [made_by.get(name) for name in node.input]
+        if node.op_type == "Pad":
+            return node.input[1] in fixed
+        return node.op_type in (*WEIGHTED, *BETWEEN)
+
+    return [node.name for node in graph.node if is_static(node)]
 
 
 def _has_convolutions(model: Any, exact: list[str]) -> bool:

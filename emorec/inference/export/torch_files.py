@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from emorec.errors import UserError
+from emorec.errors import UserError, first_line
 from emorec.inference.export.example import Array
 from emorec.inference.export.graph import ExportGraph
 from emorec.inference.export.onnx_file import plain_attention
@@ -63,16 +63,26 @@ def write_program(path: Path, graph: ExportGraph, example: Mapping[str, Array], 
     shapes = []
     for name in graph.names:
         axes = graph.axes[name]
-        shapes.append({number: named.setdefault(axis, torch.export.Dim(axis, min=1)) for number, axis in axes.items()})
+        shapes.append({number: named.setdefault(axis, _dimension(graph, axis)) for number, axis in axes.items()})
     with plain_attention(), torch.no_grad():
         try:
             program = torch.export.export(graph, tensors, dynamic_shapes={"tensors": tuple(shapes)}, strict=False)
         except (RuntimeError, ValueError, AssertionError) as error:
-            raise UserError(f"expected a model that torch.export takes, got one that it refuses: {error}") from error
+            raise UserError(
+                "format: expected onnx or torchscript for a model that torch.export refuses, got torch: "
+                f"{first_line(error)[:300]}"
+            ) from error
     torch.export.save(program, path, extra_files=dict(metadata))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that weights are not copied
         return Loaded(torch.export.load(path).module(), graph.names)
+
+
+def _dimension(graph: ExportGraph, axis: str) -> Any:
+    """A dimension of any size, or within the bounds of an input."""
+    bounds = {item.axes[1]: (item.shortest, item.longest) for item in graph.inputs}
+    least, most = bounds.get(axis, (1, None))
+    return torch.export.Dim(axis, min=least, max=most)
 
 
 def check_no_recurrence(graph: nn.Module) -> None:

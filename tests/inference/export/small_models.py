@@ -1,6 +1,6 @@
 """Small models of any fusion, context or trained encoder, with random weights, as they are exported."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -15,7 +15,7 @@ from emorec.encoders.encoder import Encoder
 from emorec.encoders.log_mel import LogMel
 from emorec.encoders.trained import TrainedPart
 from emorec.fusion.fusion import Fusion
-from emorec.inference.export.example import make_example
+from emorec.inference.export.example import ROWS, make_example
 from emorec.inference.export.graph import ExportGraph
 from emorec.inference.export.graph_input import GraphInput
 from emorec.inference.export.onnx_file import Session, onnx_bytes
@@ -111,7 +111,7 @@ def exported(model: EmotionModel, ports: Mapping[str, Port], metadata: Mapping[s
     return onnx_bytes(graph, example.tensors, metadata or {})
 
 
-def parity_of(model: EmotionModel, ports: Mapping[str, Port]) -> Parity:
+def parity_of(model: EmotionModel, ports: Mapping[str, Port], batches: Sequence[int] = ROWS) -> Parity:
     """Exports a model and compares it at all sizes."""
     graph = ExportGraph(model, {name: port.reading for name, port in ports.items()}).eval()
-    return check_parity(graph, ports, Session(exported(model, ports), threads=1))
+    return check_parity(graph, ports, Session(exported(model, ports), threads=1), batches=batches)
