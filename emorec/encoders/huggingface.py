@@ -158,6 +158,7 @@ class HuggingFaceEncoder(Encoder):
 
     def as_part(self) -> TrainedPart | None:
         self.check_float32()
+        self.load()  # this encoder keeps its own weights
         return self.part(first=0, wanted=self.layers).requires_grad_(False).eval()
 
     def check_float32(self) -> None:
