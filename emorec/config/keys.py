@@ -25,6 +25,7 @@ ADDED_KEYS: Mapping[tuple[str, ...], Any] = {
     ("init_from",): None,
     ("init_components",): None,
     ("group_by_length",): False,
+    ("calibrate",): False,
     ("model", "selection"): "best",
     ("model", "mixup"): 0.0,
     ("model", "modality_dropout"): 0.0,

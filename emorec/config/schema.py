@@ -269,6 +269,7 @@ class TrainConfig(ExtractConfig):
     tasks: list[str] | None = None  # learned together, `dataset.task` among them; `None` for it alone
     task_weights: dict[str, NonNegative] = field(default_factory=dict)  # of the losses of other tasks, 1 by default
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    calibrate: bool = False  # whether the probabilities of classes are scaled by a temperature, fitted to validation
     init_from: str | None = None  # a finished run, whose weights training starts from
     init_components: list[str] | None = None  # those that are taken; `None` for all that fit
     sweep: SweepConfig

@@ -22,6 +22,7 @@ from emorec.fusion.fusion import Fusion
 from emorec.fusion.votes import WeightedLogits
 from emorec.losses.loss import Loss, ViewLoss
 from emorec.metrics.regression import BinnedAccuracy, BinnedWeightedF1
+from emorec.models.calibration import TemperatureScaling
 from emorec.models.emotion_model import EmotionModel
 from emorec.models.heads import EmbeddingHead, Head, OrdinalHead
 from emorec.models.layer_sum import LayerSum
@@ -45,6 +46,7 @@ class ModelParts:
     scheduler: SchedulerFactory | None
     others: tuple[OtherTask, ...] = ()
     encoders: dict[str, TrainedPart] = field(default_factory=dict)  # {modality: trained part} of encoders that train
+    calibration: TemperatureScaling | None = None
 
 
 def make_parts(
@@ -66,6 +68,7 @@ def make_parts(
             "tasks": lambda: _others(config, others),
             "optimization": lambda: optimization(config, task),
             "encoders": lambda: _trained(encoders or {}, config.seed),
+            "calibration": lambda: _calibration(config, task),
         },
     )
     optimizer, scheduler = made.pop("optimization")
@@ -176,6 +179,12 @@ def restore_encoders(encoders: Mapping[str, Encoder], components: Mapping[str, M
         encoder.restore(components.get(f"encoder.{modality}", {}))
 
 
+def _calibration(config: TrainConfig, task: Task) -> TemperatureScaling | None:
+    if config.calibrate and task.kind != "classification":
+        raise UserError(f"calibrate: expected false for a task of {task.kind}, which has no probabilities, got true")
+    return TemperatureScaling() if config.calibrate else None
+
+
 def _loss(config: TrainConfig, task: Task) -> Loss:
     derived = {"hidden": config.model.hidden, "outputs": len(task.labels), "modalities": list(config.encoder.used())}
 
@@ -265,6 +274,7 @@ def build_model(
         mixup=Mixup(settings.mixup) if settings.mixup else None,
         modality_dropout=settings.modality_dropout,
         others=OtherTasks(parts.others, hidden=hidden, dropout=dropout) if parts.others else None,
+        calibration=parts.calibration,
     )
 
 

@@ -22,6 +22,7 @@ from emorec.datasets.utterance import Task
 from emorec.errors import UserError
 from emorec.layers import counted
 from emorec.losses.loss import Loss
+from emorec.models.calibration import TemperatureScaling
 from emorec.models.lightning_overhead import FastModule
 from emorec.models.other_tasks import OtherTasks, TaskResult, joined
 
@@ -78,6 +79,7 @@ class EmotionModel(FastModule):
             constant rate.
         modality_dropout: probability that an utterance lacks a modality in training; one of them always stays.
         others: heads, losses and metrics of other tasks.
+        calibration: is applied to the logits of the main task in evaluation; `None` for not at all.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class EmotionModel(FastModule):
         modality_dropout: float = 0.0,
         context: nn.Module | None = None,
         others: OtherTasks | None = None,
+        calibration: TemperatureScaling | None = None,
     ) -> None:
         super().__init__()
         self.task = task
@@ -110,6 +113,7 @@ class EmotionModel(FastModule):
         self.head = head
         self.loss = loss
         self.others = others
+        self.calibration = calibration
         self.metrics = MetricCollection(dict(metrics or {}))
         self._make_optimizer = make_optimizer
         self._make_scheduler = make_scheduler
@@ -149,6 +153,8 @@ class EmotionModel(FastModule):
         fused = fusion.fused.detach() if self.loss.detaches_head else fusion.fused
         logits = self.head(fused) if self.head is not None else fusion.decided
         assert logits is not None
+        if self.calibration is not None and not self.training:
+            logits = self.calibration(logits)
         return cast(Tensor, logits)
 
     def fused(

@@ -168,6 +168,10 @@ def _predictions(
     if utterances := predictions["val"].not_finite():
         where = f"the logits of {len(utterances)} utterances of val ({utterances[0]}, …) are not"
         raise UserError(f"expected finite predictions of {record.selected}: {where}")
+    if model.calibration is not None:
+        model.calibration.fit(predictions["val"].logits, predictions["val"].target)
+        log.info("run %s: temperature of the probabilities %.3f", record.run_id, float(model.calibration.temperature))
+        predictions["val"] = predict(model, module.loader("val"), context.config.trainer)
     if context.reads_test:
         predictions["test"] = predict_test(context, model, module, record)
     return predictions
