@@ -105,8 +105,10 @@ def _data(run: LoadedRun) -> str:
     dataset = run.config.get("dataset", {})
     chosen = {key: dataset.get(key) for key in ("task", "protocol", "fold") if dataset.get(key) is not None}
     name = run.record.choices.get("dataset") or str(dataset.get("_target_", "")).rpartition(".")[2]
-    lines = [f"- corpus: {name}", *(f"- {key}: {value}" for key, value in chosen.items())]
-    lines += [f"- {key}: {value}" for key, value in run.record.data.items() if isinstance(value, str | int)]
+    stated = {**chosen, **{key: value for key, value in run.record.data.items() if isinstance(value, str | int)}}
+    digest = stated.pop("corpus", None)
+    lines = [f"- corpus: {name}{f', digest {digest}' if digest else ''}"]
+    lines += [f"- {key}: {value}" for key, value in stated.items() if key != "dataset"]
     lines += [f"- {remark}" for remark in remarks(run.record)]
     if run.config.get("model", {}).get("normalisation") == "speaker":
         lines.append("- the graph normalises by the statistics of the training split, since who speaks is not known")
@@ -129,7 +131,7 @@ def _origin(run: LoadedRun) -> str:
     versions: Mapping[str, Any] = record.provenance
     commit = versions.get("git_commit") or versions.get("commit")
     lines = [f"- run: {record.run_id}, {record.selected}, seed {record.seed}", f"- trained: {record.started}"]
-    lines.append(f"- command: `emorec train {' '.join(record.overrides)}`".replace(" `", " `", 1))
+    lines.append(f"- command: `emorec train {' '.join(record.overrides)}`")
     lines += [f"- commit of emorec: {commit}"] if commit else []
     return "\n".join(lines)
 
