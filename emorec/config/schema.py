@@ -413,6 +413,7 @@ class ExportConfig(CommandConfig):
     reads: Literal["features", "raw"] | None
     quantize: Literal["int8"] | None
     prune: Annotated[float, Gt(0), Lt(1)] | None
+    prune_epochs: PositiveCount
 
     def problems(self) -> Iterator[str]:
         if self.quantize is not None and self.format != "onnx":

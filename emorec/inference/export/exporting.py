@@ -26,10 +26,12 @@ from emorec.inference.export.huggingface import card_header, write_weights
 from emorec.inference.export.onnx_file import DIGEST, Session, onnx_bytes, require_onnx
 from emorec.inference.export.parity import Parity, check_parity
 from emorec.inference.export.port import Port, ports_of
+from emorec.inference.export.pruning import pruned
 from emorec.inference.export.quantization import calibration_inputs, compare, quantized
 from emorec.inference.export.tensorrt import engine_of, require_tensorrt
 from emorec.inference.export.validation import ValidationInputs
 from emorec.inference.loaded_run import LoadedRun, load_run
+from emorec.models.emotion_model import EmotionModel
 from emorec.runs.backbones import check_checkpoint
 from emorec.storage.atomic import strict_json
 
@@ -77,10 +79,15 @@ def export_run(config: ExportConfig) -> str:
     if config.format == "tensorrt":
         require_tensorrt()
     run = load_run(config.run, checkpoints=config.paths.checkpoints)
-    exported = graph_of(run, config)
+    check_applicable(run)
+    narrow, pruning = (None, None) if config.prune is None else pruned(run, config)
+    exported = graph_of(run, narrow or run.model, config)
     with new_folder(target) as folder:
         parity = write(folder, exported)
         lines = [] if config.quantize is None else [_quantize(folder, exported, config)]
+        if pruning is not None:
+            lines.insert(0, pruning.line())
+            (folder / "pruning.json").write_text(strict_json(pruning.as_json()) + "\n")
         (folder / "preprocess.json").write_text(exported.preprocess)
         write_labels(folder, exported.graph)
         write_self_test(folder, exported.graph, exported.ports, exported.example)
@@ -108,12 +115,8 @@ def _quantize(folder: Path, exported: Exported, config: ExportConfig) -> str:
     return found.line()
 
 
-def graph_of(run: LoadedRun, config: ExportConfig) -> Exported:
-    """The graph of a run.
-
-    Raises:
-        UserError: the run predicts nothing, a part of it cannot be exported, or a checkpoint has changed.
-    """
+def check_applicable(run: LoadedRun) -> None:
+    """Raises a `UserError` where a run predicts nothing, or a pretrained checkpoint of it has changed since."""
     if run.task.kind == "self_supervised":
         raise UserError(
             f"expected a run that predicts something, got {run.record.run_id}, which was trained without labels"
@@ -121,7 +124,14 @@ def graph_of(run: LoadedRun, config: ExportConfig) -> Exported:
     for encoder in run.encoders.values():
         check_checkpoint(run.record, encoder)
         encoder.views = 0
-    model = run.model
+
+
+def graph_of(run: LoadedRun, model: EmotionModel, config: ExportConfig) -> Exported:
+    """The graph of a run's model, or of one that was made of it.
+
+    Raises:
+        UserError: a part of it cannot be exported.
+    """
     check_exportable(model)
     parts: dict[str, TrainedPart] = dict(model.encoder.items())  # type: ignore[arg-type]
     ports = ports_of(run.encoders, parts, run.widths, config.reads)

@@ -31,7 +31,7 @@ def write_weights(folder: Path, run: LoadedRun, graph: ExportGraph) -> None:
         "encoder": run.config["encoder"],
         "fusion": run.config["fusion"],
         "context": run.config.get("context"),
-        "model": run.config["model"],
+        "model": {**run.config["model"], "hidden": graph.model.fusion.hidden},
         "feature_specs": run.record.feature_specs,
     }
     (folder / CONFIG).write_text(strict_json(without_paths(config)) + "\n")

@@ -6,8 +6,9 @@ from typing import Any
 
 from emorec.batch import Batch
 from emorec.config.schema import CommandConfig, TrainConfig
+from emorec.config.validation import validated
+from emorec.datamodules.prepared_data import PreparedData
 from emorec.datamodules.preparer import DataPreparer
-from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import Utterance
 from emorec.errors import UserError
@@ -16,6 +17,7 @@ from emorec.inference.export.graph import LAYOUT, SPEAKERS
 from emorec.inference.export.port import Port
 from emorec.inference.loaded_run import LoadedRun
 from emorec.media.source import MediaError
+from emorec.runs.backbones import with_present_models
 
 
 @dataclass(frozen=True)
@@ -47,31 +49,13 @@ class ValidationInputs:
 
     def __init__(self, run: LoadedRun, ports: Mapping[str, Port], command: CommandConfig) -> None:
         self._ports, self._task = ports, run.task
-        self.config: TrainConfig = replace(
-            run.train_config, paths=command.paths, extraction=command.extraction, progress=command.progress
-        )
-        preparer = DataPreparer.of(self.config)
-        try:
-            corpus, _ = preparer.components(self.config)
-            data = preparer.prepare(
-                self.config,
-                corpus,
-                run.encoders,
-                run.task,
-                widths=run.widths,
-                dialogues=self.config.context is not None,
-            )
-        except (UserError, OSError) as error:
-            raise UserError(
-                f"expected the corpus of run {run.record.run_id}, on whose validation split the graphs are compared, "
-                f"got: {error}"
-            ) from error
+        data, config = prepared(run, command)
         self._manifest: Manifest = data.manifest
-        self.module: UtteranceDataModule = data.module(self.config)
+        self._module = data.module(config)
         self._utterances = {item.id: item for item in data.manifest.utterances}
 
     def __iter__(self) -> Iterator[LabelledInputs]:
-        for batch in self.module.loader("val"):
+        for batch in self._module.loader("val"):
             yield self.inputs_of(batch)
 
     def inputs_of(self, batch: Batch) -> LabelledInputs:
@@ -106,3 +90,31 @@ def _stored_rows(batch: Batch, name: str) -> list[Array | None]:
     lengths = batch.mask[name].sum(1).tolist()
     there = batch.present[name].tolist()
     return [row[:length] if known else None for row, length, known in zip(values, lengths, there, strict=True)]
+
+
+def prepared(run: LoadedRun, command: CommandConfig) -> tuple[PreparedData, TrainConfig]:
+    """The corpus of a run with its features, and the run's config.
+
+    Args:
+        run: a finished run.
+        command: where caches lie, and how media are read.
+
+    Raises:
+        UserError: the corpus cannot be read, or has other labels now.
+    """
+    values = {**run.config, "logger": {}, "tags": []}
+    values["encoder"] = with_present_models(values["encoder"], run.record, run.folder, run.models)
+    config = validated(TrainConfig, values, heading=str(run.folder / "config.yaml"))
+    config = replace(config, paths=command.paths, extraction=command.extraction, progress=command.progress)
+    preparer = DataPreparer.of(config)
+    try:
+        corpus, _ = preparer.components(config)
+        data = preparer.prepare(
+            config, corpus, run.encoders, run.task, widths=run.widths, dialogues=config.context is not None
+        )
+    except (UserError, OSError) as error:
+        raise UserError(
+            f"expected the corpus of run {run.record.run_id}, on whose validation split models are compared, got: "
+            f"{error}"
+        ) from error
+    return data, config

@@ -136,7 +136,7 @@ def test_a_corpus_that_is_gone_is_told(module_root: Path, tmp_path: Path, capsys
     table.unlink()
     words = [f"run={tmp_path / 'store' / record.run_id}", f"to={tmp_path / 'new'}", "quantize=int8"]
     assert main(["export", *words]) == 2
-    assert "whose validation split the graphs are compared, got: " in capsys.readouterr().err
+    assert "whose validation split models are compared, got: " in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
