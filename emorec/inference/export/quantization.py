@@ -1,4 +1,4 @@
-"""ONNX with weights of 8 bits: dynamic, and static for convolutions, whose inputs are calibrated on validation."""
+"""ONNX with weights of 8 bits: dynamic, or of convolutional networks static, calibrated on validation."""
 
 import logging
 import statistics
@@ -26,7 +26,6 @@ BETWEEN = ("Sigmoid", "Mul", "Pad", "GlobalAveragePool")  # of convolutional net
 CLIPS = 200  # that convolutions are calibrated on
 ROUNDS = 7  # of measuring the time
 EXACT = ("/front/", "/spectrogram/")  # in the names of nodes that stay as they are: log mel bands
-LEAST_WEIGHTS = 256  # numbers of a convolution; those of smaller ones are not worth it
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def _quantize(model: Any, folder: Path, inputs: Callable[[], Iterable[Mapping[st
     exact = [node.name for node in model.graph.node if any(part in node.name for part in EXACT)]
     options: dict[str, Any] = {"per_channel": True, "reduce_range": not has_vnni(), "nodes_to_exclude": exact}
     last = folder / "small.onnx"
-    if not _has_convolutions(model, exact):
+    if not _is_convolutional(model, exact):
         quantize_dynamic(model, last, op_types_to_quantize=list(DYNAMIC), weight_type=QuantType.QInt8, **options)
         return "dynamic"
     middle = folder / "static.onnx"
@@ -173,15 +172,17 @@ def static_nodes(graph: Any) -> list[str]:
     return [node.name for node in graph.node if is_static(node)]
 
 
-def _has_convolutions(model: Any, exact: list[str]) -> bool:
-    """Whether most of what is left to quantise are the weights of convolutions."""
+def _is_convolutional(model: Any, exact: list[str]) -> bool:
+    """Whether more weights are those of convolutions than of other layers that static quantisation changes.
+
+    Of other networks the dynamic one changes outputs less.
+    """
     sizes = {item.name: int(np.prod(item.dims)) for item in model.graph.initializer}
-    of_convolutions = [
-        sum(sizes.get(name, 0) for name in node.input)
-        for node in model.graph.node
-        if node.op_type == "Conv" and node.name not in exact
-    ]
-    return any(size >= LEAST_WEIGHTS for size in of_convolutions)
+    counts = dict.fromkeys(WEIGHTED, 0)
+    for node in model.graph.node:
+        if node.op_type in WEIGHTED and node.name not in exact:
+            counts[node.op_type] += sum(sizes.get(name, 0) for name in node.input)
+    return 2 * counts["Conv"] > sum(counts.values())
 
 
 def has_vnni() -> bool:

@@ -22,7 +22,7 @@ FEATURES = ("fusion=self_attention", "fusion.over=time")
 RECURRENT = (*NETWORKS, "encoder/video=none")
 CONVOLUTIONS = (
     *("encoder/text=none", "encoder/video=none", "encoder/audio=crnn"),
-    *("encoder.audio.channels=[8,8]", "encoder.audio.hidden=48", "encoder.audio.bands=16"),
+    *("encoder.audio.channels=[32,32]", "encoder.audio.hidden=32", "encoder.audio.bands=16"),
 )
 Train = Callable[..., LoadedRun]
 
