@@ -35,3 +35,5 @@ class Stream(IntEnum):
     TOKENS = auto()
     MIXUP = auto()
     MODALITIES = auto()
+    STRETCH = auto()
+    FREQUENCY_SHIFT = auto()

@@ -20,7 +20,9 @@ EVERYTHING: dict[str, Augment] = {
         WaveformAugmentation(speed=(0.9, 1.1), reverberation=(0.1, 0.4), noise_snr=(5, 30), gain=(-6, 6)).vary,
         rate=RATE,
     ),
-    "spectrogram": SpectrogramAugmentation(crop=0.7, shift=0.3, time_masks=2, frequency_masks=2).vary,
+    "spectrogram": SpectrogramAugmentation(
+        stretch=0.3, frequency_shift=2.5, crop=0.7, shift=0.3, time_masks=2, frequency_masks=2
+    ).vary,
     "frames": FrameAugmentation(flip=0.5, color_jitter=0.3, crop=0.6, drop_frames=0.3).vary,
     "tokens": partial(TokenAugmentation(dropout=0.3).vary, replacement=3, kept=(0, 1)),
 }

@@ -1,4 +1,4 @@
-"""Masks, crops and shifts of spectrograms keep to their bounds."""
+"""Masks, crops, shifts and stretches of spectrograms keep to their bounds."""
 
 import torch
 from torch import Tensor
@@ -80,3 +80,31 @@ def test_a_shift_turns_the_clip_within_its_length() -> None:
         assert abs(moves[-1]) <= length / 4
     assert min(moves) < -15
     assert max(moves) > 15
+
+
+def test_a_stretched_clip_has_the_same_course_in_more_or_fewer_frames() -> None:
+    lengths = torch.tensor([100, 40, 1] * 60)
+    varied, counts = SpectrogramAugmentation(stretch=0.25).vary(numbered(lengths), lengths, draws(180))
+    assert (counts >= (lengths / 1.25).round()).all()
+    assert (counts <= (lengths * 1.25).round()).all()
+    assert varied.shape == (180, int(counts.max()), BANDS)
+    share = torch.arange(varied.shape[1]) / (counts - 1).clamp_min(1)[:, None]
+    expected = (1 + share * (lengths - 1)[:, None]).where(torch.arange(varied.shape[1]) < counts[:, None], 0)
+    torch.testing.assert_close(varied, expected[:, :, None].expand_as(varied))
+    longest = counts[lengths == 100]
+    assert int(longest.min()) < 85
+    assert int(longest.max()) > 118
+    assert 0.3 < float((longest > 100).float().mean()) < 0.7
+
+
+def test_bands_move_alike_in_all_frames_and_the_outermost_is_repeated() -> None:
+    lengths = torch.tensor([30, 12] * 100)
+    bands = torch.arange(1, BANDS + 1).float()  # each band holds its number
+    values = bands.expand(200, 30, -1).where(torch.arange(30)[:, None] < lengths[:, None, None], 0)
+    varied, same = SpectrogramAugmentation(frequency_shift=3.5).vary(values, lengths, draws(200))
+    assert torch.equal(same, lengths)
+    moves = bands[9] - varied[:, 0, 9]  # of the tenth band, from which no move reaches an end
+    expected = (bands - moves[:, None]).clamp(1, BANDS)[:, None] * (values > 0)
+    torch.testing.assert_close(varied, expected)
+    assert -3.5 <= float(moves.min()) < -3
+    assert 3 < float(moves.max()) <= 3.5
