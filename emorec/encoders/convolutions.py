@@ -80,6 +80,11 @@ ATTENTIONS: dict[str, type[SqueezeExcitation] | type[ConvolutionalAttention]] = 
 }
 
 
+def _divided(lengths: Tensor, step: int) -> Tensor:
+    """Lengths (N,) divided by a step, rounded up."""
+    return torch.div(lengths + step - 1, step, rounding_mode="floor")
+
+
 class ConvolutionBlock(nn.Module):
     """Convolution, normalisation, GELU, attention, mean over neighbours, and dropout of whole channels.
 
@@ -88,6 +93,7 @@ class ConvolutionBlock(nn.Module):
         channels: C of the output.
         pool: neighbours of which one is kept, for each of the two or three dimensions, time first.
         kernel: odd sizes of the convolution.
+        stride: steps of the convolution, of which one is kept before the pooling.
         attention: "none", "se" or "cbam".
         dropout: share of the channels.
     """
@@ -99,6 +105,7 @@ class ConvolutionBlock(nn.Module):
         *,
         pool: Sequence[int],
         kernel: Sequence[int] | None = None,
+        stride: Sequence[int] | None = None,
         attention: ChannelAttention = "none",
         dropout: float = 0.0,
     ) -> None:
@@ -106,7 +113,15 @@ class ConvolutionBlock(nn.Module):
         dimensions = len(pool)
         sizes = tuple(kernel or (3,) * dimensions)
         padding = tuple(size // 2 for size in sizes)
-        self.convolution = CONVOLUTIONS[dimensions](before, channels, sizes, padding=padding, bias=False)  # type: ignore[arg-type]
+        self.stride = tuple(stride or (1,) * dimensions)
+        self.convolution = CONVOLUTIONS[dimensions](
+            before,
+            channels,
+            sizes,  # type: ignore[arg-type]
+            stride=self.stride,  # type: ignore[arg-type]
+            padding=padding,  # type: ignore[arg-type]
+            bias=False,
+        )
         self.norm = MaskedBatchNorm(channels)
         self.attention = None if attention == "none" else ATTENTIONS[attention](channels, dimensions)
         self.sizes = tuple(pool)
@@ -114,15 +129,18 @@ class ConvolutionBlock(nn.Module):
         self.dropout = DROPOUTS[dimensions](dropout)
 
     def forward(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, T, …) of which the first `lengths` (N,) steps are data; sizes are divided by `pool` and rounded up.
+        """(N, C, T, …) of which the first `lengths` (N,) steps are data.
+
+        Sizes are divided by `stride` and by `pool`, and rounded up.
 
         Padding of the input may be anything, that of the output is zero.
         """
-        mask = time_mask(lengths, values)
-        hidden = nn.functional.gelu(self.norm(self.convolution(values * mask), mask)) * mask
+        convolved = self.convolution(values * time_mask(lengths, values))
+        lengths = _divided(lengths, self.stride[0])
+        mask = time_mask(lengths, convolved)
+        hidden = nn.functional.gelu(self.norm(convolved, mask)) * mask
         if self.attention is not None:
             hidden = self.attention(hidden, mask)
         missing = [-size % step for size, step in zip(hidden.shape[2:], self.sizes, strict=True)]
         even = nn.functional.pad(hidden, [side for size in reversed(missing) for side in (0, size)])
-        steps = torch.div(lengths + self.sizes[0] - 1, self.sizes[0], rounding_mode="floor")
-        return self.dropout(self.pool(even)), steps
+        return self.dropout(self.pool(even)), _divided(lengths, self.sizes[0])
