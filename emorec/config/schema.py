@@ -147,6 +147,7 @@ class ModelConfig:
         smoothed_over: number of scores in a mean, for "smoothed".
         average_last: number of epochs, for "average_last_k".
         modality_dropout: probability that an utterance lacks a modality in training.
+        fused_normalisation: "speaker" standardises the fused vectors among those of each speaker.
     """
 
     hidden: PositiveCount
@@ -157,6 +158,12 @@ class ModelConfig:
     smoothed_over: Literal[3, 5] = 3
     average_last: PositiveCount = 10
     modality_dropout: Share = 0.0
+    fused_normalisation: Literal["none", "speaker"] = "none"
+
+    @property
+    def is_by_speaker(self) -> bool:
+        """Whether results rest on the speakers' own unlabelled utterances."""
+        return "speaker" in (self.normalisation, self.fused_normalisation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +269,7 @@ class TrainConfig(ExtractConfig):
     batch_size: PositiveCount
     batch_size_per: Literal["step", "device"]
     group_by_length: bool = False  # whether training batches hold utterances of near equal length
+    group_by_speaker: PositiveCount | None = None  # utterances of each speaker of a training batch; `None`: at random
     seed: Seed
     metric: dict[str, Component | None] = field(default_factory=dict)
     logger: dict[str, Component | None] = field(default_factory=dict)
@@ -285,11 +293,23 @@ class TrainConfig(ExtractConfig):
         ranks, precision = self.trainer.world_size, str(self.trainer.precision)
         if self.batch_size_per == "step" and self.batch_size % ranks:
             yield f"batch_size: expected a multiple of the {ranks} ranks (batch_size_per=step), got {self.batch_size}"
+        yield from self._problems_of_speakers()
         if self.optimizer.arguments.get("fused") and precision != "32" and self.trainer.gradient_clip is not None:
             yield (
                 "optimizer.fused: expected false, or trainer.gradient_clip=null, with a mixed precision "
                 f"(trainer.precision={precision}), got true"
             )
+
+    def _problems_of_speakers(self) -> Iterator[str]:
+        count = self.group_by_speaker
+        if count is not None and self.group_by_length:
+            yield f"group_by_speaker: expected null with group_by_length=true, got {count}"
+        if count is not None and self.context is not None:
+            yield f"group_by_speaker: expected null with a context, whose batches hold whole dialogues, got {count}"
+        if count is not None and self.batch_size % count:
+            yield f"batch_size: expected a multiple of group_by_speaker={count}, got {self.batch_size}"
+        if count is not None and self.trainer.world_size > 1:
+            yield f"group_by_speaker: expected null with several ranks, got {count}"
 
     def _problems_of_tasks(self) -> Iterator[str]:
         names = self.tasks or []

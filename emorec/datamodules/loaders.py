@@ -87,6 +87,8 @@ class BatchLoader:
             up to W - 1, different ones each time. Otherwise each utterance is on exactly one rank.
         by_length: whether each window of some batches of the epoch's order is sorted by length, and the batches then
             get an order of their own.
+        of_speaker: number of utterances of one speaker that follow each other; the rest of each speaker, where it has
+            no multiple of it, comes last. `None` for any order.
     """
 
     def __init__(
@@ -98,8 +100,9 @@ class BatchLoader:
         seed: int = 0,
         shard: tuple[int, int] = (0, 1),
         by_length: bool = False,
+        of_speaker: int | None = None,
     ) -> None:
-        self.table, self.by_length = table, by_length
+        self.table, self.by_length, self.of_speaker = table, by_length, of_speaker
         self.batch_size = batch_size
         self.rank, self.ranks = shard
         self.sampler = EpochOrder(self.count, shuffle=shuffle, seed=seed)
@@ -140,6 +143,8 @@ class BatchLoader:
     def plan(self) -> Plan:
         """The batches of this epoch."""
         rows = self.sampler.rows()
+        if self.of_speaker is not None:
+            rows = self._by_speaker(rows, self.of_speaker)
         rows = self._shard(self._grouped(rows) if self.by_length else rows)
         sizes = [len(part) for part in torch.split(rows, self.batch_size)] if len(rows) else []
         return Plan(rows, sizes, None, torch.tensor(sizes)[:, None].expand(-1, self.ranks))
@@ -151,6 +156,14 @@ class BatchLoader:
         rows = torch.cat([window[self.table.length[window].argsort(stable=True)] for window in windows])
         *batches, last = torch.split(rows, size)  # the last one may be smaller than the others
         return torch.cat([*(batches[index] for index in self.sampler.permutation(len(batches))), last])
+
+    def _by_speaker(self, rows: Tensor, count: int) -> Tensor:
+        """The rows of an epoch in groups of `count` of one speaker, in a random order, and then those left over."""
+        speakers = self.table.speaker[rows]
+        parts = [part for name in torch.unique(speakers) for part in torch.split(rows[speakers == name], count)]
+        groups = [part for part in parts if len(part) == count]
+        rest = [part for part in parts if len(part) < count]
+        return torch.cat([*(groups[index] for index in self.sampler.permutation(len(groups))), *rest])
 
     def _shard(self, rows: Tensor) -> Tensor:
         """The rows of this rank in an epoch: its part of each batch of all ranks."""

@@ -77,6 +77,7 @@ class PreparedData:
             batch_size=config.batch_size,
             batch_size_per=config.batch_size_per,
             group_by_length=config.group_by_length,
+            group_by_speaker=config.group_by_speaker,
             seed=config.seed,
             layers={modality: features.layers for modality, features in self.features.items()},
             views={modality: features.views for modality, features in self.features.items()},

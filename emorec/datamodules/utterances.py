@@ -217,6 +217,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
         stride: number of indices of a view.
         live: modalities whose rows are inputs of an encoder that trains.
         group_by_length: whether training batches hold utterances of near equal length.
+        group_by_speaker: number of utterances of each speaker of a training batch; `None` for any.
         scored: ids of the utterances that have a target, where the splits are whole dialogues in order; else `None`.
         others: other tasks.
     """
@@ -236,6 +237,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
         stride: int = 0,
         batch_size_per: str = "step",
         group_by_length: bool = False,
+        group_by_speaker: int | None = None,
         live: frozenset[str] = frozenset(),
         scored: AbstractSet[str] | None = None,
         others: Sequence[Task] = (),
@@ -247,7 +249,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
         self.task = task
         self.batch_size, self.seed = batch_size, seed
         self.loader_class = BatchLoader if scored is None else DialogueLoader
-        self.group_by_length = group_by_length
+        self.group_by_length, self.group_by_speaker = group_by_length, group_by_speaker
         self.layers = {modality: (layers or {}).get(modality, 1) for modality in readers}
         self.tables = {
             name: UtteranceTable(
@@ -297,6 +299,7 @@ class UtteranceDataModule(lightning.LightningDataModule):
             seed=self.seed,
             shard=shard,
             by_length=shuffle and self.group_by_length,
+            of_speaker=self.group_by_speaker if shuffle else None,
         )
 
     @property

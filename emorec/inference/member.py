@@ -79,8 +79,8 @@ class Member:
 
     @property
     def is_by_speaker(self) -> bool:
-        """Whether features are standardised by the clips of their speaker."""
-        return self.config.model.normalisation == "speaker"
+        """Whether clips are compared with the others of their speaker."""
+        return self.config.model.is_by_speaker
 
     def outputs(self, clips: Sequence[Utterance], folder: Path) -> Outputs:
         """What the run says about clips: N of them, whole dialogues and speakers where it needs them.
@@ -107,7 +107,7 @@ class Member:
 
     def _carry_statistics(self, table: UtteranceTable) -> None:
         """Adds the statistics of the speakers that are known, where features are standardised by speaker."""
-        if not self.is_by_speaker or bool((table.speaker < 0).all()):
+        if self.config.model.normalisation != "speaker" or bool((table.speaker < 0).all()):
             return
         for modality, reader in table.readers.items():
             front = front_of(self.model, modality)

@@ -12,6 +12,7 @@ from emorec.augmentation.mixup import Mixup
 from emorec.config.instantiation import Component
 from emorec.config.schema import ModelConfig, TrainConfig
 from emorec.context.context import Context
+from emorec.datamodules.statistics import FEWEST
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.datasets.manifest import Manifest
 from emorec.datasets.utterance import VOTES, Task
@@ -30,6 +31,7 @@ from emorec.models.normalisation import Normalisation
 from emorec.models.optimization import OptimizerFactory, SchedulerFactory, optimization
 from emorec.models.other_tasks import OtherTask, OtherTasks, default_loss
 from emorec.models.projection import Projection
+from emorec.models.speaker_standardisation import SpeakerStandardisation
 
 STATISTICS_BATCH, FRONT_BATCH = 512, 32  # utterances of which statistics are computed at once, and from waveforms
 
@@ -79,6 +81,8 @@ def make_parts(
     if made["context"] is not None:
         _check_context(made["fusion"], made["loss"], config)
     _check_loss(made["fusion"], made["loss"], config)
+    if config.model.fused_normalisation == "speaker":
+        _check_standardisation(made["fusion"], made["loss"], config)
     if isinstance(made["loss"], ViewLoss):
         _give_views(made["encoders"], made["fusion"], config)
     return ModelParts(optimizer=optimizer, scheduler=scheduler, **made)
@@ -139,6 +143,25 @@ def _check_context(fusion: Fusion, loss: Loss, config: TrainConfig) -> None:
         problems.append(f"context: expected none for {type(loss).__name__}, which compares views of single utterances")
     if config.model.mixup:
         problems.append(f"model.mixup: expected 0 with a context, got {config.model.mixup}")
+    raise_problems("the model", problems)
+
+
+def _check_standardisation(fusion: Fusion, loss: Loss, config: TrainConfig) -> None:
+    """Raises a `UserError` for what does not work on vectors that are standardised by speaker."""
+    where, problems = "model.fused_normalisation=speaker", []
+    if config.group_by_speaker is None or config.group_by_speaker < FEWEST:
+        problems.append(f"group_by_speaker: expected at least {FEWEST} for {where}, got {config.group_by_speaker}")
+    if fusion.classifies:
+        name = type(fusion).__name__
+        problems.append(f"fusion: expected one with a vector of all modalities for {where}, got {name}")
+    if isinstance(loss, ViewLoss):
+        problems.append(f"loss: expected one that trains the head for {where}, got {type(loss).__name__}")
+    if config.context is not None:
+        problems.append(f"context: expected none for {where}, got {config.context.target.__name__}")
+    if config.model.mixup:
+        problems.append(f"model.mixup: expected 0 for {where}, got {config.model.mixup}")
+    if config.distillation.teacher is not None:
+        problems.append(f"distillation.teacher: expected null for {where}, got {config.distillation.teacher!r}")
     raise_problems("the model", problems)
 
 
@@ -273,6 +296,7 @@ def build_model(
         make_scheduler=parts.scheduler,
         mixup=Mixup(settings.mixup) if settings.mixup else None,
         modality_dropout=settings.modality_dropout,
+        standardisation=SpeakerStandardisation(hidden) if settings.fused_normalisation == "speaker" else None,
         others=OtherTasks(parts.others, hidden=hidden, dropout=dropout) if parts.others else None,
         calibration=parts.calibration,
     )

@@ -1,7 +1,7 @@
 """The one model: normalise, project, fuse, classify."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
@@ -25,6 +25,7 @@ from emorec.losses.loss import Loss
 from emorec.models.calibration import TemperatureScaling
 from emorec.models.lightning_overhead import FastModule
 from emorec.models.other_tasks import OtherTasks, TaskResult, joined
+from emorec.models.speaker_standardisation import SpeakerStandardisation
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
 MakeScheduler = Callable[[Optimizer, int, int], dict[str, Any]]
@@ -40,6 +41,14 @@ class BatchResult:
     target: Tensor
     loss: Tensor
     others: dict[str, TaskResult] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A batch whose fused vectors are standardised once all those of its speakers are there."""
+
+    batch: Batch  # without features and inputs
+    fusion: FusionOutput
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,7 @@ class EmotionModel(FastModule):
         make_scheduler: (optimizer, total steps, batches of an epoch) -> Lightning's `lr_scheduler`; `None` for a
             constant rate.
         modality_dropout: probability that an utterance lacks a modality in training; one of them always stays.
+        standardisation: of the fused vectors, by those of the same speaker; `None` to leave them as they are.
         others: heads, losses and metrics of other tasks.
         calibration: is applied to the logits of the main task in evaluation; `None` for not at all.
     """
@@ -99,6 +109,7 @@ class EmotionModel(FastModule):
         mixup: nn.Module | None = None,
         modality_dropout: float = 0.0,
         context: nn.Module | None = None,
+        standardisation: SpeakerStandardisation | None = None,
         others: OtherTasks | None = None,
         calibration: TemperatureScaling | None = None,
     ) -> None:
@@ -110,6 +121,7 @@ class EmotionModel(FastModule):
         self.projection = nn.ModuleDict(projections)
         self.fusion = fusion
         self.context = context
+        self.standardisation = standardisation
         self.head = head
         self.loss = loss
         self.others = others
@@ -120,13 +132,20 @@ class EmotionModel(FastModule):
         self.mixup = mixup
         self.modality_dropout = modality_dropout
         self._train_losses: dict[str, list[Tensor]] = {}  # {name: value of each batch of the epoch}
-        self._validated: list[BatchResult] = []
+        self._validated: list[BatchResult | Waiting] = []
 
     def forward(self, batch: Batch, mixing: Mixing | None = None) -> ModelOutput:
         """Logits {task: (B, C)} of a batch, or of mixtures of its utterances.
 
-        With `model.normalisation=speaker` the batch carries its speakers' statistics.
+        With `model.normalisation=speaker` the batch carries its speakers' statistics. With a standardisation of the
+        fused vectors, in evaluation each utterance stands alone; `predict` compares it with the others of its speaker.
         """
+        fusion = self._fusion_of(batch, mixing)
+        if self.standardisation is not None:
+            fusion = replace(fusion, fused=self.standardisation(fusion.fused, batch.speaker))
+        return self._output(fusion)
+
+    def _fusion_of(self, batch: Batch, mixing: Mixing | None = None) -> FusionOutput:
         features, masks, present = {}, dict(batch.mask), dict(batch.present)
         for modality in self.projection:
             if modality in self.encoder:
@@ -138,7 +157,9 @@ class EmotionModel(FastModule):
             features[modality] = self.projected(modality, values)
         if self.training and self.modality_dropout and batch.draw is not None:
             present = drop_modalities(present, self.modality_dropout, batch.draw)
-        fusion = self.fused(features, masks, present, batch.layout, batch.speaker)
+        return self.fused(features, masks, present, batch.layout, batch.speaker)
+
+    def _output(self, fusion: FusionOutput) -> ModelOutput:
         others = {} if self.others is None else self.others(fusion.fused)
         return ModelOutput(logits={self.task.name: self.decided(fusion), **others}, fusion=fusion)
 
@@ -291,14 +312,33 @@ class EmotionModel(FastModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._validated.append(self._evaluate(self.loss.views(batch)))
+        # after the last batch, since at the end of the epoch a moving average has left the model
+        if self._trainer is not None and batch_idx + 1 == sum(map(int, self.trainer.num_val_batches)):
+            self._validated = [*self._results(self._validated)]
 
     def on_validation_epoch_end(self) -> None:
-        scores = self._score(self._validated, across_ranks=True)
+        scores = self._score(self._results(self._validated), across_ranks=True)
         self._validated = []
         self.log_dict({f"val/{name}": value for name, value in scores.items()})
 
-    def _evaluate(self, batch: Batch) -> BatchResult:
-        output = self(batch)
+    def _evaluate(self, batch: Batch) -> BatchResult | Waiting:
+        if self.standardisation is None:
+            return self._result(self(batch), batch)
+        return Waiting(replace(batch, features={}, inputs={}), self._fusion_of(batch))
+
+    def _results(self, evaluated: list[BatchResult | Waiting]) -> list[BatchResult]:
+        """The results of all batches of a split: those that waited are standardised together, in float32."""
+        waiting = [item for item in evaluated if isinstance(item, Waiting)]
+        results = [item for item in evaluated if isinstance(item, BatchResult)]
+        if self.standardisation is None or not waiting:
+            return results
+        fusions = self._standardised([(item.fusion, item.batch.speaker) for item in waiting])
+        with torch.autocast(self.device.type, enabled=False):
+            for item, fusion in zip(waiting, fusions, strict=True):
+                results.append(self._result(self._output(fusion), item.batch))
+        return results
+
+    def _result(self, output: ModelOutput, batch: Batch) -> BatchResult:
         loss = self._total_loss(output, batch).detach().float()
         logits, target = output.logits[self.task.name].float(), batch.targets[self.task.name]
         others = {} if self.others is None else self.others.results(output, batch)
@@ -345,21 +385,37 @@ class EmotionModel(FastModule):
             self.train(was_training)
 
     def logits(self, batches: Iterable[Batch], *, precision: str = "32") -> Tensor:
-        """(N, C) logits, or (N, 1) values, of all rows of the batches, as `predict` has them; float32, on the CPU."""
+        """(N, C) logits, or (N, 1) values, of all rows of the batches, as `predict` has them; float32, on the CPU.
+
+        With a standardisation of the fused vectors each is compared with the others of its speaker in all batches.
+        """
         found = [torch.zeros(0, len(self.task.labels))]
         with self._applied(precision):
-            found += [self(batch.to(self.device)).logits[self.task.name].float().cpu() for batch in batches]
+            on_device = (batch.to(self.device) for batch in batches)
+            fusions = [(self._fusion_of(batch), batch.speaker) for batch in on_device]
+            for fusion in self._standardised(fusions):
+                found.append(self.decided(fusion).float().cpu())
         return torch.cat(found)
+
+    def _standardised(self, fusions: Sequence[tuple[FusionOutput, Tensor]]) -> list[FusionOutput]:
+        """Outputs of the fusion, with the speakers (B,) of their rows, standardised together, in float32."""
+        if self.standardisation is None or not fusions:
+            return [fusion for fusion, _ in fusions]
+        vectors = torch.cat([fusion.fused.float() for fusion, _ in fusions])  # (N, H)
+        standardised = self.standardisation.among(vectors, torch.cat([speakers for _, speakers in fusions]))
+        parts = torch.split(standardised, [len(speakers) for _, speakers in fusions])
+        return [replace(fusion, fused=part) for (fusion, _), part in zip(fusions, parts, strict=True)]
 
     def predict(self, batches: Iterable[Batch], *, precision: str = "32") -> Predictions:
         """Applies the model in `eval()`, with the autocast of the given precision, to all batches."""
         names: list[str] = []
-        results: list[BatchResult] = []
+        evaluated: list[BatchResult | Waiting] = []
         with self._applied(precision):
             for batch in batches:
                 views = self.loss.views(batch.to(self.device))
                 names += views.scored(self.task.name)
-                results.append(self._evaluate(views))
+                evaluated.append(self._evaluate(views))
+            results = self._results(evaluated)
         return Predictions(
             id=tuple(names),
             logits=torch.cat([result.logits for result in results]).cpu(),

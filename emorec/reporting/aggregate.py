@@ -20,6 +20,7 @@ SUMMARY_METRICS = {
     "regression": ("ccc", "mae", "rmse", "pearson"),
 }
 HIDDEN_CHOICES = {"experiment", "paths", "logger", "launcher", "dataset"}
+FUSED_NORMALISATION = "model.fused_normalisation"
 NORMALISATION = "model.normalisation"  # is shown wherever one group uses the speakers' own utterances
 OWN_FILTERS = ("folder", "run", "sweep", "tags")  # of what is no value of a config; `finished_runs` reads the folders
 SHOWN_DIGITS = 8  # of the digest of a corpus
@@ -44,7 +45,7 @@ class Run:
     @property
     def normalises_speakers(self) -> bool:
         """Whether features are standardised by each speaker's own utterances, those of test included."""
-        return self.config.get(NORMALISATION) == "speaker"
+        return "speaker" in (self.config.get(NORMALISATION), self.config.get(FUSED_NORMALISATION))
 
 
 class Contest(NamedTuple):

@@ -86,7 +86,7 @@ class RunContext:
                 "bad_media": data.bad,
                 "left_out": data.left_out,
                 "notes": list(data.manifest.notes),
-                "normalisation": config.model.normalisation,
+                "normalisation": "speaker" if config.model.is_by_speaker else config.model.normalisation,
             },
             features={modality: item.specs[0].folder_name for modality, item in data.features.items()},
             feature_specs={modality: data.specs(modality) for modality in data.features},

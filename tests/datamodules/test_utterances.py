@@ -101,6 +101,30 @@ def test_only_training_is_grouped_by_length(make_example: MakeExample) -> None:
     assert not module.loader("train").by_length
 
 
+def test_batches_by_speaker_hold_so_many_of_each_and_those_left_over_come_last(make_example: MakeExample) -> None:
+    table = make_example(sizes=(40, 3, 4)).module.tables["train"]
+    counts = torch.bincount(table.speaker)
+    orders = set()
+    for epoch in range(4):
+        loader = BatchLoader(table, batch_size=8, shuffle=True, of_speaker=4)
+        loader.sampler.set_epoch(epoch)
+        rows = loader.plan().rows
+        assert sorted(rows.tolist()) == list(range(len(table)))
+        whole = int((counts // 4).sum())
+        groups = table.speaker[rows[: 4 * whole]].view(whole, 4)
+        assert (groups == groups[:, :1]).all()
+        assert torch.equal(torch.bincount(groups[:, 0], minlength=len(counts)), counts // 4)
+        orders.add(tuple(rows.tolist()))
+    assert len(orders) == 4
+
+
+def test_only_training_is_grouped_by_speaker(make_example: MakeExample) -> None:
+    module = make_example().module
+    module.group_by_speaker = 5
+    assert module.loader("train", shuffle=True).of_speaker == 5
+    assert module.loader("train").of_speaker is None
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_other_splits_come_in_their_own_order(make_example: MakeExample, split: str) -> None:
     module = make_example().module

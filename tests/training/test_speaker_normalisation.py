@@ -1,6 +1,7 @@
 """Runs whose features are standardised by each speaker's own utterances."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import soundfile
 from emorec.cli import main
 from emorec.datamodules import statistics
 from emorec.inference.loaded_run import load_run
+from emorec.models import builder, speaker_standardisation
 
 
 def table_of(demo: Path, folder: Path, gain: float) -> Path:
@@ -55,3 +57,26 @@ def test_speakers_of_another_corpus_are_standardised_by_its_own_sound(
     columns = [name for name in own if name.startswith("probability_")]
     difference = np.abs(own[columns].to_numpy() - other[columns].to_numpy()).max()
     assert bool(difference < 0.01) is is_invariant, difference
+
+
+@pytest.mark.slow
+def test_vectors_standardised_by_speaker_are_told_alike_in_training_and_later(
+    root: Path, small_demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (builder, speaker_standardisation):
+        monkeypatch.setattr(module, "FEWEST", 2)
+    network = ["encoder/audio=strided_cnn", "encoder.audio.channels=[4,4]", "fusion.pooling=attentive_statistics"]
+    words = [f"dataset.root={small_demo}", "encoder/text=none", "encoder/video=none", *network, "trainer.max_epochs=3"]
+    speakers = ["model.fused_normalisation=speaker", "group_by_speaker=4", "batch_size=8", "model.selection=last"]
+    assert main(["train", *words, *speakers, "trainer.ema=0.9"]) == 0
+    (folder,) = (path.parent for path in (root / "checkpoints").glob("*/run.json"))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    last = pandas.read_csv(folder / "history.csv").iloc[-1]
+    assert metrics["val/loss"] == pytest.approx(last["val/loss"], rel=1e-5)
+    assert main(["evaluate", f"run={folder.name}", "split=test"]) == 0
+    (path,) = (folder / "evaluations").rglob("metrics.json")
+    assert json.loads(path.read_text())["test/loss"] == pytest.approx(metrics["test/loss"], rel=1e-5)
+    clip = next(small_demo.rglob("*.flac"))
+    capsys.readouterr()
+    assert main(["predict", f"run={folder.name}", f"input={clip}"]) == 0
+    assert clip.stem in capsys.readouterr().out

@@ -110,7 +110,7 @@ def _data(run: LoadedRun) -> str:
     lines = [f"- corpus: {name}{f', digest {digest}' if digest else ''}"]
     lines += [f"- {key}: {value}" for key, value in stated.items() if key != "dataset"]
     lines += [f"- {remark}" for remark in remarks(run.record)]
-    if run.config.get("model", {}).get("normalisation") == "speaker":
+    if run.train_config.model.is_by_speaker:
         lines.append("- the graph normalises by the statistics of the training split, since who speaks is not known")
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """The graph that is exported: from named tensors to probabilities."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -66,6 +67,8 @@ class ExportGraph(nn.Module):
             features[name] = self.model.projected(name, values)
             present[name] = lengths > 0
         fusion = self.model.fused(features, masks, present, given.get(LAYOUT), given.get(SPEAKERS))
+        if self.model.standardisation is not None:
+            fusion = replace(fusion, fused=self.model.standardisation.alone(fusion.fused))
         logits = self.model.decided(fusion)
         return (logits,) if self.model.task.kind == "regression" else (logits.softmax(1), logits)
 
