@@ -80,3 +80,11 @@ def test_vectors_standardised_by_speaker_are_told_alike_in_training_and_later(
     capsys.readouterr()
     assert main(["predict", f"run={folder.name}", f"input={clip}"]) == 0
     assert clip.stem in capsys.readouterr().out
+
+    run = load_run(folder.name)
+    expected = run.predictions.query("split == 'test'").set_index("id").filter(like="probability_")
+    audio = {path.stem: path for path in small_demo.rglob("*.flac")}
+    rows = [{"id": name, "audio": audio[name], "speaker": name.partition("_")[0]} for name in expected.index]
+    pandas.DataFrame(rows).sample(frac=1, random_state=0).to_csv(root / "clips.csv", index=False)
+    found = {item.id: list(item.probabilities.values()) for item in run.predict(root / "clips.csv")}
+    np.testing.assert_allclose([found[name] for name in expected.index], expected.to_numpy(), atol=1e-5)
