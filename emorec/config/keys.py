@@ -30,6 +30,7 @@ ADDED_KEYS: Mapping[tuple[str, ...], Any] = {
     ("model", "selection"): "best",
     ("model", "mixup"): 0.0,
     ("model", "fused_normalisation"): "none",
+    ("model", "encoded_normalisation"): "none",
     ("model", "modality_dropout"): 0.0,
     ("fusion", "over"): "modality",
     ("loss", "logit_adjustment"): 0.0,

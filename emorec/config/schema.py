@@ -148,6 +148,8 @@ class ModelConfig:
         average_last: number of epochs, for "average_last_k".
         modality_dropout: probability that an utterance lacks a modality in training.
         fused_normalisation: "speaker" standardises the fused vectors among those of each speaker.
+        encoded_normalisation: "train" standardises the features of encoders that train by those of the training split
+            at the start, as `normalisation` does with stored ones: so a head that was trained on these fits.
     """
 
     hidden: PositiveCount
@@ -159,6 +161,7 @@ class ModelConfig:
     average_last: PositiveCount = 10
     modality_dropout: Share = 0.0
     fused_normalisation: Literal["none", "speaker"] = "none"
+    encoded_normalisation: Literal["none", "train"] = "none"
 
     @property
     def is_by_speaker(self) -> bool:

@@ -283,6 +283,11 @@ def build_model(
         task=task,
         encoders=dict(trained),
         normalisations=normalisations,
+        encoded={
+            name: Normalisation(kind="train", dim=part.dim)
+            for name, part in trained.items()
+            if settings.encoded_normalisation == "train"
+        },
         layer_sums={name: LayerSum(layers[name]) for name in widths if layers[name] > 1},
         projections={
             name: Projection(dim=dim // layers[name], hidden=hidden, dropout=dropout) for name, dim in widths.items()
@@ -344,6 +349,37 @@ def fit_statistics(model: EmotionModel, module: UtteranceDataModule) -> None:
             head = model.others.heads[name] if model.others is not None else None
             assert isinstance(head, Head)
             head.start_at(float(target[known].mean()))
+
+
+def fit_encoded(model: EmotionModel, module: UtteranceDataModule, device: str) -> None:
+    """Fits the standardisation of what encoders that train give: to the training split, with the weights that they have
+    now.
+
+    Args:
+        device: that they compute on.
+    """
+    for modality, normalisation in model.encoded.items():
+        assert isinstance(normalisation, Normalisation)
+        part: Any = model.encoder[modality]
+        inputs: Any = model.normalisation[modality]
+        was_training = part.training
+        parts = [item.to(device).eval() for item in (part, inputs)]
+
+        def features(values: Tensor, mask: Tensor, parts: Sequence[Any] = parts) -> tuple[Tensor, Tensor]:
+            part, inputs = parts
+            values, mask = values.to(device), mask.to(device)
+            with torch.inference_mode():
+                if part.front is not None:
+                    values, mask = part.front(values, mask)
+                if part.standardised:
+                    values = inputs(values.float())
+                found, mask = part(values, mask, mask.any(1))
+            return found.cpu(), mask.cpu()
+
+        statistics = module.tables["train"].feature_statistics(modality, front=features, batch_size=FRONT_BATCH)
+        for item in parts:
+            item.cpu().train(was_training)
+        normalisation.fit(*statistics)
 
 
 def front_of(model: EmotionModel, modality: str) -> Any:

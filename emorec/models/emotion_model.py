@@ -74,6 +74,7 @@ class EmotionModel(FastModule):
         task: what is predicted.
         encoders: {modality: `TrainedPart`} of encoders that train.
         normalisations: {modality: `Normalisation`}.
+        encoded: {modality: `Normalisation`} of the features of encoders that train.
         layer_sums: {modality: `LayerSum`} of modalities with the features of several layers.
         projections: {modality: `Projection`}.
         fusion: a `Fusion` over the projections' outputs.
@@ -98,6 +99,7 @@ class EmotionModel(FastModule):
         task: Task,
         encoders: dict[str, nn.Module] | None = None,
         normalisations: dict[str, nn.Module],
+        encoded: dict[str, nn.Module] | None = None,
         layer_sums: dict[str, nn.Module] | None = None,
         projections: dict[str, nn.Module],
         fusion: nn.Module,
@@ -117,6 +119,7 @@ class EmotionModel(FastModule):
         self.task = task
         self.encoder = nn.ModuleDict(encoders or {})
         self.normalisation = nn.ModuleDict(normalisations)
+        self.encoded = nn.ModuleDict(encoded or {})
         self.layer_sum = nn.ModuleDict(layer_sums or {})
         self.projection = nn.ModuleDict(projections)
         self.fusion = fusion
@@ -219,11 +222,12 @@ class EmotionModel(FastModule):
             values, mask = part.front(values, mask, batch.draw)
         if part.standardised:
             values = self.normalisation[modality](values.float(), batch.statistics.get(modality))
-        if part.reads_ids:
-            features, mask = part(values, mask, present, batch.draw)
-            return _mixed(mixing, features, mask, present)
-        values, mask, present = _mixed(mixing, values, mask, present)
-        return *part(values, mask, present, batch.draw), present
+        if not part.reads_ids:
+            values, mask, present = _mixed(mixing, values, mask, present)
+        features, mask = part(values, mask, present, batch.draw)
+        if modality in self.encoded:
+            features = self.encoded[modality](features)
+        return _mixed(mixing, features, mask, present) if part.reads_ids else (features, mask, present)
 
     def _total_loss(self, output: ModelOutput, batch: Batch) -> Tensor:
         losses = self.loss(output, batch)

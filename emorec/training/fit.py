@@ -16,10 +16,10 @@ import torch
 import emorec
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.errors import UserError
-from emorec.features.devices import exact_float32
+from emorec.features.devices import exact_float32, own_device
 from emorec.loggers.base import RunLogger
 from emorec.machine import keep_freed_memory
-from emorec.models.builder import fit_statistics, model_for
+from emorec.models.builder import fit_encoded, fit_statistics, model_for
 from emorec.models.emotion_model import EmotionModel, Predictions
 from emorec.progress import Progress
 from emorec.runs.checkpoint_store import RunRecord
@@ -76,6 +76,8 @@ def fit(
             module.tables["train"].teacher = context.taught
             if context.initial is not None and state is None:
                 context.initial.load_into(model)
+            if model.encoded and state is None:
+                fit_encoded(model, module, "cpu" if config.trainer.accelerator == "cpu" else own_device())
         counts = ", ".join(f"{split} {len(items)}" for split, items in context.data.splits.items())
         log.info("run %s: %s utterances; trained parameters: %s", record.run_id, counts, _described(model))
         if context.config.test and not context.reads_test:

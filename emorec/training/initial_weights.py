@@ -15,7 +15,7 @@ from emorec.runs.weights import load_components
 
 log = logging.getLogger(__name__)
 
-FITTED = ("normalisation", "loss", "calibration")  # components that a new training fits anew
+FITTED = ("normalisation", "encoded", "loss", "calibration")  # components that a new training fits anew
 Parts = dict[str, dict[str, Tensor]]  # {part, such as "fusion" or "encoder.audio": {name in the model: its weights}}
 
 

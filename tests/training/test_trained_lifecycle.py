@@ -492,3 +492,26 @@ def test_a_backbone_that_a_finished_run_does_not_store_is_said(
     assert "checkpoint.backbone" not in caplog.text
     assert main([*line, "checkpoint.backbone=link"]) == 0
     assert "checkpoint.backbone=link stores nothing with a finished run" in caplog.text
+
+
+@pytest.mark.parametrize("training", ["full", "lora"])
+def test_a_head_of_stored_features_fits_the_standardised_features_of_an_encoder_that_trains(
+    training: str, words: Words, root: Path
+) -> None:
+    pooling = "encoder.text.pooling=mean_std"
+    assert main([*words("bert", training="frozen"), pooling]) == 0
+    frozen = only_record(root)
+    still = [pooling, f"init_from={frozen.run_id}", "optimizer.lr=1e-12", "model.dropout=0", *PLAIN[:1]]
+    assert main([*words("bert", training=training), *still, "model.encoded_normalisation=train"]) == 0
+    assert main([*words("bert", training=training), *still]) == 0
+    expected = load_run(frozen.run_id).predictions.filter(like="probability_").to_numpy()
+    found = {
+        load_run(record.run_id).config["model"].get("encoded_normalisation"): load_run(record.run_id)
+        for record in CheckpointStore(root / "checkpoints").records()
+        if record.run_id != frozen.run_id
+    }
+    own = found["train"].predictions.filter(like="probability_").to_numpy()
+    np.testing.assert_allclose(own, expected, atol=1e-3)
+    assert "encoded" in found["train"].record.weights
+    other = found["none"].predictions.filter(like="probability_").to_numpy()
+    assert np.abs(other - expected).max() > 10 * np.abs(own - expected).max()

@@ -84,8 +84,8 @@ class ExportGraph(nn.Module):
             lengths = mask.sum(1)
         if part.standardised:
             values = normalised(values.float())
-        encoded: tuple[Tensor, Tensor] = part.in_one_pass(values, lengths)
-        return encoded
+        features, mask = part.in_one_pass(values, lengths)
+        return (self.model.encoded[name](features) if name in self.model.encoded else features), mask
 
 
 def check_exportable(model: EmotionModel) -> None:
