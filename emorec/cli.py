@@ -87,7 +87,7 @@ def _exit_code(command: str, action: Callable[[], int]) -> int:
     except UserError as error:
         message, code = str(error), 2
     except KeyboardInterrupt:
-        message, code = "interrupted; the same command resumes", 130
+        message, code = f"interrupted{'; the same command resumes' if command in SAVING else ''}", 130
     except Preempted as stopped:
         message, code = f"{stopped}; the same command resumes", Preempted.exit_code
     except BrokenPipeError:  # the reader of the output is gone

@@ -18,6 +18,10 @@ INFO_CHOICES = ("all", "config", "defaults", "defaults-tree", "plugins", "search
 CFG_CHOICES = ("job", "hydra", "all")
 FLAG_CHOICES = {"--info": INFO_CHOICES, "-i": INFO_CHOICES, "--cfg": CFG_CHOICES, "-c": CFG_CHOICES}
 KNOWN = WITH_VALUE | PRINTING | {"--multirun", "-m", "--resolve", "--run", "-r"}
+PATH_KEYS = {  # keys that name a user's own files: they are texts, whatever is in them
+    "predict": ("input", "output", "subtitles", "plot", "whisper.model"),
+    "export": ("to",),
+}
 OPEN = ("loss.weights.", "task_weights.")  # beginnings of keys that are names
 JOIN = "+"  # between the names of several losses
 SEVERAL = "several"  # the choice of the group `loss` that holds others
@@ -86,7 +90,20 @@ def quoted(text: str) -> str:
 def for_hydra(line: CommandLine, overrides: Sequence[str]) -> list[str]:
     """Overrides as Hydra takes them, with the user's folder of configs."""
     extra = [] if line.config_dir is None else [f"hydra.searchpath=[{quoted(f'file://{line.config_dir}')}]"]
-    return [*(word for override in overrides for word in _for_hydra(override)), *extra]
+    texts = PATH_KEYS.get(line.config_name, ())
+    words = (f"{key}={_quoted_path(value)}" if key in texts else word for word, key, value in map(_parted, overrides))
+    return [*(found for word in words for found in _for_hydra(word)), *extra]
+
+
+def _parted(override: str) -> tuple[str, str, str]:
+    """An override with its key and value."""
+    key, _, value = override.partition("=")
+    return override, key, value
+
+
+def _quoted_path(value: str) -> str:
+    """The name of a file as a text, whatever is in it; null and what is quoted stay."""
+    return value if not value or value == "null" or value[0] in "'\"$" else quoted(value)
 
 
 def _for_hydra(override: str) -> list[str]:

@@ -131,7 +131,7 @@ class LoadedRun:
 
     def predict(
         self,
-        place: str | Path,
+        source: str | Path,
         *,
         window: "Window | None" = None,
         hop: float | None = None,
@@ -143,7 +143,7 @@ class LoadedRun:
         `emorec.Predictor` predicts with several runs, many clips one after the other, and clips without a text.
 
         Args:
-            place: see `emorec.inference.clips.read_clips`. Any subset of the run's modalities will do.
+            source: see `emorec.inference.clips.read_clips`. Any subset of the run's modalities will do.
             window: seconds of the segments that are predicted instead of whole clips, or "speech" for each stretch of
                 speech.
             hop: seconds from one window to the next; `None` for the window.
@@ -151,7 +151,7 @@ class LoadedRun:
             seconds: over which it smooths.
 
         Raises:
-            UserError: there is no such place, or the run predicts nothing.
+            UserError: there is no such file or folder, or the run predicts nothing.
 
         Example:
             >>> (prediction,) = load_run("3a2afb35c1c5").predict("clip.mp4")
@@ -159,7 +159,7 @@ class LoadedRun:
         """
         from emorec.inference.clips import read_clips
 
-        clips = read_clips(place)
+        clips = read_clips(source)
         if window is None:
             return list(self._predictor.predict(clips))
         timelines = self._predictor.timelines(clips, window=window, hop=hop, smoother=smoother, seconds=seconds)

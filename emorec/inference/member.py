@@ -1,5 +1,6 @@
 """One of the runs that predict together."""
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -66,7 +67,7 @@ class Member:
         settings = replace(extraction or run.train_config.extraction, on_bad_media="skip", progress=False)
         self.config = replace(run.train_config, extraction=settings)
         self.device = "cpu" if self.config.trainer.accelerator == "cpu" else own_device()
-        self.model = run.model.to(self.device)
+        self.model = run.model if self.device == "cpu" else copy.deepcopy(run.model).to(self.device)
         self.encoders = run.encoders
         for encoder in self.encoders.values():
             check_checkpoint(run.record, encoder)
@@ -76,6 +77,11 @@ class Member:
     def has_context(self) -> bool:
         """Whether the turns of a dialogue are predicted together."""
         return self.config.context is not None
+
+    @property
+    def reads_dialogues(self) -> bool:
+        """Whether what is said of a turn depends on others of its dialogue."""
+        return self.has_context or any(getattr(item, "context_turns", 0) for item in self.encoders.values())
 
     @property
     def is_by_speaker(self) -> bool:
@@ -118,8 +124,9 @@ class Member:
         known = torch.stack([reader.present for reader in table.readers.values()]).any(0)  # (N,)
         logits = torch.full((len(clips), len(self.task.labels)), math.nan)
         if self.has_context:  # a turn of which nothing is known is context as well
-            rows, turns = torch.arange(len(clips)), [_turns(clips)]
-            sizes = [len(rows)]
+            rows = torch.arange(len(clips))
+            turns = _batched(_turns(clips))
+            sizes = [sum(counts) for counts in turns]
         else:
             rows, turns = known.nonzero()[:, 0], None
             sizes = [len(part) for part in torch.split(rows, AT_ONCE)]
@@ -129,6 +136,17 @@ class Member:
                 logits[rows] = self.model.logits(batches, precision=str(self.config.trainer.precision))
         logits[~known] = math.nan
         return logits if self.task.kind == "regression" else logits.softmax(1)
+
+
+def _batched(turns: Sequence[int]) -> list[list[int]]:
+    """Numbers of turns of dialogues in batches of up to `AT_ONCE` turns, more where one dialogue has more."""
+    batches: list[list[int]] = []
+    for count in turns:
+        if batches and sum(batches[-1]) + count <= AT_ONCE:
+            batches[-1].append(count)
+        else:
+            batches.append([count])
+    return batches
 
 
 def _turns(clips: Sequence[Utterance]) -> list[int]:

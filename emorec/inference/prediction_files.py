@@ -11,6 +11,7 @@ from typing import Any, Literal, TextIO, get_args
 
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError
+from emorec.escaping import for_csv
 from emorec.inference.prediction import Prediction
 from emorec.storage.atomic import replacing
 
@@ -43,7 +44,8 @@ def write_predictions(predictions: Iterable[Prediction], task: Task, output: str
 
     Columns: `id`, `start` and `end` (seconds, of a segment), `predicted`, `confidence`, `probability_<class>` for each
     class (none of the last two for regression), `modalities` (joined by "+"), `problems` and `text`. JSON has an object
-    for each with the fields of `Prediction`: in a list, or in JSON Lines on a line each.
+    for each with the fields of `Prediction`: in a list, or in JSON Lines on a line each. In CSV a text that a
+    spreadsheet would compute is quoted by `'`.
 
     Args:
         output: the file, or "-" for standard output.
@@ -79,10 +81,10 @@ def _write_text(predictions: Iterable[Prediction], task: Task, stream: TextIO, f
     if form in ("json", "jsonl"):
         _write_json(predictions, stream, as_list=form == "json")
         return
-    writer = csv.writer(stream)
+    writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(_columns(task))
     for prediction in predictions:
-        writer.writerow(_row(prediction, task))
+        writer.writerow(map(for_csv, _row(prediction, task)))
         stream.flush()
 
 

@@ -15,7 +15,7 @@ from emorec.errors import UserError
 from emorec.inference.clips import UNREADABLE
 from emorec.inference.member import Member, Outputs
 from emorec.inference.prediction import Prediction, prediction_of
-from emorec.inference.segments import Window, recording_of, segments_of
+from emorec.inference.segments import Window, check_window, recording_of, segments_of
 from emorec.inference.timeline import Smoother, Timeline, check_smoother, smoothed, without_repeated_gaps
 from emorec.inference.transcription import Transcriber
 from emorec.runs.logs import quiet
@@ -70,12 +70,12 @@ class Predictor:
     def predict(self, clips: Iterable[Utterance]) -> Iterator[Prediction]:
         """The predictions of clips.
 
-        They come in the order of the clips; with a context by dialogue and turn, and with `model.normalisation=speaker`
-        by speaker, whose clips must then be known together. Memory is that of a block of clips, whatever their number.
+        They come in the order of the clips, and memory is that of a block of clips, whatever their number. With a
+        context, or an encoder that reads earlier turns, they come by dialogue and turn, and with
+        `model.normalisation=speaker` or `model.fused_normalisation=speaker` by speaker: then all clips are known before
+        the first is predicted, and a dialogue, or the clips of a speaker, are in memory together.
         """
-        for block in self._blocks(clips):
-            with_texts = block if self.transcriber is None else self.transcriber.with_texts(block)
-            yield from self._predictions(with_texts, self._outputs(with_texts))
+        return self._of_blocks(self._blocks(clips))
 
     def timelines(
         self,
@@ -89,23 +89,37 @@ class Predictor:
         """The predictions of the segments of each clip; for the arguments see `segments_of` and `smoothed`.
 
         Raises:
-            UserError: the predictions cannot be smoothed so.
+            UserError: the segments do not cover a recording, or the predictions cannot be smoothed so.
         """
+        check_window(window, hop)
         check_smoother(self.task, smoother)
         segments = (segment for clip in clips for segment in segments_of(clip, window, hop))
-        recordings = itertools.groupby(self.predict(segments), key=lambda item: item.id)
-        timelines = (Timeline(name, without_repeated_gaps(list(predictions))) for name, predictions in recordings)
+        predictions = self._of_blocks(self._blocks(segments, by_recording=True))
+        recordings = itertools.groupby(predictions, key=lambda item: item.id)
+        timelines = (Timeline(name, without_repeated_gaps(list(items))) for name, items in recordings)
         return (smoothed(timeline, self.task, smoother, seconds) for timeline in timelines)
 
-    def _blocks(self, clips: Iterable[Utterance]) -> Iterator[list[Utterance]]:
-        by_dialogue = any(member.has_context for member in self.members)
+    def _of_blocks(self, blocks: Iterable[list[Utterance]]) -> Iterator[Prediction]:
+        for block in blocks:
+            with_texts = block if self.transcriber is None else self.transcriber.with_texts(block)
+            yield from self._predictions(with_texts, self._outputs(with_texts))
+
+    def _blocks(self, clips: Iterable[Utterance], *, by_recording: bool = False) -> Iterator[list[Utterance]]:
+        """Clips that are predicted together.
+
+        Args:
+            clips: in any order.
+            by_recording: whether the segments of one recording, which are a dialogue, follow each other.
+        """
+        by_dialogue = any(member.reads_dialogues for member in self.members)
         by_speaker = any(member.is_by_speaker for member in self.members)
         if by_dialogue and by_speaker:  # a speaker has turns in many dialogues
             yield in_order(clips)
         elif by_dialogue:
-            yield from map(in_order, _whole_groups(clips, lambda clip: clip.dialogue))
+            groups = _runs_of(clips, _dialogue) if by_recording else _groups_of(clips, _dialogue)
+            yield from map(in_order, _packed(groups))
         elif by_speaker:
-            yield from _whole_groups(clips, lambda clip: clip.speaker)
+            yield from _packed(_groups_of(clips, _speaker))
         else:
             rest = iter(clips)
             while block := list(itertools.islice(rest, BLOCK)):
@@ -130,14 +144,31 @@ class Predictor:
             yield prediction_of(prediction, self.task, values.tolist()) if known else prediction
 
 
-def _whole_groups(clips: Iterable[Utterance], name_of: Callable[[Utterance], str | None]) -> Iterator[list[Utterance]]:
-    """Blocks of up to `BLOCK` clips, more where one group has more; a clip without a name is a group of its own."""
+def _dialogue(clip: Utterance) -> Hashable:
+    return ("", clip.id) if clip.dialogue is None else clip.dialogue  # one without a name stands alone
+
+
+def _speaker(clip: Utterance) -> Hashable:
+    return ("", clip.id) if clip.speaker is None else clip.speaker
+
+
+def _runs_of(clips: Iterable[Utterance], name_of: Callable[[Utterance], Hashable]) -> Iterator[list[Utterance]]:
+    """The clips of each name, which follow each other."""
+    return (list(group) for _, group in itertools.groupby(clips, key=name_of))
+
+
+def _groups_of(clips: Iterable[Utterance], name_of: Callable[[Utterance], Hashable]) -> Iterable[list[Utterance]]:
+    """The clips of each name, in the order in which the names begin."""
     groups: dict[Hashable, list[Utterance]] = {}
     for clip in clips:
-        name = name_of(clip)
-        groups.setdefault(("", clip.id) if name is None else name, []).append(clip)
+        groups.setdefault(name_of(clip), []).append(clip)
+    return groups.values()
+
+
+def _packed(groups: Iterable[list[Utterance]]) -> Iterator[list[Utterance]]:
+    """Blocks of whole groups, of up to `BLOCK` clips, more where one group has more."""
     block: list[Utterance] = []
-    for group in groups.values():
+    for group in groups:
         if block and len(block) + len(group) > BLOCK:
             yield block
             block = []

@@ -73,9 +73,9 @@ def ema(values: Values, times: Values, seconds: float) -> Values:
 def hmm(probabilities: Values, times: Values, seconds: float) -> Values:
     """The probabilities (W, C) of the states of a hidden Markov model, given all windows before and after.
 
-    Forward-backward (Rabiner 1989, doi 10.1109/5.18626). A state is a class; it is left after `seconds` on average, for
-    any class equally likely, and each window's probabilities (W, C) are its likelihoods, as if all classes were equally
-    frequent.
+    Forward-backward (Rabiner 1989, doi 10.1109/5.18626). A state is a class; after `seconds` on average it is drawn
+    anew, each class with the same probability, and each window's probabilities (W, C) are its likelihoods, as if all
+    classes were equally frequent.
 
     Args:
         probabilities: of each window by itself.

@@ -1,12 +1,13 @@
 """Timelines of recordings as subtitles and as pictures."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from emorec.datasets.utterance import Task
-from emorec.errors import UserError
+from emorec.errors import UserError, raise_problems
 from emorec.escaping import for_figure
 from emorec.inference.prediction import Prediction
 from emorec.inference.timeline import Timeline
@@ -38,7 +39,10 @@ def destination(place: str, suffixes: Sequence[str], names: Sequence[str], key: 
         return Destination(file=path)
     if path.suffix and not path.is_dir():
         raise UserError(f"{key}: expected a folder, or a file that ends in {', '.join(suffixes)}, got {place}")
-    return Destination(folder=path, suffix=suffixes[0])
+    target = Destination(folder=path, suffix=suffixes[0])
+    twice = [str(file) for file, count in Counter(target.of(name) for name in names).items() if count > 1]
+    raise_problems(key, [f"expected a file for each recording, got several for {file}" for file in twice])
+    return target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ class Destination:
         if self.file is not None:
             return self.file
         path = Path(name)
-        parts = [path.name] if path.is_absolute() else [part for part in path.parts if part != ".."]
+        parts = [part for part in path.parts if part not in (path.anchor, "..")] or ["recording"]
         below = self.folder.joinpath(*parts)
         return below.with_name(below.name + self.suffix)
 

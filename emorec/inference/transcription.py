@@ -54,7 +54,8 @@ class Transcriber:
         except (MediaError, OSError) as error:
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             return replace(clip, metadata={**clip.metadata, UNREADABLE: f"cannot be transcribed: {reason}"})
-        return replace(clip, text=self.text(waveform))
+        metadata = {key: value for key, value in clip.metadata.items() if key != UNREADABLE}
+        return replace(clip, text=self.text(waveform), metadata=metadata)
 
     def text(self, waveform: Waveform) -> str:
         """What is said in a waveform (S,) at the model's rate; long ones are read in equal windows."""

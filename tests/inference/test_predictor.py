@@ -158,8 +158,11 @@ def test_the_command_writes_a_row_for_each_clip_in_every_format(
 
     only = min(clips.glob("*.txt"))
     assert main(["predict", f"run={run.record.run_id}", f"input={only}"]) == 0
-    header, row = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out
+    assert "\\u000d" not in printed
+    header, row = printed.splitlines()
     assert header.startswith("id,start,end,predicted,confidence,probability_")
+    assert header.endswith(",modalities,problems,text")
     assert row.startswith(str(only))
 
 

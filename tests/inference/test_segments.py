@@ -1,6 +1,7 @@
 """Recordings are cut into windows, and into what is spoken."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 
 from emorec.datasets.utterance import Utterance
+from emorec.errors import UserError
 from emorec.inference import speech
-from emorec.inference.segments import recording_of, segments_of, windows
+from emorec.inference.clips import UNREADABLE
+from emorec.inference.segments import UNKNOWN_TEXT, check_window, recording_of, segments_of, windows
 from emorec.media.length import recorded_seconds
 from tests.conftest import tone
 from tests.media.clips import numbered, write_clip
@@ -118,8 +121,34 @@ def test_nobody_speaks_in_a_tone_or_without_sound(talk: Path) -> None:
     pytest.importorskip("silero_vad")
     assert list(speech.spoken(clip_of(talk), 0.0, 10.0)) == []
     assert list(speech.spoken(clip_of(None), 0.0, 10.0)) == []
-    (segment,) = segments_of(clip_of(talk), "speech", None)
-    assert (segment.start, segment.end) == (None, None)
+    (segment,) = segments_of(clip_of(talk, text="all of it"), "speech", None)
+    assert (segment.start, segment.end, segment.text) == (0.0, 10.0, "all of it")
+
+
+def test_a_video_without_sound_has_one_segment_of_speech(tmp_path: Path) -> None:
+    pytest.importorskip("silero_vad")
+    path = write_clip(tmp_path / "silent.mp4", numbered(10))
+    (segment,) = segments_of(replace(clip_of(path), video=path), "speech", None)
+    assert segment.start == 0.0
+
+
+def test_a_transcript_stays_with_a_whole_clip_and_is_unknown_for_a_part(write_sound: Write) -> None:
+    clip = clip_of(write_sound("talk.wav", tone(2.0)), text="all of it")
+    (whole,) = segments_of(clip, 5.0, None)
+    assert whole.text == "all of it"
+    parts = list(segments_of(clip, 1.0, None))
+    assert [item.text for item in parts] == [None, None]
+    assert {item.metadata[UNREADABLE] for item in parts} == {UNKNOWN_TEXT}
+    (text,) = segments_of(clip_of(None, text="read"), 1.0, None)
+    assert text.text == "read"
+
+
+@pytest.mark.parametrize(
+    ("window", "hop"), [(0, None), (-1.0, None), (3.0, 0), (3.0, -1.0), (3.0, 5.0), ("speech", 1.0), ("loud", None)]
+)
+def test_segments_that_do_not_cover_a_recording_are_refused(window: Any, hop: float | None) -> None:
+    with pytest.raises(UserError, match="expected"):
+        check_window(window, hop)
 
 
 def test_a_missing_package_is_named(talk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,8 +122,11 @@ def test_values_and_nothing_are_drawn_too(tmp_path: Path) -> None:
 def test_files_of_several_recordings_lie_in_a_folder_and_never_outside(tmp_path: Path) -> None:
     names = ["a/talk.mp4", "../../b.wav", "/etc/passwd"]
     target = destination(str(tmp_path), SUBTITLES, names, "subtitles")
-    expected = [tmp_path / "a/talk.mp4.vtt", tmp_path / "b.wav.vtt", tmp_path / "passwd.vtt"]
+    expected = [tmp_path / "a/talk.mp4.vtt", tmp_path / "b.wav.vtt", tmp_path / "etc/passwd.vtt"]
     assert [target.of(name) for name in names] == expected
+    assert target.of("..") == tmp_path / "recording.vtt"
+    with pytest.raises(UserError, match="subtitles: expected a file for each recording, got several for"):
+        destination(str(tmp_path), SUBTITLES, ["x.mp4", "../x.mp4"], "subtitles")
     single = destination(str(tmp_path / "x.PDF"), PICTURES, ["a"], "plot")
     assert single.of("a") == tmp_path / "x.PDF"
     with pytest.raises(UserError, match="subtitles: expected a folder for 3 recordings, got the file"):

@@ -19,6 +19,7 @@ from emorec.inference.clips import read_clips
 from emorec.inference.loaded_run import LoadedRun
 from emorec.inference.transcription import Transcriber
 from emorec.runs.checkpoint_store import CheckpointStore
+from tests.encoders.tiny_checkpoints import TinyCheckpoints
 
 pytestmark = pytest.mark.slow
 
@@ -139,16 +140,46 @@ def test_what_is_said_is_transcribed_where_there_is_no_text(
     shutil.copy(recording, clips / "given.wav")
     (clips / "given.txt").write_text("how sad")
     (clips / "broken.wav").write_bytes(b"no sound")
-    (clips / "read.txt").write_text("what a happy day")
+    (tmp_path / "read.txt").write_text("what a happy day")
+    (read,) = run.predict(tmp_path / "read.txt")
     predictor = Predictor(run, transcriber=Transcriber(WhisperConfig(model=str(model))))
     with monkeypatch.context() as patched:
         patched.setattr(Transcriber, "text", text)
         found = {Path(item.id).stem: item for item in predictor.predict(read_clips(clips))}
     assert len(heard) == 1
-    assert found["heard"].probabilities == pytest.approx(found["read"].probabilities)
+    assert found["heard"].probabilities == pytest.approx(read.probabilities)
     assert (found["heard"].text, found["given"].text) == ("what a happy day", "how sad")
     assert found["broken"].problems["text"].startswith("cannot be transcribed: ")
     assert isinstance(Transcriber(WhisperConfig(model=str(model))).text(np.zeros(40 * 16_000, np.float32)), str)
+
+
+def test_turns_that_an_encoder_reads_are_in_the_block(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {
+            "id": f"{split}{n}",
+            "label": ("a", "b")[n % 2],
+            "text": f"word{n}",
+            "dialogue": split,
+            "turn": n,
+            "split": split,
+        }
+        for split in ("train", "val", "test")
+        for n in range(8)
+    ]
+    table = pandas.DataFrame(rows)
+    table.to_csv(tmp_path / "talk.csv", index=False)
+    checkpoint = TinyCheckpoints(tmp_path / "tiny")["bert"]
+    words = ["dataset=custom", f"dataset.table={tmp_path / 'talk.csv'}", *TEXT, "trainer.max_epochs=1"]
+    words += ["encoder/text=minilm", f"encoder.text.model={checkpoint}", "encoder.text.context_turns=2"]
+    (run,) = trained(root, words)
+    expected = run.predictions.set_index("id").filter(like="probability_")
+    monkeypatch.setattr("emorec.inference.predictor.BLOCK", 3)
+    new = tmp_path / "new.csv"  # columns that nothing is predicted by are not read
+    table[table["split"] == "test"].assign(split="holdout").sample(frac=1, random_state=0).to_csv(new, index=False)
+    for item in run.predict(new):
+        np.testing.assert_allclose(list(item.probabilities.values()), expected.loc[item.id], atol=1e-5)
 
 
 def write_whisper(folder: Path) -> Path:
