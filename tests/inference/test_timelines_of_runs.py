@@ -168,9 +168,9 @@ def test_turns_that_an_encoder_reads_are_in_the_block(
         for split in ("train", "val", "test")
         for n in range(8)
     ]
-    table = pandas.DataFrame(rows)
+    table = pandas.DataFrame(rows, columns=["id", "label", "text", "dialogue", "turn", "split"])
     table.to_csv(tmp_path / "talk.csv", index=False)
-    checkpoint = TinyCheckpoints(tmp_path / "tiny")["bert"]
+    checkpoint = TinyCheckpoints(tmp_path)["bert"]
     words = ["dataset=custom", f"dataset.table={tmp_path / 'talk.csv'}", *TEXT, "trainer.max_epochs=1"]
     words += ["encoder/text=minilm", f"encoder.text.model={checkpoint}", "encoder.text.context_turns=2"]
     (run,) = trained(root, words)
