@@ -128,7 +128,7 @@ def test_what_is_no_credential_is_taken(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "extract", "evaluate", "predict", "report", "data", "cache", "runs", "tune"]
+    "command", ["train", "extract", "evaluate", "predict", "export", "report", "data", "cache", "runs", "tune"]
 )
 @pytest.mark.parametrize("word", [f"notes={HEX}", "+api_key=my-own-value"])
 def test_every_command_refuses_before_anything_is_written(

@@ -28,8 +28,8 @@ HUB_FILES = (
 STEPS = {"features": 64, "tokens": 32, "sound": 48_000, "bands": 300, "frames": 16}
 
 
-def card_of(run: LoadedRun, graph: ExportGraph, form: str) -> str:
-    """The text of the folder's `README.md`."""
+def card_of(run: LoadedRun, graph: ExportGraph, form: str, changes: Sequence[str] = ()) -> str:
+    """The text of the folder's `README.md`. `changes` are what was done to the model since its run."""
     record, task = run.record, graph.model.task
     parts = [
         f"# Emotion recognition: run {record.run_id}",
@@ -44,6 +44,14 @@ def card_of(run: LoadedRun, graph: ExportGraph, form: str) -> str:
         "## Data and protocol",
         _data(run),
         "## Results",
+        *(
+            [
+                "These are the scores of the run itself. Its model was changed since:",
+                "\n".join(f"- {line}" for line in changes),
+            ]
+            if changes
+            else []
+        ),
         _results(run),
         "## Limits and use that is out of scope",
         LIMITS,
@@ -110,6 +118,8 @@ def _data(run: LoadedRun) -> str:
     lines = [f"- corpus: {name}{f', digest {digest}' if digest else ''}"]
     lines += [f"- {key}: {value}" for key, value in stated.items() if key != "dataset"]
     lines += [f"- {remark}" for remark in remarks(run.record)]
+    if (precision := str(run.config.get("trainer", {}).get("precision", "32"))) != "32":
+        lines.append(f"- the run computed in {precision}, the graph computes in float32")
     if run.train_config.model.is_by_speaker:
         lines.append("- the graph normalises by the statistics of the training split, since who speaks is not known")
     return "\n".join(lines)

@@ -79,7 +79,7 @@ def export_run(config: ExportConfig) -> str:
     if config.format == "tensorrt":
         require_tensorrt()
     run = load_run(config.run, checkpoints=config.paths.checkpoints)
-    check_applicable(run)
+    check_applicable(run, config)
     narrow, pruning = (None, None) if config.prune is None else pruned(run, config)
     exported = graph_of(run, narrow or run.model, config)
     with new_folder(target) as folder:
@@ -92,12 +92,13 @@ def export_run(config: ExportConfig) -> str:
         write_labels(folder, exported.graph)
         write_self_test(folder, exported.graph, exported.ports, exported.example)
         write_tokenizers(folder, exported.ports)
-        header = card_header(run, exported.graph) if config.format == "huggingface" else ""
-        (folder / "README.md").write_text(header + card_of(run, exported.graph, config.format))
+        header = card_header(run, exported.graph, lines) if config.format == "huggingface" else ""
+        (folder / "README.md").write_text(header + card_of(run, exported.graph, config.format, lines))
     size = sum(path.stat().st_size for path in target.iterdir()) / 1e6
     line = f"run {run.record.run_id}: {config.format}, {size:.1f} MB  {target}"
     close = f"largest difference from the run {parity.difference:.1e} over {parity.batches} batches ({parity.where})"
-    return "\n".join([line, close, *lines])
+    features = [f"{name} is read as features: {port.reason}" for name, port in exported.ports.items() if port.reason]
+    return "\n".join([line, *features, close, *lines])
 
 
 def _quantize(folder: Path, exported: Exported, config: ExportConfig) -> str:
@@ -115,14 +116,15 @@ def _quantize(folder: Path, exported: Exported, config: ExportConfig) -> str:
     return found.line()
 
 
-def check_applicable(run: LoadedRun) -> None:
-    """Raises a `UserError` where a run predicts nothing, or a pretrained checkpoint of it has changed since."""
+def check_applicable(run: LoadedRun, config: ExportConfig) -> None:
+    """Raises a `UserError` where a run predicts nothing, or a pretrained checkpoint that is read has changed since."""
     if run.task.kind == "self_supervised":
         raise UserError(
             f"expected a run that predicts something, got {run.record.run_id}, which was trained without labels"
         )
     for encoder in run.encoders.values():
-        check_checkpoint(run.record, encoder)
+        if encoder.mode != "frozen" or config.reads != "features":
+            check_checkpoint(run.record, encoder)
         encoder.views = 0
 
 
@@ -134,7 +136,7 @@ def graph_of(run: LoadedRun, model: EmotionModel, config: ExportConfig) -> Expor
     """
     check_exportable(model)
     parts: dict[str, TrainedPart] = dict(model.encoder.items())  # type: ignore[arg-type]
-    ports = ports_of(run.encoders, parts, run.widths, config.reads)
+    ports = ports_of(run.encoders, parts, run.widths, config.reads, run.record.feature_specs)
     graph = ExportGraph(model, {name: port.reading for name, port in ports.items()}).eval()
     example = make_example(ports, model, rows=3, size=1, generator=np.random.default_rng(0))
     return Exported(run, graph, ports, example, preprocess_text(graph, ports, run.record.run_id))

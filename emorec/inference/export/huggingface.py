@@ -1,5 +1,6 @@
 """A folder that `push_to_hub` takes: weights as safetensors, a config, and results as the hub shows them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ def without_paths(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def card_header(run: LoadedRun, graph: ExportGraph) -> str:
-    """The header of a card on the hub: tags, metrics, and the results of each split."""
+def card_header(run: LoadedRun, graph: ExportGraph, changes: Sequence[str] = ()) -> str:
+    """The header of a card on the hub: tags, metrics, and the results of each split, if nothing was changed since."""
     from huggingface_hub import EvalResult, ModelCardData
 
     modalities = [item.name for item in graph.inputs]
@@ -64,7 +65,7 @@ def card_header(run: LoadedRun, graph: ExportGraph) -> str:
             metric_value=round(value, 6),
         )
         for name, value in sorted(scores.items())
-        if name.partition("/")[2] in HUB_METRICS
+        if name.partition("/")[2] in HUB_METRICS and not changes
     ]
     data = ModelCardData(
         library_name="emorec",

@@ -22,9 +22,9 @@ from emorec.errors import UserError, raise_problems
 from emorec.inference.export.graph_input import GraphInput
 from emorec.inference.export.reading import Reading
 from emorec.inference.export.settings import settings_of
-from emorec.media.audio import read_audio
+from emorec.media.audio import AudioSettings, read_audio
 from emorec.media.source import Source
-from emorec.media.video import read_video
+from emorec.media.video import VideoSettings, read_video
 
 Asked = Literal["features", "raw"] | None
 Array = NDArray[Any]
@@ -54,12 +54,16 @@ class Port:
         stored, kind = self.encoder.stored(), self.declared.kind
         stored.load()
         if kind == "features":
-            features, mask = stored.encode(stored.collate([stored.read(source)]))
-            return features[0][mask[0]].float().numpy()
+            with torch.inference_mode():
+                features, mask = stored.encode(stored.collate([stored.read(source)]))
+            return features[0][mask[0]].to(getattr(torch, stored.dtype)).float().numpy()
+        media = self.encoder.media
         if kind == "sound":
-            return read_audio(source, self._audio.media)
+            assert isinstance(media, AudioSettings)
+            return read_audio(source, media)
         if kind == "frames":
-            return np.asarray(read_video(source, self.encoder.media))  # type: ignore[arg-type]
+            assert isinstance(media, VideoSettings)
+            return np.asarray(read_video(source, media))
         if kind == "bands":
             return self._whisper.log_mel(source)
         if isinstance(stored, WordNumbers):
@@ -113,17 +117,17 @@ class Port:
         return stored.collate([value])
 
     @property
-    def _audio(self) -> Any:
-        return self.encoder
-
-    @property
     def _whisper(self) -> HuggingFaceAudio:
         assert isinstance(self.encoder, HuggingFaceAudio)
         return self.encoder
 
 
 def ports_of(
-    encoders: Mapping[str, Encoder], parts: Mapping[str, TrainedPart], widths: Mapping[str, int], asked: Asked
+    encoders: Mapping[str, Encoder],
+    parts: Mapping[str, TrainedPart],
+    widths: Mapping[str, int],
+    asked: Asked,
+    specs: Mapping[str, list[dict[str, Any]]] | None = None,
 ) -> dict[str, Port]:
     """{modality: its port}.
 
@@ -132,6 +136,7 @@ def ports_of(
         parts: {modality: trained part} in the run's model.
         widths: {modality: width of the features that the model reads}.
         asked: "features" as they are stored, "raw" for decoded media, or `None` for these where an encoder can.
+        specs: {modality: specs of its features}, one for each layer.
 
     Raises:
         UserError: an encoder cannot read media within a graph, and `asked` is "raw".
@@ -147,12 +152,15 @@ def ports_of(
             except UserError as error:
                 reason = str(error)
                 problems.append(f"expected reads=features, since encoder.{modality} cannot read media: {reason}")
-        ports[modality] = _features(modality, encoder, part, widths[modality], reason)
+        settings = {"specs": (specs or {}).get(modality, [])}
+        ports[modality] = _features(modality, encoder, part, width=widths[modality], settings=settings, reason=reason)
     raise_problems("reads=raw", problems if asked == "raw" else [])
     return ports
 
 
-def _features(modality: str, encoder: Encoder, part: TrainedPart | None, width: int, reason: str) -> Port:
+def _features(
+    modality: str, encoder: Encoder, part: TrainedPart | None, *, width: int, settings: dict[str, Any], reason: str
+) -> Port:
     """The port of what the store keeps: features, or the inputs of an encoder that trains."""
     stored = encoder.stored()
     if part is not None:
@@ -166,7 +174,7 @@ def _features(modality: str, encoder: Encoder, part: TrainedPart | None, width: 
         kind="features",
         sizes=(width,),
         pads_exactly=part is None or part.pads_exactly,
-        settings=settings_of(encoder, "features"),
+        settings=settings,
         **limits,  # type: ignore[arg-type]
     )
     return Port(encoder, Reading(declared), reason)
@@ -207,8 +215,8 @@ def _raw(modality: str, encoder: Encoder, part: TrainedPart | None) -> Port:
 def _sizes(encoder: Encoder, kind: str) -> tuple[int, ...]:
     """Of the dimensions after time."""
     if kind == "frames":
-        size = int(encoder.media.size)  # type: ignore[union-attr]
-        return (size, size, 3)
+        assert isinstance(encoder.media, VideoSettings)
+        return (encoder.media.size, encoder.media.size, 3)
     if kind == "bands":
         assert isinstance(encoder, HuggingFaceAudio)
         return (encoder.decoded_width,)
@@ -218,7 +226,8 @@ def _sizes(encoder: Encoder, kind: str) -> tuple[int, ...]:
 def _steps(encoder: Encoder, first: TrainedPart) -> int | None:
     """The number of frames of a network that reads a clip as a whole."""
     if isinstance(first, PicturePart) and first.clip:
-        return int(encoder.media.frames)  # type: ignore[union-attr]
+        assert isinstance(encoder.media, VideoSettings)
+        return encoder.media.frames
     return None
 
 

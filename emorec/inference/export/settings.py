@@ -12,10 +12,8 @@ TOKENIZER, VOCABULARY = "tokenizer.json", "vocabulary.json"  # files of the fold
 
 
 def settings_of(encoder: Encoder, kind: str) -> dict[str, Any]:
-    """The settings by which an encoder decodes media, or the spec of its features for kind "features"."""
+    """The settings by which an encoder decodes media."""
     stored = encoder.stored()
-    if kind == "features":
-        return {"specs": list(stored.specs())}
     media = {} if encoder.media is None else encoder.media.identity()
     if isinstance(stored, WordNumbers):
         return {

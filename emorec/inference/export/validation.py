@@ -77,9 +77,10 @@ class ValidationInputs:
         return LabelledInputs(tensors, batch.targets[task].numpy(), batch.target_mask[task].numpy())
 
     def _value(self, port: Port, utterance: Utterance) -> Array | None:
+        """What an utterance has of a modality; of one that is longer than the graph takes, its beginning."""
         source = port.encoder.source(utterance, self._manifest)
         try:
-            return None if source is None else port.value_of(source)
+            return None if source is None else port.value_of(source)[: port.declared.longest]
         except MediaError:  # it was recorded as such when the features were computed
             return None
 

@@ -56,7 +56,7 @@ def test_torchscript_needs_torch_alone(train: Train, export: Callable[..., Path]
 
 
 def test_a_program_of_torch_export_takes_any_size(train: Train, export: Callable[..., Path]) -> None:
-    folder = export(train(*FEATURES), "format=torch")
+    folder = export(train(*CONVOLUTIONS[:2], "fusion=concat"), "format=torch")
     tensors, expected = inputs_and_expected(folder)
     model = torch.export.load(folder / "model.pt2").module()
     np.testing.assert_allclose(model(*tensors)[0].detach().numpy(), expected, atol=1e-4)

@@ -18,6 +18,8 @@ from tests.inference.export import small_models
 from tests.inference.export.small_models import DIMS, HIDDEN, context_of, feature_ports, fusion_of, model_of, parity_of
 from tests.inference.export.test_folder import infer
 
+pytestmark = pytest.mark.slow
+
 NARROW = 12
 INDIVISIBLE = ("channel_attention", "low_rank")  # parts of them have other widths
 
@@ -90,7 +92,6 @@ def test_the_strongest_units_of_each_group_are_kept() -> None:
     assert strongest_units({"one": (weight[:, :4], {1: 1})}, 4, 2, 2).tolist() == [0, 3]
 
 
-@pytest.mark.slow
 def test_a_pruned_run_is_smaller_and_its_scores_are_told(
     train: Callable[..., LoadedRun], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,3 +107,5 @@ def test_a_pruned_run_is_smaller_and_its_scores_are_told(
     assert f"model.hidden 32 to 24, parameters {found['parameters']['before']:,}" in printed
     assert sizes[1] < 0.8 * sizes[0]
     assert infer(tmp_path / "pruned").returncode == 0
+    card = (tmp_path / "pruned" / "README.md").read_text()
+    assert "Its model was changed since:\n\n- pruned: model.hidden 32 to 24" in card
