@@ -6,6 +6,7 @@ from typing import Any
 from emorec import __version__
 from emorec.inference.export.graph import ExportGraph
 from emorec.inference.export.graph_input import MEANING, GraphInput
+from emorec.inference.export.huggingface import without_paths
 from emorec.inference.loaded_run import LoadedRun
 from emorec.runs.results import remarks, scalar_metrics
 
@@ -141,7 +142,8 @@ def _origin(run: LoadedRun) -> str:
     versions: Mapping[str, Any] = record.provenance
     commit = versions.get("git_commit") or versions.get("commit")
     lines = [f"- run: {record.run_id}, {record.selected}, seed {record.seed}", f"- trained: {record.started}"]
-    lines.append(f"- command: `emorec train {' '.join(record.overrides)}`")
+    words = (without_paths(word) for override in record.overrides for word in [override.partition("=")])
+    lines.append(f"- command: `emorec train {' '.join(''.join(word) for word in words)}`")
     lines += [f"- commit of emorec: {commit}"] if commit else []
     return "\n".join(lines)
 

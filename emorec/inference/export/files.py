@@ -31,6 +31,7 @@ def preprocess_text(graph: ExportGraph, ports: Mapping[str, Port], run_id: str) 
     for name, port in ports.items():
         reason = {"why_features": port.reason} if port.reason else {}
         kind = getattr(graph.model.normalisation[name], "kind", "none")
+        kind = "train" if kind == "speaker" else kind  # who speaks is not known to the graph
         inputs.append({**port.declared.described(), "normalisation": f"{kind}, in the graph", **reason})
     described: dict[str, Any] = {
         "version": VERSION,

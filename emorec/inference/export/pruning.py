@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from emorec.config.schema import ExportConfig, TrainConfig
 from emorec.datamodules.prepared_data import PreparedData
+from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.errors import UserError, raise_problems
 from emorec.features.devices import exact_float32
 from emorec.inference.export.validation import prepared
@@ -64,7 +65,8 @@ class Pruning:
 def pruned(run: LoadedRun, command: ExportConfig) -> tuple[EmotionModel, Pruning]:
     """A model with fewer units, trained again on the run's training split with the run's settings.
 
-    The units with the smallest weights go. Encoders stay as they are.
+    The units with the smallest weights go. Encoders are not made narrower. The epoch is chosen on validation; there is
+    no early stopping and no moving average.
 
     Raises:
         UserError: a part of the model cannot be made narrower, or the run's corpus cannot be read.
@@ -78,26 +80,26 @@ def pruned(run: LoadedRun, command: ExportConfig) -> tuple[EmotionModel, Pruning
     groups = _heads(run.model, config.model.hidden)
     kept = max(1, round(config.model.hidden * (1 - command.prune) / groups)) * groups
     module = data.module(config)
-    narrow = _narrow_model(run, replace(config, model=replace(config.model, hidden=kept)), data)
+    narrow = _narrow_model(run, replace(config, model=replace(config.model, hidden=kept)), data, module)
     load_units(narrow, run.model, config.model.hidden, kept, groups)
     score = data.task.monitor
     scores = {
         name: predict(model, module.loader("val"), config.trainer).scores[score]
         for name, model in {"before": _with_metrics(run.model, narrow), "untrained": narrow}.items()
     }
-    best_epoch, scores["after"] = _train(narrow, config, data, command.prune_epochs)
+    best_epoch, scores["after"] = _train(narrow, config, module, command.prune_epochs)
     counts = {"before": _count(run.model), "after": _count(narrow)}
     hidden = {"before": config.model.hidden, "after": kept}
     return narrow, Pruning(command.prune, hidden, counts, score, scores, command.prune_epochs, best_epoch)
 
 
-def _narrow_model(run: LoadedRun, config: TrainConfig, data: PreparedData) -> EmotionModel:
+def _narrow_model(run: LoadedRun, config: TrainConfig, data: PreparedData, module: UtteranceDataModule) -> EmotionModel:
     """A model of another width, with new weights.
 
     Raises:
         UserError: a part does not take the width.
     """
-    return model_for(make_parts(config, data.task, run.encoders, data.others), config.model, data.module(config))
+    return model_for(make_parts(config, data.task, run.encoders, data.others), config.model, module)
 
 
 def _with_metrics(model: EmotionModel, other: EmotionModel) -> EmotionModel:
@@ -183,7 +185,7 @@ def _taken(weight: Tensor, dimensions: Mapping[int, int], units: Tensor, before:
     return weight
 
 
-def _train(model: EmotionModel, config: TrainConfig, data: PreparedData, epochs: int) -> tuple[int, float]:
+def _train(model: EmotionModel, config: TrainConfig, module: UtteranceDataModule, epochs: int) -> tuple[int, float]:
     """Trains a model, and leaves the weights that are best on validation in it; returns their epoch and score.
 
     Raises:
@@ -191,13 +193,13 @@ def _train(model: EmotionModel, config: TrainConfig, data: PreparedData, epochs:
     """
     lightning.seed_everything(config.seed, verbose=False)
     settings = replace(config.trainer, max_epochs=epochs, devices=1)
-    module = data.module(config)
+    task = module.task
     with tempfile.TemporaryDirectory(prefix="emorec_prune_") as place, exact_float32():
         folder = Path(place)
         best = BestWeights(
             folder=folder,
-            monitor=f"val/{data.task.monitor}",
-            direction=data.task.direction,
+            monitor=f"val/{task.monitor}",
+            direction=task.direction,
             owned=lambda: True,
             selection=selection_of(config.model),
         )
@@ -206,6 +208,9 @@ def _train(model: EmotionModel, config: TrainConfig, data: PreparedData, epochs:
             raise UserError(f"prune: expected an epoch with finite results, got none: {best.diverged}")
         model.load_state_dict(best.load(), strict=True)
     model.cpu().eval()
-    scores = predict(model, module.loader("val"), config.trainer).scores
+    found = predict(model, module.loader("val"), config.trainer)
+    if model.calibration is not None:
+        temperature = model.calibration.temperature.clone()
+        model.calibration.fit(found.logits * temperature.to(found.logits.device), found.target)
     model.cpu()
-    return best.epoch, scores[data.task.monitor]
+    return best.epoch, found.scores[task.monitor]

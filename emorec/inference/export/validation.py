@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from emorec.batch import Batch
 from emorec.config.schema import CommandConfig, TrainConfig
 from emorec.config.validation import validated
@@ -18,6 +20,7 @@ from emorec.inference.export.port import Port
 from emorec.inference.loaded_run import LoadedRun
 from emorec.media.source import MediaError
 from emorec.runs.backbones import with_present_models
+from emorec.runs.checkpoint_store import stored_task
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,15 @@ class ValidationInputs:
         self._utterances = {item.id: item for item in data.manifest.utterances}
 
     def __iter__(self) -> Iterator[LabelledInputs]:
+        alone = not all(port.declared.pads_exactly for port in self._ports.values())
         for batch in self._module.loader("val"):
-            yield self.inputs_of(batch)
+            if alone and batch.layout is not None:
+                raise UserError(
+                    "expected reads=features to compare models on whole dialogues, got an encoder for which padding "
+                    "changes the result"
+                )
+            rows = range(len(batch)) if alone else ()
+            yield from map(self.inputs_of, [batch.taken(torch.tensor([row])) for row in rows] or [batch])
 
     def inputs_of(self, batch: Batch) -> LabelledInputs:
         """A batch as inputs of the graph: features as they are stored, media as they are decoded."""
@@ -111,7 +121,13 @@ def prepared(run: LoadedRun, command: CommandConfig) -> tuple[PreparedData, Trai
     try:
         corpus, _ = preparer.components(config)
         data = preparer.prepare(
-            config, corpus, run.encoders, run.task, widths=run.widths, dialogues=config.context is not None
+            config,
+            corpus,
+            run.encoders,
+            run.task,
+            widths=run.widths,
+            dialogues=config.context is not None,
+            others=[stored_task(item) for item in run.record.other_tasks],
         )
     except (UserError, OSError) as error:
         raise UserError(
