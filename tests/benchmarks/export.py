@@ -80,7 +80,7 @@ def int8_size() -> Figure:
     own, peer = interleaved(*(lambda item=item: seconds(lambda: item(example)) for item in sessions), rounds=2)
     note = (
         f"{len(content) / 1e6:.0f} to {len(small) / 1e6:.0f} MB ({method}), {own / peer:.2f} times as fast, "
-        f"probabilities change by up to {np.abs(whole - narrow).max():.3f}"
+        f"probabilities change by up to {np.abs(whole - narrow).max():.1e}"
     )
     return Figure("int8_size", len(content) / len(small), "times", ">= 3.9", note)
 

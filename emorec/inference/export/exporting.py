@@ -80,6 +80,7 @@ def export_run(config: ExportConfig) -> str:
         require_tensorrt()
     run = load_run(config.run, checkpoints=config.paths.checkpoints)
     check_applicable(run, config)
+    check_exportable(run.model)  # before anything is trained
     narrow, pruning = (None, None) if config.prune is None else pruned(run, config)
     exported = graph_of(run, narrow or run.model, config)
     with new_folder(target) as folder:
@@ -96,7 +97,7 @@ def export_run(config: ExportConfig) -> str:
         (folder / "README.md").write_text(header + card_of(run, exported.graph, config.format, lines))
     size = sum(path.stat().st_size for path in target.iterdir()) / 1e6
     line = f"run {run.record.run_id}: {config.format}, {size:.1f} MB  {target}"
-    close = f"largest difference from the run {parity.difference:.1e} over {parity.batches} batches ({parity.where})"
+    close = f"largest difference from torch {parity.difference:.1e} over {parity.batches} batches ({parity.where})"
     features = [f"{name} is read as features: {port.reason}" for name, port in exported.ports.items() if port.reason]
     return "\n".join([line, *features, close, *lines])
 
@@ -132,9 +133,8 @@ def graph_of(run: LoadedRun, model: EmotionModel, config: ExportConfig) -> Expor
     """The graph of a run's model, or of one that was made of it.
 
     Raises:
-        UserError: a part of it cannot be exported.
+        UserError: an encoder cannot read media within the graph, as was asked for.
     """
-    check_exportable(model)
     parts: dict[str, TrainedPart] = dict(model.encoder.items())  # type: ignore[arg-type]
     ports = ports_of(run.encoders, parts, run.widths, config.reads, run.record.feature_specs)
     graph = ExportGraph(model, {name: port.reading for name, port in ports.items()}).eval()

@@ -64,8 +64,10 @@ def values_of(folder: Path, arrays: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_turns_are_predicted_in_their_dialogue(train_on_table: Custom, tmp_path: Path) -> None:
     run = train_on_table(feelings, "context=bigru")
-    folder = exported(run, tmp_path / "exported")
+    folder = exported(run, tmp_path / "exported", "quantize=int8")
     assert infer(folder).returncode == 0
+    compared = json.loads((folder / "quantization.json").read_text())
+    assert compared["scores"]["float32"] == pytest.approx(run.metrics["val/uar"], abs=1e-6)
     (port,) = ports_of(run.encoders, {}, run.widths, None).values()
     rows = np.stack([port.value_of(Source(modality="text", text=TEXTS[number % 4])) for number in range(5)])
     arrays = {"text": rows, "text_lengths": np.ones(5, np.int64), "speakers": np.array([0, 1, 0, 1, 0])}
