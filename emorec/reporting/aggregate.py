@@ -20,8 +20,8 @@ SUMMARY_METRICS = {
     "regression": ("ccc", "mae", "rmse", "pearson"),
 }
 HIDDEN_CHOICES = {"experiment", "paths", "logger", "launcher", "dataset"}
-FUSED_NORMALISATION = "model.fused_normalisation"
-NORMALISATION = "model.normalisation"  # is shown wherever one group uses the speakers' own utterances
+# Each is shown wherever one group uses the speakers' own utterances there.
+NORMALISATION, FUSED_NORMALISATION = "model.normalisation", "model.fused_normalisation"
 OWN_FILTERS = ("folder", "run", "sweep", "tags")  # of what is no value of a config; `finished_runs` reads the folders
 SHOWN_DIGITS = 8  # of the digest of a corpus
 
@@ -221,8 +221,10 @@ def distinctions(groups: Sequence[Group]) -> list[str]:
             continue
         if len({str(group.runs[0].config.get(key)) for group in groups}) > 1:
             differing.append(key)
-    if NORMALISATION not in differing and any(group.runs[0].normalises_speakers for group in groups):
-        differing.append(NORMALISATION)
+    configs = [group.runs[0].config for group in groups]
+    for key in (NORMALISATION, FUSED_NORMALISATION):
+        if key not in differing and any(config.get(key) == "speaker" for config in configs):
+            differing.append(key)
     return differing
 
 

@@ -10,6 +10,7 @@ from statistics import fmean
 from emorec.escaping import for_csv, for_markdown
 from emorec.markdown import markdown_table, with_deviation
 from emorec.reporting.aggregate import (
+    FUSED_NORMALISATION,
     NORMALISATION,
     SUMMARY_METRICS,
     Contest,
@@ -25,7 +26,8 @@ from emorec.storage.folders import check_real_folder, list_folder
 
 BEST = "**best**"
 SPEAKERS = (
-    f"`{NORMALISATION}=speaker`: {SPEAKER_NOTE}, by each speaker's own unlabelled utterances, those of test included."
+    f"`{NORMALISATION}=speaker`, `{FUSED_NORMALISATION}=speaker`: {SPEAKER_NOTE}, by each speaker's own unlabelled "
+    "utterances, those of test included."
 )
 FIGURES = ("confusion_", "curves_")  # beginnings of the names of figures
 

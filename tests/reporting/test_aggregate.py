@@ -483,6 +483,14 @@ def test_every_table_says_where_speakers_are_normalised(store: CheckpointStore, 
         assert {row["model.normalisation"] for row in csv.DictReader(io.StringIO(table))} == expected
 
 
+def test_a_table_says_where_fused_vectors_are_standardised_by_speaker(store: CheckpointStore) -> None:
+    publish(store, {"model": {"normalisation": "train", "fused_normalisation": "speaker"}, "seed": 1})
+    text = tables_of(groups_of(store))
+    assert "| model.fused_normalisation |" in text
+    assert "| model.normalisation |" not in text
+    assert "speaker-normalised" in text
+
+
 def test_no_table_speaks_of_speakers_where_none_is_normalised(store: CheckpointStore) -> None:
     publish(store, {"model": {"normalisation": "train"}, "seed": 1})
     assert "normalis" not in tables_of(groups_of(store))

@@ -70,6 +70,7 @@ def test_vectors_standardised_by_speaker_are_told_alike_in_training_and_later(
     speakers = ["model.fused_normalisation=speaker", "group_by_speaker=4", "batch_size=8", "model.selection=last"]
     assert main(["train", *words, *speakers, "trainer.ema=0.9"]) == 0
     (folder,) = (path.parent for path in (root / "checkpoints").glob("*/run.json"))
+    assert "  speaker-normalised  " in capsys.readouterr().out
     metrics = json.loads((folder / "metrics.json").read_text())
     last = pandas.read_csv(folder / "history.csv").iloc[-1]
     assert metrics["val/loss"] == pytest.approx(last["val/loss"], rel=1e-5)
