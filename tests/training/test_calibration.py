@@ -43,7 +43,8 @@ def test_a_calibrated_run_predicts_the_same_classes_with_other_probabilities(
     assert main([*words, "calibrate=true"]) == 0
     assert main([*words, "calibrate=false"]) == 0
     store = CheckpointStore(root / "checkpoints")
-    plain, calibrated = (load_run(record.run_id, checkpoints=store.root) for record in store.records())
+    found = [load_run(record.run_id, checkpoints=store.root) for record in store.records()]
+    plain, calibrated = sorted(found, key=lambda run: bool(run.config["calibrate"]))
     assert set(calibrated.record.weights) - set(plain.record.weights) == {"calibration"}
     assert list(plain.predictions["predicted"]) == list(calibrated.predictions["predicted"])
     assert calibrated.metrics["val/loss"] < plain.metrics["val/loss"]
