@@ -60,8 +60,9 @@ def write_self_test(folder: Path, graph: ExportGraph, ports: Mapping[str, Port],
 
 
 def write_program(folder: Path) -> None:
-    """`infer.py`."""
-    shutil.copyfile(Path(template.__path__[0]) / "infer.py", folder / "infer.py")
+    """`infer.py`, and `checks.py`, which it runs."""
+    for name in ("infer.py", "checks.py"):
+        shutil.copyfile(Path(template.__path__[0]) / name, folder / name)
 
 
 def write_tokenizers(folder: Path, ports: Mapping[str, Port]) -> None:

@@ -85,7 +85,16 @@ def inputs(run: LoadedRun, clips: list[Utterance]) -> dict[str, Any]:
 def test_the_folder_holds_what_a_stranger_needs(folder: Path, run: LoadedRun) -> None:
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        *("README.md", "infer.py", "labels.json", "model.onnx", "preprocess.json", "selftest.npz", "sha256.txt"),
+        *(
+            "README.md",
+            "checks.py",
+            "infer.py",
+            "labels.json",
+            "model.onnx",
+            "preprocess.json",
+            "selftest.npz",
+            "sha256.txt",
+        ),
         "vocabulary.json",
     }
     for line in (folder / "sha256.txt").read_text().splitlines():

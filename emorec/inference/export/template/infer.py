@@ -6,6 +6,7 @@ python infer.py inputs.npz [model.int8.onnx] prints a line of JSON for each row
 
 import hashlib
 import json
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,58 +14,20 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-Arrays = dict[str, Any]
 FOLDER = Path(__file__).resolve().parent
 STATED = (FOLDER / "preprocess.json").read_bytes()
-PREPROCESS, LABELS = json.loads(STATED), json.loads((FOLDER / "labels.json").read_bytes())["labels"]
+LABELS, LARGEST = json.loads((FOLDER / "labels.json").read_bytes())["labels"], json.loads(STATED)["tolerance"]
+CHECKS = runpy.run_path(str(FOLDER / "checks.py"))
 
 
-def expect(holds: Any, what: str) -> None:
-    """Ends the program with what was expected."""
-    if not holds:
-        sys.exit(f"expected {what}")
-
-
-def check(arrays: Arrays) -> None:
-    """Ends the program where {name: array} are not what the model reads."""
-    given = []
-    for item in PREPROCESS["inputs"]:
-        name, axes, least = item["name"], item["axes"], item["shortest"]
-        expect({name, item["lengths"]} <= arrays.keys(), f"{name} and {item['lengths']}, got {sorted(arrays)}")
-        values, lengths = arrays[name], arrays[item["lengths"]]
-        pairs = zip(axes, values.shape, strict=False)
-        fits = values.ndim == len(axes) and all(isinstance(axis, str) or axis == size for axis, size in pairs)
-        shown = f"{values.dtype} {list(values.shape)}"
-        expect(fits and values.dtype == item["dtype"], f"{name} as {item['dtype']} {axes}, got {shown}")
-        fits = lengths.dtype == "int64" and lengths.shape == (len(values),) and len(values)
-        expect(fits, f"{item['lengths']} as int64 ['batch'], got {lengths.dtype} {list(lengths.shape)}")
-        steps = values.shape[1]
-        most = min(steps, item["longest"] or steps)
-        expect(steps >= least, f"{name} of at least {least} steps, padded with zeros, got {steps}")
-        fits = lengths.min() >= 0 and lengths.max() <= most
-        expect(fits, f"{item['lengths']} from 0 to {most} (longer ones: cut into windows), got {lengths.tolist()}")
-        fits = item["pads_exactly"] or set(lengths.tolist()) <= {0, steps}
-        expect(
-            fits, f"{item['lengths']} of {steps} or 0, since padding would change the result, got {lengths.tolist()}"
-        )
-        given.append(lengths)
-    expect(len({len(item) for item in given}) == 1, f"one batch, got rows {[len(item) for item in given]}")
-    if PREPROCESS["context"] is None:
-        expect(np.any(given, axis=0).all(), "a modality in each row, got a row whose lengths are all 0")
-    else:
-        expect({"layout", "speakers"} <= arrays.keys(), f"layout and speakers, got {sorted(arrays)}")
-        known = arrays["layout"][arrays["layout"] >= 0].tolist()
-        expect(known == list(range(len(given[0]))), f"a layout with each row once, in order, got {known}")
-
-
-def predict(arrays: Arrays, name: str = "model.onnx") -> Arrays:
+def predict(arrays: dict[str, Any], name: str = "model.onnx") -> dict[str, Any]:
     """{output: array} for {input: array}."""
-    check(arrays)
+    CHECKS["check"](arrays)
     session = onnxruntime.InferenceSession(str(FOLDER / name), providers=["CPUExecutionProvider"])
     digest = session.get_modelmeta().custom_metadata_map["preprocess_sha256"]
-    expect(digest == hashlib.sha256(STATED).hexdigest(), f"the preprocess.json of {name}, got another one")
-    found = session.run(None, {item.name: arrays[item.name] for item in session.get_inputs()})
-    return {item.name: value for item, value in zip(session.get_outputs(), found, strict=True)}
+    CHECKS["expect"](digest == hashlib.sha256(STATED).hexdigest(), f"the preprocess.json of {name}, got another one")
+    values = session.run(None, {item.name: arrays[item.name] for item in session.get_inputs()})
+    return {item.name: value for item, value in zip(session.get_outputs(), values, strict=True)}
 
 
 def main(words: list[str]) -> int:
@@ -74,8 +37,8 @@ def main(words: list[str]) -> int:
     if not words:
         pairs = [(value, arrays[f"expected/{name}"]) for name, value in outputs.items()]
         worst = max(float(np.max(abs(one - other) / np.maximum(1, abs(other)))) for one, other in pairs)
-        print(f"self-test: largest difference {worst:.2g}, expected at most {PREPROCESS['tolerance']}")
-        return 0 if worst <= PREPROCESS["tolerance"] else 1
+        print(f"self-test: largest difference {worst:.2g}, expected at most {LARGEST}")
+        return 0 if worst <= LARGEST else 1
     kind, rows = next(iter(outputs.items()))
     for row in rows.tolist():
         best = {"class": LABELS[row.index(max(row))]} if kind == "probabilities" else {}
