@@ -1,12 +1,9 @@
 """How long a recording is, without decoding it."""
 
 from pathlib import Path
-from typing import Any
 
-from emorec.media.source import MICROSECONDS, MediaError, clock_start, open_container
+from emorec.media.source import MICROSECONDS, MediaError, open_container, packets_end
 from emorec.media.tracks import LATEST, STATES_LENGTH
-
-WRAPPED = 1 << 31  # the last packet of Vorbis may end before it begins: a negative duration, read as an unsigned one
 
 
 def recorded_seconds(path: Path) -> float:
@@ -21,17 +18,7 @@ def recorded_seconds(path: Path) -> float:
     with open_container(path, _unreadable) as container:
         if container.format.name in STATES_LENGTH and container.duration:
             return min(float(container.duration / MICROSECONDS), LATEST)
-        start = clock_start(container)
-        end = max((_end(packet) for packet in container.demux()), default=start)
-    return min(max(0.0, end - start), LATEST)
-
-
-def _end(packet: Any) -> float:
-    """Seconds on the clock of its track; 0 for the last packet, which is empty."""
-    time, duration = packet.dts if packet.pts is None else packet.pts, packet.duration or 0
-    if duration >= WRAPPED:
-        duration -= 2 * WRAPPED
-    return 0.0 if time is None else float((time + duration) * packet.time_base)
+        return min(max(0.0, packets_end(container)), LATEST)
 
 
 def _unreadable(reason: str) -> MediaError:

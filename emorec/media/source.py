@@ -29,6 +29,7 @@ FORMATS = (
     "wav,wtv,wv,xwma,yuv4mpegpipe"
 )
 FORMAT_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": ""}
+WRAPPED = 1 << 31  # the last packet of Vorbis may end before it begins: a negative duration, read as an unsigned one
 GUESS_TIMES = 1  # FFmpeg's flag "genpts", which PyAV sets and FFmpeg does not
 
 
@@ -212,6 +213,19 @@ def open_container(path: Path, failure: Callable[[str], Exception]) -> Iterator[
 
 def _refuse(url: str, *_: Any) -> Any:
     raise MediaError(f"expected a file that holds its media, got one that refers to {url!r}")
+
+
+def packets_end(container: Any) -> float:
+    """When the last packet of an open file ends, seconds on the file's clock; its packets are read."""
+    return max(map(_packet_end, container.demux()), default=0.0) - clock_start(container)
+
+
+def _packet_end(packet: Any) -> float:
+    """Seconds on the clocks of the tracks; 0 for the last packet, which is empty."""
+    time, duration = packet.dts if packet.pts is None else packet.pts, packet.duration or 0
+    if duration >= WRAPPED:
+        duration -= 2 * WRAPPED
+    return 0.0 if time is None else float((time + duration) * packet.time_base)
 
 
 def clock_start(container: Any) -> float:

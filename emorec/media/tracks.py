@@ -19,7 +19,7 @@ import numpy as np
 
 from emorec.media.mixing import NOTHING, Mixer
 from emorec.media.signal import Waveform
-from emorec.media.source import MediaError, clock_start, open_container, reason_of
+from emorec.media.source import MediaError, clock_start, open_container, packets_end, reason_of
 
 HIGHEST_RATE = 768_000  # Hz
 LATEST = 1e9  # seconds into a file; a later time is as good as this one, and its sample has too many digits
@@ -311,6 +311,4 @@ def _mp3_frames(path: Path) -> int:
 def _last_time(path: Path) -> float:
     """When the last packet of a file ends, in seconds."""
     with open_container(path, undecodable) as container:
-        packets = (packet for packet in container.demux() if packet.pts is not None)
-        times = ((packet.pts + (packet.duration or 0)) * packet.time_base for packet in packets)
-        return float(max(times, default=0)) - clock_start(container)
+        return packets_end(container)

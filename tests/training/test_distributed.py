@@ -137,7 +137,8 @@ def test_one_failing_rank_ends_its_job_and_the_sweep_goes_on(
     assert code == 1, err
     assert sorted(run["status"] for run in runs(root)) == ["failed", "failed", "finished"]
     assert "1 of 3 jobs have a result" in out
-    assert any("this rank alone" in run["error"] for run in runs(root) if run["status"] == "failed")
+    (leading,) = (run for run in runs(root) if "loss.rank=0" in run["overrides"])
+    assert "this rank alone" in leading["error"]
     assert processes_of(root) == []
 
 
