@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -281,6 +282,11 @@ class UtteranceDataModule(lightning.LightningDataModule):
             statistics = speaker_statistics(reader, indices, speakers, modality, front=front)
             for table in tables:
                 table.statistics[modality] = statistics
+
+    @property
+    def utterances(self) -> Iterator[Utterance]:
+        """Those of all splits."""
+        return chain.from_iterable(table.utterances for table in self.tables.values())
 
     @property
     def feature_dims(self) -> dict[str, int]:

@@ -56,7 +56,8 @@ class LoadedRun:
 
     @property
     def predictions(self) -> "pandas.DataFrame":
-        """A row for each utterance of val and test: id, split, target, predicted, and a probability for each class."""
+        """A row for each utterance of val and test: id, split, speaker, dialogue, target, predicted, and a probability
+        for each class; older runs have neither speaker nor dialogue."""
         import pandas
 
         return pandas.read_parquet(self.folder / "predictions.parquet")

@@ -5,11 +5,11 @@ import io
 import logging
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emorec.datasets.utterance import UNLABELLED, Task
+from emorec.datasets.utterance import UNLABELLED, Task, Utterance
 from emorec.errors import UserError, first_line
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.storage.atomic import write_bytes, write_json
@@ -26,26 +26,32 @@ log = logging.getLogger(__name__)
 SHOWN = {"classification": ("weighted_f1", "uar", "accuracy"), "regression": ("ccc", "mae", "pearson")}  # of test
 LINE_METRICS = {kind: (f"val/{names[0]}", *(f"test/{name}" for name in names)) for kind, names in SHOWN.items()}
 
-
+PREDICTIONS = "predictions.parquet"
+ORIGINS = ("speaker", "dialogue")  # of an utterance: columns of the predictions
 MISSING = "missing.json"  # of an evaluation: a row for each subset of the modalities
 SPEAKER_NOTE = "speaker-normalised"  # of results that rest on the speakers' own unlabelled utterances
 
 
 def write_results(
-    folder: Path, predictions: "Mapping[str, Predictions]", task: Task, others: Sequence[Task] = ()
+    folder: Path,
+    predictions: "Mapping[str, Predictions]",
+    task: Task,
+    others: Sequence[Task] = (),
+    utterances: Iterable[Utterance] = (),
 ) -> dict[str, Any]:
     """Writes `metrics.json` and `predictions.parquet` of {split: predictions} into a folder and returns the metrics:
     `<split>/<metric>`, and for classes `<split>/per_class` and `<split>/confusion` (rows: targets).
 
     Where a logit is not finite, the split's metrics are `None`, and it has no scores by class: a NaN is no class.
-    A self-supervised task has no predictions.
+    A self-supervised task has no predictions. `utterances` are those of the corpus, whose speakers and dialogues stand
+    beside the predictions.
     """
     metrics: dict[str, Any] = {"labels": list(task.labels)}
     for split, predicted in predictions.items():
         scores = {name: value if math.isfinite(value) else None for name, value in predicted.scores.items()}
         metrics |= {f"{split}/{name}": value for name, value in scores.items()}
-        if utterances := predicted.not_finite():
-            count = f"{len(utterances)} of {len(predicted.id)} utterances of {split} ({utterances[0]}, …)"
+        if broken := predicted.not_finite():
+            count = f"{len(broken)} of {len(predicted.id)} utterances of {split} ({broken[0]}, …)"
             log.warning("the predictions of %s are not finite: its metrics are null", count)
         elif task.kind == "classification":
             from emorec.metrics.classification import confusion_matrix, per_class_scores
@@ -54,23 +60,32 @@ def write_results(
             metrics[f"{split}/per_class"] = per_class_scores(confusion, task.labels)
             metrics[f"{split}/confusion"] = confusion.tolist()
     if task != UNLABELLED:
-        write_predictions(folder / "predictions.parquet", predictions, task, others)
+        write_predictions(folder / PREDICTIONS, predictions, task, others, utterances)
     write_json(folder / "metrics.json", metrics)
     return metrics
 
 
 def write_predictions(
-    path: Path, predictions: "Mapping[str, Predictions]", task: Task, other_tasks: Sequence[Task] = ()
+    path: Path,
+    predictions: "Mapping[str, Predictions]",
+    task: Task,
+    other_tasks: Sequence[Task] = (),
+    utterances: Iterable[Utterance] = (),
 ) -> None:
-    """Writes a Parquet table: id, split, target, predicted (labels), and `probability_<label>` for each class; for
-    regression target and predicted are values. No class is predicted where a logit is not finite."""
+    """Writes a Parquet table: id, split, speaker, dialogue, target, predicted (labels), and `probability_<label>` for
+    each class; for regression target and predicted are values. No class is predicted where a logit is not finite, and
+    speaker and dialogue are null where the corpus names none."""
     import pyarrow
     from pyarrow import parquet
 
     others = {other.name: other for other in other_tasks}
+    known = {item.id: item for item in utterances}
     tables = []
     for split, predicted in predictions.items():
         columns: dict[str, Any] = {"id": list(predicted.id), "split": [split] * len(predicted.id)}
+        for name in ORIGINS:
+            origins = [getattr(known.get(item), name, None) for item in predicted.id]
+            columns[name] = pyarrow.array(origins, pyarrow.string())  # also where none is known
         if task.kind == "regression":
             columns |= {"target": predicted.target.numpy(), "predicted": predicted.logits[:, 0].numpy()}
         else:

@@ -56,7 +56,7 @@ def read_test_later(context: RunContext, record: RunRecord) -> dict[str, Any]:
     model.load_components(context.store.load(record))
     predictions = {"val": predict(model, module.loader("val"), context.config.trainer)}
     predictions["test"] = predict_test(context, model, module, record)
-    return write_results(context.folder, predictions, module.task, context.data.others)
+    return write_results(context.folder, predictions, module.task, context.data.others, module.utterances)
 
 
 def evaluate_run(
@@ -118,7 +118,8 @@ def evaluate_run(
     if missing.rate:
         what |= {"missing": [missing.rate, missing.seed]}
     target = folder / "evaluations" / digest_of(what)[:12]
-    metrics = scalar_metrics(write_results(target, {split: predictions}, data.task, data.others))
+    results = write_results(target, {split: predictions}, data.task, data.others, module.utterances)
+    metrics = scalar_metrics(results)
     values = [metric_text(f"{split}/{key}", metrics) for key in SHOWN[data.task.kind]]
     total = f" of {len(data.manifest.utterances)}" if split == WHOLE else ""
     counts = [f"dataset={data.manifest.dataset}", f"utterances={len(predictions.id)}{total}"]

@@ -98,7 +98,7 @@ def fit(
         final_model.load_state_dict(best.load(), strict=True)
         with _timed(record, "evaluation"):
             predictions = _predictions(context, final_model, module, record)
-        metrics = write_results(context.folder, predictions, module.task, context.data.others)
+        metrics = write_results(context.folder, predictions, module.task, context.data.others, module.utterances)
         publish(context, final_model, record)
         record.status = "finished"
         return metrics

@@ -60,6 +60,8 @@ def test_predictions_hold_each_utterance_once_with_probabilities(trained: tuple[
     table = parquet.read_table(trained[0] / "predictions.parquet").to_pydict()
     assert len(set(table["id"])) == len(table["id"]) == 16
     assert set(table["split"]) == {"val", "test"}
+    assert all(name.startswith(speaker) for name, speaker in zip(table["id"], table["speaker"], strict=True))
+    assert len(set(table["speaker"])) == 4
     for row in range(16):
         probabilities = {label: table[f"probability_{label}"][row] for label in EMOTIONS}
         assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)

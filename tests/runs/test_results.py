@@ -9,7 +9,7 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from emorec.datasets.utterance import Task
+from emorec.datasets.utterance import Task, Utterance
 from emorec.errors import UserError
 from emorec.models.emotion_model import Predictions
 from emorec.runs.results import line_metrics, read_metrics, result_line, scalar_metrics, write_results
@@ -52,6 +52,14 @@ def test_logits_that_are_nan_are_no_class_and_no_metric(tmp_path: Path, caplog: 
     assert "val/uar=0.5000" in line
     assert "test/uar=–" in line
     assert line_metrics(tmp_path) == {}
+
+
+def test_predictions_name_the_speaker_and_the_dialogue_of_an_utterance(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"dataset": "talk", "text": "yes", "targets": {}}
+    known = [Utterance(id="u0", speaker="ann", dialogue="d1", **options), Utterance(id="u1", **options)]
+    write_results(tmp_path, {"test": predictions((2.0, 1.0), (1.0, 2.0))}, EMOTION, utterances=known)
+    table = parquet.read_table(tmp_path / "predictions.parquet").to_pylist()
+    assert [(row["speaker"], row["dialogue"]) for row in table] == [("ann", "d1"), (None, None)]
 
 
 def test_a_file_of_an_older_version_that_holds_nan_is_read(tmp_path: Path) -> None:
