@@ -9,44 +9,39 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from emorec.runs.stored_predictions import StoredPredictions
-
 Array = NDArray[np.float64]
 Score = Callable[[Array], Array]  # of sums (..., K), the metric (...)
 
 
-def cluster_sums(predictions: StoredPredictions, cluster: NDArray[np.int64], clusters: int) -> Array:
-    """The sums (n, K) of the utterances of each cluster.
+def class_sums(
+    target: NDArray[np.int64], predicted: NDArray[np.int64], cluster: NDArray[np.int64], *, clusters: int, classes: int
+) -> Array:
+    """The sums (n, 3C) of the utterances of each cluster.
 
     Args:
-        predictions: of N utterances; those without a target do not count.
+        target: (N,) class numbers; utterances with a negative one do not count.
+        predicted: (N,) class numbers; a negative one is no class.
         cluster: (N,) number of each utterance's cluster, from 0 to n - 1.
         clusters: n.
+        classes: C.
     """
-    if predictions.is_classification:
-        return _class_sums(predictions, cluster, clusters)
-    return _value_sums(predictions, cluster, clusters)
+    known = target >= 0
+    target, predicted, cluster = target[known], predicted[known], cluster[known]
 
-
-def _class_sums(predictions: StoredPredictions, cluster: NDArray[np.int64], clusters: int) -> Array:
-    known = predictions.target >= 0
-    target, predicted, cluster = predictions.target[known], predictions.predicted[known], cluster[known]
-    classes = predictions.probabilities.shape[1]
-
-    def count(of: NDArray[np.int64], rows: NDArray[np.bool_] | slice) -> Array:
+    def count(of: NDArray[np.int64], rows: NDArray[np.bool_]) -> Array:
         counts = np.bincount(cluster[rows] * classes + of[rows], minlength=clusters * classes)
         return counts.reshape(clusters, classes).astype(np.float64)
 
-    everything = slice(None)
     return np.concatenate(
-        [count(target, target == predicted), count(target, everything), count(predicted, predicted >= 0)], axis=1
+        [count(target, target == predicted), count(target, target >= 0), count(predicted, predicted >= 0)], axis=1
     )
 
 
-def _value_sums(predictions: StoredPredictions, cluster: NDArray[np.int64], clusters: int) -> Array:
-    known = ~np.isnan(predictions.target)
-    shift = predictions.target[known].mean() if known.any() else 0.0  # no metric depends on it; squares stay small
-    target, predicted = predictions.target[known] - shift, predictions.predicted[known] - shift
+def value_sums(target: Array, predicted: Array, cluster: NDArray[np.int64], *, clusters: int) -> Array:
+    """The sums (n, 7) of the utterances of each cluster; the arguments are as in `class_sums`, for values (N,)."""
+    known = ~np.isnan(target)
+    shift = target[known].mean() if known.any() else 0.0  # no metric depends on it; squares stay small
+    target, predicted = target[known] - shift, predicted[known] - shift
     squares = (target**2, predicted**2, target * predicted)
     terms = (np.ones_like(target), target, predicted, *squares, np.abs(predicted - target))
     return np.stack([np.bincount(cluster[known], term, minlength=clusters) for term in terms], axis=1)

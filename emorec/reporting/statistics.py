@@ -72,11 +72,16 @@ class Resampling:
         """Of a value, from its resamples (B,)."""
         return float(resampled.std(ddof=1)) * self._inflation
 
-    def interval(self, value: float, resampled: Array, *, low: float = -math.inf, high: float = math.inf) -> Interval:
-        """The 95 % interval of a value with resamples (B,), within the bounds of the metric."""
+    def interval(
+        self, value: float, resampled: Array, *, low: float = -math.inf, high: float = math.inf
+    ) -> Interval | None:
+        """The 95 % interval of a value with resamples (B,), within the bounds of the metric; `None` where all clusters
+        are alike, which says nothing about others."""
         from scipy import stats
 
-        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, self.degrees_of_freedom)) * self.standard_error(resampled)
+        if (error := self.standard_error(resampled)) < LEAST_SPREAD:
+            return None
+        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, self.degrees_of_freedom)) * error
         return Interval(max(low, value - reach), min(high, value + reach))
 
     def p_value(self, difference: float, resampled: Array) -> float:

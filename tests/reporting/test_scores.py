@@ -7,33 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emorec.metrics import classification, regression
-from emorec.reporting.scores import SCORES, cluster_sums
-from emorec.runs.stored_predictions import StoredPredictions
+from emorec.reporting.scores import SCORES, class_sums, value_sums
 
 CLASSES = 4
-
-
-def of_classes(target: np.ndarray, predicted: np.ndarray) -> StoredPredictions:
-    names = np.arange(len(target)).astype(object)
-    probabilities = np.full((len(target), CLASSES), 1 / CLASSES, np.float32)
-    return StoredPredictions(
-        id=names, speaker=names, dialogue=names, target=target, predicted=predicted, probabilities=probabilities
-    )
-
-
-def of_values(target: np.ndarray, predicted: np.ndarray) -> StoredPredictions:
-    names = np.arange(len(target)).astype(object)
-    empty = np.zeros((len(target), 0), np.float32)
-    return StoredPredictions(
-        id=names, speaker=names, dialogue=names, target=target, predicted=predicted, probabilities=empty
-    )
 
 
 @given(st.lists(st.tuples(st.integers(-1, 2), st.integers(0, CLASSES - 1), st.integers(0, 4)), max_size=20))
 @settings(max_examples=40, deadline=None)
 def test_metrics_of_classes_equal_those_of_training(rows: list[tuple[int, int, int]]) -> None:
     target, predicted, cluster = (np.array([row[part] for row in rows], np.int64) for part in range(3))
-    sums = cluster_sums(of_classes(target, predicted), cluster, 5).sum(0)
+    sums = class_sums(target, predicted, cluster, clusters=5, classes=CLASSES).sum(0)
     confusion = classification.confusion_matrix(torch.from_numpy(target), torch.from_numpy(predicted), CLASSES)
     expected = classification.summary_scores(confusion)
     assert {name: float(score(sums)) for name, score in SCORES["classification"].items()} == pytest.approx(expected)
@@ -48,7 +31,7 @@ def test_metrics_of_values_equal_those_of_training(kind: str, shift: float) -> N
         np.full(50, shift + 0.5) if "prediction" in kind or "equal" in kind else target + generator.normal(size=50)
     )
     target[7] = np.nan
-    sums = cluster_sums(of_values(target, predicted), np.arange(50) % 6, 6).sum(0)
+    sums = value_sums(target, predicted, np.arange(50) % 6, clusters=6).sum(0)
     scores = {name: float(score(sums)) for name, score in SCORES["regression"].items()}
     functions = {
         "ccc": regression.concordance,
@@ -66,7 +49,7 @@ def test_metrics_of_values_equal_those_of_training(kind: str, shift: float) -> N
 def test_many_resamples_are_scored_at_once() -> None:
     generator = np.random.default_rng(0)
     target, predicted = generator.integers(CLASSES, size=(2, 60))
-    sums = cluster_sums(of_classes(target, predicted), np.arange(60) % 6, 6)
+    sums = class_sums(target, predicted, np.arange(60) % 6, clusters=6, classes=CLASSES)
     counts = generator.integers(3, size=(7, 6)).astype(float)
     for score in SCORES["classification"].values():
         together = score(counts @ sums)

@@ -74,6 +74,7 @@ def test_equal_systems_do_not_differ_and_the_same_difference_everywhere_is_a_sig
     nothing, always = np.zeros(10_000), np.full(10_000, 0.1)
     assert resampling.p_value(0.0, nothing) == 1
     assert resampling.p_value(0.1, always) == 2 / 2**5
+    assert resampling.interval(0.1, always) is None
 
 
 @pytest.mark.parametrize(("design", "seed"), [(RAVDESS, 1), (SEVERAL_FOLDS, 2)])
