@@ -18,7 +18,7 @@ DOCUMENT = r"""\documentclass{article}
 %s
 \end{document}
 """
-WIDE = 6  # columns that fit a page
+WIDE = 100  # characters that fit a page
 MOST_KEYS = 4  # columns of what groups differ in
 
 
@@ -44,7 +44,7 @@ def _floating(headers: Sequence[str], rows: Sequence[Sequence[str]], *, texts: i
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", " & ".join(headers) + r" \\", r"\midrule"]
     lines += [" & ".join(row) + r" \\" for row in rows]
     body = "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
-    if len(headers) > WIDE:
+    if sum(max(map(len, column)) for column in zip(headers, *rows, strict=True)) > WIDE:
         body = f"\\resizebox{{\\linewidth}}{{!}}{{%\n{body}}}"
     return f"\\begin{{table}}[htbp]\n\\centering\\small\n{body}\n\\caption{{{caption}}}\n\\end{{table}}\n"
 
