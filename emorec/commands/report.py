@@ -2,12 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emorec.config.composition import compose_once
 from emorec.config.schema import ReportConfig
 from emorec.errors import UserError
 from emorec.runs.logs import start_logging
+
+if TYPE_CHECKING:
+    from emorec.reporting.aggregate import Run
+    from emorec.reporting.exploration import Exploration
 
 OWN_KEYS = tuple(item.name for item in fields(ReportConfig))
 
@@ -48,11 +54,26 @@ def main(arguments: Sequence[str]) -> int:
         draws=config.resamples,
         ensembles=config.ensemble,
     )
-    print(write_report(config.output, tables, compare(tables, config.compared), figures=config.figures))
-    print(f"report: {config.output / 'report.md'}")
+    report = write_report(
+        config.output,
+        tables,
+        compare(tables, config.compared),
+        figures=config.figures,
+        explore=partial(_explore, config),
+        projection=config.projection,
+    )
+    print(report)
+    print(f"report: {config.output / 'report.md'}\npage: {config.output / 'report.html'}")
     if config.figures != "none":
         print(f"figures: {config.output / 'figures'}")
     return 0
+
+
+def _explore(config: ReportConfig, run: "Run") -> "Exploration | None":
+    """The corpus and the vectors of a run; the model is imported for it."""
+    from emorec.inference.exploring import explore
+
+    return explore(run, config)
 
 
 def _as_list(word: str) -> str:

@@ -456,6 +456,7 @@ class ReportConfig(CommandConfig):
             utterances.
         resamples: their number.
         figures: "auto" draws them where there are at most 20 groups.
+        projection: of the fused vectors of the best group's first run in each contest, where its corpus is in reach.
     """
 
     output: Path
@@ -465,6 +466,7 @@ class ReportConfig(CommandConfig):
     cluster: Literal["speaker", "dialogue", "utterance"] | None = None
     resamples: Annotated[int, Ge(100), Le(1_000_000)] = 10_000
     figures: Literal["auto", "all", "none"] = "auto"
+    projection: Literal["pca", "tsne", "none"] = "pca"
 
     @property
     def compared(self) -> list[str]:

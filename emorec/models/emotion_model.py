@@ -395,11 +395,17 @@ class EmotionModel(FastModule):
         """
         found = [torch.zeros(0, len(self.task.labels))]
         with self._applied(precision):
-            on_device = (batch.to(self.device) for batch in batches)
-            fusions = [(self._fusion_of(batch), batch.speaker) for batch in on_device]
-            for fusion in self._standardised(fusions):
-                found.append(self.decided(fusion).float().cpu())
+            found += [self.decided(fusion).float().cpu() for fusion in self._fusions(batches)]
         return torch.cat(found)
+
+    def fused_vectors(self, batches: Iterable[Batch], *, precision: str = "32") -> Tensor:
+        """(N, H) what the heads read, of all rows of the batches, otherwise as `logits`."""
+        with self._applied(precision):
+            return torch.cat([fusion.fused.float().cpu() for fusion in self._fusions(batches)])
+
+    def _fusions(self, batches: Iterable[Batch]) -> list[FusionOutput]:
+        on_device = (batch.to(self.device) for batch in batches)
+        return self._standardised([(self._fusion_of(batch), batch.speaker) for batch in on_device])
 
     def _standardised(self, fusions: Sequence[tuple[FusionOutput, Tensor]]) -> list[FusionOutput]:
         """Outputs of the fusion, with the speakers (B,) of their rows, standardised together, in float32."""

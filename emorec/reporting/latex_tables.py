@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from emorec.escaping import for_latex
 from emorec.reporting.comparison import Comparison
-from emorec.reporting.markdown_tables import NONE, p_text, protocols_text, signed_rank_text
 from emorec.reporting.statistics import Interval
 from emorec.reporting.tables import Estimate, Row, Table
+from emorec.reporting.text_tables import NONE, p_text, protocols_text, signed_rank_text
 
 DOCUMENT = r"""\documentclass{article}
 \usepackage[T1]{fontenc}

@@ -1,20 +1,28 @@
 """Writes the report of a store's runs: Markdown, CSV, LaTeX and figures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from emorec.escaping import for_markdown
-from emorec.reporting.aggregate import Group, distinction, distinctions
+from emorec.reporting.aggregate import distinction, distinctions
 from emorec.reporting.comparison import Comparison
 from emorec.reporting.csv_tables import comparisons_csv, groups_csv, runs_csv
+from emorec.reporting.hardest import hardest
 from emorec.reporting.latex_tables import DOCUMENT, latex_of
-from emorec.reporting.markdown_tables import comparison_table, tables_of
+from emorec.reporting.page import GroupView, page_of
+from emorec.reporting.pooled import Pooled
 from emorec.reporting.tables import Table
+from emorec.reporting.text_tables import comparison_table, tables_of
+from emorec.runs.results import SHOWN
 from emorec.storage.atomic import write_bytes, write_text
 from emorec.storage.folders import check_real_folder, list_folder
 
-FIGURES = ("confusion_", "curves_")  # beginnings of the names of figures
+if TYPE_CHECKING:
+    from emorec.reporting.exploration import Explore, Method
+    from emorec.reporting.figures import Picture
+
+FIGURES = ("confusion_", "curves_", "classes_", "reliability_", "roc_", "scatter_", "projection_")  # in `figures/`
 COMPARISONS = "comparisons.csv"
 MOST_DRAWN = 20  # groups whose figures are drawn unless all are asked for
 
@@ -22,12 +30,19 @@ Drawn = Literal["auto", "all", "none"]
 
 
 def write_report(
-    folder: Path, tables: Sequence[Table], comparisons: Sequence[Comparison] = (), *, figures: Drawn = "auto"
+    folder: Path,
+    tables: Sequence[Table],
+    comparisons: Sequence[Comparison] = (),
+    *,
+    figures: Drawn = "auto",
+    explore: "Explore" = lambda _: None,
+    projection: "Method" = "none",
 ) -> str:
     """Writes a report into a folder, and returns its main tables as Markdown.
 
-    The files are `report.md`, `groups.csv`, `runs.csv`, `tables.tex` for papers, `report.tex`, a document of these
-    tables, and `figures/`; with comparisons `comparisons.csv` too.
+    The files are `report.html`, a page of all of it that needs no other file, `report.md`, `groups.csv`, `runs.csv`,
+    `tables.tex` for papers, `report.tex`, a document of these tables, and `figures/` as PNG and PDF; with comparisons
+    `comparisons.csv` too.
 
     All of it is made before the first file is written. Files are replaced one by one, and figures of an earlier report
     are removed last: after an error or a kill, every figure that `report.md` links to still exists.
@@ -37,30 +52,38 @@ def write_report(
         tables: of the report.
         comparisons: of groups of these tables.
         figures: "auto" draws them where there are at most 20 groups.
+        explore: reads the corpus and the vectors of a run; asked for the first run of the best group of each table.
+        projection: how vectors are shown in the plane.
 
     Raises:
         OSError: `figures` is a link, whose figures are not this report's to remove.
     """
     check_real_folder(drawn := folder / "figures")
-    compared = [comparison_table(comparison) for comparison in comparisons]
-    groups = [row.group for table in tables for row in table.rows]
-    draws = figures == "all" or (figures == "auto" and len(groups) <= MOST_DRAWN)
-    pictures, sections = _drawn(groups) if draws else ({}, [])
+    compared = [comparison_table(comparison).as_markdown() for comparison in comparisons]
+    count = sum(len(table.rows) for table in tables)
+    draws = figures == "all" or (figures == "auto" and count <= MOST_DRAWN)
+    views = [view for table in tables for view in _views(table, explore, projection)] if draws else []
     latex = latex_of(tables, comparisons)
     files = {
-        "report.md": "\n".join(["# Report\n", tables_of(tables, calibration=True), *compared, *sections]),
+        "report.md": "\n".join(["# Report\n", tables_of(tables, calibration=True), *compared, *_sections(views)]),
         "groups.csv": groups_csv(tables),
         "runs.csv": runs_csv(tables),
         "tables.tex": latex,
         "report.tex": DOCUMENT % latex,
+        "report.html": page_of(tables, comparisons, views),
     }
     if comparisons:
         files[COMPARISONS] = comparisons_csv(comparisons)
-    for name, picture in pictures.items():
-        write_bytes(drawn / name, picture)
-    for name, content in files.items():
-        write_text(folder / name, content)
-    for path in list_folder(drawn, "*.png"):
+    pictures: dict[str, bytes] = {}
+    for view in views:
+        for picture in view.pictures:
+            name = _file_name(view, picture)
+            pictures |= {f"{name}.png": picture.png, f"{name}.pdf": picture.pdf}
+    for name, content in pictures.items():
+        write_bytes(drawn / name, content)
+    for name, written in files.items():
+        write_text(folder / name, written)
+    for path in [*list_folder(drawn, "*.png"), *list_folder(drawn, "*.pdf")]:
         if path.name not in pictures and path.name.startswith(FIGURES):
             path.unlink(missing_ok=True)
     if not comparisons:  # those of an earlier report would pass for this one's
@@ -68,26 +91,36 @@ def write_report(
     return "\n".join([tables_of(tables), *compared])
 
 
-def _drawn(groups: Sequence[Group]) -> tuple[dict[str, bytes], list[str]]:
-    """{name of the file: the picture}, and the sections that show them."""
-    keys, sections = distinctions(groups), ["## Figures\n"]
-    pictures: dict[str, bytes] = {}
-    for group in groups:
+def _views(table: Table, explore: "Explore", projection: "Method") -> Iterator[GroupView]:
+    """The details of the groups of a table; of the first, which is the best where they are ranked, also what its corpus
+    shows."""
+    from emorec.reporting.figures import pictures_of
+
+    for row in table.rows:
+        group, first = row.group, row is table.rows[0]
+        pooled = None if table.contest.kind not in SHOWN else Pooled.of(group)
+        pictures = pictures_of(group, pooled)
+        explored = explore(group.runs[0]) if first and pooled is not None else None
+        if explored is not None and (plane := explored.picture(projection)) is not None:
+            pictures.append(plane)
+        utterances = None if explored is None else explored.utterances
+        yield GroupView(row, pictures, [] if pooled is None else hardest(group, pooled, utterances))
+
+
+def _file_name(view: GroupView, picture: "Picture") -> str:
+    return f"{picture.kind}_{view.row.group.group_id}"
+
+
+def _sections(views: Sequence[GroupView]) -> list[str]:
+    """The part of `report.md` that shows the figures."""
+    if not views:
+        return []
+    sections = ["## Figures\n"]
+    keys = distinctions([view.row.group for view in views])
+    for view in views:
+        group = view.row.group
         names = " ".join(distinction(group, key) for key in keys) or group.first.choices.get("dataset", "")
         title = f"{group.contest.dataset} {names} ({group.group_id}, n = {len(group.runs)})"
         sections.append(f"### {for_markdown(title)}\n")
-        for name, (what, picture) in _figures(group, title).items():
-            sections.append(f"![{what}](figures/{name})\n")
-            pictures[name] = picture
-    return pictures, sections
-
-
-def _figures(group: Group, title: str) -> dict[str, tuple[str, bytes]]:
-    """{name of the file: (what it shows, the picture)}."""
-    from emorec.reporting.figures import confusion_png, curves_png
-
-    split = "test" if all("test/loss" in run.numbers for run in group.runs) else "val"
-    confusion = confusion_png(group, split=split, title=f"{title}\n{split}")
-    shown = {} if confusion is None else {"confusion": (f"confusion matrix on {split}", confusion)}
-    shown["curves"] = ("training curves", curves_png(group, title=title))
-    return {f"{kind}_{group.group_id}.png": figure for kind, figure in shown.items()}
+        sections += [f"![{item.what}](figures/{_file_name(view, item)}.png)\n" for item in view.pictures]
+    return sections

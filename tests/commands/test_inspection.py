@@ -57,7 +57,8 @@ def test_the_report_groups_seeds_and_marks_the_best_by_validation(
     for picture in (report / "figures").glob("*.png"):
         assert f"figures/{picture.name}" in markdown
         assert min(Image.open(picture).size) > 200
-    assert len(list((report / "figures").glob("*.png"))) == 4
+    assert len(list((report / "figures").glob("*.png"))) == 2 * 5 + 1  # a projection of the best group
+    assert (report / "report.html").read_text().count("<audio ") == 8  # all utterances of test
 
 
 def test_the_report_filters_by_choices_and_values(in_lab: Path, capsys: pytest.CaptureFixture[str]) -> None:

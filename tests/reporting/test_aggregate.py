@@ -14,9 +14,9 @@ from emorec.errors import UserError
 from emorec.reporting import report
 from emorec.reporting.aggregate import Group, Run, distinction, distinctions, finished_runs, grouped, matching
 from emorec.reporting.csv_tables import groups_csv, runs_csv
-from emorec.reporting.markdown_tables import tables_of
 from emorec.reporting.report import write_report
 from emorec.reporting.tables import make_tables
+from emorec.reporting.text_tables import tables_of
 from emorec.runs.checkpoint_store import CheckpointStore
 from emorec.runs.results import read_history
 from tests.reporting.run_directories import publish
@@ -459,6 +459,7 @@ def test_a_report_replaces_the_figures_of_an_earlier_one_only_when_it_is_written
     assert earlier.exists()
     assert write_report(folder, make_tables(groups)) == tables_of(make_tables(groups))
     text, group_id = (folder / "report.md").read_text(), groups[0].group_id
-    names = {f"confusion_{group_id}.png", f"curves_{group_id}.png"}
-    assert {path.name for path in earlier.parent.iterdir()} == {*names, mine.name}
+    names = {f"{kind}_{group_id}.png" for kind in ("confusion", "curves")}
+    documents = {name.replace(".png", ".pdf") for name in names}
+    assert {path.name for path in earlier.parent.iterdir()} == {*names, *documents, mine.name}
     assert all(f"(figures/{name})" in text for name in names)

@@ -17,9 +17,9 @@ from emorec.reporting.aggregate import finished_runs, grouped, with_predictions
 from emorec.reporting.comparison import BEST, Comparison, compare
 from emorec.reporting.csv_tables import comparisons_csv, groups_csv
 from emorec.reporting.latex_tables import DOCUMENT, latex_of
-from emorec.reporting.markdown_tables import comparison_table, tables_of
 from emorec.reporting.report import write_report
 from emorec.reporting.tables import Table, make_tables
+from emorec.reporting.text_tables import comparison_table, tables_of
 from emorec.runs.checkpoint_store import CheckpointStore
 from tests.reporting.run_directories import Answers, answers, publish
 
@@ -269,7 +269,7 @@ def test_the_baseline_is_named_first_and_few_pairs_cannot_be_significant(store: 
     assert (test.signed_rank.pairs, test.signed_rank.p) == (5, 0.0625)
     assert test.effect is not None
     assert test.effect > 0
-    assert "5 pairs cannot reach p below 0.05" in comparison_table(comparison)
+    assert "5 pairs cannot reach p below 0.05" in comparison_table(comparison).as_markdown()
     assert len(compare([table], [first])[0].differences) == 4, "a baseline alone is compared with all others"
     (line, _) = csv.DictReader(io.StringIO(comparisons_csv([comparison])))
     assert (line["baseline"], line["group_id"], line["wilcoxon_pairs"]) == (first, second, "5")
@@ -340,7 +340,7 @@ def test_a_report_is_written_with_all_its_files_and_none_of_an_earlier_one(
     table = only(store)
     folder = tmp_path / "report"
     write_report(folder, [table], comparisons_of(table), figures="none")
-    names = {"report.md", "groups.csv", "runs.csv", "tables.tex", "report.tex"}
+    names = {"report.md", "groups.csv", "runs.csv", "tables.tex", "report.tex", "report.html"}
     assert {path.name for path in folder.iterdir()} == {*names, "comparisons.csv"}
     assert "less " in (folder / "report.md").read_text()
     write_report(folder, [table], figures="none")

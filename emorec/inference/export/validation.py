@@ -103,12 +103,17 @@ def _stored_rows(batch: Batch, name: str) -> list[Array | None]:
     return [row[:length] if known else None for row, length, known in zip(values, lengths, there, strict=True)]
 
 
-def prepared(run: LoadedRun, command: CommandConfig) -> tuple[PreparedData, TrainConfig]:
+def _refuse() -> bool:
+    raise UserError("features that are not stored; `emorec extract` computes them")
+
+
+def prepared(run: LoadedRun, command: CommandConfig, *, computes: bool = True) -> tuple[PreparedData, TrainConfig]:
     """The corpus of a run with its features, and the run's config.
 
     Args:
         run: a finished run.
         command: where caches lie, and how media are read.
+        computes: whether features that are not stored are computed; else they are an error.
 
     Raises:
         UserError: the corpus cannot be read, or has other labels now.
@@ -118,6 +123,8 @@ def prepared(run: LoadedRun, command: CommandConfig) -> tuple[PreparedData, Trai
     config = validated(TrainConfig, values, heading=str(run.folder / "config.yaml"))
     config = replace(config, paths=command.paths, extraction=command.extraction, progress=command.progress)
     preparer = DataPreparer.of(config)
+    if not computes:
+        preparer.processes = _refuse
     try:
         corpus, _ = preparer.components(config)
         data = preparer.prepare(

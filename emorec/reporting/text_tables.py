@@ -1,7 +1,8 @@
-"""The tables of a report as Markdown, which reads well on a terminal too."""
+"""The tables of a report in words: for Markdown, which reads well on a terminal too, and for the page."""
 
 from collections.abc import Sequence
 from statistics import fmean
+from typing import NamedTuple
 
 from emorec.escaping import for_markdown
 from emorec.markdown import markdown_table, with_deviation
@@ -49,7 +50,26 @@ def signed_rank_text(test: SignedRank | None) -> str:
     return f"{p_text(test.p)} ({pairs})"
 
 
-def group_table(table: Table) -> str:
+class TextTable(NamedTuple):
+    """A table in words, for whatever it is written down in.
+
+    Attributes:
+        title: "" for the groups of a contest, whose heading it has.
+        notes: sentences below it; what stands between backquotes is code.
+    """
+
+    title: str
+    headers: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+    def as_markdown(self) -> str:
+        """A heading, if it has a title, the table and the notes."""
+        parts = [f"### {for_markdown(self.title)}"] if self.title else []
+        return "\n\n".join([*parts, markdown_table(self.headers, self.rows), *self.notes]) + "\n"
+
+
+def group_table(table: Table) -> TextTable:
     """The groups of one contest; the first, which is best on validation, is marked."""
     rows = []
     for row in table.rows:
@@ -64,7 +84,7 @@ def group_table(table: Table) -> str:
         cells += [group.over or NONE, *(estimate_text(row.estimates.get(metric)) for metric in table.metrics)]
         rows.append([*cells, BEST if row is table.rows[0] and row.place == 1 else ""])
     headers = ["group", *table.keys, "n", "seeds", "folds", "± over", *table.metrics, "by validation"]
-    return "\n\n".join([markdown_table(headers, rows), *_notes(table)])
+    return TextTable("", headers, rows, _notes(table))
 
 
 def _notes(table: Table) -> list[str]:
@@ -93,15 +113,15 @@ def protocols_text(table: Table) -> str:
     return f"Protocols: {'; '.join(texts)}."
 
 
-def _section(table: Table, title: str, headers: Sequence[str], rows: Sequence[tuple[Row, Sequence[str]]]) -> str:
-    """A heading and a further table of some groups; empty without rows."""
-    if not rows:
-        return ""
+def _further(
+    table: Table, title: str, headers: Sequence[str], rows: Sequence[tuple[Row, Sequence[str]]], *notes: str
+) -> list[TextTable]:
+    """A further table of some groups; none without rows."""
     cells = [[row.group.group_id, *row.values, str(len(row.group.runs)), *own] for row, own in rows]
-    return f"### {title}\n\n{markdown_table(['group', *table.keys, 'n', *headers], cells)}\n"
+    return [TextTable(title, ["group", *table.keys, "n", *headers], cells, list(notes))] if cells else []
 
 
-def missing_table(table: Table) -> str:
+def missing_table(table: Table) -> list[TextTable]:
     """What is left of the monitor on test without some modalities, for groups that know it."""
     known = [row for row in table.rows if row.missing]
     names = list(dict.fromkeys(name for row in known for name in row.missing))
@@ -115,10 +135,10 @@ def missing_table(table: Table) -> str:
         )
         for row in known
     ]
-    return _section(table, f"test/{table.contest.monitor} with some modalities alone", [*names, "mean"], rows)
+    return _further(table, f"test/{table.contest.monitor} with some modalities alone", [*names, "mean"], rows)
 
 
-def calibration_table(table: Table) -> str:
+def calibration_table(table: Table) -> list[TextTable]:
     """How well probabilities on test agree with what happens."""
     metrics = [f"test/{name}" for name in CALIBRATION]
     rows = [
@@ -126,11 +146,11 @@ def calibration_table(table: Table) -> str:
         for row in table.rows
         if any(metric in row.estimates for metric in metrics)
     ]
-    text = _section(table, "Probabilities on test", metrics, rows)
-    return text and f"{text}\nece: {BINS} bins of equal mass. Lower is better.\n"
+    note = f"ece: {BINS} bins of equal mass. Lower is better."
+    return _further(table, "Probabilities on test", metrics, rows, note)
 
 
-def ensemble_table(table: Table) -> str:
+def ensemble_table(table: Table) -> list[TextTable]:
     """The groups as ensembles."""
     metrics = [*table.metrics[1:], *(f"test/{name}" for name in CALIBRATION)]
     rows = [
@@ -138,24 +158,29 @@ def ensemble_table(table: Table) -> str:
         for row in table.rows
         if row.ensemble
     ]
-    return _section(table, "Ensembles: the mean of the probabilities", ["of", *metrics], rows)
+    return _further(table, "Ensembles: the mean of the probabilities", ["of", *metrics], rows)
+
+
+def tables_of_contest(table: Table, *, calibration: bool = False) -> list[TextTable]:
+    """All tables of a contest, with how well probabilities agree with what happens or without."""
+    probabilities = calibration_table(table) if calibration else []
+    return [group_table(table), *missing_table(table), *probabilities, *ensemble_table(table)]
 
 
 def tables_of(tables: Sequence[Table], *, calibration: bool = False) -> str:
-    """A heading and the tables of each contest, with how well probabilities agree with what happens or without."""
+    """A heading and the tables of each contest, as Markdown."""
     parts = []
     for table in tables:
-        parts.append(f"## {for_markdown(table.heading)}\n\n{group_table(table)}\n")
-        further = [missing_table(table), calibration_table(table) if calibration else "", ensemble_table(table)]
-        parts += [text for text in further if text]
+        parts.append(f"## {for_markdown(table.heading)}\n")
+        parts += [item.as_markdown() for item in tables_of_contest(table, calibration=calibration)]
     return "\n".join(parts)
 
 
-def comparison_table(comparison: Comparison) -> str:
-    """A heading and a table of differences."""
+def comparison_table(comparison: Comparison) -> TextTable:
+    """A table of differences."""
     table, baseline = comparison.table, comparison.baseline
     names = " ".join(baseline.values) or "the baseline"
-    title = f"## {table.heading}: less {baseline.group.group_id} ({names})"
+    title = f"{table.heading}: less {baseline.group.group_id} ({names})"
     headers = ["group", *table.keys, "metric", "difference", "p", "p (Holm)", "Wilcoxon p", "d_z"]
     rows = [
         [
@@ -170,8 +195,7 @@ def comparison_table(comparison: Comparison) -> str:
         ]
         for item in comparison.differences
     ]
-    note = _comparison_note(comparison.differences)
-    return f"{for_markdown(title)}\n\n{markdown_table(headers, rows)}\n\n{note}\n"
+    return TextTable(title, headers, rows, [_comparison_note(comparison.differences)])
 
 
 def _signed(interval: Interval | None) -> str:
