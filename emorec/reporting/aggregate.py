@@ -220,9 +220,13 @@ def grouped(runs: Iterable[Run], *, rank: str | None = None) -> list[Group]:
         rank: the metric of validation to rank by, such as "val/uar"; `None` for each task's monitor.
 
     Raises:
-        UserError: `rank` is no metric of validation.
+        UserError: `rank` is no metric of validation, or no run has it.
     """
+    runs = list(runs)
     check_rank(rank)
+    if rank is not None and runs and not any(rank in run.numbers for run in runs):
+        known = sorted({name for run in runs for name in run.numbers if name.startswith("val/")})
+        raise UserError(f"rank: expected a metric that the runs have, one of {known}, got {rank}")
     contests = [(run, Contest.of(run)) for run in runs]
     corpora = {run.record.group_id: contest.corpus for run, contest in contests if contest.corpus}
     datasets: dict[tuple[Any, ...], str] = {}
