@@ -338,6 +338,16 @@ def test_latex_marks_the_best_and_the_second_by_validation_and_nothing_by_test(s
     assert "the best and the second by val/uar" in text
 
 
+def test_latex_says_once_what_all_deviations_are_over(store: CheckpointStore) -> None:
+    for seed in (0, 1):
+        publish(store, {"seed": seed})
+    assert r"$\pm$ over 2 seeds." in latex_of([only(store)])
+    publish(store, {"optimizer.lr": 0.1})
+    text = latex_of([only(store)])
+    assert r"& $\pm$ over &" in text
+    assert "& 2 seeds &" in text
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
 def test_the_document_compiles(store: CheckpointStore, tmp_path: Path) -> None:
     publish_rates(store, seeds=1, task={"labels": ["50 % & more", r"\input{x}_~愤"]})
