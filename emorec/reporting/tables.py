@@ -92,11 +92,6 @@ class Table:
         known = any(estimate.interval for row in self.rows for estimate in row.estimates.values())
         return self.evidence["test"].clusters if known else ""
 
-    def row(self, prefix: str) -> Row | None:
-        """The only row whose group's id starts with a prefix."""
-        found = [row for row in self.rows if row.group.group_id.startswith(prefix)]
-        return found[0] if len(found) == 1 else None
-
 
 def make_tables(
     groups: Sequence[Group],
