@@ -19,6 +19,7 @@ DOCUMENT = r"""\documentclass{article}
 \end{document}
 """
 WIDE = 100  # characters that fit a page
+ON_A_PAGE = 8  # tables; LaTeX holds only some tens back
 MOST_KEYS = 4  # columns of what groups differ in
 
 
@@ -99,3 +100,10 @@ def comparison_latex(comparison: Comparison) -> str:
 def latex_of(tables: Sequence[Table], comparisons: Sequence[Comparison] = ()) -> str:
     """All tables, for `\\input` into a paper that uses booktabs and graphicx."""
     return "\n".join([*map(group_latex, tables), *map(comparison_latex, comparisons)])
+
+
+def document_of(tables: Sequence[Table], comparisons: Sequence[Comparison] = ()) -> str:
+    """All tables as a document that compiles by itself."""
+    parts = [*map(group_latex, tables), *map(comparison_latex, comparisons)]
+    pages = ["\n".join(parts[start : start + ON_A_PAGE]) for start in range(0, len(parts), ON_A_PAGE)]
+    return DOCUMENT % "\n\\clearpage\n".join(pages)

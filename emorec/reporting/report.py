@@ -8,7 +8,7 @@ from emorec.escaping import for_markdown
 from emorec.reporting.aggregate import Group, distinction, distinctions
 from emorec.reporting.comparison import Comparison
 from emorec.reporting.csv_tables import comparisons_csv, groups_csv, runs_csv
-from emorec.reporting.latex_tables import DOCUMENT, latex_of
+from emorec.reporting.latex_tables import document_of, latex_of
 from emorec.reporting.markdown_tables import comparison_table, tables_of
 from emorec.reporting.tables import Table
 from emorec.storage.atomic import write_bytes, write_text
@@ -45,13 +45,12 @@ def write_report(
     compared = [comparison_table(comparison) for comparison in comparisons]
     groups = [row.group for table in tables for row in table.rows]
     pictures, sections = _drawn(groups) if are_drawn(tables, figures) else ({}, [])
-    latex = latex_of(tables, comparisons)
     files = {
         "report.md": "\n".join(["# Report\n", tables_of(tables, calibration=True), *compared, *sections]),
         "groups.csv": groups_csv(tables),
         "runs.csv": runs_csv(tables),
-        "tables.tex": latex,
-        "report.tex": DOCUMENT % latex,
+        "tables.tex": latex_of(tables, comparisons),
+        "report.tex": document_of(tables, comparisons),
     }
     if comparisons:
         files[COMPARISONS] = comparisons_csv(comparisons)
