@@ -9,7 +9,7 @@ from emorec.reporting.aggregate import distinction, distinctions
 from emorec.reporting.comparison import Comparison
 from emorec.reporting.csv_tables import comparisons_csv, groups_csv, runs_csv
 from emorec.reporting.hardest import hardest
-from emorec.reporting.latex_tables import DOCUMENT, latex_of
+from emorec.reporting.latex_tables import document_of, latex_of
 from emorec.reporting.page import GroupView, page_of
 from emorec.reporting.pooled import Pooled
 from emorec.reporting.tables import Table
@@ -60,16 +60,14 @@ def write_report(
     """
     check_real_folder(drawn := folder / "figures")
     compared = [comparison_table(comparison).as_markdown() for comparison in comparisons]
-    count = sum(len(table.rows) for table in tables)
-    draws = figures == "all" or (figures == "auto" and count <= MOST_DRAWN)
+    draws = are_drawn(tables, figures)
     views = [view for table in tables for view in _views(table, explore, projection)] if draws else []
-    latex = latex_of(tables, comparisons)
     files = {
         "report.md": "\n".join(["# Report\n", tables_of(tables, calibration=True), *compared, *_sections(views)]),
         "groups.csv": groups_csv(tables),
         "runs.csv": runs_csv(tables),
-        "tables.tex": latex,
-        "report.tex": DOCUMENT % latex,
+        "tables.tex": latex_of(tables, comparisons),
+        "report.tex": document_of(tables, comparisons),
         "report.html": page_of(tables, comparisons, views),
     }
     if comparisons:
@@ -89,6 +87,11 @@ def write_report(
     if not comparisons:  # those of an earlier report would pass for this one's
         (folder / COMPARISONS).unlink(missing_ok=True)
     return "\n".join([tables_of(tables), *compared])
+
+
+def are_drawn(tables: Sequence[Table], figures: Drawn) -> bool:
+    """Whether a report of these tables has figures."""
+    return figures == "all" or (figures == "auto" and sum(len(table.rows) for table in tables) <= MOST_DRAWN)
 
 
 def _views(table: Table, explore: "Explore", projection: "Method") -> Iterator[GroupView]:

@@ -100,12 +100,14 @@ def publish(
     task: dict[str, Any] | None = None,
     status: str = "finished",
     predictions: dict[str, Answers] | None = None,
+    started: str | None = None,
+    config: dict[str, Any] | None = None,
 ) -> str:
     """Writes the directory of a run as a command leaves it, and returns its id.
 
     With predictions {split: answers}, metrics that are not given are theirs.
     """
-    config = copy.deepcopy(CONFIG)
+    config = copy.deepcopy(CONFIG if config is None else config)
     for key, value in (changes or {}).items():
         change(config, key, value)
     about = {"dataset": "demo", "protocol": "held_out_speakers", **(data or {})}
@@ -120,7 +122,7 @@ def publish(
         task={"name": "emotion", "labels": ["angry", "calm"], "monitor": "uar", "direction": "max", **(task or {})},
         choices={**CHOICES, **(choices or {})},
         overrides=[],
-        started=f"2026-01-01T00:00:{len(list(store.records())):02d}+0000",
+        started=started or f"2026-01-01T00:00:{len(list(store.records())):02d}+0000",
         data=about,
         best_epoch=1,
         epochs=3,

@@ -16,7 +16,7 @@ from emorec.escaping import for_latex
 from emorec.reporting.aggregate import finished_runs, grouped, with_predictions
 from emorec.reporting.comparison import BEST, Comparison, compare
 from emorec.reporting.csv_tables import comparisons_csv, groups_csv
-from emorec.reporting.latex_tables import DOCUMENT, latex_of
+from emorec.reporting.latex_tables import document_of, latex_of
 from emorec.reporting.report import write_report
 from emorec.reporting.tables import Table, make_tables
 from emorec.reporting.text_tables import comparison_table, tables_of
@@ -123,6 +123,22 @@ def test_ranking_by_anything_but_validation_is_refused(store: CheckpointStore, r
     publish(store)
     with pytest.raises(UserError, match=rf"expected a metric of validation, such as val/uar, got {rank}; .*selected"):
         tables(store, rank=rank)
+
+
+def test_an_unknown_metric_to_rank_by_is_named_with_the_known_ones(store: CheckpointStore) -> None:
+    publish(store, metrics={"val/uar": 0.5, "val/loss": 1.0, "test/uar": 0.5})
+    with pytest.raises(UserError, match=r"one of \['val/loss', 'val/uar'\], got val/ccc"):
+        tables(store, rank="val/ccc")
+
+
+def test_a_group_whose_seeds_were_tested_on_other_utterances_has_neither_interval_nor_ensemble(
+    store: CheckpointStore,
+) -> None:
+    for seed in (0, 1):
+        publish(store, {"seed": seed}, predictions={"test": answers(0.7, each=12 - 2 * seed)})
+    (row,) = only(store, ensembles=True).rows
+    assert row.estimates["test/uar"].interval is None
+    assert row.ensemble == {}
 
 
 def test_groups_that_are_tested_on_other_utterances_are_not_in_one_table(store: CheckpointStore) -> None:
@@ -322,11 +338,21 @@ def test_latex_marks_the_best_and_the_second_by_validation_and_nothing_by_test(s
     assert "the best and the second by val/uar" in text
 
 
+def test_latex_says_once_what_all_deviations_are_over(store: CheckpointStore) -> None:
+    for seed in (0, 1):
+        publish(store, {"seed": seed})
+    assert r"$\pm$ over 2 seeds." in latex_of([only(store)])
+    publish(store, {"optimizer.lr": 0.1})
+    text = latex_of([only(store)])
+    assert r"& $\pm$ over &" in text
+    assert "& 2 seeds &" in text
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
 def test_the_document_compiles(store: CheckpointStore, tmp_path: Path) -> None:
     publish_rates(store, seeds=1, task={"labels": ["50 % & more", r"\input{x}_~愤"]})
     table = only(store)
-    (tmp_path / "report.tex").write_text(DOCUMENT % latex_of([table], comparisons_of(table)))
+    (tmp_path / "report.tex").write_text(document_of([table] * 60, comparisons_of(table)))
     words = ["pdflatex", "-halt-on-error", "-interaction=batchmode", "report.tex"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, (tmp_path / "report.log").read_text()[-2000:]
