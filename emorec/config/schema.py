@@ -264,6 +264,7 @@ class TrainConfig(ExtractConfig):
 
     fusion: Component
     context: Component | None  # `None`: each utterance by itself
+    head: Component | None = None  # a classical one instead of projections, fusion and head; `None`: neural
     loss: Component
     optimizer: OptimizerComponent
     scheduler: Component | None

@@ -401,6 +401,11 @@ class EmotionModel(FastModule):
                 found.append(self.decided(fusion).float().cpu())
         return torch.cat(found)
 
+    def fused_vectors(self, batches: Iterable[Batch]) -> Tensor:
+        """(N, H) what the head reads of all rows of the batches, in `eval()`; float32, on the CPU."""
+        with self._applied("32"):
+            return torch.cat([self._fusion_of(batch.to(self.device)).fused.float().cpu() for batch in batches])
+
     def _standardised(self, fusions: Sequence[tuple[FusionOutput, Tensor]]) -> list[FusionOutput]:
         """Outputs of the fusion, with the speakers (B,) of their rows, standardised together, in float32."""
         if self.standardisation is None or not fusions:
