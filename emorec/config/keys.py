@@ -96,6 +96,12 @@ def _without_switched_off(kept: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def is_unused(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether a dotted key changes nothing beside the classical head of a config {dotted key: value}."""
+    root, _, name = key.partition(".")
+    return "head._target_" in config and (root in OF_GRADIENTS or (root == "model" and name != KEPT_OF_MODEL))
+
+
 def is_location(key: str) -> bool:
     """Whether a dotted key says where a corpus lies."""
     return key.startswith("dataset.") and key.rpartition(".")[2] in LOCATIONS

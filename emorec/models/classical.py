@@ -138,13 +138,13 @@ class _Linear(ClassicalHead):
             rows = upper.T
         estimator = self.estimator(value, seed)
         estimator.fit(rows.numpy(), target.numpy())
-        weights = torch.from_numpy(estimator.coef_).reshape(-1, rows.shape[1])
+        weights = torch.tensor(estimator.coef_).reshape(-1, rows.shape[1])
         weights = (weights if basis is None else weights @ basis.T).float()  # (C, D)
-        intercepts = torch.as_tensor(estimator.intercept_).reshape(-1).float()
+        intercepts = torch.tensor(estimator.intercept_).reshape(-1).float()
         if self.task_kind == "classification":
             if len(weights) == 1:  # of the second of two classes
                 weights, intercepts = torch.cat([-weights, weights]) / 2, torch.cat([-intercepts, intercepts]) / 2
-            classes = torch.from_numpy(estimator.classes_)
+            classes = torch.tensor(estimator.classes_)
             weights = torch.zeros(self.outputs, features.shape[1]).index_copy(0, classes, weights)
             intercepts = torch.full((self.outputs,), ABSENT).index_copy(0, classes, intercepts)
         self.coefficients, self.intercepts = weights, intercepts

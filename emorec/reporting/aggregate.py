@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from emorec.config.keys import GROUPED_KEYS, OPERATIONAL_KEYS, flat, is_location
+from emorec.config.keys import GROUPED_KEYS, OPERATIONAL_KEYS, flat, is_location, is_unused
 from emorec.errors import UserError
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, runs_in, stored_config
 from emorec.runs.results import read_history, read_metrics, read_missing, scalar_metrics
@@ -234,7 +234,11 @@ def distinction(group: Group, key: str) -> str:
 
 
 def _choice_or_value(run: Run, key: str) -> str:
-    """A composed choice, or a config value as it is written on a command line."""
+    """A composed choice, or a config value as it is written on a command line; a dash for one that does nothing."""
+    if key == "head" and key not in run.record.choices:  # an older run
+        return "neural"
+    if is_unused(key, run.config):
+        return "–"
     if key in run.record.choices:
         return run.record.choices[key]
     value = run.config.get(key)
