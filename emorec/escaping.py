@@ -10,6 +10,24 @@ _STEERING = (
     *(0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000)),
 )
 _ESCAPES = {code: f"\\u{code:04x}" for code in _STEERING}
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    '"': r"\textquotedbl{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "–": "--",
+    "…": r"\dots{}",
+    "-": "{-}",  # two of them are no dash
+    "`": r"\textasciigrave{}",
+    "'": r"\textquotesingle{}",
+}
+LAST_LATIN = 0x17F  # of the letters that pdflatex sets
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 _BAR = re.compile(r"(\\*)\|")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -32,6 +50,13 @@ def for_csv(cell: Any) -> Any:
     if not isinstance(cell, str):
         return cell
     return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
+
+
+def for_latex(text: str) -> str:
+    """Text for LaTeX: nothing in it is a command, and what its usual fonts lack is written as `U+4E2D`."""
+    line = for_terminal(" ".join(text.split()))
+    known = (_LATEX.get(character, character) for character in line)
+    return "".join(text if len(text) > 1 or ord(text) <= LAST_LATIN else f"U+{ord(text):04X}" for text in known)
 
 
 def for_figure(text: str) -> str:

@@ -1,6 +1,7 @@
 """`emorec report`: compares finished runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from emorec.config.composition import compose_once
@@ -8,7 +9,7 @@ from emorec.config.schema import ReportConfig
 from emorec.errors import UserError
 from emorec.runs.logs import start_logging
 
-OWN_KEYS = ("paths", "output", "progress", "extraction", "features")
+OWN_KEYS = tuple(item.name for item in fields(ReportConfig))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -20,25 +21,46 @@ def main(arguments: Sequence[str]) -> int:
             own.append(word)
         else:
             filters[key] = value.strip("[]").split(",")
-    composed = compose_once("report", ReportConfig, own)
+    composed = compose_once("report", ReportConfig, [_as_list(word) for word in own])
     if composed is None:
         return 0
     start_logging()
     config = composed.config
-    from emorec.reporting.aggregate import finished_runs, grouped, matching
+    from emorec.reporting.aggregate import check_rank, finished_runs, grouped, matching, with_predictions
+    from emorec.reporting.comparison import compare
     from emorec.reporting.report import write_report
+    from emorec.reporting.tables import make_tables
     from emorec.runs.checkpoint_store import CheckpointStore
     from emorec.storage.folders import check_real_folder
 
+    check_rank(config.rank)
     if config.output.parent == config.paths.checkpoints:  # a folder elsewhere is the user's own choice
         check_real_folder(config.output)
     folders = [Path(value).expanduser() for value in filters.pop("folder", ())]
-    runs = matching(finished_runs(CheckpointStore(config.paths.checkpoints), folders), filters)
+    store = CheckpointStore(config.paths.checkpoints)
+    runs = with_predictions(matching(finished_runs(store, folders), filters), store)
     if not runs:
-        where = ", ".join(map(str, folders)) or str(config.paths.checkpoints)
-        asked = " ".join(f"{key}={','.join(values)}" for key, values in filters.items())
-        hint = "; output=… says where the report is written" if folders else ""
-        raise UserError(f"expected finished runs in {where}{f' with {asked}' if asked else ''}, found none{hint}")
-    print(write_report(config.output, grouped(runs)))
+        raise UserError(_nothing(config, folders, filters))
+    tables = make_tables(
+        grouped(runs, rank=config.rank),
+        rank=config.rank,
+        unit=config.cluster,
+        draws=config.resamples,
+        ensembles=config.ensemble,
+    )
+    print(write_report(config.output, tables, compare(tables, config.compared), figures=config.figures))
     print(f"report: {config.output / 'report.md'}\nfigures: {config.output / 'figures'}")
     return 0
+
+
+def _as_list(word: str) -> str:
+    """`compare=a,b` as the list that it is meant to be; Hydra would take it for a sweep."""
+    key, _, value = word.partition("=")
+    return f"{key}=[{value}]" if key == "compare" and "," in value and not value.startswith("[") else word
+
+
+def _nothing(config: ReportConfig, folders: Sequence[Path], filters: Mapping[str, Sequence[str]]) -> str:
+    where = ", ".join(map(str, folders)) or str(config.paths.checkpoints)
+    asked = " ".join(f"{key}={','.join(values)}" for key, values in filters.items())
+    hint = "; output=… says where the report is written" if folders else ""
+    return f"expected finished runs in {where}{f' with {asked}' if asked else ''}, found none{hint}"

@@ -446,9 +446,31 @@ class ExportConfig(CommandConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(CommandConfig):
-    """`emorec report`, and the commands that look after stores."""
+    """`emorec report`, and the commands that look after stores.
+
+    Attributes:
+        rank: the metric of validation that groups are ranked by, such as "val/uar"; `None` for each task's monitor.
+        compare: ids of groups, or first digits of them, the baseline first; "best" for the best group by validation
+            against all others of its contest, "all" for the same.
+        ensemble: whether each group is scored as an ensemble too.
+        cluster: what is resampled for intervals; `None` for dialogues where there are any, else speakers, else
+            utterances.
+        resamples: their number.
+        figures: "auto" draws them where there are at most 20 groups.
+    """
 
     output: Path
+    rank: str | None = None
+    compare: str | list[str] | None = None
+    ensemble: bool = False
+    cluster: Literal["speaker", "dialogue", "utterance"] | None = None
+    resamples: Annotated[int, Ge(100), Le(1_000_000)] = 10_000
+    figures: Literal["auto", "all", "none"] = "auto"
+
+    @property
+    def compared(self) -> list[str]:
+        """`compare` as a list."""
+        return [self.compare] if isinstance(self.compare, str) else list(self.compare or ())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,16 +4,19 @@ import math
 import os
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from emorec.config.keys import GROUPED_KEYS, OPERATIONAL_KEYS, flat, is_location, is_unused
 from emorec.errors import UserError
+from emorec.reporting.contests import Contest, FoldSplits
+from emorec.reporting.samples import Sample
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, runs_in, stored_config
 from emorec.runs.results import read_history, read_metrics, read_missing, scalar_metrics
+from emorec.runs.stored_predictions import read_predictions
 
 SUMMARY_METRICS = {
     "classification": ("weighted_f1", "macro_f1", "uar", "accuracy"),
@@ -22,8 +25,9 @@ SUMMARY_METRICS = {
 HIDDEN_CHOICES = {"experiment", "paths", "logger", "launcher", "dataset"}
 # Each is shown wherever one group uses the speakers' own utterances there.
 NORMALISATION, FUSED_NORMALISATION = "model.normalisation", "model.fused_normalisation"
+LOWER_IS_BETTER = ("loss", "mae", "rmse", "calibration_error", "brier", "ece", "nll")
+TOLERANCE = 1e-3  # of a metric and that of the stored predictions: between two machines an argmax may differ
 OWN_FILTERS = ("folder", "run", "sweep", "tags")  # of what is no value of a config; `finished_runs` reads the folders
-SHOWN_DIGITS = 8  # of the digest of a corpus
 
 
 @dataclass(frozen=True)
@@ -42,56 +46,32 @@ class Run:
         """The metrics that are finite numbers."""
         return scalar_metrics(self.metrics)
 
+    @cached_property
+    def samples(self) -> dict[str, Sample]:
+        """{split: what it predicted}; empty where nothing is stored. Read at first use.
+
+        Raises:
+            UserError: the predictions are not readable, or their scores are not those of the run's metrics.
+        """
+        labels = self.record.task.get("labels", ()) if self.kind == "classification" else ()
+        samples = {split: Sample.of(item) for split, item in read_predictions(self.folder, labels).items()}
+        for split, sample in samples.items():
+            for name, value in sample.scores.items():
+                known = self.numbers.get(f"{split}/{name}", value)
+                if sample.is_finite and name in SUMMARY_METRICS[self.kind] and abs(known - value) > TOLERANCE:
+                    found = f"{split}/{name}={value:.4f} of its predictions, got {known:.4f}"
+                    raise UserError(f"expected metrics.json of {self.folder} to have {found}")
+        return samples
+
+    @property
+    def kind(self) -> str:
+        """Of the task."""
+        return str(self.record.task.get("kind", "classification"))
+
     @property
     def normalises_speakers(self) -> bool:
         """Whether features are standardised by each speaker's own utterances, those of test included."""
         return "speaker" in (self.config.get(NORMALISATION), self.config.get(FUSED_NORMALISATION))
-
-
-class Contest(NamedTuple):
-    """What groups have in common that are comparable: the content of the corpus, the task and the protocol."""
-
-    dataset: str  # the corpus, with the name of its table if it has one
-    task: str
-    protocol: str
-    corpus: str  # digest of its content; empty for runs of version 0.1, which do not record it
-    kind: str
-    labels: tuple[str, ...]
-    monitor: str
-    direction: str
-
-    @classmethod
-    def of(cls, run: Run) -> "Contest":
-        """The contest that a run belongs to."""
-        data, task, table = run.record.data, run.record.task, run.config.get("dataset.table")
-        dataset, labels = str(data.get("dataset", "")), task.get("labels")
-        return cls(
-            dataset=f"{dataset} ({Path(str(table)).name})" if table else dataset,
-            task=str(task.get("name", "")),
-            protocol=str(data.get("protocol", "")),
-            corpus=str(data.get("corpus", "")),
-            kind=str(task.get("kind", "classification")),
-            labels=tuple(map(str, labels)) if isinstance(labels, list) else (),
-            monitor=str(task.get("monitor", "")),
-            direction=str(task.get("direction", "")),
-        )
-
-
-def headings(contests: Iterable[Contest]) -> dict[Contest, str]:
-    """A heading for each contest: the corpus, the task and the protocol, and what else tells two of them apart."""
-    texts: dict[Contest, str] = {}
-    contests = list(dict.fromkeys(contests))
-    for contest in contests:
-        alike = [other for other in contests if other[:3] == contest[:3]]
-        text = f"{contest.dataset}: {contest.task}, {contest.protocol}"
-        if len({other.corpus for other in alike}) > 1:
-            text += f", corpus {contest.corpus[:SHOWN_DIGITS] or 'of unknown content'}"
-        if len({other.labels for other in alike}) > 1:
-            text += f", {', '.join(contest.labels)}"
-        if len({other[-2:] for other in alike}) > 1:
-            text += f", by {contest.monitor} ({contest.direction})"
-        texts[contest] = text
-    return texts
 
 
 @dataclass(frozen=True)
@@ -114,15 +94,48 @@ class Group:
     def folds(self) -> tuple[int, ...]:
         return tuple(sorted({run.record.fold for run in self.runs if run.record.fold is not None}))
 
-    def score(self, metric: str) -> tuple[float, float | None] | None:
-        """Mean and sample standard deviation of a metric; the deviation is `None` for a single run.
+    @cached_property
+    def by_fold(self) -> dict[int | None, list[Run]]:
+        """{fold: its runs}, in order."""
+        folds: dict[int | None, list[Run]] = defaultdict(list)
+        for run in sorted(self.runs, key=lambda run: -1 if run.record.fold is None else run.record.fold):
+            folds[run.record.fold].append(run)
+        return dict(folds)
 
-        Returns `None` if a run lacks the metric, or has a value that is not finite.
+    def score(self, metric: str) -> tuple[float, float | None] | None:
+        """Mean and deviation of a metric of the runs; see `mean`."""
+        return self.mean(lambda run: run.numbers.get(metric))
+
+    def mean(self, value: Callable[[Run], float | None]) -> tuple[float, float | None] | None:
+        """Mean of a value of each run, and its sample standard deviation over what `over` says.
+
+        The mean is that over folds of the means over the seeds of each fold. With several folds the deviation is that
+        over folds, of their means; with one it is that over seeds. A single run has none.
+
+        Returns `None` if a run lacks the value.
         """
-        values = [run.numbers[metric] for run in self.runs if metric in run.numbers]
-        if len(values) < len(self.runs):
+        folds = [[value(run) for run in runs] for runs in self.by_fold.values()]
+        known = [[item for item in values if item is not None] for values in folds]
+        if [len(values) for values in known] != [len(values) for values in folds]:
             return None
-        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+        means = [statistics.fmean(values) for values in known]
+        varying = means if len(means) > 1 else known[0]
+        return statistics.fmean(means), statistics.stdev(varying) if len(varying) > 1 else None
+
+    @property
+    def over(self) -> str:
+        """What a standard deviation is over: `3 seeds`, `5 folds`, `4 folds (mean of 2 seeds)`; "" for a single run."""
+        counts = sorted({len(runs) for runs in self.by_fold.values()})
+        if len(self.by_fold) == 1:
+            return f"{counts[0]} seeds" if counts[0] > 1 else ""
+        seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
+        return f"{len(self.by_fold)} folds" + ("" if counts == [1] else f" (mean of {seeds} seeds)")
+
+    def samples(self, split: str) -> dict[int | None, list[Sample]]:
+        """{fold: what its runs predicted for a split}; empty where a run has no predictions for it."""
+        found = {fold: [run.samples.get(split) for run in runs] for fold, runs in self.by_fold.items()}
+        known = {fold: [sample for sample in samples if sample is not None] for fold, samples in found.items()}
+        return known if all(len(known[fold]) == len(samples) for fold, samples in found.items()) else {}
 
 
 def missing_scores(group: Group) -> dict[str, float]:
@@ -164,6 +177,19 @@ def _read_run(record: RunRecord, folder: Path) -> Run:
     return Run(record, folder, flat(stored_config(folder)), read_metrics(folder), read_history(folder), missing)
 
 
+def with_predictions(runs: Iterable[Run], store: CheckpointStore) -> list[Run]:
+    """The runs whose predictions are readable, or that have none; of each other one a warning is given once."""
+    kept = []
+    for run in runs:
+        try:
+            run.samples  # noqa: B018  (reads them)
+        except UserError as error:
+            store.warn(run.folder, f"{run.folder.name} is left out: {error}")
+        else:
+            kept.append(run)
+    return kept
+
+
 def matching(runs: Iterable[Run], filters: Mapping[str, Sequence[str]]) -> list[Run]:
     """The runs that `filters` accept: {a composed choice or config key, or one of `OWN_FILTERS`: accepted values}.
 
@@ -186,8 +212,17 @@ def _accepts(run: Run, key: str, values: Sequence[str]) -> bool:
     return _choice_or_value(run, "sweep.name" if key == "sweep" else key) in values
 
 
-def grouped(runs: Iterable[Run]) -> list[Group]:
-    """Groups runs; in each contest the group with the best validation score is first, groups without one are last."""
+def grouped(runs: Iterable[Run], *, rank: str | None = None) -> list[Group]:
+    """Groups runs; in each contest the group with the best validation score is first, groups without one are last.
+
+    Args:
+        runs: to group.
+        rank: the metric of validation to rank by, such as "val/uar"; `None` for each task's monitor.
+
+    Raises:
+        UserError: `rank` is no metric of validation.
+    """
+    check_rank(rank)
     contests = [(run, Contest.of(run)) for run in runs]
     corpora = {run.record.group_id: contest.corpus for run, contest in contests if contest.corpus}
     datasets: dict[tuple[Any, ...], str] = {}
@@ -198,16 +233,66 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
         if contest.corpus:  # a table that was renamed is still the same corpus
             contest = contest._replace(dataset=datasets.setdefault(contest[1:], contest.dataset))
         members[name, contest].append(run)
-    groups = [Group(name, tuple(group), contest) for (name, contest), group in members.items()]
-    return sorted(groups, key=lambda group: (group.contest, -_quality(group)))
+    groups = _with_splits([Group(name, tuple(group), contest) for (name, contest), group in members.items()])
+    return sorted(groups, key=lambda group: (group.contest, -quality(group, rank)))
 
 
-def _quality(group: Group) -> float:
-    """The validation score of the task's monitor with such a sign that larger is better; -inf if there is none."""
-    score = group.score(f"val/{group.contest.monitor}")
+def _with_splits(groups: Sequence[Group]) -> list[Group]:
+    """The groups with their splits as part of their contests. A group that did not read test is in the contest of those
+    that did, if these agree on it."""
+    read: dict[tuple[Any, ...], set[tuple[FoldSplits, ...]]] = defaultdict(set)
+    splits = {id(group): _splits_of(group) for group in groups}
+
+    def without_test(group: Group) -> tuple[Any, ...]:
+        return group.contest, tuple(item._replace(test="") for item in splits[id(group)])
+
+    for group in groups:
+        if all(item.test for item in splits[id(group)]):
+            read[without_test(group)].add(splits[id(group)])
+    result = []
+    for group in groups:
+        own, others = splits[id(group)], read[without_test(group)]
+        if others and not all(item.test for item in own):
+            own = next(iter(others)) if len(others) == 1 else tuple(item._replace(test="") for item in own)
+        result.append(replace(group, contest=group.contest._replace(splits=own)))
+    return result
+
+
+def _splits_of(group: Group) -> tuple[FoldSplits, ...]:
+    splits = []
+    for fold, runs in group.by_fold.items():
+        digests = [
+            "+".join(sorted({run.samples[split].utterances for run in runs if split in run.samples}))
+            for split in ("val", "test")
+        ]
+        splits.append(FoldSplits(-1 if fold is None else fold, *digests))
+    return () if splits == [FoldSplits(-1, "", "")] else tuple(splits)
+
+
+def check_rank(rank: str | None) -> None:
+    """Raises a `UserError` for what groups are not ranked by."""
+    if rank is not None and (not rank.startswith("val/") or rank == "val/"):
+        raise UserError(
+            f"rank: expected a metric of validation, such as val/uar, got {rank}; what is ranked by test is selected "
+            "on test, and its figures are then too good"
+        )
+
+
+def ranked_by(contest: Contest, rank: str | None = None) -> tuple[str, str]:
+    """The metric that the groups of a contest are ranked by, and its direction, "max" or "min"."""
+    monitor = f"val/{contest.monitor}"
+    if rank is None or rank == monitor:
+        return monitor, contest.direction
+    return rank, "min" if rank.partition("/")[2] in LOWER_IS_BETTER else "max"
+
+
+def quality(group: Group, rank: str | None = None) -> float:
+    """The validation score that groups are ranked by, with such a sign that larger is better; -inf without one."""
+    metric, direction = ranked_by(group.contest, rank)
+    score = group.score(metric)
     if score is None:
         return -math.inf
-    return score[0] if group.contest.direction == "max" else -score[0]
+    return score[0] if direction == "max" else -score[0]
 
 
 def distinctions(groups: Sequence[Group]) -> list[str]:

@@ -82,6 +82,7 @@ class RunContext:
                 "dataset": data.manifest.dataset,
                 "corpus": data.manifest.digest,
                 "protocol": data.corpus.protocol,
+                "separates": _separates(data),
                 "utterances": {split: len(items) for split, items in data.splits.items()},
                 "bad_media": data.bad,
                 "left_out": data.left_out,
@@ -97,6 +98,12 @@ class RunContext:
             tags=list(config.tags),
             notes=config.notes,
         )
+
+
+def _separates(data: PreparedData) -> str:
+    """Whose utterances are never in two splits: "speakers", or "" for nobody's."""
+    protocol = data.manifest.protocols.get(data.corpus.protocol)
+    return "speakers" if protocol is not None and protocol.separates_speakers else ""
 
 
 def _stored(task: Task) -> dict[str, Any]:

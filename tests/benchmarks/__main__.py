@@ -24,6 +24,7 @@ from tests.benchmarks import (
     sharing,
     sound,
     startup,
+    statistics,
     training,
 )
 from tests.benchmarks.figure import Figure, machine, write
@@ -60,6 +61,7 @@ def main(names: list[str]) -> int:
         "prediction": lambda: prediction.prediction(root / "prediction"),
         "int8_size": export.int8_size,
         "onnx_vs_torch": export.onnx_vs_torch,
+        "statistics": statistics.intervals_and_tests,
         "store_vs_memory_limit": lambda: memory.larger_than_memory(root / "memory"),
     }
     print(f"machine: {machine()}")

@@ -16,7 +16,10 @@ from omegaconf import OmegaConf
 from emorec.errors import UserError
 from emorec.reporting import report
 from emorec.reporting.aggregate import Group, Run, distinction, distinctions, finished_runs, grouped, matching
-from emorec.reporting.report import groups_csv, runs_csv, tables_of, write_report
+from emorec.reporting.csv_tables import groups_csv, runs_csv
+from emorec.reporting.markdown_tables import tables_of
+from emorec.reporting.report import write_report
+from emorec.reporting.tables import make_tables
 from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
 from emorec.runs.identity import identify
 from emorec.runs.results import read_history
@@ -130,7 +133,7 @@ def test_an_empty_store_has_no_runs_and_no_groups(store: CheckpointStore) -> Non
     assert finished_runs(store) == []
     assert grouped([]) == []
     assert distinctions([]) == []
-    assert tables_of([]) == ""
+    assert tables_of(make_tables([])) == ""
 
 
 # ----------------------------------------------------------------------------------------------- groups
@@ -207,14 +210,14 @@ def test_a_group_with_a_score_that_is_not_finite_comes_last_and_is_not_the_best(
     groups = groups_of(store)
     assert groups[-1].score("val/uar") is None
     assert [group.score("val/uar") is None for group in groups] == [False, False, True]
-    assert [row[-1].strip("| ") for row in table_rows(tables_of(groups))[1:]] == ["**best**", "", ""]
-    assert [row["val/uar/mean"] for row in csv.DictReader(io.StringIO(groups_csv(groups)))][-1] == ""
+    assert [row[-1].strip("| ") for row in table_rows(tables_of(make_tables(groups)))[1:]] == ["**best**", "", ""]
+    assert [row["val/uar/mean"] for row in csv.DictReader(io.StringIO(groups_csv(make_tables(groups))))][-1] == ""
 
 
 def test_no_group_is_the_best_if_none_has_a_validation_score(store: CheckpointStore) -> None:
     for rate in (0.1, 0.2):
         publish(store, {"optimizer.lr": rate}, metrics={"val/uar": math.nan})
-    assert "best" not in tables_of(groups_of(store))
+    assert "best" not in tables_of(make_tables(groups_of(store)))
 
 
 # ----------------------------------------------------------------------------------------- distinctions
@@ -357,7 +360,7 @@ def test_contests_are_separate_tables_each_with_its_own_best(store: CheckpointSt
                 task={"name": task},
                 choices={"dataset": dataset},
             )
-    text = tables_of(groups_of(store))
+    text = tables_of(make_tables(groups_of(store)))
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
         "## demo: emotion, folds",
         "## demo: emotion, held_out_speakers",
@@ -393,7 +396,7 @@ def test_groups_of_other_corpora_or_tasks_are_never_ranked_together(
         settings = dict(options)
         changes = {"optimizer.lr": rate, **settings.pop("changes", {})}
         publish(store, changes, metrics={"val/uar": rate, "val/mae": rate}, **settings)
-    text = tables_of(groups_of(store))
+    text = tables_of(make_tables(groups_of(store)))
     headings = [line for line in text.splitlines() if line.startswith("## ")]
     assert len(headings) == 2
     assert "best" not in text
@@ -425,7 +428,7 @@ def test_metrics_of_an_older_version_that_hold_nan_are_no_score_and_no_crash(
         (store.folder(run_id) / "metrics.json").write_text(metrics)
     (group,) = groups_of(store)
     assert group.score("val/uar") is None
-    write_report(tmp_path / "report", [group])
+    write_report(tmp_path / "report", make_tables([group]))
     rows = list(csv.DictReader((tmp_path / "report" / "runs.csv").open()))
     assert [row["val/uar"] for row in rows] == ["", "0.5", ""]
 
@@ -435,11 +438,12 @@ def test_a_row_shows_seeds_folds_and_scores(store: CheckpointStore) -> None:
         for fold, score in ((0, 0.5), (3, 0.75)):
             publish(store, {"seed": seed, "dataset.fold": fold}, metrics={"val/uar": score})
     (group,) = groups_of(store)
-    header, row = table_rows(tables_of([group]))
+    header, row = table_rows(tables_of(make_tables([group])))
     cells = dict(zip(header, row, strict=True))
     assert (cells["n"], cells["seeds"], cells["folds"]) == ("6", "0–2", "0, 3")
-    # deviations ±0.125: variance 6 × 0.015625 / 5 = 0.01875
-    assert cells["val/uar"] == "0.625 ± 0.137"
+    # over the two folds: deviations ±0.125, variance 2 × 0.015625 / 1
+    assert cells["val/uar"] == "0.625 ± 0.177"
+    assert cells["± over"] == "2 folds (mean of 3 seeds)"
     assert cells["test/uar"] == "–"
     assert "best" not in row[-1], "a single group is not the best of anything"
 
@@ -449,7 +453,7 @@ def test_the_tables_for_machines_hold_every_group_and_every_run(store: Checkpoin
         publish(store, {"seed": seed}, metrics={"val/uar": score})
     publish(store, {**GATED, "seed": 5}, choices={"fusion": "gated"}, metrics={"val/uar": 0.25, "test/uar": 0.125})
     groups = groups_of(store)
-    first, second = csv.DictReader(io.StringIO(groups_csv(groups)))
+    first, second = csv.DictReader(io.StringIO(groups_csv(make_tables(groups))))
     assert (first["fusion"], first["n"], first["seeds"], first["folds"]) == ("concat", "3", "0 1 2", "")
     assert (float(first["val/uar/mean"]), float(first["val/uar/std"])) == (0.75, pytest.approx(0.25))
     assert (first["test/uar/mean"], first["test/uar/std"]) == ("", "")
@@ -459,7 +463,7 @@ def test_the_tables_for_machines_hold_every_group_and_every_run(store: Checkpoin
         "0.125",
         "",
     )
-    runs = list(csv.DictReader(io.StringIO(runs_csv(grouped(finished_runs(store))))))
+    runs = list(csv.DictReader(io.StringIO(runs_csv(make_tables(groups_of(store))))))
     assert [(row["seed"], row["val/uar"], row["test/uar"]) for row in runs] == [
         ("0", "0.5", ""),
         ("1", "0.75", ""),
@@ -475,17 +479,17 @@ def test_every_table_says_where_speakers_are_normalised(store: CheckpointStore, 
     publish(store, {"model": {"normalisation": "speaker"}, "seed": 1})
     publish(store, {"model": {"normalisation": "speaker" if both else "train"}, "seed": 2, **GATED})
     groups = groups_of(store)
-    text = tables_of(groups)
+    text = tables_of(make_tables(groups))
     assert "| model.normalisation |" in text
     assert "speaker-normalised" in text
     expected = {"speaker"} if both else {"speaker", "train"}
-    for table in (groups_csv(groups), runs_csv(groups)):
+    for table in (groups_csv(make_tables(groups)), runs_csv(make_tables(groups))):
         assert {row["model.normalisation"] for row in csv.DictReader(io.StringIO(table))} == expected
 
 
 def test_a_table_says_where_fused_vectors_are_standardised_by_speaker(store: CheckpointStore) -> None:
     publish(store, {"model": {"normalisation": "train", "fused_normalisation": "speaker"}, "seed": 1})
-    text = tables_of(groups_of(store))
+    text = tables_of(make_tables(groups_of(store)))
     assert "| model.fused_normalisation |" in text
     assert "| model.normalisation |" not in text
     assert "speaker-normalised" in text
@@ -493,7 +497,7 @@ def test_a_table_says_where_fused_vectors_are_standardised_by_speaker(store: Che
 
 def test_no_table_speaks_of_speakers_where_none_is_normalised(store: CheckpointStore) -> None:
     publish(store, {"model": {"normalisation": "train"}, "seed": 1})
-    assert "normalis" not in tables_of(groups_of(store))
+    assert "normalis" not in tables_of(make_tables(groups_of(store)))
 
 
 # ----------------------------------------------------------------------------------------------- report
@@ -519,9 +523,9 @@ def test_a_report_replaces_the_figures_of_an_earlier_one_only_when_it_is_written
     with monkeypatch.context() as context:
         context.setattr(report, "write_text", fail)
         with pytest.raises(OSError, match="no space left"):
-            write_report(folder, groups)
+            write_report(folder, make_tables(groups))
     assert earlier.exists()
-    assert write_report(folder, groups) == tables_of(groups)
+    assert write_report(folder, make_tables(groups)) == tables_of(make_tables(groups))
     text, group_id = (folder / "report.md").read_text(), groups[0].group_id
     names = {f"confusion_{group_id}.png", f"curves_{group_id}.png"}
     assert {path.name for path in earlier.parent.iterdir()} == {*names, mine.name}

@@ -21,6 +21,7 @@ from emorec.loggers import sync
 from emorec.loggers.wandb import WandbLogger, tidy
 from emorec.reporting.aggregate import finished_runs, grouped
 from emorec.reporting.report import write_report
+from emorec.reporting.tables import make_tables
 from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, stored_config
 from emorec.runs.logs import log_to
 from emorec.runs.maintenance import collect_weights, export_run, remove_run, used_features, verify
@@ -184,7 +185,7 @@ def test_a_report_removes_no_figures_behind_a_link(store: CheckpointStore, canar
     folder.mkdir()
     plant(folder / "figures", canary)
     with pytest.raises(OSError, match="expected no link"):
-        write_report(folder, grouped(finished_runs(store)))
+        write_report(folder, make_tables(grouped(finished_runs(store))))
     assert state(canary) == before
 
 
