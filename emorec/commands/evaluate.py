@@ -1,4 +1,4 @@
-"""`emorec evaluate`: applies a finished run to a split of its corpus, or to another corpus."""
+"""`emorec evaluate`: applies a finished run, or several, to a split of their corpus, or to another corpus."""
 
 import re
 from collections.abc import Sequence
@@ -28,8 +28,10 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     start_logging()
     with quick_imports():
-        _ = composed.config
+        several = bool(composed.config.runs)
+        from emorec.training.ensemble import evaluate_runs
         from emorec.training.evaluation import evaluate_run
 
-    print(evaluate_run(composed, locations, models))
+    text = evaluate_runs(composed, locations, models) if several else evaluate_run(composed, locations, models).text
+    print(text)
     return 0

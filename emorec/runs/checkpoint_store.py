@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OTHER_FOLDERS = (WEIGHTS, "report", "studies", "sweeps")  # of a store, beside those of runs
+ENSEMBLES, MATRICES = "ensembles", "matrices"  # results of several runs
+OTHER_FOLDERS = (WEIGHTS, "report", "studies", "sweeps", ENSEMBLES, MATRICES)  # of a store, beside those of runs
 CLAIM = "claim.json"  # in the directory of a run that a process trains
 FileName = Annotated[str, Pattern(r"\w+", "letters and digits")]  # a part of the name of files
 
