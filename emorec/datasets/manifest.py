@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from emorec.annotations import Count, PositiveCount
 from emorec.config.texts import text_problem
+from emorec.datasets.split_builders import stratified
 from emorec.datasets.splits import Protocol, assign_splits
 from emorec.datasets.tree import files_below
 from emorec.datasets.utterance import SPLITS, UNLABELLED, VOTES, Target, Task, Utterance
@@ -19,6 +20,7 @@ from emorec.errors import UserError, choose, raise_problems
 from emorec.storage.digests import digest_of
 
 LONGEST_REMARK = 120  # characters
+RANDOM, RANDOM_FOLDS = "random", 5  # a protocol of every corpus: utterances at random, speakers in train and test
 TEXTS = ("id", "text", "speaker", "dialogue", "session")  # of an utterance
 
 
@@ -192,8 +194,11 @@ class Corpus(ABC):
         problems: Iterable[Problem],
         notes: Iterable[str] = (),
     ) -> Manifest:
-        """The manifest of these utterances, sorted by id, with the problems of `check_utterances` added."""
+        """The manifest of these utterances, sorted by id, with the problems of `check_utterances` added, and with the
+        protocol "random" where it is asked for."""
         items = tuple(sorted(utterances, key=lambda item: item.id))
+        if self.protocol == RANDOM:
+            protocols = {**protocols, RANDOM: stratified(items, self.task, RANDOM_FOLDS, seed=0)}
         return Manifest(
             dataset=self.name,
             utterances=items,
