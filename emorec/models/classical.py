@@ -20,7 +20,7 @@ from emorec.errors import UserError, raise_problems
 from emorec.fusion.fusion import Fusion
 
 ABSENT = -1e3  # logit of a class that the training split lacks
-MOST_ITERATIONS = 2000
+MOST_ITERATIONS = 1000
 
 
 class SideBySide(Fusion):
@@ -128,15 +128,15 @@ class _Linear(ClassicalHead):
         return self._grid
 
     @abstractmethod
-    def estimator(self, value: float, seed: int) -> Any:
-        """The estimator of scikit-learn."""
+    def estimator(self, value: float, seed: int, *, dual: bool) -> Any:
+        """The estimator of scikit-learn; `dual`: whether there are no more utterances than features."""
 
     def fit(self, features: Tensor, target: Tensor, value: float, *, seed: int) -> None:
         rows, basis = features.double(), None
         if features.shape[1] > len(features):  # the best coefficients lie in the span of the rows: few dimensions
             basis, upper = torch.linalg.qr(rows.T)  # (D, N), (N, N)
             rows = upper.T
-        estimator = self.estimator(value, seed)
+        estimator = self.estimator(value, seed, dual=len(rows) <= rows.shape[1])
         estimator.fit(rows.numpy(), target.numpy())
         weights = torch.tensor(estimator.coef_).reshape(-1, rows.shape[1])
         weights = (weights if basis is None else weights @ basis.T).float()  # (C, D)
@@ -164,12 +164,13 @@ class LinearSVM(_Linear):
         class_weight: "balanced" for weights inverse to the classes' numbers of utterances; not for a regression.
     """
 
-    def estimator(self, value: float, seed: int) -> Any:
+    def estimator(self, value: float, seed: int, *, dual: bool) -> Any:
         from sklearn.svm import SVR, LinearSVC
 
         if self.task_kind == "regression":
             return SVR(kernel="linear", C=value, epsilon=0.01)
-        return LinearSVC(C=value, class_weight=self.class_weight, random_state=seed, max_iter=MOST_ITERATIONS)
+        options = {"class_weight": self.class_weight, "random_state": seed, "max_iter": MOST_ITERATIONS}
+        return LinearSVC(C=value, dual=dual, **options)
 
 
 class LogisticRegression(_Linear):
@@ -184,7 +185,7 @@ class LogisticRegression(_Linear):
 
     kinds = ("classification",)
 
-    def estimator(self, value: float, seed: int) -> Any:
+    def estimator(self, value: float, seed: int, *, dual: bool) -> Any:
         from sklearn.linear_model import LogisticRegression as Estimator
 
         return Estimator(C=value, class_weight=self.class_weight, random_state=seed, max_iter=MOST_ITERATIONS)

@@ -99,6 +99,5 @@ def test_keys_of_gradients_leave_the_id_of_a_classical_run_alone() -> None:
     assert plain != identity([])
     same = ["fusion=gated", "loss=focal", "optimizer.lr=0.1", "trainer.max_epochs=3", "model.dropout=0.1"]
     assert identity(["head=linear_svm", *same, "batch_size=8", "calibrate=true"]) == plain
-    for other in (["head.C=[1.0]"], ["head.class_weight=balanced"], ["model.normalisation=none"], ["seed=1"]):
-        assert identity(["head=linear_svm", *other]).run_id != plain.run_id
-    assert identity(["head=neural"]) == identity([])
+    for other in ("head.C=[1.0]", "model.normalisation=none"):
+        assert identity(["head=linear_svm", other]).run_id != plain.run_id
