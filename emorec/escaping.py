@@ -27,7 +27,7 @@ _LATEX = {
     "`": r"\textasciigrave{}",
     "'": r"\textquotesingle{}",
 }
-LAST_LATIN = 0x17F  # of the letters that pdflatex sets
+_SET = frozenset(map(chr, range(0x180))) - frozenset("ĦħĸĿŀŉŦŧſ")  # by pdflatex, with its usual fonts
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 _BAR = re.compile(r"(\\*)\|")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -56,7 +56,7 @@ def for_latex(text: str) -> str:
     """Text for LaTeX: nothing in it is a command, and what its usual fonts lack is written as `U+4E2D`."""
     line = for_terminal(" ".join(text.split()))
     known = (_LATEX.get(character, character) for character in line)
-    return "".join(text if len(text) > 1 or ord(text) <= LAST_LATIN else f"U+{ord(text):04X}" for text in known)
+    return "".join(text if len(text) > 1 or text in _SET else f"U+{ord(text):04X}" for text in known)
 
 
 def for_figure(text: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from emorec.cli import main
 from emorec.errors import UserError
-from emorec.escaping import EscapedStream, for_csv, for_figure, for_markdown, for_terminal
+from emorec.escaping import EscapedStream, for_csv, for_figure, for_latex, for_markdown, for_terminal
 from emorec.markdown import markdown_table
 from emorec.runs.confusion_figure import confusion_figure
 from emorec.runs.logs import log_to
@@ -79,3 +79,10 @@ def test_logs_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with log_to(tmp_path / "log.txt"):
         logging.getLogger("emorec.test").warning("note: %s", HOSTILE)
     assert for_terminal(HOSTILE) in (tmp_path / "log.txt").read_text()
+
+
+def test_nothing_in_a_text_is_a_command_of_latex() -> None:
+    assert for_latex(r"50% \input{x}_1 & a^b~") == (
+        r"50\% \textbackslash{}input\{x\}\_1 \& a\textasciicircum{}b\textasciitilde{}"
+    )
+    assert for_latex("née ± 1\n愤") == r"née $\pm$ 1 U+6124"

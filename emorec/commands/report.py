@@ -52,7 +52,9 @@ def main(arguments: Sequence[str]) -> int:
         ensembles=config.ensemble,
     )
     print(write_report(config.output, tables, compare(tables, config.compared), figures=config.figures))
-    print(f"report: {config.output / 'report.md'}\nfigures: {config.output / 'figures'}")
+    print(f"report: {config.output / 'report.md'}")
+    if config.figures != "none":
+        print(f"figures: {config.output / 'figures'}")
     return 0
 
 

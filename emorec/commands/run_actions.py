@@ -5,7 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from emorec.commands.arguments import emit, summary
+from emorec.errors import UserError
 from emorec.loggers.sync import uploads
+from emorec.reporting.run_difference import command_of, difference_page, run_difference
 from emorec.reporting.run_listing import run_page, runs_table
 from emorec.runs.checkpoint_store import CheckpointStore
 from emorec.runs.maintenance import collect_weights, export_run, remove_run, verify
@@ -43,7 +45,17 @@ def _list_sweeps(arguments: Namespace, store: CheckpointStore) -> int:
 
 
 def _show(arguments: Namespace, store: CheckpointStore) -> int:
-    record = store.find(arguments.run)
+    expected = 2 if arguments.diff else 1
+    if len(arguments.runs) != expected:
+        raise UserError(f"expected {expected} run{'s' * (expected > 1)} to show, got {' '.join(arguments.runs)}")
+    records = [store.find(run) for run in arguments.runs]
+    if arguments.diff:
+        first, second = ((record, store.folder(record.run_id)) for record in records)
+        difference = run_difference(first, second)
+        return emit(arguments, asdict(difference), lambda: difference_page(difference))
+    (record,) = records
+    if arguments.command:
+        return emit(arguments, {"command": command_of(record)}, lambda: command_of(record))
     folder = store.folder(record.run_id)
     metrics = read_metrics(folder)
     value = {"run": asdict(record), "metrics": metrics, "folder": str(folder)}

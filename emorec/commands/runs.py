@@ -7,7 +7,7 @@ from emorec.commands.arguments import duration, parse, subcommands
 ACTIONS = {
     "ls": "lists the runs",
     "sweeps": "lists the multiruns",
-    "show": "shows a run: its record, its metrics, its scores by class",
+    "show": "shows a run: its record, its metrics, its scores by class; or how two runs differ",
     "verify": "hashes all weights again and follows all links",
     "gc": "removes weights that no run links to; a dry run without --yes",
     "rm": "removes a run; a dry run without --yes",
@@ -23,7 +23,11 @@ def main(arguments: Sequence[str]) -> int:
     action["gc"].add_argument("--grace", type=duration, default=86400.0, help="untouched for so long, 1d by default")
     for name in ("gc", "rm"):
         action[name].add_argument("--yes", action="store_true", dest="act", help="remove them")
-    for name in ("show", "rm", "export"):
+    action["show"].add_argument("runs", nargs="+", metavar="run", help="the run's id, or the first digits of it")
+    only = action["show"].add_mutually_exclusive_group()
+    only.add_argument("--diff", action="store_true", help="how two runs differ: config, data, features, code, metrics")
+    only.add_argument("--command", action="store_true", help="the command line that makes the run")
+    for name in ("rm", "export"):
         action[name].add_argument("run", help="the run's id, or the first digits of it")
     action["export"].add_argument("folder", help="a new folder")
     action["sync"].add_argument("runs", nargs="*", metavar="run", help="ids of runs, or the first digits of them")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from emorec.errors import UserError, raise_problems
 from emorec.reporting.aggregate import Group
+from emorec.reporting.evidence import Resampled
 from emorec.reporting.statistics import Interval, SignedRank, cohens_dz, holm, wilcoxon
 from emorec.reporting.tables import SPLITS, Row, Table
 
@@ -99,7 +100,8 @@ def _compared(table: Table, baseline: Row, others: Sequence[Row]) -> Comparison:
     name = table.ranked_by.partition("/")[2]
     differences: list[Difference] = []
     for split in reversed(SPLITS):
-        found = [_difference(table, baseline, row, split, name) for row in others]
+        theirs = _resampled(table, baseline, split, name)
+        found = [_difference(table, baseline, row, f"{split}/{name}", theirs) for row in others]
         differences += _corrected([item for item in found if item is not None])
     return Comparison(table, baseline, tuple(differences))
 
@@ -110,9 +112,16 @@ def _corrected(differences: Sequence[Difference]) -> list[Difference]:
     return [item if item.p is None else replace(item, corrected=next(values)) for item in differences]
 
 
-def _difference(table: Table, baseline: Row, row: Row, split: str, name: str) -> Difference | None:
-    """`None` where one of the two lacks the metric."""
-    metric = f"{split}/{name}"
+def _resampled(table: Table, row: Row, split: str, name: str) -> Resampled | None:
+    """A score of a group and its resamples; `None` where it has no predictions, or where too few clusters are known."""
+    evidence = table.evidence.get(split)
+    if evidence is None or not evidence.is_defined:
+        return None
+    return evidence.resampled(row.group.samples(split), [name]).get(name)
+
+
+def _difference(table: Table, baseline: Row, row: Row, metric: str, theirs: Resampled | None) -> Difference | None:
+    """A group less the baseline, whose resamples are `theirs`; `None` where one of the two lacks the metric."""
     first, second = baseline.group.score(metric), row.group.score(metric)
     if first is None or second is None:
         return None
@@ -124,12 +133,11 @@ def _difference(table: Table, baseline: Row, row: Row, split: str, name: str) ->
         signed_rank=wilcoxon(pairs) if pairs else None,
         effect=cohens_dz(pairs),
     )
-    evidence = table.evidence.get(split)
-    if evidence is None or not evidence.is_defined:
-        return difference
-    ours, theirs = (evidence.resampled(item.group.samples(split)).get(name) for item in (row, baseline))
+    split, _, name = metric.partition("/")
+    ours = None if theirs is None else _resampled(table, row, split, name)
     if ours is None or theirs is None:
         return difference
+    evidence = table.evidence[split]
     value, interval, p = evidence.difference(ours, theirs)
     return replace(difference, value=value, interval=interval, p=p, clusters=evidence.clusters)
 

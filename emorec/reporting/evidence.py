@@ -1,14 +1,14 @@
 """How sure the scores of the groups of one contest are: the same draws of speakers or dialogues for all of them."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emorec.reporting.samples import Sample, Unit
-from emorec.reporting.scores import SCORES, Array
+from emorec.reporting.scores import SCORES, Array, Score
 from emorec.reporting.statistics import DRAWS, Interval, Resampling
 
 Fold = int | None
@@ -106,12 +106,19 @@ class Evidence:
         """Whether there are enough clusters for an interval."""
         return self._resampling.is_defined
 
-    def resampled(self, samples: Samples) -> dict[str, Resampled]:
-        """{metric: the score of a group and its resamples}; empty where the group lacks a fold, or predictions."""
+    def resampled(self, samples: Samples, metrics: Collection[str] | None = None) -> dict[str, Resampled]:
+        """{metric: the score of a group and its resamples}; empty where the group lacks a fold, or predictions.
+
+        Args:
+            samples: of the group.
+            metrics: those that are wanted; `None` for all.
+        """
         everything = [sample for of_fold in samples.values() for sample in of_fold]
         if samples.keys() != self._places.keys() or not everything or not all(item.is_finite for item in everything):
             return {}
-        of_folds = [self._of_fold(fold, of_fold) for fold, of_fold in samples.items()]
+        known = SCORES[everything[0].kind]
+        wanted = {name: score for name, score in known.items() if metrics is None or name in metrics}
+        of_folds = [self._of_fold(fold, of_fold, wanted) for fold, of_fold in samples.items()]
         return {
             name: Resampled(
                 float(np.mean([scores[name].value for scores in of_folds])),
@@ -120,14 +127,14 @@ class Evidence:
             for name in of_folds[0]
         }
 
-    def _of_fold(self, fold: Fold, samples: Sequence[Sample]) -> dict[str, Resampled]:
+    def _of_fold(self, fold: Fold, samples: Sequence[Sample], metrics: Mapping[str, Score]) -> dict[str, Resampled]:
         """The mean over the seeds of a fold."""
         place = self._places[fold]
         sums = [sample.sums(place.numbers, len(place.rows)) for sample in samples]  # (n, K) each
         # of all clusters once, and of each draw
         drawn = [] if self._by_fold else [self._resampling.resampled(item, place.rows) for item in sums]
         result = {}
-        for name, score in SCORES[samples[0].kind].items():
+        for name, score in metrics.items():
             value = float(np.mean([score(item.sum(0)) for item in sums]))
             draws = np.mean([score(item) for item in drawn], axis=0) if drawn else np.zeros(0)
             result[name] = Resampled(value, draws)
@@ -136,7 +143,8 @@ class Evidence:
     def _mean_over_folds(self, scores: Sequence[Resampled]) -> Array:
         if self._by_fold:
             values = np.array([[score.value] for score in scores])
-            return self._resampling.resampled(values)[:, 0] / len(scores)
+            of_values: Array = self._resampling.resampled(values)[0] / len(scores)
+            return of_values
         mean: Array = np.mean([score.draws for score in scores], axis=0)
         return mean
 

@@ -18,7 +18,8 @@ DOCUMENT = r"""\documentclass{article}
 %s
 \end{document}
 """
-WIDE = 6  # columns that fit a page
+WIDE = 100  # characters that fit a page
+MOST_KEYS = 4  # columns of what groups differ in
 
 
 def _interval(interval: Interval | None, form: str = "{:.3f}") -> str:
@@ -43,7 +44,7 @@ def _floating(headers: Sequence[str], rows: Sequence[Sequence[str]], *, texts: i
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", " & ".join(headers) + r" \\", r"\midrule"]
     lines += [" & ".join(row) + r" \\" for row in rows]
     body = "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
-    if len(headers) > WIDE:
+    if sum(max(map(len, column)) for column in zip(headers, *rows, strict=True)) > WIDE:
         body = f"\\resizebox{{\\linewidth}}{{!}}{{%\n{body}}}"
     return f"\\begin{{table}}[htbp]\n\\centering\\small\n{body}\n\\caption{{{caption}}}\n\\end{{table}}\n"
 
@@ -51,28 +52,35 @@ def _floating(headers: Sequence[str], rows: Sequence[Sequence[str]], *, texts: i
 def group_latex(table: Table) -> str:
     """The groups of one contest. The best and the second are marked in the column that ranks, which is of validation;
     nothing is marked by test."""
-    headers = [for_latex(key) for key in ("group", *table.keys, "± over", *table.metrics)]
+    keys = [number for number in range(len(table.keys)) if len({row.values[number] for row in table.rows}) > 1]
+    notes = [f"{table.heading}.", protocols_text(table).replace("`", "")]
+    if len(keys) > MOST_KEYS:
+        notes.append(f"The groups differ in {len(keys)} keys, which report.md shows.")
+        keys = []
+    names = [table.keys[number] for number in keys]
+    headers = [for_latex(key) for key in ("group", *names, "± over", *table.metrics)]
     rows = []
     for row in table.rows:
-        cells = [for_latex(cell) for cell in (row.group.group_id, *row.values, row.group.over or NONE)]
+        values = [row.values[number] for number in keys]
+        cells = [for_latex(cell) for cell in (row.group.group_id, *values, row.group.over or NONE)]
         ranked, *others = [_estimate(row.estimates.get(metric)) for metric in table.metrics]
         rows.append([*cells, _marked(ranked, row.place), *others])
-    notes = [f"{table.heading}.", protocols_text(table).replace("`", "")]
     if any(row.place for row in table.rows):
         notes.append(f"Bold and underlined: the best and the second by {table.ranked_by}.")
     if table.clusters:
         notes.append(f"In brackets: 95 % interval over {table.clusters} of test.")
-    return _floating(headers, rows, texts=2 + len(table.keys), caption=for_latex(" ".join(notes)))
+    return _floating(headers, rows, texts=2 + len(keys), caption=for_latex(" ".join(notes)))
 
 
 def comparison_latex(comparison: Comparison) -> str:
     """The differences of groups from a baseline."""
     table = comparison.table
-    headers = ["group", *table.keys, "metric", "difference", "p", "p (Holm)", "Wilcoxon p", "d_z"]
+    keys = table.keys if len(table.keys) <= MOST_KEYS else ()
+    headers = ["group", *keys, "metric", "difference", "p", "p (Holm)", "Wilcoxon p", "d_z"]
     rows = []
     for item in comparison.differences:
         row: Row = item.row
-        texts = [row.group.group_id, *row.values, item.metric]
+        texts = [row.group.group_id, *(row.values if keys else ()), item.metric]
         numbers = [p_text(item.p), p_text(item.corrected), signed_rank_text(item.signed_rank)]
         numbers.append(NONE if item.effect is None else f"{item.effect:+.2f}")
         difference = f"{item.value:+.3f}{_interval(item.interval, '{:+.3f}')}"
@@ -81,9 +89,7 @@ def comparison_latex(comparison: Comparison) -> str:
         f"{table.heading}: less {comparison.baseline.group.group_id} {' '.join(comparison.baseline.values)}".strip()
     )
     caption += ". Intervals of 95 % and p by the paired bootstrap; Wilcoxon's test and Cohen's d_z over matched runs."
-    return _floating(
-        [for_latex(header) for header in headers], rows, texts=2 + len(table.keys), caption=for_latex(caption)
-    )
+    return _floating([for_latex(header) for header in headers], rows, texts=2 + len(keys), caption=for_latex(caption))
 
 
 def latex_of(tables: Sequence[Table], comparisons: Sequence[Comparison] = ()) -> str:

@@ -35,8 +35,8 @@ def estimate_text(estimate: Estimate | None) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """`0.031`, `<0.001`."""
-    return NONE if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+    """`0.031`, `2e-05`."""
+    return NONE if p is None else f"{p:.0e}" if p < 0.001 else f"{p:.3f}"
 
 
 def signed_rank_text(test: SignedRank | None) -> str:
@@ -45,7 +45,7 @@ def signed_rank_text(test: SignedRank | None) -> str:
         return NONE
     pairs = f"{test.pairs} pair{'s' if test.pairs > 1 else ''}"
     if not test.can_be_significant:
-        return f"{pairs} cannot reach p < {SIGNIFICANT:g}"
+        return f"{pairs} cannot reach p below {SIGNIFICANT:g}"
     return f"{p_text(test.p)} ({pairs})"
 
 

@@ -1,7 +1,7 @@
 """Metrics from sums over utterances, which are added up for whole clusters: many resamples are one matrix product.
 
 The sums of a set of utterances are (K,): for C classes K = 3C, the hits, targets and predictions of each class; for
-values K = 7. All metrics equal those of `emorec.metrics`.
+values K = 7. Those of B sets are (K, B), whose metrics are (B,). All metrics equal those of `emorec.metrics`.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Score = Callable[[Array], Array]  # of sums (..., K), the metric (...)
+Score = Callable[[Array], Array]  # of sums (K, ...), the metric (...)
 
 
 def class_sums(
@@ -48,14 +48,14 @@ def value_sums(target: Array, predicted: Array, cluster: NDArray[np.int64], *, c
 
 
 def _classes(sums: Array) -> tuple[Array, Array, Array]:
-    """Hits, targets and predictions, (..., C) each."""
-    hits, targets, predictions = np.split(sums, 3, axis=-1)
+    """Hits, targets and predictions, (C, ...) each."""
+    hits, targets, predictions = np.split(sums, 3)
     return hits, targets, predictions
 
 
 def _mean(values: Array, counted: NDArray[np.bool_]) -> Array:
-    """The mean over the last axis of what is counted; 0 where nothing is."""
-    mean: Array = (values * counted).sum(-1) / np.maximum(counted.sum(-1), 1)
+    """The mean over the first axis of what is counted; 0 where nothing is."""
+    mean: Array = (values * counted).sum(0) / np.maximum(counted.sum(0), 1)
     return mean
 
 
@@ -80,20 +80,20 @@ def macro_f1(sums: Array) -> Array:
 def weighted_f1(sums: Array) -> Array:
     """Mean F1 weighted by the number of targets."""
     _, targets, _ = _classes(sums)
-    score: Array = (_f1(sums) * targets).sum(-1) / np.maximum(targets.sum(-1), 1)
+    score: Array = (_f1(sums) * targets).sum(0) / np.maximum(targets.sum(0), 1)
     return score
 
 
 def accuracy(sums: Array) -> Array:
     """Share of the targets that are predicted."""
     hits, targets, _ = _classes(sums)
-    share: Array = hits.sum(-1) / np.maximum(targets.sum(-1), 1)
+    share: Array = hits.sum(0) / np.maximum(targets.sum(0), 1)
     return share
 
 
 def _moments(sums: Array) -> tuple[Array, Array, Array, Array, Array]:
     """Means of targets and predictions, their variances, and their covariance, over N."""
-    count, target, predicted, target2, predicted2, product, _ = np.moveaxis(sums, -1, 0)
+    count, target, predicted, target2, predicted2, product, _ = sums
     count = np.maximum(count, 1)
     first, second = target / count, predicted / count
     variances = np.maximum(target2 / count - first**2, 0), np.maximum(predicted2 / count - second**2, 0)
@@ -118,14 +118,14 @@ def pearson(sums: Array) -> Array:
 
 def mae(sums: Array) -> Array:
     """Mean of |prediction - target|."""
-    error: Array = sums[..., 6] / np.maximum(sums[..., 0], 1)
+    error: Array = sums[6] / np.maximum(sums[0], 1)
     return error
 
 
 def rmse(sums: Array) -> Array:
     """Square root of the mean of (prediction - target)²."""
-    squares = sums[..., 3] + sums[..., 4] - 2 * sums[..., 5]
-    error: Array = np.sqrt(np.maximum(squares, 0) / np.maximum(sums[..., 0], 1))
+    squares = sums[3] + sums[4] - 2 * sums[5]
+    error: Array = np.sqrt(np.maximum(squares, 0) / np.maximum(sums[0], 1))
     return error
 
 

@@ -16,7 +16,7 @@ other seeds, which the standard deviation over seeds does.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,8 @@ DRAWS = 10_000
 CONFIDENCE = 0.95
 SIGNIFICANT = 0.05
 CHUNK = 1000  # draws at a time
-LEAST_SPREAD = 1e-12  # a standard error below it is rounding
+AT_ONCE = 10_000_000  # counts that are held as float32
+LEAST_SPREAD = 1e-6  # a standard error below it is rounding
 
 
 class Interval(NamedTuple):
@@ -58,30 +59,36 @@ class Resampling:
         self.is_defined = bool(effective) and min(np.bincount(strata, minlength=1)[np.unique(strata)]) > 1
         self.degrees_of_freedom = sum(effective) - len(effective)
         self._inflation = math.sqrt(np.mean([number / max(number - 1, 1) for number in effective])) if effective else 1
-        self._counts = _draw(strata, draws, seed)
+        counts = _draw(strata, draws, seed)
+        self._counts: NDArray[Any] = counts.astype(np.float32) if counts.size <= AT_ONCE else counts
 
-    def resampled(self, sums: Array, rows: NDArray[np.int64] | None = None) -> Array:
-        """The sums (B, K) of each draw, from those of the clusters (n, K); or of `rows` (m,) of them, (m, K)."""
-        counts = self._counts if rows is None else self._counts[:, rows]
-        parts = np.array_split(counts, max(1, len(counts) // CHUNK))
-        # float32 holds whole numbers up to 2^24 exactly
+    def resampled(self, sums: Array, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
+        """The sums (K, B) of each draw, from those of the clusters (n, K); or of `rows` (m,) of them, (m, K).
+
+        Those of whole numbers are float32, which holds them up to 2^24 exactly.
+        """
+        counts = self._counts if rows is None else self._counts[rows]  # (m, B)
         narrow = np.float32 if (sums == sums.round()).all() and sums.sum() < 2**20 else np.float64
-        return np.concatenate([part.astype(narrow) @ sums.astype(narrow) for part in parts]).astype(np.float64)
+        columns = np.ascontiguousarray(sums.T, dtype=narrow)
+        step = max(1, AT_ONCE // max(1, len(counts)))  # draws at a time
+        parts = [counts[:, start : start + step] for start in range(0, counts.shape[1], step)]
+        drawn = [columns @ part.astype(narrow, copy=False) for part in parts]
+        return drawn[0] if len(drawn) == 1 else np.concatenate(drawn, axis=1)
 
     def standard_error(self, resampled: Array) -> float:
         """Of a value, from its resamples (B,)."""
-        return float(resampled.std(ddof=1)) * self._inflation
+        return float(resampled.std(ddof=1, dtype=np.float64)) * self._inflation
 
     def interval(
         self, value: float, resampled: Array, *, low: float = -math.inf, high: float = math.inf
     ) -> Interval | None:
         """The 95 % interval of a value with resamples (B,), within the bounds of the metric; `None` where all clusters
         are alike, which says nothing about others."""
-        from scipy import stats
+        from scipy import special
 
         if (error := self.standard_error(resampled)) < LEAST_SPREAD:
             return None
-        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, self.degrees_of_freedom)) * error
+        reach = float(special.stdtrit(self.degrees_of_freedom, (1 + CONFIDENCE) / 2)) * error
         return Interval(max(low, value - reach), min(high, value + reach))
 
     def p_value(self, difference: float, resampled: Array) -> float:
@@ -90,12 +97,12 @@ class Resampling:
         It is below 0.05 where the interval of the difference leaves 0 out. Where all clusters have the same difference
         it is that of a sign test, 2^(1 - n).
         """
-        from scipy import stats
+        from scipy import special
 
         error = self.standard_error(resampled)
         if error < LEAST_SPREAD:
             return 1.0 if abs(difference) < LEAST_SPREAD else smallest_p(self.clusters)
-        return float(2 * stats.t.sf(abs(difference) / error, self.degrees_of_freedom))
+        return float(2 * special.stdtr(self.degrees_of_freedom, -abs(difference) / error))
 
 
 def _effective_number(sizes: Array) -> float:
@@ -105,9 +112,9 @@ def _effective_number(sizes: Array) -> float:
 
 
 def _draw(strata: NDArray[np.int64], draws: int, seed: int) -> NDArray[np.uint8]:
-    """(B, n): how often each draw has each cluster."""
+    """(n, B): how often each draw has each cluster."""
     generator = np.random.default_rng(seed)
-    counts = np.zeros((draws, len(strata)), dtype=np.uint8)
+    counts = np.zeros((len(strata), draws), dtype=np.uint8)
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
         size = len(members)
@@ -115,7 +122,7 @@ def _draw(strata: NDArray[np.int64], draws: int, seed: int) -> NDArray[np.uint8]
             rows = min(CHUNK, draws - start)
             drawn = generator.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
             times = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size)
-            counts[start : start + rows, members] = times.clip(max=255)
+            counts[members, start : start + rows] = times.clip(max=255).T
     return counts
 
 

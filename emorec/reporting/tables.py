@@ -209,7 +209,7 @@ def ensemble_samples(group: Group) -> tuple[dict[Fold, list[Sample]], str]:
         fold: [read_predictions(run.folder, labels)["test"] for run in runs] for fold, runs in group.by_fold.items()
     }
     counts = sorted({len(runs) for runs in predictions.values()})
-    seeds = f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]}–{counts[-1]} seeds"
+    seeds = f"{counts[0]} seed{'s' if counts[0] > 1 else ''}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]} seeds"
     if len(predictions) == 1:
         return {fold: [Sample.of(ensemble(items))] for fold, items in predictions.items()}, seeds
     everything = [item for items in predictions.values() for item in items]

@@ -21,6 +21,7 @@ from tests.benchmarks import (
     joining,
     memory,
     prediction,
+    reports,
     sharing,
     sound,
     startup,
@@ -61,6 +62,7 @@ def main(names: list[str]) -> int:
         "prediction": lambda: prediction.prediction(root / "prediction"),
         "int8_size": export.int8_size,
         "onnx_vs_torch": export.onnx_vs_torch,
+        "report_2000": lambda: reports.report(root / "reports"),
         "statistics": statistics.intervals_and_tests,
         "store_vs_memory_limit": lambda: memory.larger_than_memory(root / "memory"),
     }

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -62,6 +64,32 @@ def test_the_report_filters_by_choices_and_values(in_lab: Path, capsys: pytest.C
     assert main(["report", "fusion=gated", "seed=1"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ") and "group" not in line]
     assert len(rows) == 1
+
+
+def test_the_report_compares_groups_and_ensembles_and_ranks_by_validation_alone(
+    in_lab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", "compare=best", "ensemble=true", "figures=none"]) == 0
+    printed = capsys.readouterr().out
+    assert "over 2 speakers of test, which are resampled 10,000 times" in printed
+    assert "Protocol: `demo:official(speakers):uar`." in printed
+    assert "### Ensembles" in printed
+    assert "2 pairs cannot reach p below 0.05" in printed
+    assert "figures" not in printed
+    report = in_lab / "checkpoints" / "report"
+    (difference, _) = csv.DictReader((report / "comparisons.csv").open())
+    assert difference["metric"] == "test/uar"
+    groups = {row["group_id"]: row for row in csv.DictReader((report / "groups.csv").open()) if not row["ensemble_of"]}
+    first, second = (groups[difference[key]] for key in ("group_id", "baseline"))
+    expected = float(first["test/uar/mean"]) - float(second["test/uar/mean"])
+    assert float(difference["difference"]) == pytest.approx(expected)
+    names = f"{difference['baseline']},{difference['group_id']}"
+    assert main(["report", f"compare={names}", "cluster=utterance", "resamples=500", "rank=val/uar"]) == 0
+    assert "over 8 utterances of test, which are resampled 500 times" in capsys.readouterr().out
+    assert main(["report", "rank=test/uar"]) == 2
+    assert "what is ranked by test is selected on test" in capsys.readouterr().err
+    assert main(["report", "compare=ffff", "cluster=dialogue"]) == 2
+    assert "cluster: expected" in capsys.readouterr().err
 
 
 def test_the_report_says_what_it_did_not_find(in_lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +153,36 @@ def test_runs_are_listed_and_shown(in_lab: Path, capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out)["run"]["run_id"] == run_id
     assert main(["runs", "show", "ffffffffffff"]) == 2
     assert main(["runs", "prune"]) == 2
+
+
+def test_two_runs_are_told_apart_by_config_and_metrics(in_lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "ls", "--json"]) == 0
+    runs = {(item["choices"]["fusion"], item["seed"]): item["run_id"] for item in json.loads(capsys.readouterr().out)}
+    first, second = runs["concat", 0], runs["gated", 0]
+    assert main(["runs", "show", "--diff", first[:8], second, "--json"]) == 0
+    difference = json.loads(capsys.readouterr().out)
+    assert difference["config"]["fusion._target_"] == ["emorec.fusion.concat.Concat", "emorec.fusion.gated.Gated"]
+    assert "seed" not in difference["config"]
+    assert (difference["features"], difference["data"]) == ({}, {})
+    assert len(difference["metrics"]["test/uar"]) == 2
+    assert main(["runs", "show", first, second, "--diff"]) == 0
+    page = capsys.readouterr().out
+    assert "features: no difference" in page
+    assert re.search(r"\| test/uar +\| 0\.\d+ +\| 0\.\d+ +\| [+-]0\.\d+", page)
+    assert main(["runs", "show", first, second]) == 2
+    assert main(["runs", "show", first, "--diff"]) == 2
+    assert main(["runs", "show", first, "--diff", "--command"]) == 2
+
+
+def test_the_command_of_a_run_makes_it_again(in_lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "ls", "--json"]) == 0
+    run_id = json.loads(capsys.readouterr().out)[-1]["run_id"]
+    assert main(["runs", "show", run_id, "--command"]) == 0
+    program, *words = shlex.split(capsys.readouterr().out)
+    assert program == "emorec"
+    assert not any(word.startswith(("sweep.", "launcher")) for word in words)
+    assert main(words) == 0
+    assert f"run {run_id}" in capsys.readouterr().out, "the finished run is found, nothing is trained"
 
 
 def test_the_cache_is_listed(in_lab: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,7 @@
 """Runs that differ only in seed and fold are one group; groups of different contests are never compared."""
 
-import copy
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 
 from emorec.errors import UserError
 from emorec.reporting import report
@@ -20,74 +17,9 @@ from emorec.reporting.csv_tables import groups_csv, runs_csv
 from emorec.reporting.markdown_tables import tables_of
 from emorec.reporting.report import write_report
 from emorec.reporting.tables import make_tables
-from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
-from emorec.runs.identity import identify
+from emorec.runs.checkpoint_store import CheckpointStore
 from emorec.runs.results import read_history
-
-CONFIG: dict[str, Any] = {
-    "seed": 0,
-    "dataset": {"_target_": "emorec.datasets.demo.Demo", "root": "/data/demo", "fold": None, "limit": None},
-    "encoder": {"text": {"_target_": "emorec.encoders.hashed_ngrams.HashedNgrams", "dim": 64}, "audio": None},
-    "fusion": {"_target_": "emorec.fusion.concat.Concat"},
-    "optimizer": {"lr": 0.001, "weight_decay": 0.0},
-    "trainer": {"max_epochs": 3, "deterministic": True},
-    "extraction": {"workers": 2},
-    "sweep": {"name": "once"},
-    "tags": [],
-    "notes": None,
-}
-CHOICES = {"dataset": "demo", "encoder/text": "hashed_ngrams", "encoder/audio": "none", "fusion": "concat"}
-
-
-def change(config: dict[str, Any], key: str, value: Any) -> None:
-    *path, last = key.split(".")
-    for name in path:
-        config = config[name]
-    config[last] = value
-
-
-def publish(
-    store: CheckpointStore,
-    changes: dict[str, Any] | None = None,
-    *,
-    choices: dict[str, str] | None = None,
-    metrics: dict[str, Any] | None = None,
-    data: dict[str, str] | None = None,
-    task: dict[str, Any] | None = None,
-    status: str = "finished",
-) -> str:
-    """Writes the directory of a run as a command leaves it, and returns its id."""
-    config = copy.deepcopy(CONFIG)
-    for key, value in (changes or {}).items():
-        change(config, key, value)
-    about = {"dataset": "demo", "protocol": "held_out_speakers", **(data or {})}
-    identity = identify(config, manifest_digest=about["dataset"], feature_specs={}, sources={})
-    record = RunRecord(
-        run_id=identity.run_id,
-        group_id=identity.group_id,
-        identity=identity.digest,
-        status=status,
-        seed=config["seed"],
-        fold=config["dataset"]["fold"],
-        task={"name": "emotion", "labels": ["angry", "calm"], "monitor": "uar", "direction": "max", **(task or {})},
-        choices={**CHOICES, **(choices or {})},
-        overrides=[],
-        started=f"2026-01-01T00:00:{len(list(store.records())):02d}+0000",
-        data=about,
-        best_epoch=1,
-        epochs=3,
-    )
-    store.write(record)
-    folder = store.folder(identity.run_id)
-    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
-    if status == "finished":
-        (folder / "metrics.json").write_text(json.dumps({"val/uar": 0.5} if metrics is None else metrics))
-    return identity.run_id
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> CheckpointStore:
-    return CheckpointStore(tmp_path / "checkpoints")
+from tests.reporting.run_directories import publish
 
 
 def groups_of(store: CheckpointStore) -> list[Group]:

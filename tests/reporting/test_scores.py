@@ -52,6 +52,6 @@ def test_many_resamples_are_scored_at_once() -> None:
     sums = class_sums(target, predicted, np.arange(60) % 6, clusters=6, classes=CLASSES)
     counts = generator.integers(3, size=(7, 6)).astype(float)
     for score in SCORES["classification"].values():
-        together = score(counts @ sums)
+        together = score(sums.T @ counts.T)
         assert together.shape == (7,)
         assert together == pytest.approx(np.array([float(score(row @ sums)) for row in counts]))

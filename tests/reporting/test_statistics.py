@@ -19,7 +19,7 @@ def one_stratum(clusters: int, **options: int) -> Resampling:
 def test_the_interval_of_a_mean_is_that_of_students_t() -> None:
     values = np.random.default_rng(0).normal(size=12)
     resampling = one_stratum(12)
-    means = resampling.resampled(values[:, None])[:, 0] / 12
+    means = resampling.resampled(values[:, None])[0] / 12
     expected = stats.t.interval(0.95, 11, loc=values.mean(), scale=stats.sem(values))
     assert resampling.interval(values.mean(), means) == pytest.approx(expected, rel=0.02)
     assert resampling.p_value(values.mean(), means) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=0.05)
@@ -29,7 +29,7 @@ def test_every_draw_has_as_many_clusters_of_each_stratum_as_there_are() -> None:
     strata = np.array([0, 0, 0, 1, 1, 0])
     resampling = Resampling(strata, draws=50)
     members = np.stack([strata == 0, strata == 1], 1).astype(float)
-    assert resampling.resampled(members).tolist() == [[4, 2]] * 50
+    assert resampling.resampled(members).tolist() == [[4] * 50, [2] * 50]
     assert resampling.degrees_of_freedom == 4
 
 
@@ -65,7 +65,7 @@ def test_one_cluster_alone_has_no_interval() -> None:
 
 def test_a_metric_stays_within_its_bounds() -> None:
     resampling = one_stratum(2)
-    means = resampling.resampled(np.array([[0.2], [0.9]]))[:, 0] / 2
+    means = resampling.resampled(np.array([[0.2], [0.9]]))[0] / 2
     assert resampling.interval(0.55, means, low=0, high=1) == (0, 1)
 
 
