@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 
 from emorec.config.command_line import parse
-from emorec.config.composition import Composed, compose_once, composer
+from emorec.config.composition import Composed, compose_once, composer, print_with_hydra
 from emorec.config.keys import LOCATIONS
 from emorec.config.schema import CommandConfig, EvaluateConfig, TrainConfig
 from emorec.errors import raise_problems
@@ -48,6 +48,8 @@ def _matrix(arguments: Sequence[str]) -> int:
     line = parse("train", arguments)
     (asked,) = (word for word in line.overrides if word.startswith("matrix="))
     words = [word for word in line.overrides if word != asked]
+    if line.prints_only:
+        return print_with_hydra(replace(line, overrides=words))
     problems = [f"{word}: expected no key of a dataset" for word in words if word.lstrip("+~").startswith("dataset")]
     problems += [f"{word}: expected the config to train" for word in words if word.startswith(("run=", "runs="))]
     problems += ["-m: expected one matrix"] if line.multirun else []
