@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
@@ -154,9 +154,16 @@ class Corpus(ABC):
         Raises:
             UserError: the corpus does not exist or has fatal problems; all of them are listed.
         """
-        manifest = self.scan()
+        manifest = self.with_random(self.scan())
         raise_problems(f"dataset={self.name} at {self.folder}", [str(item) for item in manifest.problems if item.fatal])
         return manifest
+
+    def with_random(self, manifest: Manifest) -> Manifest:
+        """The manifest with the protocol "random" where it is asked for: folds of utterances, whoever speaks."""
+        if self.protocol != RANDOM or RANDOM in manifest.protocols:
+            return manifest
+        rule = stratified(manifest.utterances, self.task, RANDOM_FOLDS, seed=0)
+        return replace(manifest, protocols={**manifest.protocols, RANDOM: rule})
 
     def chosen_task(self, manifest: Manifest) -> Task:
         """The task to train."""
@@ -194,11 +201,8 @@ class Corpus(ABC):
         problems: Iterable[Problem],
         notes: Iterable[str] = (),
     ) -> Manifest:
-        """The manifest of these utterances, sorted by id, with the problems of `check_utterances` added, and with the
-        protocol "random" where it is asked for."""
+        """The manifest of these utterances, sorted by id, with the problems of `check_utterances` added."""
         items = tuple(sorted(utterances, key=lambda item: item.id))
-        if self.protocol == RANDOM:
-            protocols = {**protocols, RANDOM: stratified(items, self.task, RANDOM_FOLDS, seed=0)}
         return Manifest(
             dataset=self.name,
             utterances=items,
