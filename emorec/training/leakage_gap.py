@@ -16,6 +16,7 @@ from emorec.datasets.manifest import RANDOM
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError, choose
 from emorec.markdown import markdown_table
+from emorec.reporting.evidence import BOUNDS
 from emorec.reporting.samples import Sample, Unit
 from emorec.reporting.scores import SCORES
 from emorec.reporting.statistics import CONFIDENCE, LEAST_SPREAD, Resampling
@@ -30,11 +31,13 @@ STRATIFIED = "stratified"  # the random protocol of corpora that build their own
 
 
 class Estimate(NamedTuple):
-    """A mean over folds, with its standard error over speakers; the error is NaN where it is not known."""
+    """A mean over folds, with its standard error over speakers, NaN where it is not known, and the metric's bounds."""
 
     value: float
     error: float
     degrees_of_freedom: float
+    low: float = -math.inf
+    high: float = math.inf
 
     def text(self, *, signed: bool = False) -> str:
         """`0.712 [0.650, 0.774]`: the value with its 95 % interval."""
@@ -45,12 +48,13 @@ class Estimate(NamedTuple):
         if not self.error > LEAST_SPREAD:  # also NaN
             return value
         reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, self.degrees_of_freedom)) * self.error
-        return f"{value} [{self.value - reach:{sign}.3f}, {self.value + reach:{sign}.3f}]"
+        low, high = max(self.low, self.value - reach), min(self.high, self.value + reach)
+        return f"{value} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
     def minus(self, other: "Estimate") -> "Estimate":
         """The difference, as if both were independent, which makes the interval wide rather than narrow."""
-        error = math.hypot(self.error, other.error)
-        return Estimate(self.value - other.value, error, min(self.degrees_of_freedom, other.degrees_of_freedom))
+        error, freedom = math.hypot(self.error, other.error), min(self.degrees_of_freedom, other.degrees_of_freedom)
+        return Estimate(self.value - other.value, error, freedom, self.low - other.high, self.high - other.low)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,8 @@ class Side:
             error, degrees = _error(Sample.of(read_predictions(folder, labels)["test"]), metric)
             errors.append(error)
             freedom += degrees
-        return Estimate(float(np.mean(values)), float(np.sqrt(np.sum(np.square(errors)))) / len(errors), freedom)
+        error = float(np.sqrt(np.sum(np.square(errors)))) / len(errors)
+        return Estimate(float(np.mean(values)), error, freedom, *BOUNDS.get(metric, (0.0, 1.0)))
 
     def row(self, metrics: Sequence[str]) -> list[str]:
         """Its row in the table."""
@@ -162,5 +167,7 @@ def _table(sides: Sequence[Side], task: Task) -> str:
     rows.append(["gap", "", "", "", "", *(gap.text(signed=True) for gap in gaps)])
     notes = dict.fromkeys(note for side in sides for record in side.records for note in remarks(record))
     runs = ", ".join(record.run_id for side in sides for record in side.records)
-    text = "in brackets: 95 % intervals over speakers; train and test: utterances of all folds"
+    text = (
+        "in brackets: 95 % intervals over speakers, if each fold tests several; train and test: utterances of all folds"
+    )
     return "\n".join([markdown_table(header, rows), "", text, f"runs: {runs}", *([", ".join(notes)] if notes else [])])

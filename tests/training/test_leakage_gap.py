@@ -87,4 +87,6 @@ def test_a_difference_has_the_error_of_both() -> None:
     difference = Estimate(0.9, 0.03, 20).minus(Estimate(0.5, 0.04, 10))
     assert (difference.value, difference.error, difference.degrees_of_freedom) == pytest.approx((0.4, 0.05, 10))
     assert difference.text(signed=True) == "+0.400 [+0.289, +0.511]"
+    assert Estimate(0.9, 0.3, 1, 0.0, 1.0).text() == "0.900 [0.000, 1.000]"
+    assert Estimate(0.9, 0.3, 1, 0, 1).minus(Estimate(0.1, 0.3, 1, 0, 1)).text(signed=True) == "+0.800 [-1.000, +1.000]"
     assert Estimate(0.5, float("nan"), float("nan")).text() == "0.500"
