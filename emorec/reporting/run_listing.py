@@ -6,12 +6,11 @@ from typing import Any
 
 from emorec.errors import UserError
 from emorec.markdown import markdown_table
-from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
+from emorec.runs.checkpoint_store import NEURAL, CheckpointStore, RunRecord
 from emorec.runs.results import read_metrics, scalar_metrics
 
 LIBRARIES = ("torch", "lightning", "transformers")  # whose versions a page shows
 SCORES = ("precision", "recall", "f1")  # of each class
-NEURAL = "neural"  # the head that older runs do not name
 
 
 def runs_table(store: CheckpointStore, records: Iterable[RunRecord]) -> str:

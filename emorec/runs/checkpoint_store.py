@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 ENSEMBLES, MATRICES = "ensembles", "matrices"  # results of several runs
 OTHER_FOLDERS = (WEIGHTS, "report", "studies", "sweeps", ENSEMBLES, MATRICES)  # of a store, beside those of runs
+NEURAL = "neural"  # the choice of the group `head` that runs have which do not name one
 CLAIM = "claim.json"  # in the directory of a run that a process trains
 FileName = Annotated[str, Pattern(r"\w+", "letters and digits")]  # a part of the name of files
 
