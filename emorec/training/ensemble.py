@@ -57,27 +57,13 @@ def evaluate_runs(
     Raises:
         UserError: the runs have no common utterances, targets and classes, or one was trained on the utterances.
     """
-    asked = composed.config
-    store = CheckpointStore(asked.paths.checkpoints)
-    located = [store.locate(name) for name in asked.runs]
-    _check(located, split=asked.split, own=asked.dataset is None)
-    stored = asked.dataset is None and asked.split in ("val", "test") and not asked.missing.rate
-    members = []
-    for record, folder in located:
-        if stored:
-            predictions = _stored(record, folder, asked.split)
-            members.append(Member(record, folder, predictions, str(record.data.get("corpus", ""))))
-        else:
-            found = evaluate_run(composed.with_values(run=str(folder), runs=[]), locations, models)
-            predictions = _stored(record, found.folder, asked.split)
-            members.append(Member(record, found.folder, predictions, found.corpus))
+    asked, members = composed.config, _members(composed, locations, models or {})
     joined, task = ensemble([member.predictions for member in members]), stored_task(members[0].record.task)
-
     what: dict[str, Any] = {"split": asked.split, "corpus": members[0].corpus}
     if asked.missing.rate:
         what["missing"] = [asked.missing.rate, asked.missing.seed]
-    runs = {member.record.run_id: digest_of(member.record.weights) for member in members}
-    digest = digest_of({**what, "runs": runs})[:12]
+    what["runs"] = {member.record.run_id: digest_of(member.record.weights) for member in members}
+    digest = digest_of(what)[:12]
     target = asked.paths.checkpoints / ENSEMBLES / digest
     utterances = [
         Utterance(id=name, dataset="", targets={}, speaker=speaker, dialogue=dialogue)
@@ -85,12 +71,30 @@ def evaluate_runs(
     ]
     results: dict[str, Predictions] = {asked.split: _predictions(joined, task, make_metrics(asked, task))}
     metrics = scalar_metrics(write_results(target, results, task, utterances=utterances))
-    write_json(target / "ensemble.json", {**what, "runs": runs})
+    write_json(target / "ensemble.json", what)
     names = [f"{asked.split}/{name}" for name in SHOWN[task.kind]]
     notes = dict.fromkeys(note for member in members for note in remarks(member.record))
     counts = [f"ensemble {digest}", f"runs={len(members)}", f"utterances={len(joined)}"]
     line = "  ".join([*counts, *(metric_text(name, metrics) for name in names), *notes, str(target)])
     return "\n".join([*(member.line(names) for member in members), line])
+
+
+def _members(
+    composed: Composed[EvaluateConfig], locations: Mapping[str, str | int], models: Mapping[str, str]
+) -> list[Member]:
+    """The runs with their predictions: those that they have stored, or those of an evaluation now."""
+    asked = composed.config
+    store = CheckpointStore(asked.paths.checkpoints)
+    located = [store.locate(name) for name in asked.runs]
+    _check(located, split=asked.split, own=asked.dataset is None)
+    members = []
+    for record, folder in located:
+        source, corpus = folder, str(record.data.get("corpus", ""))
+        if asked.dataset is not None or asked.split == "train" or asked.missing.rate:
+            found = evaluate_run(composed.with_values(run=str(folder), runs=[]), locations, models)
+            source, corpus = found.folder, found.corpus
+        members.append(Member(record, source, _stored(record, source, asked.split), corpus))
+    return members
 
 
 def _check(located: Sequence[tuple[RunRecord, Path]], *, split: str, own: bool) -> None:
