@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from emorec.config.command_line import quoted
 from emorec.config.composition import compose_once
 from emorec.config.schema import ReportConfig, TrainConfig
 from emorec.errors import UserError
@@ -24,14 +25,14 @@ def main(arguments: Sequence[str]) -> int:
             own.append(word)
         else:
             filters[key] = value.strip("[]").split(",")
-    composed = compose_once("report", ReportConfig, [_as_list(word) for word in own])
+    composed = compose_once("report", ReportConfig, [_with_texts(word) for word in own])
     if composed is None:
         return 0
     start_logging()
     config = composed.config
     from emorec.reporting.aggregate import check_rank, finished_runs, grouped, matching, with_predictions
     from emorec.reporting.comparison import compare
-    from emorec.reporting.report import write_report
+    from emorec.reporting.report import are_drawn, write_report
     from emorec.reporting.tables import make_tables
     from emorec.runs.checkpoint_store import CheckpointStore
     from emorec.storage.folders import check_real_folder
@@ -52,9 +53,9 @@ def main(arguments: Sequence[str]) -> int:
         ensembles=config.ensemble,
     )
     print(write_report(config.output, tables, compare(tables, config.compared), figures=config.figures))
+    drawn = are_drawn(tables, config.figures)
     print(f"report: {config.output / 'report.md'}")
-    if config.figures != "none":
-        print(f"figures: {config.output / 'figures'}")
+    print(f"figures: {config.output / 'figures' if drawn else 'none; figures=all draws them'}")
     return 0
 
 
@@ -73,10 +74,12 @@ def _gap(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _as_list(word: str) -> str:
-    """`compare=a,b` as the list that it is meant to be; Hydra would take it for a sweep."""
+def _with_texts(word: str) -> str:
+    """`compare=401b,77` as the list of texts that it is meant to be; Hydra would read a sweep and a number."""
     key, _, value = word.partition("=")
-    return f"{key}=[{value}]" if key == "compare" and "," in value and not value.startswith("[") else word
+    if key != "compare" or value in ("null", ""):
+        return word
+    return f"{key}=[{','.join(quoted(item.strip()) for item in value.strip('[]').split(','))}]"
 
 
 def _nothing(config: ReportConfig, folders: Sequence[Path], filters: Mapping[str, Sequence[str]]) -> str:

@@ -1,5 +1,6 @@
 """Groups finished runs; the runs of a group differ only in seed and fold."""
 
+import logging
 import math
 import os
 import statistics
@@ -18,6 +19,8 @@ from emorec.runs.checkpoint_store import NEURAL, CheckpointStore, RunRecord, run
 from emorec.runs.results import read_history, read_metrics, read_missing, scalar_metrics
 from emorec.runs.stored_predictions import read_predictions
 
+log = logging.getLogger(__name__)
+
 SUMMARY_METRICS = {
     "classification": ("weighted_f1", "macro_f1", "uar", "accuracy"),
     "regression": ("ccc", "mae", "rmse", "pearson"),
@@ -26,6 +29,7 @@ HIDDEN_CHOICES = {"experiment", "paths", "logger", "launcher", "dataset"}
 # Each is shown wherever one group uses the speakers' own utterances there.
 NORMALISATION, FUSED_NORMALISATION = "model.normalisation", "model.fused_normalisation"
 LOWER_IS_BETTER = ("loss", "mae", "rmse", "calibration_error", "brier", "ece", "nll")
+MOST_NAMED = 10  # runs that are not finished
 TOLERANCE = 1e-3  # of a metric and that of the stored predictions: between two machines an argmax may differ
 OWN_FILTERS = ("folder", "run", "sweep", "tags")  # of what is no value of a config; `finished_runs` reads the folders
 
@@ -151,16 +155,21 @@ def missing_scores(group: Group) -> dict[str, float]:
 
 def finished_runs(store: CheckpointStore, folders: Sequence[Path] = ()) -> list[Run]:
     """Reads all finished runs of a store or, if there are `folders`, of these (see `runs_in`), oldest first. Of each
-    that cannot be read a warning is given once."""
+    that cannot be read a warning is given once; those that are not finished are named too."""
     own = ((record, store.folder(record.run_id)) for record in store.records())
-    runs = []
+    runs, unfinished = [], []
     for record, folder in runs_in(folders) if folders else own:
-        if record.status == "finished":
-            try:
-                runs.append(_read_run(record, folder))
-            except (UserError, FileNotFoundError) as error:
-                if folder.is_dir():  # else the run was removed in the meantime
-                    store.warn(folder, f"{folder.name} is left out: {error}")
+        if record.status != "finished":
+            unfinished.append(f"{record.run_id} ({record.status})")
+            continue
+        try:
+            runs.append(_read_run(record, folder))
+        except (UserError, FileNotFoundError) as error:
+            if folder.is_dir():  # else the run was removed in the meantime
+                store.warn(folder, f"{folder.name} is left out: {error}")
+    if unfinished:
+        more = f" and {len(unfinished) - MOST_NAMED} more" if len(unfinished) > MOST_NAMED else ""
+        log.info("left out, since they are not finished: %s%s", ", ".join(unfinished[:MOST_NAMED]), more)
     return runs
 
 
@@ -220,9 +229,13 @@ def grouped(runs: Iterable[Run], *, rank: str | None = None) -> list[Group]:
         rank: the metric of validation to rank by, such as "val/uar"; `None` for each task's monitor.
 
     Raises:
-        UserError: `rank` is no metric of validation.
+        UserError: `rank` is no metric of validation, or no run has it.
     """
+    runs = list(runs)
     check_rank(rank)
+    if rank is not None and runs and not any(rank in run.numbers for run in runs):
+        known = sorted({name for run in runs for name in run.numbers if name.startswith("val/")})
+        raise UserError(f"rank: expected a metric that the runs have, one of {known}, got {rank}")
     contests = [(run, Contest.of(run)) for run in runs]
     corpora = {run.record.group_id: contest.corpus for run, contest in contests if contest.corpus}
     datasets: dict[tuple[Any, ...], str] = {}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from emorec.errors import UserError, raise_problems
 from emorec.reporting.aggregate import Group
 from emorec.reporting.evidence import Resampled
+from emorec.reporting.scores import SCORES
 from emorec.reporting.statistics import Interval, SignedRank, cohens_dz, holm, wilcoxon
 from emorec.reporting.tables import SPLITS, Row, Table
 
@@ -98,6 +99,8 @@ def _found(tables: Sequence[Table], asked: Sequence[str]) -> tuple[Table, list[R
 
 def _compared(table: Table, baseline: Row, others: Sequence[Row]) -> Comparison:
     name = table.ranked_by.partition("/")[2]
+    if name not in SCORES.get(table.contest.kind, ()):  # a loss has no resamples
+        name = table.contest.monitor
     differences: list[Difference] = []
     for split in reversed(SPLITS):
         theirs = _resampled(table, baseline, split, name)

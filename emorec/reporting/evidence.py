@@ -28,6 +28,7 @@ class Resampled(NamedTuple):
 class _Place(NamedTuple):
     """The clusters of the split of a fold."""
 
+    utterances: str  # digest of their names
     numbers: NDArray[np.int64]  # (N,) of each utterance's cluster, among those of the fold
     rows: NDArray[np.int64]  # (n,) of the fold's clusters, among all
 
@@ -60,7 +61,7 @@ class Evidence:
         self.unit: str = unit
         self.draws = draws
         self._places = {
-            fold: _Place(numbers, np.array([rows[name] for name in names], dtype=np.int64))
+            fold: _Place(samples[fold].utterances, numbers, np.array([rows[name] for name in names], dtype=np.int64))
             for fold, (names, numbers) in numbered.items()
         }
         self._resampling = Resampling(strata, np.array(list(sizes.values()), dtype=np.float64), draws=draws)
@@ -107,7 +108,8 @@ class Evidence:
         return self._resampling.is_defined
 
     def resampled(self, samples: Samples, metrics: Collection[str] | None = None) -> dict[str, Resampled]:
-        """{metric: the score of a group and its resamples}; empty where the group lacks a fold, or predictions.
+        """{metric: the score of a group and its resamples}; empty where the group lacks a fold, or predictions for the
+        same utterances.
 
         Args:
             samples: of the group.
@@ -115,6 +117,8 @@ class Evidence:
         """
         everything = [sample for of_fold in samples.values() for sample in of_fold]
         if samples.keys() != self._places.keys() or not everything or not all(item.is_finite for item in everything):
+            return {}
+        if any(item.utterances != self._places[fold].utterances for fold, of in samples.items() for item in of):
             return {}
         known = SCORES[everything[0].kind]
         wanted = {name: score for name, score in known.items() if metrics is None or name in metrics}

@@ -52,24 +52,29 @@ def _floating(headers: Sequence[str], rows: Sequence[Sequence[str]], *, texts: i
 def group_latex(table: Table) -> str:
     """The groups of one contest. The best and the second are marked in the column that ranks, which is of validation;
     nothing is marked by test."""
-    keys = [number for number in range(len(table.keys)) if len({row.values[number] for row in table.rows}) > 1]
-    notes = [f"{table.heading}.", protocols_text(table).replace("`", "")]
-    if len(keys) > MOST_KEYS:
-        notes.append(f"The groups differ in {len(keys)} keys, which report.md shows.")
-        keys = []
-    names = [table.keys[number] for number in keys]
-    headers = [for_latex(key) for key in ("group", *names, "± over", *table.metrics)]
+    shown = [number for number in range(len(table.keys)) if len({row.values[number] for row in table.rows}) > 1]
+    keys = shown if len(shown) <= MOST_KEYS else []
+    deviations = {row.group.over for row in table.rows}
+    has_column = len(deviations) > 1  # else the caption says it for all
+    headers = ["group", *(table.keys[number] for number in keys), *(["± over"] if has_column else []), *table.metrics]
     rows = []
     for row in table.rows:
-        values = [row.values[number] for number in keys]
-        cells = [for_latex(cell) for cell in (row.group.group_id, *values, row.group.over or NONE)]
+        texts = [row.group.group_id, *(row.values[number] for number in keys)]
+        texts += [row.group.over or NONE] if has_column else []
         ranked, *others = [_estimate(row.estimates.get(metric)) for metric in table.metrics]
-        rows.append([*cells, _marked(ranked, row.place), *others])
-    if any(row.place for row in table.rows):
-        notes.append(f"Bold and underlined: the best and the second by {table.ranked_by}.")
-    if table.clusters:
-        notes.append(f"In brackets: 95 % interval over {table.clusters} of test.")
-    return _floating(headers, rows, texts=2 + len(keys), caption=for_latex(" ".join(notes)))
+        rows.append([*map(for_latex, texts), _marked(ranked, row.place), *others])
+    notes = [
+        f"{table.heading}.",
+        protocols_text(table).replace("`", ""),
+        f"The groups differ in {len(shown)} keys, which report.md shows." if shown and not keys else "",
+        "" if has_column or deviations == {""} else f"± over {next(iter(deviations))}.",
+        f"Bold and underlined: the best and the second by {table.ranked_by}."
+        if any(r.place for r in table.rows)
+        else "",
+        f"In brackets: 95 % interval over {table.clusters} of test." if table.clusters else "",
+    ]
+    caption = for_latex(" ".join(note for note in notes if note))
+    return _floating([*map(for_latex, headers)], rows, texts=len(headers) - len(table.metrics), caption=caption)
 
 
 def comparison_latex(comparison: Comparison) -> str:
@@ -85,9 +90,8 @@ def comparison_latex(comparison: Comparison) -> str:
         numbers.append(NONE if item.effect is None else f"{item.effect:+.2f}")
         difference = f"{item.value:+.3f}{_interval(item.interval, '{:+.3f}')}"
         rows.append([for_latex(cell) for cell in (*texts, difference, *numbers)])
-    caption = (
-        f"{table.heading}: less {comparison.baseline.group.group_id} {' '.join(comparison.baseline.values)}".strip()
-    )
+    named = " ".join(comparison.baseline.values) if keys else ""
+    caption = f"{table.heading}: less {comparison.baseline.group.group_id} {named}".strip()
     caption += ". Intervals of 95 % and p by the paired bootstrap; Wilcoxon's test and Cohen's d_z over matched runs."
     return _floating([for_latex(header) for header in headers], rows, texts=2 + len(keys), caption=for_latex(caption))
 

@@ -15,7 +15,7 @@ from emorec.runs.results import SPEAKER_NOTE
 
 BEST = "**best**"
 NONE = "–"
-TOO_NARROW = "; too narrow, since utterances of one speaker are alike, and the predictions name no speakers"
+TOO_NARROW = "; too narrow, as far as utterances of one speaker or dialogue are alike"
 SPEAKERS = (
     f"`{NORMALISATION}=speaker`, `{FUSED_NORMALISATION}=speaker`: {SPEAKER_NOTE}, by each speaker's own unlabelled "
     "utterances, those of test included."

@@ -44,8 +44,7 @@ def write_report(
     check_real_folder(drawn := folder / "figures")
     compared = [comparison_table(comparison) for comparison in comparisons]
     groups = [row.group for table in tables for row in table.rows]
-    draws = figures == "all" or (figures == "auto" and len(groups) <= MOST_DRAWN)
-    pictures, sections = _drawn(groups) if draws else ({}, [])
+    pictures, sections = _drawn(groups) if are_drawn(tables, figures) else ({}, [])
     latex = latex_of(tables, comparisons)
     files = {
         "report.md": "\n".join(["# Report\n", tables_of(tables, calibration=True), *compared, *sections]),
@@ -66,6 +65,11 @@ def write_report(
     if not comparisons:  # those of an earlier report would pass for this one's
         (folder / COMPARISONS).unlink(missing_ok=True)
     return "\n".join([tables_of(tables), *compared])
+
+
+def are_drawn(tables: Sequence[Table], figures: Drawn) -> bool:
+    """Whether a report of these tables has figures."""
+    return figures == "all" or (figures == "auto" and sum(len(table.rows) for table in tables) <= MOST_DRAWN)
 
 
 def _drawn(groups: Sequence[Group]) -> tuple[dict[str, bytes], list[str]]:

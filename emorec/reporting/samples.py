@@ -64,11 +64,6 @@ class Sample:
         """Of the task."""
         return "classification" if self.classes else "regression"
 
-    @property
-    def unit(self) -> Unit:
-        """What is resampled: dialogues where the corpus has them, else speakers, else utterances."""
-        return "dialogue" if "dialogue" in self.clusters else "speaker" if "speaker" in self.clusters else "utterance"
-
     def numbered(self, unit: Unit) -> tuple[ClusterNames, NDArray[np.int64]]:
         """The names of the n clusters, which differ from those of other splits, and the number of each utterance's
         cluster (N,)."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from statistics import fmean
 from typing import NamedTuple
 
 from emorec.errors import UserError
@@ -90,11 +91,6 @@ class Table:
         """What the intervals on test are over: `24 speakers`; "" where there are none."""
         known = any(estimate.interval for row in self.rows for estimate in row.estimates.values())
         return self.evidence["test"].clusters if known else ""
-
-    def row(self, prefix: str) -> Row | None:
-        """The only row whose group's id starts with a prefix."""
-        found = [row for row in self.rows if row.group.group_id.startswith(prefix)]
-        return found[0] if len(found) == 1 else None
 
 
 def make_tables(
@@ -185,14 +181,11 @@ def _of_samples(evidence: Evidence | None, samples: Samples) -> dict[str, Estima
         f"test/{name}": Estimate(score.value, interval=evidence.interval(name, score) if evidence.is_defined else None)
         for name, score in scores.items()
     }
-    if scores:
-        for name in CALIBRATION:
-            values = [[sample.calibration.get(name) for sample in of_fold] for of_fold in samples.values()]
-            means = [
-                sum(known) / len(known) for of in values if (known := [value for value in of if value is not None])
-            ]
-            if len(means) == len(values):
-                estimates[f"test/{name}"] = Estimate(sum(means) / len(means))
+    for name in CALIBRATION if scores else ():
+        values = [[sample.scores.get(name) for sample in of_fold] for of_fold in samples.values()]
+        known = [[value for value in of_fold if value is not None] for of_fold in values]
+        if known == values:
+            estimates[f"test/{name}"] = Estimate(fmean(map(fmean, known)))
     return estimates
 
 
@@ -200,9 +193,11 @@ def ensemble_samples(group: Group) -> tuple[dict[Fold, list[Sample]], str]:
     """{fold: the ensemble of its runs on test}, and what it joins.
 
     The seeds of each fold are joined; all runs together where all folds have the same test split. Empty where a run has
-    no predictions for test.
+    no predictions for test, or for other utterances than the other seeds of its fold.
     """
-    if not group.samples("test"):
+    samples = group.samples("test")
+    utterances = [{sample.utterances for sample in of_fold} for of_fold in samples.values()]
+    if not samples or any(len(names) > 1 for names in utterances):
         return {}, ""
     labels = group.contest.labels if group.contest.kind == "classification" else ()
     predictions: dict[Fold, list[StoredPredictions]] = {
@@ -210,10 +205,8 @@ def ensemble_samples(group: Group) -> tuple[dict[Fold, list[Sample]], str]:
     }
     counts = sorted({len(runs) for runs in predictions.values()})
     seeds = f"{counts[0]} seed{'s' if counts[0] > 1 else ''}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]} seeds"
-    if len(predictions) == 1:
-        return {fold: [Sample.of(ensemble(items))] for fold, items in predictions.items()}, seeds
-    everything = [item for items in predictions.values() for item in items]
-    if len({item.digest() for item in everything}) == 1:
-        joined = Sample.of(ensemble(everything))
+    if len(predictions) > 1 and len(set.union(*utterances)) == 1:
+        joined = Sample.of(ensemble([item for items in predictions.values() for item in items]))
         return {fold: [joined] for fold in predictions}, f"{len(predictions)} folds × {seeds}"
-    return {fold: [Sample.of(ensemble(items))] for fold, items in predictions.items()}, f"{seeds}, a fold each"
+    joined_seeds = {fold: [Sample.of(ensemble(items))] for fold, items in predictions.items()}
+    return joined_seeds, seeds if len(predictions) == 1 else f"{seeds}, a fold each"

@@ -102,14 +102,17 @@ def _of_split(table: "pyarrow.Table", labels: Sequence[str]) -> StoredPrediction
     def names(column: str) -> Names:
         if column not in table.column_names:  # older runs
             return np.full(len(table), None, dtype=object)
-        return np.array(table[column].to_pylist(), dtype=object)
+        found = table[column].to_pylist()
+        if not all(isinstance(name, str) or (name is None and column in ORIGINS) for name in found):
+            raise ValueError(f"a {column} that is no text")
+        return np.array(found, dtype=object)
 
     def values(column: str) -> NDArray[Any]:
         if not labels:
             return np.asarray(table[column].to_numpy(), dtype=np.float64)
         return _numbers(table[column], labels)
 
-    probabilities = [table[f"probability_{label}"].to_numpy() for label in labels]
+    probabilities = [np.asarray(table[f"probability_{label}"].to_numpy(), dtype=np.float32) for label in labels]
     return StoredPredictions(
         id=names("id"),
         **{column: names(column) for column in ORIGINS},

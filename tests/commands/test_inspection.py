@@ -75,7 +75,7 @@ def test_the_report_compares_groups_and_ensembles_and_ranks_by_validation_alone(
     assert "Protocol: `demo:official(speakers):uar`." in printed
     assert "### Ensembles" in printed
     assert "2 pairs cannot reach p below 0.05" in printed
-    assert "figures" not in printed
+    assert "figures: none; figures=all draws them" in printed
     report = in_lab / "checkpoints" / "report"
     (difference, _) = csv.DictReader((report / "comparisons.csv").open())
     assert difference["metric"] == "test/uar"
@@ -88,6 +88,9 @@ def test_the_report_compares_groups_and_ensembles_and_ranks_by_validation_alone(
     assert "over 8 utterances of test, which are resampled 500 times" in capsys.readouterr().out
     assert main(["report", "rank=test/uar"]) == 2
     assert "what is ranked by test is selected on test" in capsys.readouterr().err
+    assert main(["report", "compare=77,1e5"]) == 2
+    assert "starts with '77'" in (told := capsys.readouterr().err)
+    assert "starts with '1e5'" in told
     assert main(["report", "compare=ffff", "cluster=dialogue"]) == 2
     assert "cluster: expected" in capsys.readouterr().err
 

@@ -36,10 +36,14 @@ GATED = {"fusion._target_": "emorec.fusion.gated.Gated"}
 
 
 @pytest.mark.parametrize("status", ["running", "failed", "interrupted"])
-def test_runs_that_are_not_finished_are_left_out(store: CheckpointStore, status: str) -> None:
-    publish(store, {"seed": 1}, status=status)
+def test_runs_that_are_not_finished_are_named_and_left_out(
+    store: CheckpointStore, status: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    left_out = publish(store, {"seed": 1}, status=status)
     finished = publish(store, {"seed": 2})
     assert ids(finished_runs(store)) == [finished]
+    assert f"not finished: {left_out} ({status})" in caplog.text
 
 
 def test_a_run_is_read_with_its_config_and_its_metrics(store: CheckpointStore) -> None:

@@ -111,6 +111,7 @@ def test_a_group_that_lacks_a_fold_or_a_finite_prediction_has_no_resamples() -> 
     own = answers(0.6, speakers=FOLDS[0])
     broken = sample(Answers(own.id, own.target, np.where(np.arange(len(own.id)) == 3, -1, own.predicted), own.origins))
     assert evidence.resampled({**group, 0: [broken]}) == {}
+    assert evidence.resampled({**group, 0: [sample(answers(0.6, speakers=range(3)))]}) == {}, "other utterances"
     assert Evidence.of([{}]) is None
 
 

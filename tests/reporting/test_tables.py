@@ -125,6 +125,22 @@ def test_ranking_by_anything_but_validation_is_refused(store: CheckpointStore, r
         tables(store, rank=rank)
 
 
+def test_an_unknown_metric_to_rank_by_is_named_with_the_known_ones(store: CheckpointStore) -> None:
+    publish(store, metrics={"val/uar": 0.5, "val/loss": 1.0, "test/uar": 0.5})
+    with pytest.raises(UserError, match=r"one of \['val/loss', 'val/uar'\], got val/ccc"):
+        tables(store, rank="val/ccc")
+
+
+def test_a_group_whose_seeds_were_tested_on_other_utterances_has_neither_interval_nor_ensemble(
+    store: CheckpointStore,
+) -> None:
+    for seed in (0, 1):
+        publish(store, {"seed": seed}, predictions={"test": answers(0.7, each=12 - 2 * seed)})
+    (row,) = only(store, ensembles=True).rows
+    assert row.estimates["test/uar"].interval is None
+    assert row.ensemble == {}
+
+
 def test_groups_that_are_tested_on_other_utterances_are_not_in_one_table(store: CheckpointStore) -> None:
     for rate, each in ((0.1, 12), (0.2, 12), (0.3, 11)):
         publish(store, {"optimizer.lr": rate}, predictions={"test": answers(0.7, each=each)}, metrics={"val/uar": rate})
@@ -320,6 +336,16 @@ def test_latex_marks_the_best_and_the_second_by_validation_and_nothing_by_test(s
     assert re.findall(r"\\textbf\{([^}]*)\}", text) == ["0.300"]
     assert re.findall(r"\\underline\{([^}]*)\}", text) == ["0.200"]
     assert "the best and the second by val/uar" in text
+
+
+def test_latex_says_once_what_all_deviations_are_over(store: CheckpointStore) -> None:
+    for seed in (0, 1):
+        publish(store, {"seed": seed})
+    assert r"$\pm$ over 2 seeds." in latex_of([only(store)])
+    publish(store, {"optimizer.lr": 0.1})
+    text = latex_of([only(store)])
+    assert r"& $\pm$ over &" in text
+    assert "& 2 seeds &" in text
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")

@@ -84,6 +84,13 @@ def test_a_table_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     write(tmp_path, id=["a"], split=["val"], target=["sad"], predicted=["angry"], **probabilities)
     with pytest.raises(UserError, match="class 'sad', which is not among"):
         read_predictions(tmp_path, LABELS)
+    for wrong in ({"id": [1]}, {"id": [None]}, {"speaker": [2]}, {"probability_calm": ["x"]}):
+        write(
+            tmp_path,
+            **{"id": ["a"], "split": ["val"], "target": ["calm"], "predicted": ["angry"], **probabilities, **wrong},
+        )
+        with pytest.raises(UserError, match="expected the predictions of a run"):
+            read_predictions(tmp_path, LABELS)
     monkeypatch.setattr(stored_predictions, "MOST_BYTES", 1)
     with pytest.raises(UserError, match="more than 1 bytes"):
         read_predictions(tmp_path, LABELS)
