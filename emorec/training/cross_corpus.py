@@ -130,7 +130,7 @@ def _cell(name: str, other: str, record: RunRecord, found: Evaluation, metrics: 
     return Cell(name, other, record.run_id, found.utterances, _of_split(found.metrics, WHOLE, metrics), source)
 
 
-def _of_split(scores: dict[str, float], split: str, metrics: Sequence[str]) -> dict[str, float]:
+def _of_split(scores: Mapping[str, float], split: str, metrics: Sequence[str]) -> dict[str, float]:
     return {name: scores[f"{split}/{name}"] for name in metrics if f"{split}/{name}" in scores}
 
 

@@ -39,7 +39,7 @@ class Evaluation:
     """What evaluating a run has given."""
 
     text: str  # what is printed
-    folder: Path  # of metrics and predictions
+    target: Path  # the folder of metrics and predictions
     corpus: str  # digest
     utterances: int
     metrics: dict[str, float]  # {"test/uar": …}
