@@ -123,3 +123,14 @@ def test_modalities_lie_side_by_side_with_zeros_for_a_missing_one() -> None:
     fused = fusion(features, mask, present).fused
     assert fused.tolist() == [[1, 1, 2, 2, 2], [0, 0, 2, 2, 2]]
     assert fusion.hidden == 5
+
+
+def test_heads_are_exported_for_any_number_of_rows() -> None:
+    features, target = data(4)
+    made = [head for head, _, _ in heads(4)] + [NearestNeighbours(outputs=4, task_kind="classification", k=[K])]
+    for head in made:
+        fitted(head, features, target, head.grid[0])
+        shapes = ({0: torch.export.Dim("batch")},)
+        exported = torch.export.export(head, (features[:3],), dynamic_shapes=shapes)
+        # without guards, which are not what is tested
+        torch.testing.assert_close(exported.module(check_guards=False)(features), head(features))
