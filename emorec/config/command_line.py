@@ -112,8 +112,8 @@ def _for_hydra(override: str) -> list[str]:
     key, separator, value = override.partition("=")
     if separator and key.lstrip("+") == "experiment":
         return [f"experiment@_global_={value}"]
-    if key == "run" and value and value[0] not in "'\"$":
-        return [f"run={_quoted_runs(value)}"]
+    if key in ("run", "runs") and value and value[0] not in "'\"$":
+        return [f"{key}={_quoted_runs(value)}"]
     if key == "loss" and value.startswith("[") and CHOICES.fullmatch(value):
         names = [name.strip() for name in value.strip("[]").split(",")]
         return [f"loss={SEVERAL}", *(f"+loss@loss.{name}={name}" for name in names if name)]

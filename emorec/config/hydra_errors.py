@@ -112,18 +112,19 @@ def _cause(error: BaseException) -> UserError | None:
 
 
 def _hint(key: str, known: Mapping[str, Any]) -> str:
-    """The nearest known keys: by the whole key, else by its last name, else those beside it."""
+    """The nearest known keys: by the last name in full, beside it first, else by a part of it."""
     parent, _, name = key.rpartition(".")
     if known.get(parent) == {}:  # takes any names
         return f"; +{key}=… adds it"
     same_name = [other for other in known if _is_name(name, other.rpartition(".")[2])]
     same_name = [other for other in same_name if other.rpartition(".")[0] == parent] or same_name
-    if 0 < len(same_name) <= MOST_HINTS:
-        return f"; did you mean {' or '.join(same_name)}?"
     beside = [other.removeprefix(f"{parent}.") for other in known if other.startswith(f"{parent}.")] if parent else []
+    hint = suggestion(name, beside, parent) if beside else ""
+    misspelt = "did you mean" in hint and all(other.rpartition(".")[0] != parent for other in same_name)
+    if 0 < len(same_name) <= MOST_HINTS and not misspelt:
+        return f"; did you mean {' or '.join(same_name)}?"
     if not beside:
         return suggestion(key, list(known)).partition("; expected one of")[0]
-    hint = suggestion(name, beside, parent)
     takes_more = "_target_" in beside and "expected one of" in hint
     return f"{hint}; +{key}=… gives an argument that the YAML file does not list" if takes_more else hint
 

@@ -17,9 +17,23 @@ GROUPED_KEYS = (("seed",), ("dataset", "fold"))  # differ between the runs of a 
 TRAINING_KEYS, LORA_KEYS = ("train_from", "train_front"), ("lora",)
 # Keys of a model that matter with one way of selecting epochs only.
 SELECTION_KEYS = {"smoothed": "smoothed_over", "average_last_k": "average_last"}
+# Keys of training by gradients, which change nothing with a classical head.
+OF_GRADIENTS: tuple[str, ...] = (
+    "fusion",
+    "loss",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "batch_size",
+    "batch_size_per",
+    "calibrate",
+)
+OF_GRADIENTS += ("group_by_length", "group_by_speaker", "task_weights")
+KEPT_OF_MODEL = "normalisation"
 # Keys that older runs did not have: they count once they differ from what those runs did.
 ADDED_KEYS: Mapping[tuple[str, ...], Any] = {
     ("tasks",): None,
+    ("head",): None,
     ("task_weights",): {},
     ("distillation",): {"teacher": None},
     ("init_from",): None,
@@ -61,7 +75,8 @@ def without_unused(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_switched_off(kept: dict[str, Any]) -> dict[str, Any]:
-    """Removes the keys of training a frozen encoder, of other ways to select epochs, and of starting from no run."""
+    """Removes the keys of training a frozen encoder, of gradients beside a classical head, of other ways to select
+    epochs, and of starting from no run."""
     for node in kept.get("encoder", {}).values():
         if isinstance(node, dict):
             mode = node.get("training", "frozen")
@@ -69,12 +84,22 @@ def _without_switched_off(kept: dict[str, Any]) -> dict[str, Any]:
             for key in (*unused, "gradient_checkpointing"):
                 node.pop(key, None)
     model = kept.get("model", {})
+    if kept.get("head") is not None:
+        kept["model"] = model = {key: value for key, value in model.items() if key == KEPT_OF_MODEL}
+        for key in OF_GRADIENTS:
+            kept.pop(key, None)
     for selection, key in SELECTION_KEYS.items():
         if model.get("selection") != selection:
             model.pop(key, None)
     if kept.get("init_from") is None:
         kept.pop("init_components", None)
     return kept
+
+
+def is_unused(key: str, config: Mapping[str, Any]) -> bool:
+    """Whether a dotted key changes nothing beside the classical head of a config {dotted key: value}."""
+    root, _, name = key.partition(".")
+    return "head._target_" in config and (root in OF_GRADIENTS or (root == "model" and name != KEPT_OF_MODEL))
 
 
 def is_location(key: str) -> bool:

@@ -264,6 +264,7 @@ class TrainConfig(ExtractConfig):
 
     fusion: Component
     context: Component | None  # `None`: each utterance by itself
+    head: Component | None = None  # a classical one instead of projections, fusion and head; `None`: neural
     loss: Component
     optimizer: OptimizerComponent
     scheduler: Component | None
@@ -372,8 +373,17 @@ class EvaluateConfig(CommandConfig):
     dataset: Component | None = None
     labels: LabelMap | None
     metric: dict[str, Component | None] = field(default_factory=dict)
-    run: str
+    run: str | None = None
+    runs: list[str] = field(default_factory=list)  # whose probabilities are averaged
     split: Literal["train", "val", "test", "all"]
+
+    def problems(self) -> Iterator[str]:
+        if self.run is None and not self.runs:
+            yield "run: expected a value, got nothing"
+        if self.run is not None and self.runs:
+            yield f"runs: expected none beside run={self.run}, got {self.runs}"
+        if self.runs and self.missing.grid:
+            yield "missing.grid: expected false for several runs, got true"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,7 @@ class CorpusCheck:
 def check_corpus(config: DataConfig) -> CorpusCheck:
     """Reads and splits the corpus of a config, and decodes all its files."""
     corpus = config.dataset.make(Corpus)  # type: ignore[type-abstract]
-    manifest = corpus.scan()
+    manifest = corpus.with_random(corpus.scan())
     if config.labels:
         manifest = relabel(manifest, corpus.task, config.labels)
     fold = "" if corpus.fold is None else f" fold {corpus.fold}"

@@ -31,7 +31,7 @@ class Combined(Corpus):
     def scan(self) -> Manifest:
         if len(self.corpora) < 2:
             raise UserError(f"expected dataset.corpora to name at least two corpora, got {list(self.corpora)}")
-        manifests = {name: corpus.scan() for name, corpus in self.corpora.items()}
+        manifests = {name: corpus.with_random(corpus.scan()) for name, corpus in self.corpora.items()}
         tasks = {name: self.corpora[name].chosen_task(item) for name, item in manifests.items()}
         task = self._union(tasks)
         utterances: list[Utterance] = []

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from emorec.annotations import Count, PositiveCount
 from emorec.config.texts import text_problem
+from emorec.datasets.split_builders import stratified
 from emorec.datasets.splits import Protocol, assign_splits
 from emorec.datasets.tree import files_below
 from emorec.datasets.utterance import SPLITS, UNLABELLED, VOTES, Target, Task, Utterance
@@ -19,6 +20,7 @@ from emorec.errors import UserError, choose, raise_problems
 from emorec.storage.digests import digest_of
 
 LONGEST_REMARK = 120  # characters
+RANDOM, RANDOM_FOLDS = "random", 5  # a protocol of every corpus: utterances at random, speakers in train and test
 TEXTS = ("id", "text", "speaker", "dialogue", "session")  # of an utterance
 
 
@@ -152,9 +154,16 @@ class Corpus(ABC):
         Raises:
             UserError: the corpus does not exist or has fatal problems; all of them are listed.
         """
-        manifest = self.scan()
+        manifest = self.with_random(self.scan())
         raise_problems(f"dataset={self.name} at {self.folder}", [str(item) for item in manifest.problems if item.fatal])
         return manifest
+
+    def with_random(self, manifest: Manifest) -> Manifest:
+        """The manifest with the protocol "random" where it is asked for: folds of utterances, whoever speaks."""
+        if self.protocol != RANDOM or RANDOM in manifest.protocols:
+            return manifest
+        rule = stratified(manifest.utterances, self.task, RANDOM_FOLDS, seed=0)
+        return replace(manifest, protocols={**manifest.protocols, RANDOM: rule})
 
     def chosen_task(self, manifest: Manifest) -> Task:
         """The task to train."""

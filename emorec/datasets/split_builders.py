@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from emorec.datasets.splits import ListedFolds
@@ -26,7 +27,7 @@ def stratified(utterances: Sequence[Utterance], task: str, folds: int, seed: int
         for index, name in enumerate(_shuffled(names, seed), start):  # continues after the last class: equal parts
             parts[index % folds].extend(item.id for item in recordings[name])
         start += len(names)
-    return _folds(parts, separates_speakers=False)
+    return replace(_folds(parts, separates_speakers=False), shares_speakers=True)
 
 
 def group_k_fold(utterances: Sequence[Utterance], task: str, folds: int, seed: int) -> ListedFolds:

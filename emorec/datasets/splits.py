@@ -16,6 +16,7 @@ class Protocol(ABC):
 
     separates_speakers: bool = True  # whether no speaker is in two splits
     validation_shares_speakers: bool = False  # whether train and val may share speakers all the same
+    shares_speakers: bool = False  # whether train and test share speakers by intent, whatever is known of them
 
     @property
     def folds(self) -> int:

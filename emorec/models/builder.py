@@ -24,6 +24,7 @@ from emorec.fusion.votes import WeightedLogits
 from emorec.losses.loss import Loss, ViewLoss
 from emorec.metrics.regression import BinnedAccuracy, BinnedWeightedF1
 from emorec.models.calibration import TemperatureScaling
+from emorec.models.classical import ClassicalHead, SideBySide, check_classical, stored_widths
 from emorec.models.emotion_model import EmotionModel
 from emorec.models.heads import EmbeddingHead, Head, OrdinalHead
 from emorec.models.layer_sum import LayerSum
@@ -49,6 +50,7 @@ class ModelParts:
     others: tuple[OtherTask, ...] = ()
     encoders: dict[str, TrainedPart] = field(default_factory=dict)  # {modality: trained part} of encoders that train
     calibration: TemperatureScaling | None = None
+    head: ClassicalHead | None = None  # instead of one that trains
 
 
 def make_parts(
@@ -71,10 +73,14 @@ def make_parts(
             "optimization": lambda: optimization(config, task),
             "encoders": lambda: _trained(encoders or {}, config.seed),
             "calibration": lambda: _calibration(config, task),
+            "head": lambda: _classical_head(config, task),
         },
     )
     optimizer, scheduler = made.pop("optimization")
     made["others"] = made.pop("tasks")
+    if config.head is not None:
+        check_classical(config, task, list(made["encoders"]), others)
+        return ModelParts(optimizer=optimizer, scheduler=scheduler, **made)
     if made["others"] and made["fusion"].classifies:
         name = type(made["fusion"]).__name__
         raise UserError(f"fusion: expected one with a vector of all modalities for several tasks, got {name}")
@@ -89,6 +95,8 @@ def make_parts(
 
 
 def _fusion(config: TrainConfig, task: Task) -> Fusion:
+    if config.head is not None:
+        return SideBySide(list(config.encoder.used()))
     hidden = config.model.hidden
     derived = dict.fromkeys(config.fusion.lacks("outputs"), len(task.labels))
     with torch.random.fork_rng(devices=[]):  # its first weights depend on the seed alone
@@ -202,13 +210,23 @@ def restore_encoders(encoders: Mapping[str, Encoder], components: Mapping[str, M
         encoder.restore(components.get(f"encoder.{modality}", {}))
 
 
+def _classical_head(config: TrainConfig, task: Task) -> ClassicalHead | None:
+    if config.head is None or task.kind == "self_supervised":  # `check_classical` refuses the latter
+        return None
+    return config.head.make(ClassicalHead, outputs=len(task.labels), task_kind=task.kind)  # type: ignore[type-abstract]
+
+
 def _calibration(config: TrainConfig, task: Task) -> TemperatureScaling | None:
+    if config.head is not None:  # margins and votes are no probabilities
+        return TemperatureScaling() if task.kind == "classification" else None
     if config.calibrate and task.kind != "classification":
         raise UserError(f"calibrate: expected false for a task of {task.kind}, which has no probabilities, got true")
     return TemperatureScaling() if config.calibrate else None
 
 
 def _loss(config: TrainConfig, task: Task) -> Loss:
+    if config.head is not None and task.kind != "self_supervised":
+        return default_loss(task)  # is measured, not trained with
     derived = {"hidden": config.model.hidden, "outputs": len(task.labels), "modalities": list(config.encoder.used())}
 
     def made(component: Component) -> Loss:
@@ -272,7 +290,11 @@ def build_model(
         layers: {modality: number of layers}.
     """
     hidden, dropout = settings.hidden, settings.dropout
-    trained = parts.encoders
+    trained, classical = parts.encoders, parts.head
+    if classical is not None:
+        assert isinstance(parts.fusion, SideBySide)
+        parts.fusion.read(widths)
+        layers = dict.fromkeys(widths, 1)  # those of several layers stay side by side
     read = {**widths, **{name: part.standardised for name, part in trained.items()}}  # 0 where inputs stay as they are
     normalisations: dict[str, nn.Module] = {
         name: Normalisation(kind=settings.normalisation if width else "none", dim=width) for name, width in read.items()
@@ -290,11 +312,14 @@ def build_model(
         },
         layer_sums={name: LayerSum(layers[name]) for name in widths if layers[name] > 1},
         projections={
-            name: Projection(dim=dim // layers[name], hidden=hidden, dropout=dropout) for name, dim in widths.items()
+            name: nn.Identity()
+            if classical is not None
+            else Projection(dim=dim // layers[name], hidden=hidden, dropout=dropout)
+            for name, dim in widths.items()
         },
         fusion=parts.fusion,
         context=parts.context,
-        head=None if parts.fusion.classifies else _head(parts.loss, task, settings),
+        head=_head(parts, task, settings),
         loss=parts.loss,
         metrics=parts.metrics,
         make_optimizer=parts.optimizer,
@@ -307,7 +332,10 @@ def build_model(
     )
 
 
-def _head(loss: Loss, task: Task, settings: ModelConfig) -> nn.Module:
+def _head(parts: ModelParts, task: Task, settings: ModelConfig) -> nn.Module | None:
+    loss = parts.loss
+    if parts.head is not None or parts.fusion.classifies:
+        return parts.head
     if isinstance(loss, ViewLoss):
         return EmbeddingHead(hidden=settings.hidden, dim=loss.dim)
     kind = OrdinalHead if loss.ordinal else Head
@@ -340,7 +368,7 @@ def fit_statistics(model: EmotionModel, module: UtteranceDataModule) -> None:
             front = front_of(model, modality)
             size = STATISTICS_BATCH if front is None else FRONT_BATCH
             normalisation.fit(*table.feature_statistics(modality, front=front, batch_size=size))
-    if module.task.kind == "regression":
+    if module.task.kind == "regression" and not isinstance(model.head, ClassicalHead):
         start = model.fusion if model.head is None else model.head
         assert isinstance(start, Head | WeightedLogits)
         start.start_at(float(table.target.nanmean()))
@@ -395,6 +423,8 @@ def layer_counts(components: Mapping[str, Mapping[str, Tensor]], modalities: Ite
 
 def feature_widths(components: Mapping[str, Mapping[str, Tensor]]) -> dict[str, int]:
     """{modality: width of the features} that a model with these weights reads, of all layers side by side."""
+    if "projection" not in components:
+        return stored_widths(components["fusion"])
     widths = {
         name.partition(".")[0]: int(weights.shape[1])
         for name, weights in components["projection"].items()

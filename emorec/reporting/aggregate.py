@@ -11,11 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from emorec.config.keys import GROUPED_KEYS, OPERATIONAL_KEYS, flat, is_location
+from emorec.config.keys import GROUPED_KEYS, OPERATIONAL_KEYS, flat, is_location, is_unused
 from emorec.errors import UserError
 from emorec.reporting.contests import Contest, FoldSplits
 from emorec.reporting.samples import Sample
-from emorec.runs.checkpoint_store import CheckpointStore, RunRecord, runs_in, stored_config
+from emorec.runs.checkpoint_store import NEURAL, CheckpointStore, RunRecord, runs_in, stored_config
 from emorec.runs.results import read_history, read_metrics, read_missing, scalar_metrics
 from emorec.runs.stored_predictions import read_predictions
 
@@ -309,15 +309,20 @@ def quality(group: Group, rank: str | None = None) -> float:
 
 
 def distinctions(groups: Sequence[Group]) -> list[str]:
-    """The keys in which groups differ: composed choices, and config values that do not belong to such a choice."""
+    """The keys in which groups differ: composed choices, and config values that do not belong to such a choice. A key
+    that changes nothing in a group does not count for it."""
+
+    def users(key: str) -> list[Run]:
+        return [group.runs[0] for group in groups if not is_unused(key, group.runs[0].config)]
+
     choices = {key for group in groups for key in group.first.choices} - HIDDEN_CHOICES
-    differing = [key for key in sorted(choices) if len({group.first.choices.get(key) for group in groups}) > 1]
+    differing = [key for key in sorted(choices) if len({_choice(run.record, key) for run in users(key)}) > 1]
     hidden = [".".join(keys) for keys in OPERATIONAL_KEYS + GROUPED_KEYS]
     hidden += [key.replace("/", ".") for key in differing]  # the choice stands for its values
     for key in sorted({key for group in groups for key in group.runs[0].config}):
         if is_location(key) or any(f"{key}.".startswith(f"{name}.") for name in hidden):
             continue
-        if len({str(group.runs[0].config.get(key)) for group in groups}) > 1:
+        if len({str(run.config.get(key)) for run in users(key)}) > 1:
             differing.append(key)
     configs = [group.runs[0].config for group in groups]
     for key in (NORMALISATION, FUSED_NORMALISATION):
@@ -331,9 +336,16 @@ def distinction(group: Group, key: str) -> str:
     return _choice_or_value(group.runs[0], key)
 
 
+def _choice(record: RunRecord, key: str) -> str | None:
+    """A composed choice; older runs, which name no head, have a neural one."""
+    return record.choices.get(key, NEURAL if key == "head" else None)
+
+
 def _choice_or_value(run: Run, key: str) -> str:
-    """A composed choice, or a config value as it is written on a command line."""
-    if key in run.record.choices:
-        return run.record.choices[key]
+    """A composed choice, or a config value as it is written on a command line; a dash for one that does nothing."""
+    if is_unused(key, run.config):
+        return "–"
+    if (choice := _choice(run.record, key)) is not None:
+        return choice
     value = run.config.get(key)
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from emorec.reporting.aggregate import Run
-from emorec.runs.results import SPEAKER_NOTE
+from emorec.runs.results import SHARED_NOTE, SPEAKER_NOTE
 
 
 def protocol_of(run: Run, metric: str) -> str:
@@ -23,6 +23,8 @@ def protocol_of(run: Run, metric: str) -> str:
     parts.append(metric.rpartition("/")[2])
     if config.get("dataset.limit") is not None:
         parts.append(f"limit={config['dataset.limit']}")
+    if data.get("shares_speakers"):
+        parts.append(SHARED_NOTE)
     if run.normalises_speakers:
         parts.append(SPEAKER_NOTE)
     return ":".join(parts)

@@ -6,7 +6,7 @@ from typing import Any
 
 from emorec.errors import UserError
 from emorec.markdown import markdown_table
-from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
+from emorec.runs.checkpoint_store import NEURAL, CheckpointStore, RunRecord
 from emorec.runs.results import read_metrics, scalar_metrics
 
 LIBRARIES = ("torch", "lightning", "transformers")  # whose versions a page shows
@@ -33,7 +33,9 @@ def runs_table(store: CheckpointStore, records: Iterable[RunRecord]) -> str:
 
 def _shown_choices(choices: Mapping[str, str]) -> list[str]:
     encoders = [choices[key] for key in sorted(choices) if key.startswith("encoder/") and choices[key] != "none"]
-    return [choices.get("dataset", ""), *encoders, *(choices[key] for key in ("fusion", "loss") if key in choices)]
+    head = choices.get("head", NEURAL)
+    parts = [choices[key] for key in ("fusion", "loss") if key in choices] if head == NEURAL else [head]
+    return [choices.get("dataset", ""), *encoders, *parts]
 
 
 def run_page(record: RunRecord, metrics: Mapping[str, Any], folder: Path) -> str:

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OTHER_FOLDERS = (WEIGHTS, "report", "studies", "sweeps")  # of a store, beside those of runs
+ENSEMBLES, MATRICES = "ensembles", "matrices"  # results of several runs
+OTHER_FOLDERS = (WEIGHTS, "report", "studies", "sweeps", ENSEMBLES, MATRICES)  # of a store, beside those of runs
+NEURAL = "neural"  # the choice of the group `head` that runs have which do not name one
 CLAIM = "claim.json"  # in the directory of a run that a process trains
 FileName = Annotated[str, Pattern(r"\w+", "letters and digits")]  # a part of the name of files
 
@@ -57,6 +59,7 @@ class RunRecord:
     epochs: int = 0  # number of trained epochs
     best_epoch: int | None = None  # the epoch whose weights are kept, chosen on validation; of several, the last
     averaged_epochs: list[int] = field(default_factory=list)  # the epochs whose mean weights are kept
+    chosen: dict[str, float] = field(default_factory=dict)  # {parameter of a classical head: value} that is kept
     data: dict[str, Any] = field(default_factory=dict)  # digest of the corpus, utterances, bad media, notes
     weights: dict[str, str] = field(default_factory=dict)  # {component: sha256 of its file}
     # {path in the directory: sha256} of adapters in peft's layout and of stored checkpoints of encoders
@@ -76,6 +79,8 @@ class RunRecord:
     @property
     def selected(self) -> str:
         """Whose weights the run keeps, in words."""
+        if self.chosen:
+            return ", ".join(f"{name}={value:g}" for name, value in self.chosen.items())
         several = self.averaged_epochs
         return f"the mean of epochs {several[0]} to {several[-1]}" if several else f"best epoch {self.best_epoch}"
 

@@ -29,6 +29,7 @@ LINE_METRICS = {kind: (f"val/{names[0]}", *(f"test/{name}" for name in names)) f
 PREDICTIONS = "predictions.parquet"
 ORIGINS = ("speaker", "dialogue")  # of an utterance: columns of the predictions
 MISSING = "missing.json"  # of an evaluation: a row for each subset of the modalities
+SHARED_NOTE = "speakers in train and test"  # of results of a protocol that does not separate them, by intent
 SPEAKER_NOTE = "speaker-normalised"  # of results that rest on the speakers' own unlabelled utterances
 
 
@@ -190,4 +191,8 @@ def result_line(record: RunRecord, folder: Path) -> str:
 
 def remarks(record: RunRecord) -> list[str]:
     """What a reader of a run's results must know."""
-    return [SPEAKER_NOTE] if record.data.get("normalisation") == "speaker" else []
+    notes = {
+        SPEAKER_NOTE: record.data.get("normalisation") == "speaker",
+        SHARED_NOTE: record.data.get("shares_speakers"),
+    }
+    return [note for note, holds in notes.items() if holds]

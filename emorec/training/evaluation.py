@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,17 @@ log = logging.getLogger(__name__)
 WHOLE = "all"  # splits of another corpus
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What evaluating a run has given."""
+
+    text: str  # what is printed
+    target: Path  # the folder of metrics and predictions
+    corpus: str  # digest
+    utterances: int
+    metrics: dict[str, float]  # {"test/uar": …}
+
+
 def predict(model: EmotionModel, batches: Iterable[Batch], settings: TrainerConfig) -> Predictions:
     """Applies a model on the device and in the precision of the config; Lightning leaves it on the CPU."""
     device = "cpu" if settings.accelerator == "cpu" else own_device()
@@ -61,8 +73,8 @@ def read_test_later(context: RunContext, record: RunRecord) -> dict[str, Any]:
 
 def evaluate_run(
     composed: Composed[EvaluateConfig], locations: Mapping[str, str | int], models: Mapping[str, str] | None = None
-) -> str:
-    """Applies a finished run to a split of its corpus, or to another corpus; returns a line that sums it up.
+) -> Evaluation:
+    """Applies a finished run to a split of its corpus, or to another corpus.
 
     Metrics and predictions are written to a folder in the run's `evaluations/`.
 
@@ -76,6 +88,7 @@ def evaluate_run(
     """
     asked = composed.config
     store = CheckpointStore(asked.paths.checkpoints)
+    assert asked.run is not None
     record, folder = store.locate(asked.run)
     if record.task.get("kind") == UNLABELLED.kind:
         raise UserError(
@@ -124,12 +137,13 @@ def evaluate_run(
     total = f" of {len(data.manifest.utterances)}" if split == WHOLE else ""
     counts = [f"dataset={data.manifest.dataset}", f"utterances={len(predictions.id)}{total}"]
     line = "  ".join([f"run {record.run_id}", *counts, *values, *remarks(record), str(target)])
+    evaluation = Evaluation(line, target, data.manifest.digest, len(predictions.id), metrics)
     if not missing.grid:
-        return line
+        return evaluation
     rows = grid(partial(predict, model, settings=config.trainer), batches, list(data.features), data.task)
     of_what = {"weights": digest_of(record.weights), "corpus": data.manifest.digest, "split": split}
     write_json(target / MISSING, {**of_what, "rows": rows})
-    return f"{line}\n{grid_table(rows, data.task)}"
+    return replace(evaluation, text=f"{line}\n{grid_table(rows, data.task)}")
 
 
 def _check_labels(labels: list[str], record: RunRecord, dataset: str) -> None:

@@ -20,6 +20,7 @@ from emorec.features.devices import exact_float32, own_device
 from emorec.loggers.base import RunLogger
 from emorec.machine import keep_freed_memory
 from emorec.models.builder import fit_encoded, fit_statistics, model_for
+from emorec.models.classical import ClassicalHead
 from emorec.models.emotion_model import EmotionModel, Predictions
 from emorec.progress import Progress
 from emorec.runs.checkpoint_store import RunRecord
@@ -29,6 +30,7 @@ from emorec.training.callbacks.early_stopping import ResumableEarlyStopping
 from emorec.training.callbacks.history import History
 from emorec.training.callbacks.moving_average import MovingAverage
 from emorec.training.callbacks.save_states import SaveStates
+from emorec.training.classical import fit_head
 from emorec.training.evaluation import predict, predict_test
 from emorec.training.preemption import Preemption
 from emorec.training.publishing import backbones, publish
@@ -83,6 +85,9 @@ def fit(
         if context.config.test and not context.reads_test:
             log.info("run %s: test is not read, since nothing is predicted", record.run_id)
 
+        if isinstance(model.head, ClassicalHead):
+            return _fit_classical(context, record, model, module, loggers)
+
         # a strategy that shards takes the model apart: the best weights then go into a copy
         final_model = copy.deepcopy(model) if config.trainer.strategy == "fsdp" else model
         with Progress(f"run {record.run_id}", config.trainer.max_epochs, config.progress and not rank) as progress:
@@ -96,12 +101,36 @@ def fit(
         history.write()
         _note_training(record, history, best)
         final_model.load_state_dict(best.load(), strict=True)
-        with _timed(record, "evaluation"):
-            predictions = _predictions(context, final_model, module, record)
-        metrics = write_results(context.folder, predictions, module.task, context.data.others, module.utterances)
-        publish(context, final_model, record)
-        record.status = "finished"
-        return metrics
+        return _finish(context, record, final_model, module)
+
+
+def _fit_classical(
+    context: RunContext,
+    record: RunRecord,
+    model: EmotionModel,
+    module: UtteranceDataModule,
+    loggers: Sequence[RunLogger],
+) -> dict[str, Any]:
+    """Fits a classical head instead of training; returns the metrics."""
+    assert isinstance(model.head, ClassicalHead)
+    monitor, count = f"val/{context.data.task.monitor}", len(model.head.grid)
+    with Progress(f"run {record.run_id}", count, context.config.progress) as progress:
+        path = context.folder / "history.csv"
+        history = History(path=path, monitor=monitor, progress=progress, loggers=loggers)
+        with _timed(record, "training"), exact_float32():
+            fit_head(context, record, model, module, history)
+    history.write()
+    return _finish(context, record, model, module)
+
+
+def _finish(context: RunContext, record: RunRecord, model: EmotionModel, module: UtteranceDataModule) -> dict[str, Any]:
+    """Fills the directory of a run with what a model has become, and its record; returns the metrics."""
+    with _timed(record, "evaluation"):
+        predictions = _predictions(context, model, module, record)
+    metrics = write_results(context.folder, predictions, module.task, context.data.others, module.utterances)
+    publish(context, model, record)
+    record.status = "finished"
+    return metrics
 
 
 def _seed(seed: int) -> None:
@@ -112,6 +141,8 @@ def _seed(seed: int) -> None:
 
 def _described(model: EmotionModel) -> str:
     """How many parameters of each component train, and of how many."""
+    if isinstance(model.head, ClassicalHead):
+        return f"none by gradients ({type(model.head).__name__})"
     counts = model.parameter_counts()
     parts = [f"{name} {own:,}{f' of {every:,}' if own < every else ''}" for name, (own, every) in counts.items()]
     return f"{sum(own for own, _ in counts.values()):,} ({', '.join(parts)})"

@@ -14,6 +14,7 @@ from emorec.datamodules.leakage import check_not_trained_on, check_splits_apart
 from emorec.datamodules.prepared_data import PreparedData
 from emorec.datamodules.preparer import DataPreparer
 from emorec.datamodules.split_checks import check_classes, check_sizes
+from emorec.datasets.splits import speaker_overlap
 from emorec.datasets.utterance import UNLABELLED, Task
 from emorec.encoders.checkpoint import LOCAL
 from emorec.encoders.encoder import Encoder
@@ -83,6 +84,7 @@ class RunContext:
                 "corpus": data.manifest.digest,
                 "protocol": data.corpus.protocol,
                 "separates": _separates(data),
+                **({"shares_speakers": True} if _shares_speakers(data) else {}),
                 "utterances": {split: len(items) for split, items in data.splits.items()},
                 "bad_media": data.bad,
                 "left_out": data.left_out,
@@ -104,6 +106,13 @@ def _separates(data: PreparedData) -> str:
     """Whose utterances are never in two splits: "speakers", or "" for nobody's."""
     protocol = data.manifest.protocols.get(data.corpus.protocol)
     return "speakers" if protocol is not None and protocol.separates_speakers else ""
+
+
+def _shares_speakers(data: PreparedData) -> bool:
+    """Whether speakers are in train and test by intent."""
+    protocol = data.manifest.protocols.get(data.corpus.protocol)
+    splits = {split: data.splits[split] for split in ("train", "test")}
+    return protocol is not None and protocol.shares_speakers and bool(speaker_overlap(splits))
 
 
 def _stored(task: Task) -> dict[str, Any]:

@@ -286,7 +286,7 @@ def test_a_protocol_without_folds_has_no_fold(words: list[str], fold: int | None
 
 def test_a_value_that_must_be_given_is_named() -> None:
     with pytest.raises(UserError, match="run"):
-        compose(command="evaluate")
+        compose("to=folder", command="export")
 
 
 def test_a_config_of_an_unknown_name_is_an_error() -> None:

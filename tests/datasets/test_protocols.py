@@ -124,3 +124,18 @@ def test_the_folds_of_crema_d_have_18_or_19_actors() -> None:
     assert sorted(actor for actors in tested for actor in actors) == every
     for fold in range(5):
         assert [actor for actor in every if split(actor, fold) == "val"] == tested[(fold + 1) % 5]
+
+
+@pytest.mark.parametrize("name", WITH_FIXTURE)
+def test_every_corpus_has_random_folds_on_demand_that_keep_recordings_and_say_that_they_share_speakers(
+    small_corpus: Roots, name: str
+) -> None:
+    assert "random" not in read(small_corpus, name)[1].protocols
+    tested: Counter[str] = Counter()
+    for fold in range(5):
+        corpus, manifest, splits = read(small_corpus, name, protocol="random", fold=fold)
+        rule = manifest.protocols["random"]
+        assert (rule.folds, rule.separates_speakers, rule.shares_speakers) == (5, False, True)
+        assert speakers(splits["train"]) & speakers(splits["test"]), name
+        tested.update(item.id for item in splits["test"])
+    assert tested == Counter(item.id for item in manifest.utterances if corpus.task in item.targets)

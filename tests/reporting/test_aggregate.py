@@ -174,6 +174,20 @@ def test_groups_that_are_alone_or_alike_have_no_distinctions(store: CheckpointSt
     assert distinctions(groups_of(store)) == []
 
 
+def test_what_does_nothing_beside_a_classical_head_is_no_distinction(store: CheckpointStore) -> None:
+    svm = {"head": {"_target_": "emorec.models.classical.LinearSVM", "C": [1.0]}}
+    publish(store, {"optimizer.lr": 0.01})  # an older run, which names no head
+    publish(store, {**svm, "optimizer.lr": 0.5}, choices={"head": "linear_svm"})
+    groups = groups_of(store)
+    assert distinctions(groups) == ["head"]
+    assert {distinction(group, "head") for group in groups} == {"neural", "linear_svm"}
+    publish(store, {**GATED, "optimizer.lr": 0.01}, choices={"fusion": "gated", "head": "neural"})
+    groups = groups_of(store)
+    assert distinctions(groups) == ["fusion", "head"]
+    values = {tuple(distinction(group, key) for key in distinctions(groups)) for group in groups}
+    assert values == {("concat", "neural"), ("gated", "neural"), ("–", "linear_svm")}
+
+
 def test_a_choice_stands_for_all_values_below_it(store: CheckpointStore) -> None:
     publish(store)
     publish(

@@ -77,6 +77,8 @@ def pruned(run: LoadedRun, command: ExportConfig) -> tuple[EmotionModel, Pruning
         raise UserError(
             f"prune: expected a run without a teacher, got distillation.teacher={config.distillation.teacher}"
         )
+    if config.head is not None:
+        raise UserError(f"prune: expected null for head={config.head.target.__name__}, which has no units to remove")
     groups = _heads(run.model, config.model.hidden)
     kept = max(1, round(config.model.hidden * (1 - command.prune) / groups)) * groups
     module = data.module(config)

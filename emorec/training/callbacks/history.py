@@ -37,7 +37,7 @@ class History(EpochCallback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self.rows.append(
+        self.add(
             {
                 "epoch": trainer.current_epoch,
                 "step": trainer.global_step,
@@ -46,9 +46,13 @@ class History(EpochCallback):
                 **metrics,
             }
         )
-        self.progress.advance(1, f"{self.monitor}={metrics[self.monitor]:.3f}")
+
+    def add(self, row: dict[str, float]) -> None:
+        """Keeps the row of an epoch, and passes it to the loggers."""
+        self.rows.append(row)
+        self.progress.advance(1, f"{self.monitor}={row[self.monitor]:.3f}")
         for logger in self.loggers:
-            logger.epoch(self.rows[-1])
+            logger.epoch(row)
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.first_step = time.monotonic()
