@@ -28,8 +28,14 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     start_logging()
     with quick_imports():
-        _ = composed.config
+        cards = composed.config.card
         from emorec.training.evaluation import evaluate_run
 
-    print(evaluate_run(composed, locations, models))
+    evaluation = evaluate_run(composed, locations, models)
+    print(evaluation.text)
+    if cards.chosen:
+        from emorec.cards.writing import write_cards
+
+        for text in write_cards(evaluation, cards):
+            print(text)
     return 0

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from emorec.annotations import Count, NonNegative, Pattern, Positive, PositiveCount, Share
+from emorec.config.cards import CardConfig
 from emorec.config.instantiation import Component
 from emorec.config.launchers import LauncherConfig
 from emorec.config.validation import build
@@ -369,11 +370,16 @@ class EvaluateConfig(CommandConfig):
     """`emorec evaluate`."""
 
     missing: MissingConfig = field(default_factory=MissingConfig)
+    card: CardConfig = field(default_factory=CardConfig)
     dataset: Component | None = None
     labels: LabelMap | None
     metric: dict[str, Component | None] = field(default_factory=dict)
     run: str
     split: Literal["train", "val", "test", "all"]
+
+    def problems(self) -> Iterator[str]:
+        if self.card.chosen and self.missing.rate:
+            yield f"missing.rate: expected 0 with a card, which reads what the utterances have, got {self.missing.rate}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,8 @@ def read_view(source: Source, settings: AudioSettings) -> tuple[Waveform, Genera
     processes = source.processes or SHARED
     decoded, rate = processes.sound(path, start=source.start, end=source.end, maximum_seconds=settings.limit)
     _check(decoded, rate, settings.minimum_seconds)
+    if source.change is not None:
+        decoded = source.change(decoded, rate)
     waveform = _conditioned(resampled(decoded, rate, settings.sample_rate), settings)
     if source.view == 0 or settings.augmentation is None:
         return waveform, None
