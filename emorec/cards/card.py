@@ -48,6 +48,13 @@ def is_lower_better(metric: str) -> bool:
     return metric in ("mae", "rmse")
 
 
+def bounds_of(metric: str) -> tuple[float, float]:
+    """The least and the largest value of a metric."""
+    if is_lower_better(metric):
+        return 0.0, float("inf")
+    return (-1.0 if metric in ("ccc", "pearson") else 0.0), 1.0
+
+
 def heading(evaluation: "Evaluation", what: str) -> str:
     """The title of a card, and what it is of."""
     run, dataset = evaluation.record.run_id, evaluation.data.manifest.dataset

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from emorec.cards.card import (
     Card,
+    bounds_of,
     clusters_of,
     heading,
     interval_text,
@@ -159,7 +160,7 @@ def _group_score(name: str, part: StoredPredictions, task: Task) -> GroupScore:
     resampling = Resampling(np.zeros(count, dtype=np.int64), np.bincount(numbers).astype(np.float64))
     interval = None
     if resampling.is_defined:
-        low, high = _bounds(monitor_of(task))
+        low, high = bounds_of(monitor_of(task))
         interval = resampling.interval(float(score(sums.sum(0))), score(resampling.resampled(sums)), low=low, high=high)
     recalls = {}
     if task.kind == "classification":
@@ -184,13 +185,6 @@ def _metrics(task: Task) -> list[str]:
     return list(dict.fromkeys([monitor_of(task), *SHOWN[task.kind]]))
 
 
-def _bounds(metric: str) -> tuple[float, float]:
-    """The least and the largest value of a metric."""
-    if is_lower_better(metric):
-        return 0.0, float("inf")
-    return (-1.0 if metric in ("ccc", "pearson") else 0.0), 1.0
-
-
 def _gap(names: NDArray[np.object_], large: Sequence[GroupScore], predictions: StoredPredictions, task: Task) -> Gap:
     """Between the worst and the best group; speakers who are in both are drawn for both."""
     metric = monitor_of(task)
@@ -209,11 +203,12 @@ def _gap(names: NDArray[np.object_], large: Sequence[GroupScore], predictions: S
     strata = first.astype(np.int64) + 2 * second
     sizes = np.bincount(numbers, minlength=count).astype(np.float64)
     score, resampling = SCORES[task.kind][metric], Resampling(strata, sizes)
-    value = float(score(sums[1].sum(0)) - score(sums[0].sum(0)))
+    sign = -1 if is_lower_better(metric) else 1
+    value = sign * float(score(sums[1].sum(0)) - score(sums[0].sum(0)))
     interval = None
     if resampling.is_defined:
         drawn = [score(resampling.resampled(item)) for item in sums]
-        interval = resampling.interval(value, drawn[1] - drawn[0])
+        interval = resampling.interval(value, sign * (drawn[1] - drawn[0]))
     return Gap(worst=worst.name, best=best.name, value=value, interval=interval)
 
 
@@ -240,20 +235,13 @@ def _summary(comparisons: Sequence[Comparison], metric: str) -> str:
         values = {
             group.name: f"{group.name} {group.metrics[metric]:.3f} (n={group.utterances})" for group in item.groups
         }
-        gap = f"{abs(item.gap.value):.3f} {interval_text(_positive(item.gap))}"
+        gap = f"{item.gap.value:.3f} {interval_text(item.gap.interval)}"
         recall = max(item.recall_gaps.items(), key=lambda pair: pair[1], default=None)
         largest = "" if recall is None else f"{recall[0]} {recall[1]:.3f}"
         rows.append([item.column, of, values[item.gap.worst], values[item.gap.best], gap, largest])
     headers = ["column", "groups compared", "worst", "best", f"gap in {metric}", "largest gap in recall"]
     shown = len(headers) - (not any(row[-1] for row in rows))
     return markdown_table(headers[:shown], [row[:shown] for row in rows])
-
-
-def _positive(gap: Gap) -> Interval | None:
-    """The interval of a gap, whatever the direction of its metric."""
-    if gap.interval is None or gap.value >= 0:
-        return gap.interval
-    return Interval(-gap.interval.high, -gap.interval.low)
 
 
 def _details(item: Comparison, task: Task) -> list[str]:

@@ -32,6 +32,14 @@ def _maker(name: str) -> "Callable[[Evaluation, CardConfig], Card]":
         from emorec.cards.robustness import robustness_card
 
         return robustness_card
-    from emorec.cards.fairness import fairness_card
+    if name == "fairness":
+        from emorec.cards.fairness import fairness_card
 
-    return fairness_card
+        return fairness_card
+    if name == "explanation":
+        from emorec.cards.explanation import explanation_card
+
+        return explanation_card
+    from emorec.cards.model_card import model_card
+
+    return model_card
