@@ -91,7 +91,7 @@ class Attributor:
 
         task = self.model.task.name
         with torch.no_grad():
-            prepared = self._prepared(batch.to(self.model.device))
+            prepared = _without_padding(self._prepared(batch.to(self.model.device)))
         present = [name for name in self.modalities if bool(prepared.present[name][0])]
         inputs = tuple(_values(prepared, name) for name in present)  # (1, T, D) each
         starts = tuple(self.average[name].expand_as(values) for name, values in zip(present, inputs, strict=True))
@@ -155,6 +155,17 @@ def _values(batch: Batch, modality: str) -> Tensor:
 def _with_values(batch: Batch, values: Mapping[str, Tensor]) -> Batch:
     inputs = {name: values.get(name, own) for name, own in batch.inputs.items()}
     return replace(batch, inputs=inputs, features={name: values.get(name, own) for name, own in batch.features.items()})
+
+
+def _without_padding(batch: Batch) -> Batch:
+    """A batch of one utterance, as short as it is in each modality."""
+    lengths = {name: max(1, int(mask.sum())) for name, mask in batch.mask.items()}
+    return replace(
+        batch,
+        mask={name: mask[:, : lengths[name]] for name, mask in batch.mask.items()},
+        features={name: values[:, : lengths[name]] for name, values in batch.features.items()},
+        inputs={name: values[:, : lengths[name]] for name, values in batch.inputs.items()},
+    )
 
 
 @contextmanager

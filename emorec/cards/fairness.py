@@ -192,8 +192,8 @@ def _gap(names: NDArray[np.object_], large: Sequence[GroupScore], predictions: S
     worst, best = ordered[0], ordered[-1]
     in_either = np.isin(names, [worst.name, best.name]) & _known(predictions)
     part, own = _taken(predictions, np.flatnonzero(in_either)), names[in_either]
-    clusters, _ = clusters_of(part)
-    numbers, count = numbers_of(clusters)
+    drawn_by = {"speakers": part.speaker, "dialogues": part.dialogue, "utterances": part.id}
+    numbers, count = numbers_of(drawn_by[worst.over] if worst.over == best.over else clusters_of(part)[0])
     sums = []
     for name in (worst.name, best.name):
         rows = np.flatnonzero(own == name)
