@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from emorec.training.evaluation import Evaluation
 
 DOTS_PER_INCH = 150
+COLOURS = {"text": "#D55E00", "audio": "#0072B2", "video": "#009E73"}  # readable with every kind of colour vision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from emorec.cards import attribution, words
 from emorec.cards.attribution import Attribution, Attributor, shortened
-from emorec.cards.card import Card, heading, png_of, split_utterances
+from emorec.cards.card import COLOURS, Card, heading, png_of, split_utterances
 from emorec.cards.examples import Example, chosen_examples
 from emorec.cards.page import page_of
 from emorec.cards.shapley import Contributions, contributions
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from emorec.training.evaluation import Evaluation
 
 MOST_POINTS = 120  # of a curve on the page
-COLOURS = {"text": "#D55E00", "audio": "#0072B2", "video": "#009E73"}
 CONTRIBUTIONS = "contributions.csv"
 
 

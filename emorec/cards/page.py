@@ -4,6 +4,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from emorec.cards.card import COLOURS
 from emorec.cards.examples import Example
 from emorec.cards.words import Word
 from emorec.datasets.utterance import Task
@@ -12,7 +13,6 @@ from emorec.escaping import for_terminal
 if TYPE_CHECKING:
     from emorec.training.evaluation import Evaluation
 
-COLOURS = {"text": "#D55E00", "audio": "#0072B2", "video": "#009E73"}
 FOR, AGAINST = "0,114,178", "213,94,0"  # red, green and blue of words
 WIDTH, HEIGHT = 560, 64  # of a curve, pixels
 STYLE = """
@@ -26,10 +26,10 @@ h3 { margin: 0; font-size: 1rem; overflow-wrap: anywhere; }
 svg { display: block; max-width: 100%; } figure { margin: .6rem 0; } figcaption { color: #555; font-size: .85rem; }
 """
 INTRODUCTION = """\
-Bars: what each modality adds to the output of the predicted class (Shapley values); they lead from what is predicted of
-nothing to the output. Curves: what each stretch of time adds to its logit (integrated gradients), from the start to the
-end of the clip. Words: blue ones speak for the predicted class, orange ones against it: what the output loses or gains
-without them. All of it says what the model reads, and not what causes an emotion."""
+Bars show what each modality adds to the output of the predicted class (Shapley values), from the prior to the output
+with all modalities. Curves show what each part of the clip adds to the logit of that class (integrated gradients), from
+its start to its end. Words in blue raise the output of that class and words in orange lower it: the output changes so
+much when a word is left out. All this describes the model. It does not say what causes an emotion."""
 
 
 def page_of(evaluation: "Evaluation", shown: Sequence[Mapping[str, Any]], task: Task) -> str:
@@ -89,7 +89,7 @@ def _shaded(words: Sequence[Word]) -> str:
 
 
 def _bars(item: Mapping[str, Any]) -> str:
-    """The way from the prior to the output, a bar for each modality."""
+    """From the prior to the output: a bar for each modality, which begins where the last one ends."""
     shares: Mapping[str, float] = item["shares"]
     stations = [item["start"]]
     for share in shares.values():

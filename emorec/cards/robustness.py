@@ -3,6 +3,8 @@
 Media are changed once they are decoded, and then conditioned and encoded as `emorec predict` does, without the cache.
 """
 
+import logging
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emorec.cards.card import (
+    COLOURS,
     Card,
+    bounds_of,
     clusters_of,
     heading,
     is_lower_better,
@@ -43,7 +47,7 @@ if TYPE_CHECKING:
     from emorec.training.evaluation import Evaluation
 
 CLEAN = "unchanged"
-COLOURS = {"audio": "#0072B2", "video": "#009E73", "text": "#D55E00", MISSING: "#555555"}
+COLOUR_OF_MISSING = "#555555"
 NOTE = """\
 The row `unchanged` is of the same clips, encoded in the same way. A change is relative to it; its 95 % interval is over
 {over}, which are the same in both. Of text, errors are in that share of letters or words; noise is relative to the
@@ -152,7 +156,8 @@ class _Trial:
         self, folder: Path, clips: Sequence[Utterance], changes: dict[str, dict[str, Change]] | None = None
     ) -> StoredPredictions:
         """What the run predicts of the clips that count; unusable ones are of no class."""
-        with quiet():
+        # what cannot be read of unchanged clips is logged once
+        with quiet(level=logging.WARNING if clips is self.clips.clips and not changes else logging.ERROR):
             values = self.member.outputs(clips, folder, changes).values.numpy()  # (N, C)
         rows = [row for row, clip in enumerate(self.clips.clips) if clip.id in self.clips.counted]
         chosen, values = [self.clips.clips[row] for row in rows], values[rows]
@@ -214,7 +219,8 @@ class _Comparison:
             change = (metrics[self._metric] - self._clean) / abs(self._clean)
             if self._resampling.is_defined:
                 difference = self._score(self._resampling.resampled(sums)) - self._clean_drawn
-                interval = self._resampling.interval(change, difference / abs(self._clean))
+                least = -1.0 if bounds_of(self._metric)[0] == 0 else -math.inf  # all of it is lost
+                interval = self._resampling.interval(change, difference / abs(self._clean), low=least)
         return Row(
             condition=name,
             modality=modality,
@@ -250,7 +256,7 @@ def _figure(rows: Sequence[Row], metric: str) -> Any:
     clean = rows[0].metrics[metric]
     axes.axvline(clean, color="#888888", linewidth=1, linestyle="--")
     for number, row in enumerate(rows[1:]):
-        colour, value = COLOURS[row.modality], row.metrics[metric]
+        colour, value = COLOURS.get(row.modality, COLOUR_OF_MISSING), row.metrics[metric]
         axes.plot([clean, value], [number, number], color=colour, linewidth=1, alpha=0.5)
         axes.plot(value, number, "o", color=colour, markersize=5)
     names = [for_figure(row.condition) for row in rows[1:]]
@@ -260,7 +266,7 @@ def _figure(rows: Sequence[Row], metric: str) -> Any:
     better = "lower is better" if is_lower_better(metric) else "higher is better"
     axes.set_xlabel(f"{metric} ({better}); dashed: unchanged, {clean:.3f}")
     for modality in dict.fromkeys(row.modality for row in rows[1:]):
-        axes.plot([], [], "o", color=COLOURS[modality], label=modality)
+        axes.plot([], [], "o", color=COLOURS.get(modality, COLOUR_OF_MISSING), label=modality)
     axes.legend(frameon=False, fontsize=8, loc="best")
     axes.grid(axis="x", alpha=0.3)
     return figure
