@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emorec.datasets.utterance import Task, Utterance
+from emorec.escaping import for_markdown
 from emorec.reporting.scores import SCORES
 from emorec.reporting.statistics import Interval
 from emorec.runs.results import SHOWN
@@ -58,7 +59,7 @@ def bounds_of(metric: str) -> tuple[float, float]:
 
 def heading(evaluation: "Evaluation", what: str) -> str:
     """The title of a card, and what it is of."""
-    run, dataset = evaluation.record.run_id, evaluation.data.manifest.dataset
+    run, dataset = evaluation.record.run_id, for_markdown(evaluation.data.manifest.dataset)
     return f"# {what} of run {run}\n\ndataset={dataset}, split={evaluation.split}."
 
 

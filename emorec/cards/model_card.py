@@ -136,9 +136,13 @@ def _intervals(evaluation: "Evaluation") -> tuple[dict[str, tuple[float, Interva
 
 def _known_limits(evaluation: "Evaluation") -> list[str]:
     """What other cards of the same evaluation have found."""
-    fairness = read_object(evaluation.target / "fairness.json", "a fairness card") or {}
-    robustness = read_object(evaluation.target / "robustness.json", "a robustness card") or {}
-    found = [*_gaps(fairness), *_changes(robustness)]
+    found: list[str] = []
+    for name, lines_of in (("fairness", _gaps), ("robustness", _changes)):
+        path = evaluation.target / f"{name}.json"
+        try:
+            found += lines_of(read_object(path, f"a {name} card") or {})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"expected a {name} card of emorec in {path}, got {error!r}") from error
     return ["Measured:\n\n" + "\n".join(found)] if found else []
 
 

@@ -1,6 +1,7 @@
 """The robustness card: what is left of a run's scores under worse conditions.
 
-Media are changed once they are decoded, and then conditioned and encoded as `emorec predict` does, without the cache.
+Media are changed once they are decoded and resampled, and then conditioned and encoded as `emorec predict` does,
+without the cache.
 """
 
 import logging
@@ -49,10 +50,11 @@ if TYPE_CHECKING:
 CLEAN = "unchanged"
 COLOUR_OF_MISSING = "#555555"
 NOTE = """\
-The row `unchanged` is of the same clips, encoded in the same way. A change is relative to it; its 95 % interval is over
-{over}, which are the same in both. Of text, errors are in that share of letters or words; noise is relative to the
-sound of the whole clip; babble is five other voices of the corpus; pictures are changed after a face is cut out. What
-is done to a clip depends on `card.seed={seed}` and the clip's id alone."""
+The row `unchanged` is of the same clips, encoded in the same way. Changes are relative to it, with 95 % intervals over
+{over}, which are the same in both. Noise is relative to the sound of the whole clip at the rate of the encoder. Babble
+is five other voices of the corpus. Percentages of blur are of the picture's shorter side, of light of the values of its
+pixels, of errors in text of the letters or words. Pictures are changed after a face is cut out. What is done to a clip
+depends on `card.seed={seed}` and on the clip's id alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,8 @@ def robustness_card(evaluation: "Evaluation", settings: CardConfig) -> Card:
         )
     clips = chosen_clips(evaluation, member, settings)
     conditions = conditions_of(evaluation.data.manifest.utterances, media, settings.conditions)
-    rows, over = _Trial(member, clips, settings.seed, list(member.encoders)).rows(conditions, settings.conditions)
+    trial = _Trial(member, clips, settings.seed, progress=evaluation.config.extraction.progress)
+    rows, over = trial.rows(conditions, settings.conditions)
     metric = monitor_of(member.task)
     table = _table(rows)
     of = f"{clips.scored} clips of {clips.total}" if clips.scored < clips.total else f"all {clips.total} clips"
@@ -120,12 +123,12 @@ class _Trial:
         member: the run.
         clips: that it predicts.
         seed: of what is done to them.
-        modalities: of the run.
+        progress: whether a bar is drawn.
     """
 
-    def __init__(self, member: Member, clips: Clips, seed: int, modalities: Sequence[str]) -> None:
-        self.member, self.clips, self.seed, self.modalities = member, clips, seed, modalities
-        self.task = member.task
+    def __init__(self, member: Member, clips: Clips, seed: int, *, progress: bool) -> None:
+        self.member, self.clips, self.seed, self.progress = member, clips, seed, progress
+        self.task, self.modalities = member.task, list(member.encoders)
 
     def rows(self, conditions: Sequence[Condition], names: Sequence[str] | None) -> tuple[list[Row], str]:
         """A row for each condition and each subset of the modalities, and what their intervals are over."""
@@ -133,7 +136,7 @@ class _Trial:
         lacking = subsets(present)[1:] if names is None or MISSING in names else []
         with (
             tempfile.TemporaryDirectory(prefix="emorec_robustness_") as name,
-            Progress("conditions", 1 + len(conditions) + len(lacking), True) as progress,
+            Progress("conditions", 1 + len(conditions) + len(lacking), self.progress) as progress,
         ):
             folder = Path(name)
             clean = self._predicted(folder, self.clips.clips)

@@ -47,7 +47,10 @@ class UnfinishedDecodingError(MediaError):
 
 
 class Change(Protocol):
-    """What is done to decoded media before they are encoded, to see what a model makes of worse ones."""
+    """What is done to decoded media before they are encoded, to see what a model makes of worse ones.
+
+    Sound has the rate of the encoder by then, and pictures their size.
+    """
 
     @property
     def key(self) -> str:

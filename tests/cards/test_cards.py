@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emorec.cards.model_card import _changes, _gaps
 from emorec.cli import main
 from emorec.runs.checkpoint_store import CheckpointStore
 
@@ -96,3 +97,21 @@ def test_what_is_not_known_of_a_card_is_refused(
     for words, message in cases.items():
         assert main(["evaluate", f"run={record.run_id}", "split=val", *words.split()]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_model_card_repeats_what_the_other_cards_measured() -> None:
+    fairness = {
+        "metric": "mae",
+        "columns": [
+            {"column": "age", "gap": {"worst": "old|er", "best": "young", "value": 0.25, "interval": [0.1, 0.4]}},
+            {"column": "speaker", "gap": None},
+        ],
+    }
+    (line,) = _gaps(fairness)
+    assert line == "- by age: mae is worst for old\\|er, 0.250 [0.100, 0.400] from young"
+    rows = [("unchanged", "", None), ("noise", "audio", 0.2), ("mp3", "audio", 0.5), ("typing", "text", -0.1)]
+    keys = ("condition", "modality", "change")
+    found = list(_changes({"metric": "mae", "rows": [dict(zip(keys, row, strict=True)) for row in rows]}))
+    assert found == ["- mp3: mae changes by +50 %"]  # a larger error is worse, and a smaller one is no limit
+    found = list(_changes({"metric": "uar", "rows": [dict(zip(keys, row, strict=True)) for row in rows]}))
+    assert found == ["- typing: uar changes by -10 %"]
