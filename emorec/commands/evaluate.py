@@ -34,12 +34,20 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     start_logging()
     with quick_imports():
-        several = bool(composed.config.runs)
+        config = composed.config
         from emorec.training.ensemble import evaluate_runs
         from emorec.training.evaluation import evaluate_run
 
-    text = evaluate_runs(composed, locations, models) if several else evaluate_run(composed, locations, models).text
-    print(text)
+    if config.runs:
+        print(evaluate_runs(composed, locations, models))
+        return 0
+    evaluation = evaluate_run(composed, locations, models)
+    print(evaluation.text)
+    if config.card.chosen:
+        from emorec.cards.writing import write_cards
+
+        for text in write_cards(evaluation, config.card):
+            print(text)
     return 0
 
 

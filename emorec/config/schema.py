@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from emorec.annotations import Count, NonNegative, Pattern, Positive, PositiveCount, Share
+from emorec.config.cards import CardConfig
 from emorec.config.instantiation import Component
 from emorec.config.launchers import LauncherConfig
 from emorec.config.validation import build
@@ -370,6 +371,7 @@ class EvaluateConfig(CommandConfig):
     """`emorec evaluate`."""
 
     missing: MissingConfig = field(default_factory=MissingConfig)
+    card: CardConfig = field(default_factory=CardConfig)
     dataset: Component | None = None
     labels: LabelMap | None
     metric: dict[str, Component | None] = field(default_factory=dict)
@@ -384,6 +386,10 @@ class EvaluateConfig(CommandConfig):
             yield f"runs: expected none beside run={self.run}, got {self.runs}"
         if self.runs and self.missing.grid:
             yield "missing.grid: expected false for several runs, got true"
+        if self.runs and self.card.chosen:
+            yield "card: expected none for several runs, got some"
+        if self.card.chosen and self.missing.rate:
+            yield f"missing.rate: expected 0 with a card, which reads what the utterances have, got {self.missing.rate}"
 
 
 @dataclass(frozen=True, kw_only=True)

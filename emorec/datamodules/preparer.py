@@ -28,7 +28,7 @@ from emorec.features.spec import FeatureSpec
 from emorec.features.store import FeatureStore, open_reader
 from emorec.features.streaming import RowCount, StreamedReader
 from emorec.media.decoding_process import DecodingProcesses
-from emorec.media.source import Source
+from emorec.media.source import Change, Source
 from emorec.storage.digests import FileDigests, digest_of
 
 log = logging.getLogger(__name__)
@@ -230,15 +230,26 @@ class DataPreparer:
         return self._features[key]
 
     def extracted(
-        self, config: ExtractConfig, encoder: Encoder, manifest: Manifest, chosen: list[Utterance], width: int | None
+        self,
+        config: ExtractConfig,
+        encoder: Encoder,
+        manifest: Manifest,
+        chosen: list[Utterance],
+        width: int | None,
+        *,
+        changes: Mapping[str, Change] | None = None,
     ) -> PreparedFeatures:
         """The features of the chosen utterances in one modality; nothing of them is held here.
 
-        `width` is that of the features, where the utterances need not have any, else `None`.
+        `width` is that of the features, where the utterances need not have any, else `None`. `changes` are
+        {utterance id: what is done to its media}.
         """
         modality, settings = encoder.modality, config.extraction
         trains, encoder = encoder.mode != "frozen", encoder.stored()
         sources = {item.id: encoder.source(item, manifest) for item in chosen}
+        for name, change in (changes or {}).items():
+            if (source := sources[name]) is not None:
+                sources[name] = replace(source, change=change)
         if all(source is None for source in sources.values()):
             if width is None:
                 raise UserError(

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from emorec.datasets.utterance import Utterance
 from emorec.errors import UserError
 from emorec.features.devices import exact_float32, own_device
 from emorec.inference.clips import INPUT
+from emorec.media.source import Change
 from emorec.models.builder import front_of
 from emorec.runs.backbones import check_checkpoint
 
@@ -88,16 +89,22 @@ class Member:
         """Whether clips are compared with the others of their speaker."""
         return self.config.model.is_by_speaker
 
-    def outputs(self, clips: Sequence[Utterance], folder: Path) -> Outputs:
+    def outputs(
+        self, clips: Sequence[Utterance], folder: Path, changes: Mapping[str, Mapping[str, Change]] | None = None
+    ) -> Outputs:
         """What the run says about clips: N of them, whole dialogues and speakers where it needs them.
 
         Args:
             folder: takes the features; those that lie there are used.
+            changes: {modality: {id of a clip: what is done to its media before they are encoded}}.
         """
+        changes = changes or {}
         preparer = DataPreparer(folder)
         manifest = Manifest(dataset=INPUT, utterances=tuple(clips), tasks={}, protocols={})
         features = {
-            name: preparer.extracted(self.config, encoder, manifest, list(clips), self.run.widths[name])
+            name: preparer.extracted(
+                self.config, encoder, manifest, list(clips), self.run.widths[name], changes=changes.get(name)
+            )
             for name, encoder in self.encoders.items()
         }
         readers = {name: item.reader for name, item in features.items()}

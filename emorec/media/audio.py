@@ -74,7 +74,10 @@ def read_view(source: Source, settings: AudioSettings) -> tuple[Waveform, Genera
     processes = source.processes or SHARED
     decoded, rate = processes.sound(path, start=source.start, end=source.end, maximum_seconds=settings.limit)
     _check(decoded, rate, settings.minimum_seconds)
-    waveform = _conditioned(resampled(decoded, rate, settings.sample_rate), settings)
+    waveform = resampled(decoded, rate, settings.sample_rate)
+    if source.change is not None:  # at this rate, so that noise is in the band that is heard, whatever the file's
+        waveform = source.change(waveform, settings.sample_rate)
+    waveform = _conditioned(waveform, settings)
     if source.view == 0 or settings.augmentation is None:
         return waveform, None
     generator = generator_of(source.view, path, source.segment)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, Protocol
+
+from numpy.typing import NDArray
 
 from emorec.errors import UserError, first_line
 from emorec.media.augmentation import Augmentation
@@ -44,6 +46,20 @@ class UnfinishedDecodingError(MediaError):
     """Decoding a source takes too long or too much memory, or crashes: on another day it may not."""
 
 
+class Change(Protocol):
+    """What is done to decoded media before they are encoded, to see what a model makes of worse ones.
+
+    Sound has the rate of the encoder by then, and pictures their size.
+    """
+
+    @property
+    def key(self) -> str:
+        """Identifies the change, with all that it depends on but the media."""
+
+    def __call__(self, media: NDArray[Any], rate: int) -> NDArray[Any]:
+        """The changed media, of the same type: sound (samples,) at a rate in Hz, or frames (N, H, W, 3) with rate 0."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """What an encoder will read.
@@ -58,6 +74,7 @@ class Source:
         prompt: template around the text.
         context: earlier turns read with the text, oldest first.
         view: number of the augmented view; 0 for the source as it is.
+        change: what is done to the decoded media; `None` for nothing.
         processes: which decode it, `None` for those that are shared; they do not count in its key.
     """
 
@@ -70,6 +87,7 @@ class Source:
     prompt: str | None = None
     context: tuple[str, ...] = ()
     view: int = 0
+    change: Change | None = None
     processes: "DecodingProcesses | None" = field(default=None, compare=False, repr=False)
 
     @property
@@ -83,7 +101,9 @@ class Source:
         Raises:
             OSError: the file is missing or cannot be read.
         """
-        identity = {name: value for name, value in vars(self).items() if name not in ("path", "processes")}
+        identity = {name: value for name, value in vars(self).items() if name not in ("path", "processes", "change")}
+        if self.change is not None:
+            identity["change"] = self.change.key
         identity["content"] = None
         if self.path is not None:
             require_regular(self.path)

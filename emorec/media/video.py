@@ -67,6 +67,8 @@ def read_video(
     """
     assert source.path is not None
     frames = _decoded(source, settings, reader or DEFAULT_READER, missed)
+    if source.change is not None:
+        frames = source.change(frames, 0)
     if source.view == 0 or settings.augmentation is None:
         return frames
     return settings.augmentation.vary(frames, generator_of(source.view, source.path, source.segment))

@@ -143,12 +143,13 @@ class EmotionModel(FastModule):
         With `model.normalisation=speaker` the batch carries its speakers' statistics. With a standardisation of the
         fused vectors, in evaluation each utterance stands alone; `predict` compares it with the others of its speaker.
         """
-        fusion = self._fusion_of(batch, mixing)
+        fusion = self.fusion_of(batch, mixing)
         if self.standardisation is not None:
             fusion = replace(fusion, fused=self.standardisation(fusion.fused, batch.speaker))
         return self._output(fusion)
 
-    def _fusion_of(self, batch: Batch, mixing: Mixing | None = None) -> FusionOutput:
+    def fusion_of(self, batch: Batch, mixing: Mixing | None = None) -> FusionOutput:
+        """The output of the fusion for a batch, before the fused vectors are standardised."""
         features, masks, present = {}, dict(batch.mask), dict(batch.present)
         for modality in self.projection:
             if modality in self.encoder:
@@ -328,7 +329,7 @@ class EmotionModel(FastModule):
     def _evaluate(self, batch: Batch) -> BatchResult | Waiting:
         if self.standardisation is None:
             return self._result(self(batch), batch)
-        return Waiting(replace(batch, features={}, inputs={}), self._fusion_of(batch))
+        return Waiting(replace(batch, features={}, inputs={}), self.fusion_of(batch))
 
     def _results(self, evaluated: list[BatchResult | Waiting]) -> list[BatchResult]:
         """The results of all batches of a split: those that waited are standardised together, in float32."""
@@ -405,7 +406,7 @@ class EmotionModel(FastModule):
 
     def _fusions(self, batches: Iterable[Batch]) -> list[FusionOutput]:
         on_device = (batch.to(self.device) for batch in batches)
-        return self._standardised([(self._fusion_of(batch), batch.speaker) for batch in on_device])
+        return self._standardised([(self.fusion_of(batch), batch.speaker) for batch in on_device])
 
     def _standardised(self, fusions: Sequence[tuple[FusionOutput, Tensor]]) -> list[FusionOutput]:
         """Outputs of the fusion, with the speakers (B,) of their rows, standardised together, in float32."""

@@ -87,6 +87,15 @@ class Sample:
         return {**{name: float(score(sums)) for name, score in SCORES[self.kind].items()}, **self.calibration}
 
 
+def cluster_sums(predictions: StoredPredictions, numbers: NDArray[np.int64], clusters: int) -> Array:
+    """As `Sample.sums`, of predictions as they are stored."""
+    target, predicted = predictions.target, predictions.predicted
+    if not predictions.is_classification:
+        return value_sums(target, predicted, numbers, clusters=clusters)
+    classes = predictions.probabilities.shape[1]
+    return class_sums(target, predicted, numbers, clusters=clusters, classes=classes)
+
+
 def _numbered(names: Names) -> tuple[ClusterNames, NDArray[np.int32]] | None:
     """The sorted names and the number of each; `None` where some are unknown, or where there are no utterances."""
     if len(names) == 0 or any(name is None for name in names):

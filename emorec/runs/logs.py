@@ -69,12 +69,12 @@ def log_to(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def quiet(enabled: bool = True) -> Iterator[None]:
-    """If enabled, logs only warnings and errors."""
+def quiet(enabled: bool = True, *, level: int = logging.WARNING) -> Iterator[None]:
+    """If enabled, logs only what is at a level or above: warnings and errors by default."""
     logger = logging.getLogger("emorec")
-    level = logger.level
-    logger.setLevel(logging.WARNING if enabled else level)
+    before = logger.level
+    logger.setLevel(level if enabled else before)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.setLevel(before)

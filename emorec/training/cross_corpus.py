@@ -126,7 +126,7 @@ def _own_cell(name: str, record: RunRecord, folder: Path, metrics: Sequence[str]
 
 def _cell(name: str, other: str, record: RunRecord, found: Evaluation, metrics: Sequence[str]) -> Cell:
     """The result of a run on all of another corpus."""
-    source = digest_of([record.weights, found.corpus])
+    source = digest_of([record.weights, found.data.manifest.digest])
     return Cell(name, other, record.run_id, found.utterances, _of_split(found.metrics, WHOLE, metrics), source)
 
 

@@ -92,7 +92,7 @@ def _members(
         source, corpus = folder, str(record.data.get("corpus", ""))
         if asked.dataset is not None or asked.split == "train" or asked.missing.rate:
             found = evaluate_run(composed.with_values(run=str(folder), runs=[]), locations, models)
-            source, corpus = found.target, found.corpus
+            source, corpus = found.target, found.data.manifest.digest
         members.append(Member(record, source, _stored(record, source, asked.split), corpus))
     return members
 

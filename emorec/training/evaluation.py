@@ -1,8 +1,8 @@
 """Applies trained models: to validation and test after training, and to other data later."""
 
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from emorec.config.keys import LOCATIONS, OPERATIONAL
 from emorec.config.schema import EvaluateConfig, TrainConfig, TrainerConfig
 from emorec.config.validation import validated
 from emorec.datamodules.leakage import check_not_trained_on
+from emorec.datamodules.prepared_data import PreparedData
 from emorec.datamodules.preparer import DataPreparer
 from emorec.datamodules.utterances import UtteranceDataModule
 from emorec.datasets.utterance import UNLABELLED
@@ -34,15 +35,46 @@ log = logging.getLogger(__name__)
 WHOLE = "all"  # splits of another corpus
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What evaluating a run has given."""
+    """A finished run, applied to a split.
 
-    text: str  # what is printed
-    target: Path  # the folder of metrics and predictions
-    corpus: str  # digest
+    Attributes:
+        text: a line that sums it up, and a table where that was asked for.
+        target: the folder with the metrics and predictions.
+        split: as asked for: "train", "val", "test" or "all".
+        record: of the run.
+        folder: of the run.
+        models: {modality: folder of the checkpoint of its encoder}, where it lies elsewhere now.
+        config: of the run, with the corpus that was read.
+        data: the corpus, its splits and features.
+        model: with the weights of the run.
+        batches: reads the utterances of the split anew.
+        utterances: number of those that were predicted.
+        metrics: {`<split>/<metric>`: value}.
+    """
+
+    text: str
+    target: Path
+    split: str
+    record: RunRecord
+    folder: Path
+    models: Mapping[str, str]
+    config: TrainConfig
+    data: PreparedData
+    model: EmotionModel
+    batches: Callable[[], Iterable[Batch]]
     utterances: int
-    metrics: dict[str, float]  # {"test/uar": …}
+    metrics: Mapping[str, float]
+
+    @property
+    def loaded_split(self) -> str:
+        """The key of the split in `data`."""
+        return "test" if self.split == WHOLE else self.split
+
+    def predict(self, batches: Iterable[Batch]) -> Predictions:
+        """What the run predicts."""
+        return predict(self.model, batches, self.config.trainer)
 
 
 def predict(model: EmotionModel, batches: Iterable[Batch], settings: TrainerConfig) -> Predictions:
@@ -137,13 +169,25 @@ def evaluate_run(
     total = f" of {len(data.manifest.utterances)}" if split == WHOLE else ""
     counts = [f"dataset={data.manifest.dataset}", f"utterances={len(predictions.id)}{total}"]
     line = "  ".join([f"run {record.run_id}", *counts, *values, *remarks(record), str(target)])
-    evaluation = Evaluation(line, target, data.manifest.digest, len(predictions.id), metrics)
-    if not missing.grid:
-        return evaluation
-    rows = grid(partial(predict, model, settings=config.trainer), batches, list(data.features), data.task)
-    of_what = {"weights": digest_of(record.weights), "corpus": data.manifest.digest, "split": split}
-    write_json(target / MISSING, {**of_what, "rows": rows})
-    return replace(evaluation, text=f"{line}\n{grid_table(rows, data.task)}")
+    if missing.grid:
+        rows = grid(partial(predict, model, settings=config.trainer), batches, list(data.features), data.task)
+        of_what = {"weights": digest_of(record.weights), "corpus": data.manifest.digest, "split": split}
+        write_json(target / MISSING, {**of_what, "rows": rows})
+        line = f"{line}\n{grid_table(rows, data.task)}"
+    return Evaluation(
+        text=line,
+        target=target,
+        split=split,
+        record=record,
+        folder=folder,
+        models=models or {},
+        config=config,
+        data=data,
+        model=model,
+        batches=batches,
+        utterances=len(predictions.id),
+        metrics=metrics,
+    )
 
 
 def _check_labels(labels: list[str], record: RunRecord, dataset: str) -> None:

@@ -23,7 +23,7 @@ REQUIRED = {
     "export": ["run=0123456789ab", "to=folder"],
     "tune": ["study.name=first"],
 }  # what a command line must give
-PARTS = ("media", "missing", "search")  # groups that other groups or another command compose
+PARTS = ("card", "media", "missing", "search")  # groups that other groups or another command compose
 GROUPS = sorted({path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*/*.yaml")} - set(PARTS))
 CHOICES = [(group, name) for group in GROUPS for name in names(group, without=())]
 

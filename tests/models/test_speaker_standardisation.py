@@ -110,7 +110,7 @@ def test_predictions_compare_all_utterances_of_a_speaker_whatever_their_batches(
     assert first.scores == pytest.approx(second.scores, rel=1e-5)
     (batch,) = batches((30,))
     model.eval()
-    fused, head = model._fusion_of(batch).fused, model.head
+    fused, head = model.fusion_of(batch).fused, model.head
     assert model.standardisation is not None
     assert head is not None
     expected = head(model.standardisation.among(fused, batch.speaker))

@@ -1,22 +1,13 @@
 """The model card of an export."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from emorec import __version__
 from emorec.inference.export.graph import ExportGraph
 from emorec.inference.export.graph_input import MEANING, GraphInput
-from emorec.inference.export.huggingface import without_paths
 from emorec.inference.loaded_run import LoadedRun
-from emorec.runs.results import remarks, scalar_metrics
+from emorec.inference.run_card import LICENCE, LIMITS, data_text, origin_text, results_text
 
-SPLITS = ("val", "test")
-LIMITS = """\
-The model repeats how the raters of its corpus named emotions in recordings of that corpus. It does not measure what a
-person feels. Scores fall on other languages, ages, microphones, cameras and settings; test it on your own data first.
-
-Out of scope: decisions about people, and inferring emotions at work or in education, which the European Union's AI Act
-(Regulation 2024/1689, Article 5) prohibits but for medical or safety reasons."""
 OPTIMUM = {"batch": (1, 1, 32), "dialogues": (1, 1, 4), "turns": (1, 8, 64)}  # least, best and most for TensorRT
 LOADERS = {  # of the files of torch
     "torch": 'torch.export.load("model.pt2").module()',
@@ -43,7 +34,7 @@ def card_of(run: LoadedRun, graph: ExportGraph, form: str, changes: Sequence[str
         "## Labels",
         ", ".join(f"`{label}`" for label in task.labels),
         "## Data and protocol",
-        _data(run),
+        "\n".join([data_text(run), *_of_graph(run)]),
         "## Results",
         *(
             [
@@ -53,14 +44,13 @@ def card_of(run: LoadedRun, graph: ExportGraph, form: str, changes: Sequence[str
             if changes
             else []
         ),
-        _results(run),
+        results_text(run),
         "## Limits and use that is out of scope",
         LIMITS,
         "## Licence",
-        "Not stated by the run. The licences of its corpus and of its pretrained checkpoints bind what was trained on "
-        "them.",
+        LICENCE,
         "## Origin",
-        _origin(run),
+        origin_text(run),
     ]
     if form not in LOADERS:
         parts += ["## TensorRT", _tensorrt(graph)]
@@ -110,42 +100,14 @@ def _bounds(item: GraphInput) -> str:
     return f" ({'; '.join(bounds)})" if bounds else ""
 
 
-def _data(run: LoadedRun) -> str:
-    dataset = run.config.get("dataset", {})
-    chosen = {key: dataset.get(key) for key in ("task", "protocol", "fold") if dataset.get(key) is not None}
-    name = run.record.choices.get("dataset") or str(dataset.get("_target_", "")).rpartition(".")[2]
-    stated = {**chosen, **{key: value for key, value in run.record.data.items() if isinstance(value, str | int)}}
-    digest = stated.pop("corpus", None)
-    lines = [f"- corpus: {name}{f', digest {digest}' if digest else ''}"]
-    lines += [f"- {key}: {value}" for key, value in stated.items() if key != "dataset"]
-    lines += [f"- {remark}" for remark in remarks(run.record)]
+def _of_graph(run: LoadedRun) -> list[str]:
+    """Where the graph computes otherwise than the run."""
+    lines = []
     if (precision := str(run.config.get("trainer", {}).get("precision", "32"))) != "32":
         lines.append(f"- the run computed in {precision}, the graph computes in float32")
     if run.train_config.model.is_by_speaker:
         lines.append("- the graph normalises by the statistics of the training split, since who speaks is not known")
-    return "\n".join(lines)
-
-
-def _results(run: LoadedRun) -> str:
-    scores = scalar_metrics(run.metrics)
-    splits = [split for split in SPLITS if any(name.startswith(f"{split}/") for name in scores)]
-    names = sorted({name.partition("/")[2] for name in scores if name.partition("/")[0] in splits})
-    rows = [f"| | {' | '.join(splits)} |", "|---" * (1 + len(splits)) + "|"]
-    for name in names:
-        values = (f"{scores[f'{split}/{name}']:.4f}" if f"{split}/{name}" in scores else "" for split in splits)
-        rows.append(f"| {name} | {' | '.join(values)} |")
-    return "\n".join(rows)
-
-
-def _origin(run: LoadedRun) -> str:
-    record = run.record
-    versions: Mapping[str, Any] = record.provenance
-    commit = versions.get("git_commit") or versions.get("commit")
-    lines = [f"- run: {record.run_id}, {record.selected}, seed {record.seed}", f"- trained: {record.started}"]
-    words = (without_paths(word) for override in record.overrides for word in [override.partition("=")])
-    lines.append(f"- command: `emorec train {' '.join(''.join(word) for word in words)}`")
-    lines += [f"- commit of emorec: {commit}"] if commit else []
-    return "\n".join(lines)
+    return lines
 
 
 def _tensorrt(graph: ExportGraph) -> str:

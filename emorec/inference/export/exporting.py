@@ -22,7 +22,7 @@ from emorec.inference.export.files import (
 )
 from emorec.inference.export.folder import new_folder, require_new
 from emorec.inference.export.graph import ExportGraph, check_exportable
-from emorec.inference.export.huggingface import card_header, write_weights
+from emorec.inference.export.huggingface import write_weights
 from emorec.inference.export.onnx_file import DIGEST, Session, onnx_bytes, require_onnx
 from emorec.inference.export.parity import Parity, check_parity
 from emorec.inference.export.port import Port, ports_of
@@ -31,6 +31,7 @@ from emorec.inference.export.quantization import calibration_inputs, compare, qu
 from emorec.inference.export.tensorrt import engine_of, require_tensorrt
 from emorec.inference.export.validation import ValidationInputs
 from emorec.inference.loaded_run import LoadedRun, load_run
+from emorec.inference.run_card import card_header
 from emorec.models.emotion_model import EmotionModel
 from emorec.runs.backbones import check_checkpoint
 from emorec.storage.atomic import strict_json
@@ -93,7 +94,8 @@ def export_run(config: ExportConfig) -> str:
         write_labels(folder, exported.graph)
         write_self_test(folder, exported.graph, exported.ports, exported.example)
         write_tokenizers(folder, exported.ports)
-        header = card_header(run, exported.graph, lines) if config.format == "huggingface" else ""
+        modalities = [item.name for item in exported.graph.inputs]
+        header = card_header(run, modalities, lines) if config.format == "huggingface" else ""
         (folder / "README.md").write_text(header + card_of(run, exported.graph, config.format, lines))
     size = sum(path.stat().st_size for path in target.iterdir()) / 1e6
     line = f"run {run.record.run_id}: {config.format}, {size:.1f} MB  {target}"

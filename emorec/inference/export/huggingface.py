@@ -1,17 +1,13 @@
 """A folder that `push_to_hub` takes: weights as safetensors, a config, and results as the hub shows them."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from emorec import __version__
 from emorec.inference.export.graph import ExportGraph
 from emorec.inference.loaded_run import LoadedRun
-from emorec.runs.results import scalar_metrics
+from emorec.inference.run_card import without_paths
 from emorec.storage.atomic import strict_json
 
-HUB_TASKS = {"text": "text-classification", "audio": "audio-classification", "video": "video-classification"}
-HUB_METRICS = ("accuracy", "uar", "macro_f1", "weighted_f1", "ccc", "mae", "pearson")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
@@ -36,43 +32,3 @@ def write_weights(folder: Path, run: LoadedRun, graph: ExportGraph) -> None:
         "feature_specs": run.record.feature_specs,
     }
     (folder / CONFIG).write_text(strict_json(without_paths(config)) + "\n")
-
-
-def without_paths(value: Any) -> Any:
-    """Plain data in which the path of a local folder is its last part: it means nothing elsewhere."""
-    if isinstance(value, dict):
-        return {key: without_paths(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_paths(item) for item in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-
-
-def card_header(run: LoadedRun, graph: ExportGraph, changes: Sequence[str] = ()) -> str:
-    """The header of a card on the hub: tags, metrics, and the results of each split, if nothing was changed since."""
-    from huggingface_hub import EvalResult, ModelCardData
-
-    modalities = [item.name for item in graph.inputs]
-    task = HUB_TASKS[modalities[0]] if len(modalities) == 1 else "other"
-    corpus = run.record.choices.get("dataset") or "unknown"
-    scores = scalar_metrics(run.metrics)
-    results = [
-        EvalResult(
-            task_type=task,
-            dataset_type=corpus,
-            dataset_name=corpus,
-            dataset_split=name.partition("/")[0],
-            metric_type=name.partition("/")[2],
-            metric_value=round(value, 6),
-        )
-        for name, value in sorted(scores.items())
-        if name.partition("/")[2] in HUB_METRICS and not changes
-    ]
-    data = ModelCardData(
-        library_name="emorec",
-        pipeline_tag=None if task == "other" else task,
-        tags=["emotion-recognition", *modalities],
-        metrics=sorted({result.metric_type for result in results}),
-        model_name=f"emorec-{run.record.run_id}",
-        eval_results=results or None,
-    )
-    return f"---\n{data.to_yaml()}\n---\n\n"

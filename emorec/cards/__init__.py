@@ -1,0 +1,1 @@
+"""Cards: what an evaluation says about the limits of a run."""
