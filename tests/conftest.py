@@ -105,6 +105,14 @@ def _warm_parent() -> None:
     os.environ.update(kept)
 
 
+def run_ranks(work: Callable[..., None], *arguments: object, ranks: int = 2) -> None:
+    """Calls `work(rank, *arguments)` of a test module in forked processes, and waits for their end."""
+    from torch import multiprocessing
+
+    _warm_parent()
+    multiprocessing.start_processes(work, arguments, nprocs=ranks, start_method="forkserver")
+
+
 def environment(root: Path) -> dict[str, str]:
     """The environment of a process of emorec."""
     return {**os.environ, "EMOREC_ROOT": str(root), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
