@@ -47,6 +47,12 @@ SECRET_WORDS = [
 ]
 
 
+@pytest.fixture
+def root(empty_root: Path) -> Path:
+    """Without features, so that what is written is seen."""
+    return empty_root
+
+
 def words_with(value: str) -> list[list[str]]:
     return [
         [f"notes={value}"],

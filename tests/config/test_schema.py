@@ -29,6 +29,12 @@ GROUPS = sorted({path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS
 CHOICES = [(group, name) for group in GROUPS for name in names(group, without=())]
 
 
+@pytest.fixture
+def root(empty_root: Path) -> Path:
+    """Without features, so that what is written is seen."""
+    return empty_root
+
+
 def compose(*overrides: str, command: str = "train") -> Composed[CommandConfig]:
     with composer(parse(command, overrides), SCHEMAS[command]) as open_composer:
         return open_composer.compose(overrides)
