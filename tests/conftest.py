@@ -1,6 +1,7 @@
 """Fixtures: small real media, a small demo corpus, and the command line in this process or in one of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -48,13 +49,30 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_demo: Path) -> Path:
+def empty_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_demo: Path) -> Path:
     """An EMOREC_ROOT where only the demo corpus is, with few clips."""
     folder = tmp_path / "root"
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "demo").symlink_to(small_demo)
     monkeypatch.setenv("EMOREC_ROOT", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo_features(small_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the features of the small demo corpus by the default encoders."""
+    folder = tmp_path_factory.mktemp("demo_features")
+    process = emorec_process("extract", f"dataset.root={small_demo}", root=folder)
+    error = process.communicate()[1]
+    assert process.returncode == 0, error
+    return folder / "cache"
+
+
+@pytest.fixture
+def root(empty_root: Path, demo_features: Path) -> Path:
+    """An EMOREC_ROOT where only the demo corpus is, with few clips, and its features."""
+    shutil.copytree(demo_features, empty_root / "cache")
+    return empty_root
 
 
 @pytest.fixture
@@ -103,6 +121,14 @@ def _warm_parent() -> None:
     kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("EMOREC_")}
     start_warm_parent()
     os.environ.update(kept)
+
+
+def run_ranks(work: Callable[..., None], *arguments: object, ranks: int = 2) -> None:
+    """Calls `work(rank, *arguments)` of a test module in forked processes, and waits for their end."""
+    from torch import multiprocessing
+
+    _warm_parent()
+    multiprocessing.start_processes(work, arguments, nprocs=ranks, start_method="forkserver")
 
 
 def environment(root: Path) -> dict[str, str]:

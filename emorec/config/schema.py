@@ -86,6 +86,7 @@ class ExtractionConfig:
     clip_seconds: Positive = 600.0  # to decode one clip; a clip that takes longer counts as bad media
     clip_bytes: PositiveCount = 4_000_000_000  # of memory to decode one clip; as `clip_seconds`
     on_bad_media: Literal["skip", "fail"] = "skip"  # leave an utterance's modality out, or end with a list of them
+    every_seconds: NonNegative = 15.0  # between two writes of features
     device: str | None = None  # where encoders run; `None` for the GPU if there is one
     stale_after: Positive = STALE_SECONDS  # seconds without a heartbeat after which a host's work is taken over
     verify: bool = False  # hash every file again, instead of trusting its size, times and inode

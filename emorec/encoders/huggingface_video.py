@@ -102,9 +102,13 @@ class HuggingFaceVideo(HuggingFaceEncoder):
         return self._convolution_part().requires_grad_(False).eval()
 
     def _convolution_part(self) -> ConvolutionPart:
+        return ConvolutionPart(**self._convolution_options())
+
+    def _convolution_options(self) -> dict[str, Any]:
+        """The arguments of a `ConvolutionPart`, with the network's weights."""
         network = self._load_network().requires_grad_(True)
         buffers = {"factor": self.get_buffer("_factor"), "shift": self.get_buffer("_shift")}
-        return ConvolutionPart(network, size=self.media.size, pooling=self.pooling, **buffers)
+        return {"network": network, "size": self.media.size, "pooling": self.pooling, **buffers}
 
     def augment(self) -> Augment | None:
         return None if self.augmentation is None else self.augmentation.vary

@@ -26,7 +26,7 @@ class ConvolutionPart(TrainedPart):
         options: of `TrainedPart`.
     """
 
-    def __init__(self, network: Any, *, size: int, factor: Tensor, shift: Tensor, **options: Any) -> None:
+    def __init__(self, *, network: Any, size: int, factor: Tensor, shift: Tensor, **options: Any) -> None:
         super().__init__(**options)
         self.network, self.size = network, size
         self.register_buffer("factor", factor, persistent=False)
@@ -39,7 +39,7 @@ class ConvolutionPart(TrainedPart):
     def frames(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         pixels = scaled_pixels(values, self.size, self.get_buffer("factor"), self.get_buffer("shift"))
         vectors = self.network(pixels.flatten(0, 1)).pooler_output  # (N · F, D)
-        return vectors.reshape(values.shape[0], -1, self.frame_dim), lengths
+        return vectors.reshape(values.shape[0], -1, vectors.shape[1]), lengths
 
 
 class PicturePart(PretrainedPart):

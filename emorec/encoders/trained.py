@@ -158,6 +158,10 @@ class TrainedPart(nn.Module, ABC):
         """How many layers lie between a parameter and the part's output, for rates that decay by layer."""
         return 0
 
+    def is_new(self, name: str) -> bool:
+        """Whether a parameter has new weights above pretrained ones: it learns at the optimizer's own rate."""
+        return False
+
     def forward(
         self, values: Tensor, mask: Tensor, present: Tensor, draw: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -26,14 +26,13 @@ from emorec.media.source import MediaError, Source, UnfinishedDecodingError
 BATCHES_OF_A_WINDOW = 4  # that are sorted by length together
 AHEAD = 1  # windows that are decoded while one is encoded
 PUBLISH_BYTES = 128 << 20
-PUBLISH_SECONDS = 15.0
 
 
 class _Publisher:
-    """Collects the computed entries that a store lacks and writes them as shards."""
+    """Collects the computed entries that a store lacks and writes them as shards, every few seconds."""
 
-    def __init__(self, store: FeatureStore) -> None:
-        self.store = store
+    def __init__(self, store: FeatureStore, every_seconds: float) -> None:
+        self.store, self.every_seconds = store, every_seconds
         self._missing: set[bytes] = set()
         self._clear()
 
@@ -49,7 +48,7 @@ class _Publisher:
         if key in self._missing:
             self.entries.append((key, values, reason))
             self.bytes += values.nbytes
-            if self.bytes > PUBLISH_BYTES or time.monotonic() - self.since > PUBLISH_SECONDS:
+            if self.bytes > PUBLISH_BYTES or time.monotonic() - self.since > self.every_seconds:
                 self.publish()
 
     def publish(self) -> None:
@@ -89,7 +88,7 @@ class Computation:
         self.encoder, self.sources, self.names, self.settings = encoder, sources, names, settings
         self.digests, self.advance = stores[0].digests, advance
         self.unfinished: dict[bytes, str] = {}
-        self._publishers = [_Publisher(store) for store in stores]
+        self._publishers = [_Publisher(store, settings.every_seconds) for store in stores]
         self._check: PrecisionCheck | None = None  # once the encoder is loaded
         self._real = self._padded = 0
 

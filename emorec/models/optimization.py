@@ -50,7 +50,8 @@ class OptimizerFactory:
         for part in parts.values():
             top = self.component.rates.encoder_lr or own_rate * part.rate
             for name, parameter in part.trained():
-                key = (top * self.component.rates.layer_decay ** part.depth(name), parameter.dim() > 1)
+                decayed = top * self.component.rates.layer_decay ** part.depth(name)
+                key = (own_rate if part.is_new(name) else decayed, parameter.dim() > 1)
                 groups.setdefault(key, []).append(parameter)
                 of_encoders.add(id(parameter))
         others = [item for item in model.parameters() if item.requires_grad and id(item) not in of_encoders]

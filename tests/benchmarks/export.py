@@ -37,7 +37,7 @@ class EfficientNetLstm(TrainedPart):
             image_size=SIZE, width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280, dropout_rate=0.2
         )
         scale = {"factor": torch.full((3, 1, 1), 1 / 255), "shift": torch.full((3, 1, 1), -0.5)}
-        self.pictures = ConvolutionPart(EfficientNetModel(config), size=SIZE, **scale)
+        self.pictures = ConvolutionPart(network=EfficientNetModel(config), size=SIZE, **scale)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):  # transformers makes it with a gain of 0
                 nn.init.ones_(module.weight)

@@ -89,12 +89,12 @@ def test_an_unknown_key_is_named(capsys: pytest.CaptureFixture[str], root: Path)
     assert "learning_rate" in capsys.readouterr().err
 
 
-def test_all_problems_of_a_config_are_named_at_once(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+def test_all_problems_of_a_config_are_named_at_once(capsys: pytest.CaptureFixture[str], empty_root: Path) -> None:
     assert main(["train", "seed=-1", "batch_size=0", "trainer.devices=0", "trainer.precision=8"]) == 2
     printed = capsys.readouterr().err
     assert all(name in printed for name in ("seed", "batch_size", "trainer.devices", "trainer.precision"))
     assert "4 problem" in printed
-    assert [path.name for path in root.iterdir()] == ["data"]
+    assert [path.name for path in empty_root.iterdir()] == ["data"]
 
 
 def test_a_class_outside_the_trusted_packages_is_refused(capsys: pytest.CaptureFixture[str], root: Path) -> None:

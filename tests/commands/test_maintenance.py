@@ -23,6 +23,12 @@ TRAINING = ("trainer.max_epochs=1", "model.hidden=16", "batch_size=8", "encoder/
 Printed = pytest.CaptureFixture[str]
 
 
+@pytest.fixture
+def root(empty_root: Path) -> Path:
+    """Without features, so that what is written is seen."""
+    return empty_root
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, small_demo: Path) -> Path:
     """A root with one finished run, and with features in many shards that no run was trained on."""

@@ -196,12 +196,12 @@ def test_one_failing_job_of_a_multirun_does_not_take_the_others_with_it(
     ],
 )
 def test_invalid_settings_are_reported_before_anything_is_written(
-    root: Path, train_overrides: list[str], words: str, message: str, capsys: pytest.CaptureFixture[str]
+    empty_root: Path, train_overrides: list[str], words: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", *train_overrides, *words.split()]) == 2
     assert message in capsys.readouterr().err
-    assert not list(root.glob("**/run.json"))
-    assert not list(root.glob("cache/*/*.safetensors"))
+    assert not list(empty_root.glob("**/run.json"))
+    assert not list(empty_root.glob("cache/*/*.safetensors"))
 
 
 def test_unusual_combinations_train(root: Path, train_overrides: list[str]) -> None:

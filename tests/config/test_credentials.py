@@ -47,6 +47,12 @@ SECRET_WORDS = [
 ]
 
 
+@pytest.fixture
+def root(empty_root: Path) -> Path:
+    """Without features, so that what is written is seen."""
+    return empty_root
+
+
 def words_with(value: str) -> list[list[str]]:
     return [
         [f"notes={value}"],
@@ -213,10 +219,9 @@ def _holders(folder: Path, canaries: list[str]) -> list[str]:
     ("words", "code"),
     [
         ([], 0),
-        (["fusion._target_=of_a_lab.Broken"], 1),
-        (["-m", "seed=0,1", "sweep.name=seeds"], 0),
+        (["-m", "fusion._target_=emorec.fusion.concat.Concat,of_a_lab.Broken", "sweep.name=two"], 1),
     ],
-    ids=["a training", "a failing training", "a multirun"],
+    ids=["a training", "a multirun of which one job fails"],
 )
 def test_no_key_of_the_environment_is_written_anywhere(
     words: list[str], code: int, train_overrides: list[str], tmp_path: Path

@@ -1,6 +1,7 @@
 """Every config of `conf/` fits its schema; a value that does not fit is one error that says key, expected and got."""
 
 import copy
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ REQUIRED = {
 PARTS = ("card", "media", "missing", "search")  # groups that other groups or another command compose
 GROUPS = sorted({path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*/*.yaml")} - set(PARTS))
 CHOICES = [(group, name) for group in GROUPS for name in names(group, without=())]
+
+
+@pytest.fixture
+def root(empty_root: Path) -> Path:
+    """Without features, so that what is written is seen."""
+    return empty_root
 
 
 def compose(*overrides: str, command: str = "train") -> Composed[CommandConfig]:
@@ -75,23 +82,41 @@ def test_the_config_of_every_command_fits_its_schema(command: str) -> None:
     assert fields - set(composed.values) <= optional
 
 
-@pytest.mark.parametrize(("group", "name"), CHOICES, ids=map("/".join, CHOICES))
-def test_every_choice_of_every_group_fits(group: str, name: str) -> None:
-    node = OmegaConf.load(CONFIGS / group / f"{name}.yaml")
-    given = [f"{group.replace('/', '.')}.{key}=given" for key in node if OmegaConf.is_missing(node, key)]
-    ranks = ["trainer.num_nodes=1"] if group == "trainer" else []
-    composed = compose(f"{group}={name}", *given, *ranks)
-    assert composed.choices[group] == name
+def together() -> list[list[tuple[str, str]]]:
+    """All choices, in as few commands as they fit into: an experiment, which makes choices of its own, by itself."""
+    experiments = [[choice] for choice in CHOICES if choice[0] == "experiment"]
+    others = [[(group, name) for name in names(group, without=())] for group in GROUPS if group != "experiment"]
+    return [*experiments, *([item for item in row if item] for row in zip_longest(*others))]
+
+
+@pytest.mark.parametrize("choices", together(), ids=lambda choices: choices[0][1])
+def test_every_choice_of_every_group_fits(choices: list[tuple[str, str]]) -> None:
+    nodes = {group: OmegaConf.load(CONFIGS / group / f"{name}.yaml") for group, name in choices}
+    given = [
+        f"{group.replace('/', '.')}.{key}=given"
+        for group, node in nodes.items()
+        for key in node
+        if OmegaConf.is_missing(node, key)
+    ]
+    ranks = ["trainer.num_nodes=1"] if "trainer" in nodes else []
+    composed = compose(*(f"{group}={name}" for group, name in choices), *given, *ranks)
     assert isinstance(composed.config, TrainConfig)
-    value: Any = composed.config
+    for group, name in choices:
+        assert composed.choices[group] == name
+        if "_target_" in nodes[group]:
+            check_component(composed.config, group, nodes[group])
+
+
+def check_component(config: TrainConfig, group: str, node: Any) -> None:
+    """Checks that what a config holds for a group is what its YAML says."""
+    value: Any = config
     for key in group.split("/"):
         value = getattr(value, key, None)
-    if "_target_" in node:
-        assert set(node) - {"defaults"} <= set(value.node)
-        assert value.target.__name__ == node["_target_"].rpartition(".")[2]
-        assert value.where == group.replace("/", ".")
-        own = set(vars(value.rates)) if isinstance(value, OptimizerComponent) else set()
-        assert set(value.arguments) == set(value.node) - {"_target_"} - own
+    assert set(node) - {"defaults"} <= set(value.node)
+    assert value.target.__name__ == node["_target_"].rpartition(".")[2]
+    assert value.where == group.replace("/", ".")
+    own = set(vars(value.rates)) if isinstance(value, OptimizerComponent) else set()
+    assert set(value.arguments) == set(value.node) - {"_target_"} - own
 
 
 @pytest.mark.parametrize("name", names("search"))

@@ -20,6 +20,12 @@ BAD_SOUND = ("clip00", "clip01", "clip02", "clip03", "clip04", "clip05", "clip06
 BAD_PICTURE = ("clip10", "clip11", "clip12", "clip13")
 
 
+@pytest.fixture
+def root(empty_root: Path) -> Path:
+    """Without features, so that what is written is seen."""
+    return empty_root
+
+
 def spoil(folder: Path) -> None:
     """One file of each kind."""
     wavs, clips = folder / "wavs", folder / "clips"

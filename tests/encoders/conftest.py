@@ -79,6 +79,12 @@ def is_network(choice: str) -> bool:
     return issubclass(getattr(importlib.import_module(module), name), NetworkEncoder)
 
 
+@cache
+def can_be_frozen(choice: str) -> bool:
+    module, _, name = encoder_node(choice)["_target_"].rpartition(".")
+    return "frozen" in getattr(importlib.import_module(module), name).trainable
+
+
 def write_features(path: Path) -> Path:
     """Five arrays (T, 12) of different lengths, by the ids of the sources."""
     if not path.exists():
@@ -91,11 +97,11 @@ def write_features(path: Path) -> Path:
 def distinct() -> list[str]:
     """One encoder of each group that differs in the name of the model only, as their small models are the same.
 
-    Networks without pretrained weights have tests of their own.
+    Those that cannot be frozen have tests of their own.
     """
     choices: dict[str, str] = {}
     for choice in ENCODERS:
-        if is_network(choice):
+        if not can_be_frozen(choice):
             continue
         settings = dict(encoder_node(choice))
         if "model" in settings:

@@ -269,7 +269,7 @@ def test_the_mask_marks_each_utterances_own_frames(make: MakeEncoder, sources: d
     assert (features[~mask] == 0).all()
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize("batch_size", [1, 5])
 def test_stored_features_equal_live_ones_whatever_the_batch(
     make: MakeEncoder, sources: dict[str, Source], tmp_path: Path, batch_size: int
 ) -> None:
@@ -289,7 +289,8 @@ def test_stored_views_equal_live_ones_under_a_spec_of_their_own(
         pytest.skip("reads no media that could be augmented")
     spec = FeatureSpec(**encoder.specs(augmented=True)[0])
     assert spec.digest != FeatureSpec(**encoder.spec()).digest
-    views = {f"{name} {view}": replace(source, view=view) for name, source in sources.items() for view in (1, 2)}
+    some = list(sources.items())[:2]
+    views = {f"{name} {view}": replace(source, view=view) for name, source in some for view in (1, 2)}
     store = FeatureStore(tmp_path, spec, FileDigests())
     report = extract(store, make(), views, SETTINGS)
     assert report.computed == len(views)

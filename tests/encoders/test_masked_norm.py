@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from emorec.encoders.masked_norm import MaskedBatchNorm, _Normalisation
+from tests.conftest import run_ranks
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 RANKS = 2
@@ -115,7 +116,7 @@ def work(rank: int, folder: str, cut: int) -> None:
 @pytest.mark.parametrize("cut", [2, ROWS])
 def test_ranks_compute_what_one_does(cut: int, tmp_path: Path) -> None:
     """A rank without values takes part as well, and no rank waits for ever."""
-    torch.multiprocessing.spawn(work, (str(tmp_path), cut), nprocs=RANKS)
+    run_ranks(work, str(tmp_path), cut, ranks=RANKS)
     network = Network()
     network(*example()).sum().backward()
     for rank in range(RANKS):

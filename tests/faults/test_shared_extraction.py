@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 from emorec.config.schema import ExtractionConfig
-from emorec.features import computation
 from emorec.features.extraction import ExtractionReport, extract
 from emorec.features.maintenance import collect
 from emorec.features.sharing import KEYS_SUFFIX, SUFFIX
@@ -137,11 +137,11 @@ def test_processes_that_need_different_layers_do_not_compute_a_layer_at_the_same
 
 
 def test_the_sources_of_a_killed_worker_are_taken_over_at_once(
-    tmp_path: Path, crew: Crew, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, crew: Crew, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(computation, "PUBLISH_SECONDS", 0.1)
     journal, sources = tmp_path / "journal", texts(60)
-    victim = crew.start(run_extraction, tmp_path / "cache", Noise(journal=journal, pause=0.05), sources)
+    noise = Noise(journal=journal, pause=0.05)
+    victim = crew.start(partial(run_extraction, every_seconds=0.1), tmp_path / "cache", noise, sources)
     wait_for(lambda: len(open_store(tmp_path / "cache", Noise())))
     assert collect(tmp_path / "cache", used=set(), act=True).in_use, "the claim of a worker keeps its store"
     crew.kill(victim)

@@ -290,12 +290,9 @@ class Interrupted(LogMel):
 Interrupted.__name__ = "LogMel"
 
 
-def test_features_extracted_before_an_interrupt_are_kept(
-    tmp_path: Path, sounds: Sources, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("emorec.features.computation.PUBLISH_SECONDS", 0.0)
+def test_features_extracted_before_an_interrupt_are_kept(tmp_path: Path, sounds: Sources) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cache", sounds, Interrupted(), batch_size=1, workers=1)
+        run(tmp_path / "cache", sounds, Interrupted(), batch_size=1, workers=1, every_seconds=0.0)
     _, report = run(tmp_path / "cache", sounds)
     assert report.found >= 1
     assert report.found + report.computed == 6

@@ -87,12 +87,12 @@ def test_an_entry_that_is_not_a_logger_is_refused() -> None:
 
 
 def test_a_wrong_mode_is_reported_before_anything_is_written(
-    root: Path, train_overrides: list[str], capsys: pytest.CaptureFixture[str]
+    empty_root: Path, train_overrides: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(*train_overrides, "logger=wandb", "logger.wandb.mode=sometimes") == 2
     message = "logger.wandb.mode: expected 'online', 'offline' or 'disabled', got 'sometimes'"
     assert message in capsys.readouterr().err
-    assert [path.name for path in root.iterdir()] == ["data"]
+    assert [path.name for path in empty_root.iterdir()] == ["data"]
 
 
 def test_the_logger_is_no_part_of_the_identity(root: Path, train_overrides: list[str]) -> None:

@@ -1,6 +1,5 @@
 """What every metric has to fulfil, checked for each YAML of `conf/metric`."""
 
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,13 @@ import pytest
 import torch
 from hydra.utils import get_class
 from omegaconf import OmegaConf
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
 from torchmetrics import Metric, MetricCollection
 
 from emorec.batch import IGNORED
 from emorec.metrics.classification import confusion_matrix
 from emorec.metrics.probabilities import ProbabilityMetric
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, run_ranks
 
 NAMES = sorted(path.stem for path in (REPOSITORY / "conf" / "metric").glob("*.yaml"))
 CLASSES = 4
@@ -272,14 +271,7 @@ def run_rank(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def values_of_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, str], dict[str, Tensor]]]:
     folder = tmp_path_factory.mktemp("ranks")
-    deadline = time.monotonic() + TIMEOUT.total_seconds()
-    processes = multiprocessing.spawn(run_rank, (str(folder),), nprocs=2, join=False)
-    try:
-        while not processes.join(timeout=5):
-            assert time.monotonic() < deadline, "expected both ranks to end in time"
-    finally:
-        for process in processes.processes:
-            process.kill()
+    run_ranks(run_rank, str(folder))
     return [torch.load(folder / f"rank_{rank}.pt") for rank in (0, 1)]
 
 

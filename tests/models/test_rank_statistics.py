@@ -10,6 +10,7 @@ import torch
 from torch import distributed, nn
 
 from emorec.models.emotion_model import EmotionModel
+from tests.conftest import run_ranks
 from tests.models.test_emotion_model import make_model
 
 RANKS = 2
@@ -37,7 +38,7 @@ def work(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_statistics_of_batches_and_losses_of_each_rank_are_restored(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=RANKS)
+    run_ranks(work, str(tmp_path), ranks=RANKS)
     for rank in range(RANKS):
         state = torch.load(tmp_path / "state.pt", weights_only=True)
         model = own_model(0)

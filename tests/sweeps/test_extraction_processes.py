@@ -27,6 +27,12 @@ TWO = ["launcher=local", "launcher.slots=2", "launcher.grace=10"]
 
 
 @pytest.fixture
+def root(empty_root: Path) -> Path:
+    """Without features, so that what is written is seen."""
+    return empty_root
+
+
+@pytest.fixture
 def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """An extraction of texts by an encoder of a lab's own, which writes `journal`."""
     rows = [f"{number},text {number},{('sad', 'happy')[number % 2]},speaker{number // 8}" for number in range(TEXTS)]

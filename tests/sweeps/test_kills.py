@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from emorec.storage.leases import is_live
-from tests.conftest import fresh_emorec_process, processes_of
+from tests.conftest import EmorecProcess, emorec_process, fresh_emorec_process, processes_of
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def words(small_demo: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> dict[int, Any]:
     root = tmp_path_factory.mktemp("undisturbed")
-    finish(fresh_emorec_process(*words, "launcher=basic", root=root))
+    finish(emorec_process(*words, "launcher=basic", root=root))
     return runs(root)
 
 
@@ -76,7 +76,7 @@ def kill(kind: str, process: subprocess.Popen[str], delay: float) -> None:
         kill(kind, process, 0.0)
 
 
-def finish(process: subprocess.Popen[str]) -> None:
+def finish(process: EmorecProcess) -> None:
     error = process.communicate(timeout=TIMEOUT)[1]
     assert process.returncode == 0, error
 
@@ -113,7 +113,7 @@ def test_a_sweep_whose_processes_are_killed_ends_with_the_results_of_one_that_wa
     assert sweep.returncode == -signal.SIGKILL, error
     wait_until_none_is_left(tmp_path)
 
-    finish(fresh_emorec_process(*words, *LOCAL, root=tmp_path))
+    finish(emorec_process(*words, *LOCAL, root=tmp_path))
     wait_until_none_is_left(tmp_path)
     assert runs(tmp_path) == undisturbed
     assert [result["epochs"] for result in undisturbed.values()] == [list(range(EPOCHS))] * JOBS

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -20,30 +19,15 @@ from emorec import load_run
 from emorec.cli import main
 from emorec.datamodules.loaders import BatchLoader
 from emorec.training.distributed import _free_port
-from tests.conftest import REPOSITORY, emorec_process, processes_of
+from tests.conftest import emorec_process, environment, processes_of
 from tests.datamodules.conftest import MakeExample, make_example
 from tests.encoders.tiny_checkpoints import TinyCheckpoints
+from tests.training.crashing_loss import Crashing
 
 pytestmark = pytest.mark.slow
 
 __all__ = ["make_example"]
 RANKS = ["trainer.devices=2", "trainer.accelerator=cpu", "progress=false", "logger=none"]
-CRASH = """
-import os
-from emorec.losses.cross_entropy import CrossEntropy
-
-
-class Crashing(CrossEntropy):
-    def __init__(self, *, rank: int, crashes: bool, **settings):
-        super().__init__(**settings)
-        self.rank, self.crashes, self.steps = rank, crashes, 0
-
-    def forward(self, output, batch):
-        self.steps += 1
-        if self.crashes and self.steps > 2 and os.environ.get("RANK") == str(self.rank):
-            raise RuntimeError("this rank alone")
-        return super().forward(output, batch)
-"""
 
 
 def finish(process: "subprocess.Popen[str]", timeout: float = 600) -> tuple[int, str, str]:
@@ -108,32 +92,18 @@ def test_a_sweep_of_two_jobs_on_two_ranks_makes_two_runs(root: Path, train_overr
 @pytest.fixture
 def crashing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Overrides for a loss that raises on one rank, in a lab's own package."""
-    (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "lab_losses.py").write_text(CRASH)
     (tmp_path / "conf" / "loss").mkdir(parents=True)
-    (tmp_path / "conf" / "loss" / "crashing.yaml").write_text("_target_: lab_losses.Crashing\nrank: 0\ncrashes: true\n")
-    monkeypatch.setenv("EMOREC_TRUST", "lab_losses")
+    yaml = f"_target_: {Crashing.__module__}.{Crashing.__qualname__}\nrank: 0\n"
+    (tmp_path / "conf" / "loss" / "crashing.yaml").write_text(yaml)
+    monkeypatch.setenv("EMOREC_TRUST", Crashing.__module__)
     return ["--config-dir", str(tmp_path / "conf"), "loss=crashing"]
 
 
-def with_path(*words: str, root: Path, code: Path) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "EMOREC_ROOT": str(root), "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = f"{REPOSITORY}{os.pathsep}{code}"
-    return subprocess.Popen(
-        [sys.executable, "-m", "emorec", *words],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=root,
-    )
-
-
 def test_one_failing_rank_ends_its_job_and_the_sweep_goes_on(
-    root: Path, train_overrides: list[str], crashing: list[str], tmp_path: Path
+    root: Path, train_overrides: list[str], crashing: list[str]
 ) -> None:
     words = ["train", "-m", *train_overrides, *RANKS, *crashing, "loss.rank=0,1,2"]  # there is no rank 2
-    code, out, err = finish(with_path(*words, root=root, code=tmp_path / "code"))
+    code, out, err = finish(emorec_process(*words, root=root))
     assert code == 1, err
     assert sorted(run["status"] for run in runs(root)) == ["failed", "failed", "finished"]
     assert "1 of 3 jobs have a result" in out
@@ -145,7 +115,7 @@ def test_one_failing_rank_ends_its_job_and_the_sweep_goes_on(
 def test_a_signal_to_the_leading_process_saves_on_all_ranks_and_the_run_goes_on(
     root: Path, train_overrides: list[str]
 ) -> None:
-    words = ["train", *train_overrides, *RANKS, "trainer.max_epochs=150", "trainer.patience=null"]
+    words = ["train", *train_overrides, *RANKS, "trainer.max_epochs=60", "trainer.patience=null"]
     words += ["checkpoint.every_seconds=0.2"]
     process = emorec_process(*words, root=root)
     wait_until(lambda: list(root.glob("checkpoints/*/resume/*-*.ckpt")), process)
@@ -162,13 +132,13 @@ def test_a_signal_to_the_leading_process_saves_on_all_ranks_and_the_run_goes_on(
     assert code == 0, err
     assert "resuming from" in err
     (run,) = runs(root)
-    assert (run["status"], run["epochs"]) == ("finished", 150)
+    assert (run["status"], run["epochs"]) == ("finished", 60)
 
 
 def test_weights_shared_out_over_ranks_learn_what_whole_ones_do_also_when_interrupted(
     root: Path, train_overrides: list[str]
 ) -> None:
-    words = ["train", *train_overrides, *RANKS, "trainer.max_epochs=60", "trainer.patience=null"]
+    words = ["train", *train_overrides, *RANKS, "trainer.max_epochs=30", "trainer.patience=null"]
     code, _, err = finish(emorec_process(*words, "trainer.strategy=ddp", root=root))
     assert code == 0, err
     sharded = [*words, "trainer.strategy=fsdp", "checkpoint.every_seconds=0.2"]
@@ -189,7 +159,7 @@ def test_weights_shared_out_over_ranks_learn_what_whole_ones_do_also_when_interr
 
 
 def test_ranks_end_with_the_process_that_leads_them(root: Path, train_overrides: list[str]) -> None:
-    words = ["train", *train_overrides, *RANKS, "trainer.max_epochs=150", "trainer.patience=null"]
+    words = ["train", *train_overrides, *RANKS, "trainer.max_epochs=60", "trainer.patience=null"]
     words += ["checkpoint.every_seconds=0.2"]
     process = emorec_process(*words, root=root)
     wait_until(lambda: list(root.glob("checkpoints/*/resume/*-*.ckpt")), process)
@@ -214,41 +184,34 @@ def wait_until(condition: Callable[[], object], process: "subprocess.Popen[str]"
 
 def test_torchrun_starts_the_ranks_as_well(root: Path, train_overrides: list[str]) -> None:
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "emorec", "train"]
-    environment = {**os.environ, "EMOREC_ROOT": str(root), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    for _ in range(2):  # trained, and found finished
-        process = subprocess.run(
-            [sys.executable, *words, *train_overrides, *RANKS],
-            env=environment,
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        assert process.returncode == 0, process.stderr
+    process = subprocess.run(
+        [sys.executable, *words, *train_overrides, *RANKS],
+        env=environment(root),
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
     (run,) = runs(root)
     assert (run["status"], run["epochs"], run["attempts"]) == ("finished", 3, 1)
     assert processes_of(root) == []
 
 
-def test_ranks_of_torchrun_end_where_their_first_refuses(root: Path, train_overrides: list[str]) -> None:
+def test_ranks_of_torchrun_end_where_their_first_refuses(
+    root: Path, train_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["train", *train_overrides, *RANKS, "trainer.accelerator=gpu", "trainer.strategy=ddp"]
-    environment = {
-        **os.environ,
-        **{"EMOREC_ROOT": str(root), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        **{"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())},
-    }
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "emorec", *words],
-            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=root,
-        )
-        for rank in ("0", "1")
-    ]
+    variables = {"CUDA_VISIBLE_DEVICES": "", "TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2"}
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    ranks = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        ranks.append(emorec_process(*words, root=root))
     (code, _, err), (other, _, _) = (finish(rank) for rank in ranks)
     assert code == 2
     assert "expected 2 GPU(s)" in err

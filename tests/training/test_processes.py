@@ -136,12 +136,12 @@ def test_a_signal_while_a_command_starts_asks_for_a_later_start(root: Path, smal
     assert not list(root.glob("checkpoints/*/run.json"))
 
 
-def test_two_processes_that_start_the_same_run_do_it_once(root: Path, train_overrides: list[str]) -> None:
-    processes = [emorec_process("train", *train_overrides, root=root) for _ in range(2)]
+def test_two_processes_that_start_the_same_run_do_it_once(empty_root: Path, train_overrides: list[str]) -> None:
+    processes = [emorec_process("train", *train_overrides, root=empty_root) for _ in range(2)]
     outcomes = [finish(process) for process in processes]
     assert [code for code, _, _ in outcomes] == [0, 0], outcomes
     assert outcomes[0][1] == outcomes[1][1]
-    _, record = results(root)
+    _, record = results(empty_root)
     assert record["attempts"] == 1
     computed = [int(count) for _, _, err in outcomes for count in re.findall(r"(\d+) computed \(", err)]
     assert sum(computed) == 3 * 32  # each clip of each modality once, by either process

@@ -81,7 +81,7 @@ def test_a_file_that_changes_while_it_is_streamed_ends_the_training(root: Path, 
 
 
 def test_inputs_that_do_not_fit_the_disk_are_refused_before_any_is_computed(
-    root: Path, small_demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    empty_root: Path, small_demo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=200_000))
     words = [f"dataset.root={small_demo}", *CRNN, *SMALL]
@@ -89,7 +89,7 @@ def test_inputs_that_do_not_fit_the_disk_are_refused_before_any_is_computed(
     message = capsys.readouterr().err
     assert "MB of free space for the audio features of 32 utterances, got 0.2 MB in" in message
     assert "inputs.keep=false decodes during training instead" in message
-    assert not list((root / "cache").rglob("*.safetensors"))
+    assert not list((empty_root / "cache").rglob("*.safetensors"))
     assert main(["train", *words, "inputs.keep=false"]) == 0
 
 

@@ -47,6 +47,12 @@ SECRETS = (
 
 
 @pytest.fixture
+def root(empty_root: Path) -> Path:
+    """Without features, so that what is written is seen."""
+    return empty_root
+
+
+@pytest.fixture
 def canary(tmp_path: Path) -> Path:
     return tmp_path / "canary"
 

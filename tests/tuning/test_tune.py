@@ -270,7 +270,7 @@ def test_a_bad_trial_is_stopped_early(root: Path, tune: Callable[..., tuple[int,
     ],
 )
 def test_invalid_settings_of_a_study_are_refused_before_anything_is_written(
-    root: Path, words: list[str], more: list[str], capsys: pytest.CaptureFixture[str]
+    empty_root: Path, words: list[str], more: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*words, *more]) == 2
     printed = capsys.readouterr().err
@@ -281,7 +281,7 @@ def test_invalid_settings_of_a_study_are_refused_before_anything_is_written(
         "-m": "-m",
         "launcher=local": "launcher: expected basic",
     }.get(more[0], "study") in printed
-    assert [path.name for path in root.iterdir()] == ["data"]
+    assert [path.name for path in empty_root.iterdir()] == ["data"]
 
 
 def test_a_study_needs_a_name(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -290,7 +290,7 @@ def test_a_study_needs_a_name(root: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_all_problems_of_a_search_space_are_reported_at_once(
-    root: Path, tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+    empty_root: Path, tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "lab" / "search").mkdir(parents=True)
     (tmp_path / "lab" / "search" / "wrong.yaml").write_text(
@@ -316,7 +316,7 @@ def test_all_problems_of_a_search_space_are_reported_at_once(
     )
     assert all(f"search.{key}: " in printed for key in keys), printed
     assert all(word in printed for word in ("emorec tune: the study: 7 problem", "concta", "self_attention"))
-    assert [path.name for path in root.iterdir()] == ["data"]
+    assert [path.name for path in empty_root.iterdir()] == ["data"]
 
 
 def test_another_base_config_or_search_space_is_refused(

@@ -23,6 +23,7 @@ from emorec.metrics.regression import concordance
 DYNAMIC = ("MatMul", "Gemm", "LSTM", "Attention", "Gather")  # Gather: tables of embeddings
 WEIGHTED = ("Conv", "MatMul", "Gemm")
 BETWEEN = ("Sigmoid", "Mul", "Pad", "GlobalAveragePool")  # of convolutional networks with SiLU: all stays in 8 bits
+BOUNDS = ("Relu", "Clip")  # after a convolution: the 8 bits are for what they leave, not for what they cut off
 CLIPS = 200  # that convolutions are calibrated on
 ROUNDS = 7  # of measuring the time
 EXACT = ("/front/", "/spectrogram/")  # in the names of nodes that stay as they are: log mel bands
@@ -147,7 +148,7 @@ def _quantize_convolutions(
         path,
         _Calibration(inputs(), {item.name for item in model.graph.input}),
         quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=[*WEIGHTED, *BETWEEN],
+        op_types_to_quantize=[*WEIGHTED, *BETWEEN, *BOUNDS],
         nodes_to_quantize=nodes,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
@@ -165,6 +166,8 @@ def static_nodes(graph: Any) -> list[str]:
     def is_static(node: Any) -> bool:
         if node.op_type == "Mul":
             return "Sigmoid" in [made_by.get(name) for name in node.input]
+        if node.op_type in BOUNDS:
+            return made_by.get(node.input[0]) == "Conv"
         if node.op_type == "Pad":
             return node.input[1] in fixed
         return node.op_type in (*WEIGHTED, *BETWEEN)

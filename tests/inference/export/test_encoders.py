@@ -23,6 +23,7 @@ PRETRAINED = [choice for choice in DISTINCT if is_pretrained(choice)]
 OTHERS = [choice for choice in DISTINCT if not is_pretrained(choice) and choice != "audio/log_mel"]
 OF_BANDS = [choice for choice in NETWORKS if choice.startswith("audio")]
 TRAINED = ("text/bert_base_chinese", "audio/wav2vec2_base", "audio/wavlm_large", "audio/whisper_base", "video/vit_base")
+LSTM = {"hidden": 8, "depth": 2, "bidirectional": True}
 
 
 def encoder_of(choice: str, settings: dict[str, Any]) -> Encoder:
@@ -81,6 +82,11 @@ def test_a_network_that_trains_is_exported(choice: str, first: int, checkpoints:
     if "whisper" in choice:
         changes["window"] = "clip"
     assert difference(encoder_of(choice, settings_of(choice, checkpoints, **changes))) <= TOLERANCE
+
+
+def test_a_pretrained_network_under_an_lstm_is_exported(checkpoints: TinyCheckpoints) -> None:
+    choice = "video/efficientnet_lstm"
+    assert difference(encoder_of(choice, settings_of(choice, checkpoints, **LSTM))) <= TOLERANCE
 
 
 def test_the_longest_clip_of_whisper_is_exported(checkpoints: TinyCheckpoints, monkeypatch: pytest.MonkeyPatch) -> None:
