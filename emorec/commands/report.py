@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emorec.commands.report_gap import gap
 from emorec.config.command_line import quoted
 from emorec.config.composition import compose_once
-from emorec.config.schema import ReportConfig, TrainConfig
+from emorec.config.schema import ReportConfig
 from emorec.errors import UserError
-from emorec.imports import quick_imports
 from emorec.runs.logs import start_logging
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ OWN_KEYS = tuple(item.name for item in fields(ReportConfig))
 def main(arguments: Sequence[str]) -> int:
     """Prints the table of all runs that match the filters, and writes tables and figures; `gap` trains instead."""
     if arguments[:1] == ["gap"]:
-        return _gap(arguments[1:])
+        return gap(arguments[1:])
     own, filters = [], {}
     for word in arguments:
         key, separator, value = word.partition("=")
@@ -78,21 +78,6 @@ def _explore(config: ReportConfig, run: "Run") -> "Exploration | None":
     from emorec.inference.exploring import explore
 
     return explore(run, config)
-
-
-def _gap(arguments: Sequence[str]) -> int:
-    """Prints what a config gains where speakers are in train and test; returns 0."""
-    composed = compose_once("train", TrainConfig, arguments)
-    if composed is None:
-        return 0
-    start_logging()
-    with quick_imports():
-        config = (composed.for_fold(0) if composed.wants_all_folds else composed).config
-        from emorec.datamodules.preparer import DataPreparer
-        from emorec.training.leakage_gap import leakage_gap
-
-    print(leakage_gap(composed, DataPreparer.of(config)))
-    return 0
 
 
 def _with_texts(word: str) -> str:
