@@ -29,10 +29,15 @@ def test_the_wheel_carries_every_config(wheel: Path) -> None:
     assert carried == {str(path.relative_to(conf)) for path in conf.rglob("*.yaml")}
 
 
+def test_the_wheel_carries_the_style_and_the_script_of_the_page(wheel: Path) -> None:
+    assert {"emorec/reporting/page.css", "emorec/reporting/page.js"} <= set(zipfile.ZipFile(wheel).namelist())
+
+
 def test_an_installed_wheel_finds_its_configs_from_any_folder(wheel: Path, tmp_path: Path) -> None:
-    venv.create(tmp_path / "environment", with_pip=True)
+    venv.create(tmp_path / "environment", with_pip=False)
     python = tmp_path / "environment" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
+    subprocess.run(install, check=True)
     # The dependencies are taken from this environment; a plain path does not bring its editable installs along.
     site = subprocess.run(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],

@@ -62,7 +62,7 @@ def test_the_report_groups_seeds_and_marks_the_best_by_validation(
 
 
 def test_the_report_filters_by_choices_and_values(in_lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", "fusion=gated", "seed=1"]) == 0
+    assert main(["report", "fusion=gated", "seed=1", "figures=none"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ") and "group" not in line]
     assert len(rows) == 1
 
@@ -85,7 +85,9 @@ def test_the_report_compares_groups_and_ensembles_and_ranks_by_validation_alone(
     expected = float(first["test/uar/mean"]) - float(second["test/uar/mean"])
     assert float(difference["difference"]) == pytest.approx(expected)
     names = f"{difference['baseline']},{difference['group_id']}"
-    assert main(["report", f"compare={names}", "cluster=utterance", "resamples=500", "rank=val/uar"]) == 0
+    assert (
+        main(["report", f"compare={names}", "cluster=utterance", "resamples=500", "rank=val/uar", "figures=none"]) == 0
+    )
     assert "over 8 utterances of test, which are resampled 500 times" in capsys.readouterr().out
     assert main(["report", "rank=test/uar"]) == 2
     assert "what is ranked by test is selected on test" in capsys.readouterr().err
@@ -115,7 +117,7 @@ def test_the_report_of_a_folder_compares_the_exported_runs_in_it(
 
     def reported(*words: str) -> tuple[list[str], str]:
         caplog.clear()
-        assert main(["report", f"output={tmp_path / 'report'}", *words]) == 0
+        assert main(["report", f"output={tmp_path / 'report'}", "figures=none", *words]) == 0
         rows = list(csv.DictReader((tmp_path / "report" / "runs.csv").open()))
         return sorted(row["run_id"] for row in rows), caplog.text
 

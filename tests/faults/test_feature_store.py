@@ -49,8 +49,8 @@ from tests.faults.conftest import (
 pytestmark = pytest.mark.faults
 
 SPEC = FeatureSpec(encoder="Noise", version=1, dtype="float32")
-WRITERS, KEYS_OF_A_SHARD, KILLS = 4, 5, 60
-ROUNDS = 6  # with KILLS / ROUNDS kills each, since the reader opens all shards after each kill
+WRITERS, KEYS_OF_A_SHARD, KILLS = 4, 5, 40
+ROUNDS = 4  # with KILLS / ROUNDS kills each, since the reader opens all shards after each kill
 PAUSE = 0.02  # seconds at most between two shards of a writer
 DIM = 1024
 PROCESSES = 8

@@ -46,8 +46,14 @@ def _trainer(make: Callable[..., Any], **settings: Any) -> Any:
     return make(**{**settings, "strategy": strategy, "accelerator": "auto"})
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features for all trainings."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def train(train_overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> Train:
+def train(train_overrides: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """Trains on the device into a root: (root, overrides) -> exit code."""
     monkeypatch.setattr(torch, "inference_mode", torch.no_grad)  # the stand-in knows no inference tensors
     monkeypatch.setattr(lightning, "Trainer", partial(_trainer, lightning.Trainer))
@@ -57,7 +63,8 @@ def train(train_overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> Train:
     def run(root: Path, *words: str) -> int:
         monkeypatch.setenv("EMOREC_ROOT", str(root))
         with stand_in_device():
-            return main(["train", *train_overrides, "extraction.device=cpu", *words])
+            stored = ["extraction.device=cpu", f"paths.cache={cache}"]
+            return main(["train", *train_overrides, *stored, *words])
 
     return run
 
@@ -76,8 +83,13 @@ def result(root: Path) -> tuple[dict[str, Any], dict[str, Tensor], list[dict[str
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_training_on_a_device_gives_what_the_cpu_gives(
-    precision: str, train: Train, train_overrides: list[str], root: Path, monkeypatch: pytest.MonkeyPatch
+def test_training_on_a_device_gives_what_the_cpu_gives(  # noqa: PLR0917
+    precision: str,
+    train: Train,
+    train_overrides: list[str],
+    cache: Path,
+    empty_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words, total_loss, types = ["model.dropout=0", "trainer.max_epochs=2"], EmotionModel._total_loss, set()
 
@@ -86,13 +98,13 @@ def test_training_on_a_device_gives_what_the_cpu_gives(
         return total_loss(model, output, batch)
 
     monkeypatch.setattr(EmotionModel, "_total_loss", noted)
-    assert train(root / "there", *words, f"trainer.precision={precision}") == 0
+    assert train(empty_root / "there", *words, f"trainer.precision={precision}") == 0
     assert types == {TYPES[precision]}
-    there, weights, _ = result(root / "there")
+    there, weights, _ = result(empty_root / "there")
     monkeypatch.undo()
-    monkeypatch.setenv("EMOREC_ROOT", str(root / "here"))
-    assert main(["train", *train_overrides, *words]) == 0
-    here, expected, _ = result(root / "here")
+    monkeypatch.setenv("EMOREC_ROOT", str(empty_root / "here"))
+    assert main(["train", *train_overrides, f"paths.cache={cache}", *words]) == 0
+    here, expected, _ = result(empty_root / "here")
     close = {"rtol": 1e-4, "atol": 1e-5} if precision == "32" else {"rtol": 0.05, "atol": 0.02}
     torch.testing.assert_close(weights, expected, **close)
     assert there["val/loss"] == pytest.approx(here["val/loss"], rel=close["rtol"])
@@ -100,10 +112,10 @@ def test_training_on_a_device_gives_what_the_cpu_gives(
 
 @pytest.mark.parametrize("precision", SCALING)
 def test_a_training_on_a_device_that_is_stopped_within_an_epoch_goes_on_exactly(
-    precision: str, train: Train, root: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, train: Train, empty_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [f"trainer.precision={precision}", "scheduler=warmup_cosine", "batch_size=4"]
-    assert train(root / "undisturbed", *words) == 0
+    assert train(empty_root / "undisturbed", *words) == 0
     step, steps = EmotionModel.training_step, []
 
     def stopped(model: EmotionModel, batch: Batch, batch_idx: int) -> Tensor:
@@ -114,10 +126,10 @@ def test_a_training_on_a_device_that_is_stopped_within_an_epoch_goes_on_exactly(
 
     with monkeypatch.context() as patched:
         patched.setattr(EmotionModel, "training_step", stopped)
-        assert train(root / "stopped", *words) == 75
+        assert train(empty_root / "stopped", *words) == 75
     assert steps == [0, 1, 2, 3, 0, 1]
-    assert train(root / "stopped", *words) == 0
-    expected, found = result(root / "undisturbed"), result(root / "stopped")
+    assert train(empty_root / "stopped", *words) == 0
+    expected, found = result(empty_root / "undisturbed"), result(empty_root / "stopped")
     assert found[0] == expected[0]
     assert found[2] == expected[2]
     assert found[1].keys() == expected[1].keys()
@@ -126,7 +138,7 @@ def test_a_training_on_a_device_that_is_stopped_within_an_epoch_goes_on_exactly(
 
 @pytest.mark.parametrize("precision", SCALING)
 def test_gradients_are_clipped_as_they_are_and_not_as_they_are_scaled(
-    precision: str, train: Train, root: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, train: Train, empty_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     norms: dict[str, list[float]] = {"before": [], "after": []}
 
@@ -138,7 +150,9 @@ def test_gradients_are_clipped_as_they_are_and_not_as_they_are_scaled(
 
     monkeypatch.setattr(EmotionModel, "on_before_optimizer_step", lambda model, *_: note("before", model))
     monkeypatch.setattr(EmotionModel, "on_train_batch_end", lambda model, *_: note("after", model))
-    assert train(root, f"trainer.precision={precision}", "trainer.gradient_clip=0.05", "trainer.max_epochs=1") == 0
+    assert (
+        train(empty_root, f"trainer.precision={precision}", "trainer.gradient_clip=0.05", "trainer.max_epochs=1") == 0
+    )
     assert len(norms["before"]) > 1
     for before, after in zip(norms["before"], norms["after"], strict=True):
         assert 0.05 < before < 100
@@ -146,7 +160,7 @@ def test_gradients_are_clipped_as_they_are_and_not_as_they_are_scaled(
 
 
 def test_features_held_on_the_device_train_as_those_in_memory(
-    train: Train, root: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, empty_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("emorec.features.store.own_device", lambda: NAME)
     gather, devices = FeatureReader.gather, set()
@@ -157,9 +171,9 @@ def test_features_held_on_the_device_train_as_those_in_memory(
         return values, mask
 
     monkeypatch.setattr(FeatureReader, "gather", noted)
-    assert train(root / "memory", "features.preload=ram") == 0
+    assert train(empty_root / "memory", "features.preload=ram") == 0
     assert devices == {"cpu"}
-    assert train(root / "device", "features.preload=device") == 0
+    assert train(empty_root / "device", "features.preload=device") == 0
     assert devices == {"cpu", NAME}
-    (_, expected, _), (_, found, _) = result(root / "memory"), result(root / "device")
+    (_, expected, _), (_, found, _) = result(empty_root / "memory"), result(empty_root / "device")
     torch.testing.assert_close(found, expected)
