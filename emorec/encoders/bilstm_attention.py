@@ -55,28 +55,23 @@ class BilstmAttention(NetworkEncoder):
         self.below.words = unpacked_words(weights[VOCABULARY])
 
     def trained(self) -> NetworkPart:
-        assert self.below.words is not None
-        return BilstmAttentionPart(
-            words=self.below.words,
-            embedding=self.embedding,
-            hidden=self.hidden,
-            unknown=self.unknown,
-            dropout=self.dropout,
-        )
+        return BilstmAttentionPart(self)
 
 
 class BilstmAttentionPart(NetworkPart):
     """The network of `BilstmAttention`: numbers of words (N, T, 1) to (N, 1, 2 hidden)."""
 
-    def __init__(self, *, words: tuple[str, ...], embedding: int, hidden: int, unknown: float, dropout: float) -> None:
+    def __init__(self, encoder: BilstmAttention) -> None:
         super().__init__()
+        words, hidden = encoder.below.words, encoder.hidden
+        assert words is not None
         self.reads_ids = True
         self.register_buffer(VOCABULARY, packed_words(words))
-        self.unknown = unknown
-        self.embedding = nn.Embedding(FIRST + len(words), embedding, padding_idx=PADDING)
-        self.lstm = nn.LSTM(embedding, hidden, batch_first=True, bidirectional=True)
+        self.unknown = encoder.unknown
+        self.embedding = nn.Embedding(FIRST + len(words), encoder.embedding, padding_idx=PADDING)
+        self.lstm = nn.LSTM(encoder.embedding, hidden, batch_first=True, bidirectional=True)
         self.attention = FrameAttention(2 * hidden, hidden=hidden)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(encoder.dropout)
 
     @property
     def frame_dim(self) -> int:

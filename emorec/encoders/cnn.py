@@ -1,7 +1,7 @@
 """A convolutional network of log mel bands, trained from scratch."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
@@ -41,40 +41,21 @@ class Cnn(LogMelNetwork):
     pooling: Literal["none", "mean", "mean_std"] = "mean"
 
     def trained(self) -> NetworkPart:
-        return CnnPart(
-            bands=self.bands,
-            stem=self.stem,
-            channels=self.channels,
-            width=self.width,
-            attention=self.attention,
-            dropout=self.dropout,
-            pooling=self.pooling,
-        )
+        return CnnPart(self)
 
 
 class CnnPart(NetworkPart):
     """The network of `Cnn`: (N, T, bands) to frames (N, ⌈T / 8⌉, width)."""
 
-    def __init__(
-        self,
-        *,
-        bands: int,
-        stem: int,
-        channels: Sequence[int],
-        width: int,
-        attention: ChannelAttention,
-        dropout: float,
-        pooling: str,
-    ) -> None:
-        super().__init__(pooling=pooling, standardised=bands)
-        self.width = width
+    def __init__(self, encoder: Cnn) -> None:
+        super().__init__(pooling=encoder.pooling, standardised=encoder.bands)
+        stem, channels, self.width = encoder.stem, encoder.channels, encoder.width
         self.stems = nn.ModuleList(ConvolutionBlock(1, stem, kernel=kernel, pool=(2, 2)) for kernel in KERNELS)
-        before = [stem * len(KERNELS), *channels[:-1]]
         self.blocks = nn.ModuleList(
-            ConvolutionBlock(*sizes, pool=(2 if number < TIME_HALVINGS else 1, 2), attention=attention)
-            for number, sizes in enumerate(zip(before, channels, strict=True), start=1)
+            ConvolutionBlock(*sizes, pool=(2 if number < TIME_HALVINGS else 1, 2), attention=encoder.attention)
+            for number, sizes in enumerate(pairwise([stem * len(KERNELS), *channels]), start=1)
         )
-        self.last = ConvolutionBlock(channels[-1], width, kernel=(1, 1), pool=(1, 1), dropout=dropout)
+        self.last = ConvolutionBlock(channels[-1], self.width, kernel=(1, 1), pool=(1, 1), dropout=encoder.dropout)
 
     @property
     def frame_dim(self) -> int:

@@ -29,6 +29,13 @@ def time_mask(lengths: Tensor, values: Tensor) -> Tensor:
     return length_mask(lengths, values.shape[2]).view(values.shape[0], 1, -1, *(1 for _ in values.shape[3:]))
 
 
+def halved(size: int, times: int) -> int:
+    """A size that is halved and rounded up some times."""
+    for _ in range(times):
+        size = -(-size // 2)
+    return size
+
+
 def _bottleneck(channels: int) -> nn.Sequential:
     narrow = max(NARROWEST, channels // REDUCTION)
     return nn.Sequential(nn.Linear(channels, narrow), nn.SiLU(), nn.Linear(narrow, channels))

@@ -1,13 +1,13 @@
 """A convolutional recurrent network of log mel bands, trained from scratch."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from emorec.annotations import PositiveCount, Share
-from emorec.encoders.convolutions import ChannelAttention, ConvolutionBlock
+from emorec.encoders.convolutions import ChannelAttention, ConvolutionBlock, halved
 from emorec.encoders.networks import LogMelNetwork, NetworkPart
 from emorec.encoders.recurrent import run_lstm
 
@@ -35,39 +35,22 @@ class Crnn(LogMelNetwork):
     pooling: Literal["none", "mean", "mean_std"] = "mean_std"
 
     def trained(self) -> NetworkPart:
-        return CrnnPart(
-            bands=self.bands,
-            channels=self.channels,
-            hidden=self.hidden,
-            attention=self.attention,
-            dropout=self.dropout,
-            pooling=self.pooling,
-        )
+        return CrnnPart(self)
 
 
 class CrnnPart(NetworkPart):
     """The network of `Crnn`: (N, T, bands) to frames (N, ⌈T / 2^blocks⌉, 2 hidden)."""
 
-    def __init__(
-        self,
-        *,
-        bands: int,
-        channels: Sequence[int],
-        hidden: int,
-        attention: ChannelAttention,
-        dropout: float,
-        pooling: str,
-    ) -> None:
-        super().__init__(pooling=pooling, standardised=bands)
-        before = [1, *channels[:-1]]
+    def __init__(self, encoder: Crnn) -> None:
+        super().__init__(pooling=encoder.pooling, standardised=encoder.bands)
+        channels = encoder.channels
         self.blocks = nn.ModuleList(
-            ConvolutionBlock(*sizes, pool=(2, 2), attention=attention, dropout=dropout)
-            for sizes in zip(before, channels, strict=True)
+            ConvolutionBlock(*sizes, pool=(2, 2), attention=encoder.attention, dropout=encoder.dropout)
+            for sizes in pairwise([1, *channels])
         )
-        for _ in channels:
-            bands = -(-bands // 2)
-        self.lstm = nn.LSTM(channels[-1] * bands, hidden, batch_first=True, bidirectional=True)
-        self.dropout = nn.Dropout(dropout)
+        bands = halved(encoder.bands, len(channels))
+        self.lstm = nn.LSTM(channels[-1] * bands, encoder.hidden, batch_first=True, bidirectional=True)
+        self.dropout = nn.Dropout(encoder.dropout)
 
     @property
     def frame_dim(self) -> int:

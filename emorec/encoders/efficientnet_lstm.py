@@ -47,26 +47,22 @@ class EfficientNetLstm(HuggingFaceVideo):
         return super()._load_network()
 
     def _convolution_part(self) -> ConvolutionPart:
-        return ConvolutionLstmPart(
-            hidden=self.hidden,
-            depth=self.depth,
-            bidirectional=self.bidirectional,
-            dropout=self.dropout,
-            **self._convolution_options(),
-        )
+        return ConvolutionLstmPart(self, **self._convolution_options())
 
 
 class ConvolutionLstmPart(ConvolutionPart):
     """The network of `EfficientNetLstm`: pixels (N, F, S · S · 3) to frames (N, F, hidden).
 
     Args:
+        encoder: the settings of the LSTM.
         options: of `ConvolutionPart`.
     """
 
-    def __init__(self, *, hidden: int, depth: int, bidirectional: bool, dropout: float, **options: Any) -> None:
+    def __init__(self, encoder: EfficientNetLstm, **options: Any) -> None:
         super().__init__(**options)
-        self.lstm = nn.LSTM(super().frame_dim, hidden, num_layers=depth, batch_first=True, bidirectional=bidirectional)
-        self.dropout = nn.Dropout(dropout)
+        shape: dict[str, Any] = {"num_layers": encoder.depth, "bidirectional": encoder.bidirectional}
+        self.lstm = nn.LSTM(super().frame_dim, encoder.hidden, batch_first=True, **shape)
+        self.dropout = nn.Dropout(encoder.dropout)
 
     @property
     def frame_dim(self) -> int:

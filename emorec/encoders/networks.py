@@ -16,14 +16,11 @@ from emorec.augmentation.streams import Augment
 from emorec.encoders.encoder import Encoder, Inputs, StoredType, Training
 from emorec.encoders.log_mel import Duration, LogMel
 from emorec.encoders.masked_norm import MaskedBatchNorm
-from emorec.encoders.pixels import Pixels
 from emorec.encoders.trained import TrainedPart
 from emorec.encoders.waveform import LogMelFront, Waveform
 from emorec.errors import UserError
 from emorec.media.audio import AudioSettings
-from emorec.media.faces import FaceMisses
 from emorec.media.source import Source
-from emorec.media.video import VideoSettings
 
 
 class NetworkPart(TrainedPart):
@@ -161,23 +158,3 @@ class LogMelNetwork(NetworkEncoder):
             where = f"{self.where}.augmentation.waveform"
             raise UserError(f"expected {where}=null, or {self.where}.inputs=waveform, got settings and 'log_mel'")
         return self.augmentation.of_spectrograms()
-
-
-@dataclass(kw_only=True, eq=False)
-class PixelNetwork(NetworkEncoder):
-    """A network of the pixels of frames.
-
-    Args:
-        media: how pictures are read.
-    """
-
-    modality: ClassVar[str] = "video"
-
-    media: VideoSettings = field(default_factory=VideoSettings)
-    face_misses: FaceMisses = field(default_factory=FaceMisses, init=False, repr=False)
-
-    @cached_property
-    def below(self) -> Encoder:
-        pixels = Pixels(media=self.media, views=self.views)
-        pixels.face_misses = self.face_misses
-        return pixels

@@ -33,20 +33,21 @@ class ResidualLstmAttention(LogMelNetwork):
     dropout: Share = 0.1
 
     def trained(self) -> NetworkPart:
-        return ResidualLstmAttentionPart(bands=self.bands, hidden=self.hidden, dropout=self.dropout)
+        return ResidualLstmAttentionPart(self)
 
 
 class ResidualLstmAttentionPart(NetworkPart):
     """The network of `ResidualLstmAttention`: (N, T, bands) to (N, 1, hidden)."""
 
-    def __init__(self, *, bands: int, hidden: int, dropout: float) -> None:
-        super().__init__(standardised=bands)
+    def __init__(self, encoder: ResidualLstmAttention) -> None:
+        super().__init__(standardised=encoder.bands)
+        bands, hidden = encoder.bands, encoder.hidden
         self.first = _initialised(nn.LSTM(bands, bands, batch_first=True))
         self.first_norm = MaskedBatchNorm(bands)
         self.second = _initialised(nn.LSTM(bands, hidden, batch_first=True))
         self.attention = FrameAttention(hidden)
         self.second_norm = MaskedBatchNorm(hidden)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(encoder.dropout)
 
     @property
     def frame_dim(self) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from emorec.annotations import PositiveCount, Share
-from emorec.encoders.convolutions import time_mask
+from emorec.encoders.convolutions import halved, time_mask
 from emorec.encoders.encoder import Training
 from emorec.encoders.networks import LogMelNetwork, NetworkPart
 from emorec.errors import UserError
@@ -47,37 +47,26 @@ class SpectrogramTransformer(LogMelNetwork):
             raise UserError(f"expected {self.where}.width to be {expected}, got {self.width}")
 
     def trained(self) -> NetworkPart:
-        return SpectrogramTransformerPart(
-            bands=self.bands,
-            channels=self.channels,
-            width=self.width,
-            depth=self.depth,
-            heads=self.heads,
-            dropout=self.dropout,
-            pooling=self.pooling,
-        )
+        return SpectrogramTransformerPart(self)
 
 
 class SpectrogramTransformerPart(NetworkPart):
     """The network of `SpectrogramTransformer`: (N, T, bands) to frames (N, ⌈T / 4⌉, width)."""
 
-    def __init__(
-        self, *, bands: int, channels: int, width: int, depth: int, heads: int, dropout: float, pooling: str
-    ) -> None:
-        super().__init__(pooling=pooling, standardised=bands)
+    def __init__(self, encoder: SpectrogramTransformer) -> None:
+        super().__init__(pooling=encoder.pooling, standardised=encoder.bands)
+        channels, width, dropout = encoder.channels, encoder.width, encoder.dropout
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, channels, 3, stride=2, padding=1) for before in (1, channels)
         )
-        for _ in self.convolutions:
-            bands = -(-bands // 2)
-        self.projection = nn.Linear(channels * bands, width)
+        self.projection = nn.Linear(channels * halved(encoder.bands, len(self.convolutions)), width)
         self.dropout = nn.Dropout(dropout)
         # `nn.TransformerEncoder` would begin with equal weights in all layers
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                width, heads, 4 * width, dropout=dropout, activation="gelu", batch_first=True, norm_first=True
+                width, encoder.heads, 4 * width, dropout=dropout, activation="gelu", batch_first=True, norm_first=True
             )
-            for _ in range(depth)
+            for _ in range(encoder.depth)
         )
         self.norm = nn.LayerNorm(width)
 

@@ -1,7 +1,7 @@
 """A small convolutional network of log mel bands whose first convolution is strided, trained from scratch."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from emorec.annotations import PositiveCount, Share
-from emorec.encoders.convolutions import ChannelAttention, ConvolutionBlock
+from emorec.encoders.convolutions import ChannelAttention, ConvolutionBlock, halved
 from emorec.encoders.log_mel import Duration
 from emorec.encoders.networks import LogMelNetwork, NetworkPart
 
@@ -40,46 +40,19 @@ class StridedCnn(LogMelNetwork):
     pooling: Literal["none", "mean", "mean_std"] = "none"
 
     def trained(self) -> NetworkPart:
-        return StridedCnnPart(
-            bands=self.bands,
-            stride=self.stride,
-            channels=self.channels,
-            attention=self.attention,
-            dropout=self.dropout,
-            pooling=self.pooling,
-        )
+        return StridedCnnPart(self)
 
 
 class StridedCnnPart(NetworkPart):
     """The network of `StridedCnn`: (N, T, bands) to frames (N, T / stride / 2^(blocks - 1), D), rounded up."""
 
-    def __init__(
-        self,
-        *,
-        bands: int,
-        stride: int,
-        channels: Sequence[int],
-        attention: ChannelAttention,
-        dropout: float,
-        pooling: str,
-    ) -> None:
-        super().__init__(pooling=pooling, standardised=bands)
-        stem = ConvolutionBlock(
-            1,
-            channels[0],
-            kernel=(2 * stride + 1, 5),
-            stride=(stride, 2),
-            pool=(1, 1),
-            attention=attention,
-            dropout=dropout,
-        )
-        others = (
-            ConvolutionBlock(*sizes, pool=(2, 2), attention=attention, dropout=dropout) for sizes in pairwise(channels)
-        )
-        self.blocks = nn.ModuleList([stem, *others])
-        for _ in channels:
-            bands = -(-bands // 2)
-        self.width = channels[-1] * bands
+    def __init__(self, encoder: StridedCnn) -> None:
+        super().__init__(pooling=encoder.pooling, standardised=encoder.bands)
+        channels, stride = encoder.channels, encoder.stride
+        block = partial(ConvolutionBlock, attention=encoder.attention, dropout=encoder.dropout)
+        stem = block(1, channels[0], kernel=(2 * stride + 1, 5), stride=(stride, 2), pool=(1, 1))
+        self.blocks = nn.ModuleList([stem, *(block(*sizes, pool=(2, 2)) for sizes in pairwise(channels))])
+        self.width = channels[-1] * halved(encoder.bands, len(channels))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
 
     @property

@@ -10,7 +10,7 @@ from emorec.augmentation.spectrogram import SpectrogramAugmentation
 from emorec.augmentation.streams import Augment
 from emorec.augmentation.waveform import WaveformAugmentation
 from emorec.draws import keys_of
-from emorec.encoders.crnn import CrnnPart
+from emorec.encoders.crnn import Crnn
 from emorec.encoders.trained import TrainedPart
 from emorec.encoders.waveform import LogMelFront
 from tests.benchmarks.figure import Figure
@@ -38,7 +38,7 @@ def _step(part: TrainedPart, augment: Augment | None, augment_sound: Augment | N
 
 def augmentation(*, rounds: int = 9) -> list[Figure]:
     """A step with all augmentations of log mel bands, and with all of sound as well, against one without."""
-    part = CrnnPart(bands=BANDS, channels=[32, 64, 96], hidden=64, dropout=0.2, pooling="mean_std").train()
+    part = Crnn(bands=BANDS).trained().train()
     sides = {
         "log_mel_augmentation": (SPECTROGRAM.vary, None, False),
         "sound_augmentation": (SPECTROGRAM.vary, partial(WAVEFORM.vary, rate=RATE), True),
