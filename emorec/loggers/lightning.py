@@ -1,4 +1,4 @@
-"""Logs a run with a logger of Lightning: CSV, MLflow, Comet and any other class of `lightning.pytorch.loggers`."""
+"""Logs a run with a logger of Lightning: TensorBoard, CSV, MLflow, Comet or another of `lightning.pytorch.loggers`."""
 
 import importlib.util
 import inspect
@@ -19,7 +19,7 @@ from emorec.config.instantiation import Component
 from emorec.config.keys import flat
 from emorec.errors import UserError, first_line
 from emorec.loggers.base import RunLogger
-from emorec.loggers.published import published_config, tracking_name
+from emorec.loggers.published import confusion_images, published_config, tracking_name
 from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.results import read_history, scalar_metrics
 from emorec.storage.atomic import follow_folder_mode, make_folder, share, write_json
@@ -99,8 +99,7 @@ class LightningLogger(RunLogger):
     def finished(self, record: RunRecord, metrics: Mapping[str, Any]) -> None:
         assert self._folder is not None
         self.resumed(read_history(self._folder.parent))  # new only where test is read of a run that is finished
-        results = {name: value for name, value in scalar_metrics(metrics).items() if name.startswith("test/")}
-        self._attempt(lambda: self._log({**results, "best_epoch": record.best_epoch}, record.best_epoch))
+        self._attempt(lambda: self._log_results(record, metrics))
 
     def closed(self, status: str) -> None:
         if self._folder is None:
@@ -150,6 +149,13 @@ class LightningLogger(RunLogger):
         self._log({"global_step" if name == "step" else name: value for name, value in row.items()}, int(row["epoch"]))
         self._state["epoch"] = int(row["epoch"])
         write_json(self._folder / STATE, self._state)
+
+    def _log_results(self, record: RunRecord, metrics: Mapping[str, Any]) -> None:
+        results = {name: value for name, value in scalar_metrics(metrics).items() if name.startswith("test/")}
+        if isinstance(self._logger, TensorBoardLogger):
+            for name, image in confusion_images(metrics).items():
+                self._logger.experiment.add_image(name, image, record.best_epoch, dataformats="HWC")
+        self._log({**results, "best_epoch": record.best_epoch}, record.best_epoch)
 
     def _log(self, metrics: Mapping[str, Any], epoch: int | None) -> None:
         assert self._logger is not None

@@ -1,6 +1,5 @@
 """Logs a run to Weights & Biases, or keeps it offline for `emorec runs sync`."""
 
-import importlib
 import logging
 import netrc
 import os
@@ -43,15 +42,6 @@ PRIVATE: dict[str, Any] = {
     "x_disable_meta": True,
     "x_save_requirements": False,
 }
-# What W&B raises besides its own `Error` when its service dies. The names are private: other versions may lack some.
-INTERNAL_FAILURES = (
-    ("wandb.sdk.mailbox.mailbox", "MailboxClosedError"),
-    ("wandb.sdk.mailbox.mailbox_handle", "HandleAbandonedError"),
-    ("wandb.sdk.mailbox.mailbox_handle", "ServerResponseError"),
-    ("wandb.sdk.lib.service.service_token", "WandbServiceConnectionError"),
-    ("wandb.sdk.lib.service.service_connection", "WandbAttachFailedError"),
-    ("wandb.sdk.lib.service.service_connection", "WandbApiFailedError"),
-)
 
 
 def folders_to_environment(folder: Path) -> dict[str, str]:
@@ -143,7 +133,7 @@ class WandbLogger(RunLogger):
         """Calls W&B. The first error is reported with its consequence, and the training goes on."""
         try:
             action()
-        except _failures() as error:
+        except Exception as error:  # when its service dies, W&B raises errors of its private modules
             reason = " ".join(str(error).split())[:REASON_CHARACTERS] or type(error).__name__
             if not self._failed:
                 log.warning("W&B fails (%s): %s", reason, consequence or f"{WITHOUT}; {self._hint()}")
@@ -227,14 +217,6 @@ class WandbLogger(RunLogger):
         self._run = None
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    """What W&B raises when it cannot be reached, has died, or refuses a value."""
-    import wandb
-
-    internal = [getattr(importlib.import_module(module), name, None) for module, name in INTERNAL_FAILURES]
-    return (wandb.Error, OSError, ValueError, *(error for error in internal if error is not None))
-
-
 def _has_key() -> bool:
     """Whether W&B finds an API key; without one it would ask for it on the terminal."""
     import wandb
@@ -263,10 +245,9 @@ def _environment(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        failures: tuple[type[BaseException], ...] = (*_failures(), SystemExit)
         try:
             wandb.teardown()
-        except failures as error:  # W&B exits where its own service has died
+        except (Exception, SystemExit) as error:  # W&B exits where its own service has died
             log.debug("W&B did not end well: %s", error)
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             del os.environ[name]

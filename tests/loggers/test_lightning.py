@@ -136,6 +136,38 @@ def test_a_training_that_is_interrupted_and_read_later_has_each_epoch_once(
     assert {path.name for path in root.iterdir()} <= {"cache", "checkpoints", "data"}
 
 
+# ---------------------------------------------------------------------------------------------------- TensorBoard
+
+
+def tensorboard() -> RunLogger:
+    node = yaml.safe_load(Path("conf/logger/tensorboard.yaml").read_text())["tensorboard"]
+    return make("tensorboard", "TensorBoardLogger", **{key: node[key] for key in node if key != "_target_"})
+
+
+def events(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder / "tensorboard"))
+    accumulator.Reload()
+    return accumulator
+
+
+def test_tensorboard_keeps_scalars_by_epoch_and_the_confusion_matrix(folder: Path) -> None:
+    log_run(tensorboard(), folder)
+    found = events(folder)
+    assert [(event.step, event.value) for event in found.Scalars("val/uar")] == [(0, 0.0), (1, 0.25), (2, 0.5)]
+    assert [(event.step, event.value) for event in found.Scalars("test/uar")] == [(2, 0.625)]
+    assert found.Images("test/confusion")[0].encoded_image_string.startswith(b"\x89PNG")
+    of_epochs = {"epoch", "global_step", "lr", "seconds", "train/loss", "val/uar"}
+    assert set(found.Tags()["scalars"]) == of_epochs | {"test/uar", "test/loss", "best_epoch"}
+
+
+def test_tensorboard_shows_each_epoch_of_a_resumed_run_once(folder: Path) -> None:
+    log_run(tensorboard(), folder, epochs=range(4), status="interrupted")
+    log_run(tensorboard(), folder, resumed=range(2), epochs=range(2, 5))
+    assert [event.step for event in events(folder).Scalars("val/uar")] == [0, 1, 2, 3, 4]
+
+
 # ---------------------------------------------------------------------------------------------------- failures
 
 

@@ -13,7 +13,6 @@ from emorec.config.schema import TrainConfig
 from emorec.errors import UserError
 from emorec.loggers.factory import make_loggers
 from emorec.loggers.lightning import LightningLogger
-from emorec.loggers.tensorboard import TensorboardLogger
 from emorec.loggers.wandb import WandbLogger
 from emorec.training.callbacks.history import History
 from tests.loggers.wandb_files import Written, read, wandb_files
@@ -63,10 +62,10 @@ def chosen(*words: str) -> list[Any]:
         ("logger=csv", [LightningLogger]),
         ("logger=none", []),
         ("logger=wandb", [WandbLogger]),
-        ("logger=tensorboard", [TensorboardLogger]),
-        ("logger=wandb_tensorboard", [WandbLogger, TensorboardLogger]),
-        ("logger=[wandb,tensorboard]", [WandbLogger, TensorboardLogger]),
-        ("logger=[csv,tensorboard]", [LightningLogger, TensorboardLogger]),
+        ("logger=tensorboard", [LightningLogger]),
+        ("logger=wandb_tensorboard", [WandbLogger, LightningLogger]),
+        ("logger=[wandb,tensorboard]", [WandbLogger, LightningLogger]),
+        ("logger=[csv,tensorboard]", [LightningLogger, LightningLogger]),
     ],
 )
 def test_each_choice_of_loggers_gives_its_classes(word: str, kinds: list[type]) -> None:
