@@ -28,17 +28,11 @@ SMALL = 0.1
 
 @dataclass(frozen=True)
 class Attribution:
-    """Of the logit of a class of one utterance.
+    """Of the logit of a class of one utterance."""
 
-    Attributes:
-        frames: {modality: (T,)} what each frame adds.
-        difference: of the logit from that of average frames.
-        steps: of the path.
-    """
-
-    frames: dict[str, Tensor]
-    difference: float
-    steps: int
+    frames: dict[str, Tensor]  # {modality: (T,)} what each frame adds
+    difference: float  # of the logit from that of average frames
+    steps: int  # of the path
 
     @property
     def error(self) -> float:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emorec.datasets.utterance import Task, Utterance
+from emorec.errors import UserError
 from emorec.escaping import for_markdown
 from emorec.reporting.scores import SCORES
-from emorec.reporting.statistics import Interval
+from emorec.reporting.statistics import Array, Interval, Resampling
 from emorec.runs.results import SHOWN
-from emorec.runs.stored_predictions import StoredPredictions
+from emorec.runs.stored_predictions import StoredPredictions, read_predictions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,19 +26,12 @@ COLOURS = {"text": "#D55E00", "audio": "#0072B2", "video": "#009E73"}  # readabl
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a card holds.
+    """What a card holds."""
 
-    Attributes:
-        markdown: the text, as it is read.
-        values: the numbers behind it, for JSON.
-        summary: what is printed.
-        files: {name: content} of figures and pages.
-    """
-
-    markdown: str
-    values: Mapping[str, Any]
-    summary: str
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    markdown: str  # the text, as it is read
+    values: Mapping[str, Any]  # the numbers behind it, for JSON
+    summary: str  # what is printed
+    files: Mapping[str, bytes] = field(default_factory=dict)  # {name: content} of figures and pages
 
 
 def monitor_of(task: Task) -> str:
@@ -68,9 +62,33 @@ def split_utterances(evaluation: "Evaluation") -> tuple[Utterance, ...]:
     return evaluation.data.splits[evaluation.loaded_split]
 
 
-def interval_text(interval: Interval | None) -> str:
-    """`[0.512, 0.634]`, or nothing where it is not known."""
-    return "" if interval is None else f"[{interval.low:.3f}, {interval.high:.3f}]"
+def finite_predictions(evaluation: "Evaluation", card: str) -> StoredPredictions:
+    """What the run predicts for the split.
+
+    Raises:
+        UserError: a prediction is not finite.
+    """
+    task = evaluation.data.task
+    labels = task.labels if task.kind == "classification" else ()
+    predictions = read_predictions(evaluation.target, labels)[evaluation.split]
+    if not predictions.is_finite:
+        raise UserError(f"card={card}: expected finite predictions, got some that are not")
+    return predictions
+
+
+def draws_of(numbers: "np.ndarray[Any, Any]", count: int) -> Resampling:
+    """Draws of clusters, of the number (N,) of each utterance's cluster and how many clusters there are."""
+    sizes = np.bincount(numbers, minlength=count).astype(np.float64)
+    return Resampling(np.zeros(count, dtype=np.int64), sizes)
+
+
+def score_of(task: Task, metric: str, sums: Array, draws: Resampling) -> tuple[float, Interval | None]:
+    """The value of a metric, of the sums (n, K) of clusters, and its 95 % interval; `None` where none is defined."""
+    score, (low, high) = SCORES[task.kind][metric], bounds_of(metric)
+    value = float(score(sums.sum(0)))
+    if not draws.is_defined:
+        return value, None
+    return value, draws.interval(value, score(draws.resampled(sums)), low=low, high=high)
 
 
 def numbers_of(names: "np.ndarray[Any, Any]") -> tuple["np.ndarray[Any, Any]", int]:

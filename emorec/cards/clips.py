@@ -19,17 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips of a split.
+    """Clips of a split."""
 
-    Attributes:
-        clips: that are predicted together, in order.
-        counted: the ids of those that have a target and count; others are context.
-        total: how many of the split have a target.
-    """
-
-    clips: list[Utterance]
-    counted: frozenset[str]
-    total: int
+    clips: list[Utterance]  # that are predicted together, in order
+    counted: frozenset[str]  # the ids of those that have a target and count; others are context
+    total: int  # how many of the split have a target
 
     @property
     def scored(self) -> int:

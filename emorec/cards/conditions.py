@@ -32,21 +32,13 @@ NOISE, ROOMS, LOSSES, GAINS = (20, 10, 5, 0), (0.3, 0.6, 0.9), (5, 10, 20), (-10
 
 @dataclass(frozen=True)
 class Condition:
-    """Something that happens to one modality.
+    """Something that happens to one modality."""
 
-    Attributes:
-        name: for readers, such as "noise white 10 dB"; the first word is its family.
-        modality: that it changes.
-        media: changes decoded media; `None` for text.
-        text: changes a text; `None` for media.
-        voices: of the corpus that `media` takes as `voices`; `None` for none.
-    """
-
-    name: str
-    modality: str
-    media: ChangeMedia | None = None
-    text: ChangeText | None = None
-    voices: "Voices | None" = None
+    name: str  # for readers, such as "noise white 10 dB"; the first word is its family
+    modality: str  # that it changes
+    media: ChangeMedia | None = None  # changes decoded media; `None` for text
+    text: ChangeText | None = None  # changes a text; `None` for media
+    voices: "Voices | None" = None  # of the corpus that `media` takes as `voices`; `None` for none
 
     def is_asked_for(self, names: Sequence[str] | None) -> bool:
         """Whether it is one of some names or families; `None` for all."""

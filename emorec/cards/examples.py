@@ -10,27 +10,16 @@ from emorec.runs.stored_predictions import StoredPredictions
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An utterance, and why it is shown.
+    """An utterance, and why it is shown."""
 
-    Attributes:
-        id: of the utterance.
-        row: in the predictions.
-        title: why it is shown.
-        section: under which heading: its true class.
-        target: class or value, for readers.
-        predicted: likewise.
-        number: of the class that is explained: the predicted one; 0 for regression.
-        confidence: probability of the predicted class; `None` for regression.
-    """
-
-    id: str
-    row: int
-    title: str
-    section: str
-    target: str
-    predicted: str
-    number: int
-    confidence: float | None
+    id: str  # of the utterance
+    row: int  # in the predictions
+    title: str  # why it is shown
+    section: str  # under which heading: its true class
+    target: str  # class or value, for readers
+    predicted: str  # likewise
+    number: int  # of the class that is explained: the predicted one; 0 for regression
+    confidence: float | None  # probability of the predicted class; `None` for regression
 
 
 def chosen_examples(predictions: StoredPredictions, task: Task, count: int) -> list[Example]:

@@ -13,18 +13,17 @@ from numpy.typing import NDArray
 
 from emorec.cards import attribution, words
 from emorec.cards.attribution import Attribution, Attributor, shortened
-from emorec.cards.card import COLOURS, Card, heading, png_of, split_utterances
+from emorec.cards.card import COLOURS, Card, finite_predictions, heading, png_of, split_utterances
 from emorec.cards.examples import Example, chosen_examples
 from emorec.cards.page import page_of
 from emorec.cards.shapley import Contributions, contributions
 from emorec.config.cards import CardConfig
 from emorec.datasets.utterance import Task
-from emorec.errors import UserError
 from emorec.escaping import for_csv, for_figure
 from emorec.inference.loaded_run import LoadedRun
 from emorec.inference.member import Member
 from emorec.markdown import markdown_table
-from emorec.runs.stored_predictions import StoredPredictions, read_predictions
+from emorec.runs.stored_predictions import StoredPredictions
 
 if TYPE_CHECKING:
     from emorec.training.evaluation import Evaluation
@@ -43,10 +42,7 @@ def explanation_card(evaluation: "Evaluation", settings: CardConfig) -> Card:
     if no_time is None:
         attribution.check_captum()
     task = evaluation.data.task
-    labels = task.labels if task.kind == "classification" else ()
-    predictions = read_predictions(evaluation.target, labels)[evaluation.split]
-    if not predictions.is_finite:
-        raise UserError("card=explanation: expected finite predictions, got some that are not")
+    predictions = finite_predictions(evaluation, "explanation")
     shares = contributions(evaluation)
     examples = chosen_examples(predictions, task, settings.examples)
     member = Member(LoadedRun(evaluation.record, evaluation.folder, evaluation.models), evaluation.config.extraction)

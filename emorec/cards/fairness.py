@@ -9,27 +9,28 @@ from numpy.typing import NDArray
 
 from emorec.cards.card import (
     Card,
-    bounds_of,
     clusters_of,
+    draws_of,
+    finite_predictions,
     heading,
-    interval_text,
     is_lower_better,
     monitor_of,
     numbers_of,
     png_of,
+    score_of,
     split_utterances,
 )
 from emorec.cards.groups import columns_of
 from emorec.config.cards import CardConfig
 from emorec.datasets.utterance import Task
-from emorec.errors import UserError
 from emorec.escaping import for_figure, for_markdown
 from emorec.markdown import markdown_table
 from emorec.reporting.samples import cluster_sums
 from emorec.reporting.scores import SCORES
 from emorec.reporting.statistics import Interval, Resampling
+from emorec.reporting.text_tables import interval_text
 from emorec.runs.results import SHOWN
-from emorec.runs.stored_predictions import StoredPredictions, read_predictions
+from emorec.runs.stored_predictions import StoredPredictions
 
 if TYPE_CHECKING:
     from emorec.training.evaluation import Evaluation
@@ -46,25 +47,15 @@ that the gap is measured on, so with many groups some gap is to be expected of a
 
 @dataclass(frozen=True, kw_only=True)
 class GroupScore:
-    """What a run reaches in one group.
+    """What a run reaches in one group."""
 
-    Attributes:
-        name: of the group.
-        utterances: that have a target.
-        clusters: speakers, dialogues or utterances that the interval is over.
-        over: what these are.
-        metrics: {metric: value}.
-        interval: of the metric that is compared; `None` where there is a single utterance.
-        recalls: {class: (recall, utterances of the class)}; none for regression.
-    """
-
-    name: str
-    utterances: int
-    clusters: int
-    over: str
-    metrics: dict[str, float]
-    interval: Interval | None
-    recalls: dict[str, tuple[float, int]]
+    name: str  # of the group
+    utterances: int  # that have a target
+    clusters: int  # speakers, dialogues or utterances that the interval is over
+    over: str  # what these are
+    metrics: dict[str, float]  # {metric: value}
+    interval: Interval | None  # of the metric that is compared; `None` where there is a single utterance
+    recalls: dict[str, tuple[float, int]]  # {class: (recall, utterances of the class)}; none for regression
 
     @property
     def is_large(self) -> bool:
@@ -84,18 +75,12 @@ class Gap:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The groups of a column.
+    """The groups of a column."""
 
-    Attributes:
-        column: of the corpus.
-        groups: by name.
-        gap: `None` with fewer than two large groups.
-        recall_gaps: {class: distance of the best recall from the worst} over the groups with enough of the class.
-    """
-
-    column: str
-    groups: list[GroupScore]
-    gap: Gap | None
+    column: str  # of the corpus
+    groups: list[GroupScore]  # by name
+    gap: Gap | None  # `None` with fewer than two large groups
+    # {class: distance of the best recall from the worst} over the groups with enough of the class
     recall_gaps: dict[str, float]
 
 
@@ -105,11 +90,7 @@ def fairness_card(evaluation: "Evaluation", settings: CardConfig) -> Card:
     Raises:
         UserError: a prediction is not finite, or the corpus has no such column.
     """
-    task, split = evaluation.data.task, evaluation.split
-    labels = task.labels if task.kind == "classification" else ()
-    predictions = read_predictions(evaluation.target, labels)[split]
-    if not predictions.is_finite:
-        raise UserError("card=fairness: expected finite predictions, got some that are not")
+    task, predictions = evaluation.data.task, finite_predictions(evaluation, "fairness")
     utterances = {item.id: item for item in split_utterances(evaluation)}
     columns = columns_of([utterances[name] for name in predictions.id.tolist()], settings.by)
     comparisons = [compared(name, groups, predictions, task) for name, groups in columns.items()]
@@ -130,7 +111,7 @@ def compared(column: str, groups: Sequence[str | None], predictions: StoredPredi
     names = np.array(groups, dtype=object)
     scores = {}
     for name in sorted({name for name in groups if name is not None}):
-        part = _taken(predictions, np.flatnonzero((names == name) & _known(predictions)))
+        part = predictions.taken((names == name) & predictions.is_known)
         if len(part):
             scores[name] = _group_score(name, part, task)
     large = [score for score in scores.values() if score.is_large]
@@ -142,27 +123,11 @@ def compared(column: str, groups: Sequence[str | None], predictions: StoredPredi
     )
 
 
-def _known(predictions: StoredPredictions) -> NDArray[np.bool_]:
-    known: NDArray[np.bool_] = (
-        predictions.target >= 0 if predictions.is_classification else ~np.isnan(predictions.target)
-    )
-    return known
-
-
-def _taken(predictions: StoredPredictions, rows: NDArray[np.int64]) -> StoredPredictions:
-    return StoredPredictions(**{name: column[rows] for name, column in vars(predictions).items()})
-
-
 def _group_score(name: str, part: StoredPredictions, task: Task) -> GroupScore:
     clusters, over = clusters_of(part)
     numbers, count = numbers_of(clusters)
     sums = cluster_sums(part, numbers, count)  # (n, K)
-    score = SCORES[task.kind][monitor_of(task)]
-    resampling = Resampling(np.zeros(count, dtype=np.int64), np.bincount(numbers).astype(np.float64))
-    interval = None
-    if resampling.is_defined:
-        low, high = bounds_of(monitor_of(task))
-        interval = resampling.interval(float(score(sums.sum(0))), score(resampling.resampled(sums)), low=low, high=high)
+    _, interval = score_of(task, monitor_of(task), sums, draws_of(numbers, count))
     recalls = {}
     if task.kind == "classification":
         hits, targets, _ = np.split(sums.sum(0), 3)
@@ -191,14 +156,14 @@ def _gap(names: NDArray[np.object_], large: Sequence[GroupScore], predictions: S
     metric = monitor_of(task)
     ordered = sorted(large, key=lambda item: item.metrics[metric], reverse=is_lower_better(metric))
     worst, best = ordered[0], ordered[-1]
-    in_either = np.isin(names, [worst.name, best.name]) & _known(predictions)
-    part, own = _taken(predictions, np.flatnonzero(in_either)), names[in_either]
+    in_either = np.isin(names, [worst.name, best.name]) & predictions.is_known
+    part, own = predictions.taken(in_either), names[in_either]
     drawn_by = {"speakers": part.speaker, "dialogues": part.dialogue, "utterances": part.id}
     numbers, count = numbers_of(drawn_by[worst.over] if worst.over == best.over else clusters_of(part)[0])
     sums = []
     for name in (worst.name, best.name):
         rows = np.flatnonzero(own == name)
-        sums.append(cluster_sums(_taken(part, rows), numbers[rows], count))  # (n, K)
+        sums.append(cluster_sums(part.taken(rows), numbers[rows], count))  # (n, K)
     first, second = (item.sum(1) > 0 for item in sums)
     # clusters that are in one group only are drawn within their group
     strata = first.astype(np.int64) + 2 * second

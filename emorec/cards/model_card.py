@@ -4,10 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from emorec import __version__
-from emorec.cards.card import Card, bounds_of, clusters_of, interval_text, is_lower_better, numbers_of
+from emorec.cards.card import Card, clusters_of, draws_of, finite_predictions, is_lower_better, numbers_of, score_of
 from emorec.config.cards import CardConfig
 from emorec.datasets.utterance import Task
 from emorec.errors import UserError
@@ -16,10 +14,9 @@ from emorec.inference.loaded_run import LoadedRun
 from emorec.inference.run_card import LICENCE, LIMITS, card_header, data_text, origin_text, results_text, without_paths
 from emorec.markdown import markdown_table
 from emorec.reporting.samples import cluster_sums
-from emorec.reporting.scores import SCORES
-from emorec.reporting.statistics import Interval, Resampling
+from emorec.reporting.statistics import Interval
+from emorec.reporting.text_tables import interval_text
 from emorec.runs.results import SHOWN
-from emorec.runs.stored_predictions import StoredPredictions, read_predictions
 from emorec.storage.documents import read_object
 
 if TYPE_CHECKING:
@@ -116,23 +113,12 @@ def _counted(counts: "Counter[Any]", task: Task) -> str:
 def _intervals(evaluation: "Evaluation") -> tuple[dict[str, tuple[float, Interval | None]], str]:
     """{metric: (value, 95 % interval)} of the evaluation, and what is drawn."""
     task = evaluation.data.task
-    labels = task.labels if task.kind == "classification" else ()
-    predictions: StoredPredictions = read_predictions(evaluation.target, labels)[evaluation.split]
-    if not predictions.is_finite:
-        raise UserError("card=model: expected finite predictions, got some that are not")
+    predictions = finite_predictions(evaluation, "model")
     clusters, over = clusters_of(predictions)
     numbers, count = numbers_of(clusters)
     sums = cluster_sums(predictions, numbers, count)
-    sizes = np.bincount(numbers, minlength=count).astype(np.float64)
-    resampling = Resampling(np.zeros(count, dtype=np.int64), sizes)
-    drawn, found = resampling.resampled(sums), {}
-    for metric in SHOWN[task.kind]:
-        score = SCORES[task.kind][metric]
-        low, high = bounds_of(metric)
-        value = float(score(sums.sum(0)))
-        interval = resampling.interval(value, score(drawn), low=low, high=high) if resampling.is_defined else None
-        found[metric] = value, interval
-    return found, f"{count} {over}"
+    draws = draws_of(numbers, count)
+    return {metric: score_of(task, metric, sums, draws) for metric in SHOWN[task.kind]}, f"{count} {over}"
 
 
 def _known_limits(evaluation: "Evaluation") -> list[str]:

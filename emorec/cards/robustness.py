@@ -19,6 +19,7 @@ from emorec.cards.card import (
     Card,
     bounds_of,
     clusters_of,
+    draws_of,
     heading,
     is_lower_better,
     monitor_of,
@@ -39,7 +40,7 @@ from emorec.media.source import Change
 from emorec.progress import Progress
 from emorec.reporting.samples import cluster_sums
 from emorec.reporting.scores import SCORES
-from emorec.reporting.statistics import Interval, Resampling
+from emorec.reporting.statistics import Interval
 from emorec.runs.logs import quiet
 from emorec.runs.results import SHOWN
 from emorec.runs.stored_predictions import StoredPredictions
@@ -60,23 +61,14 @@ depends on `card.seed={seed}` and on the clip's id alone."""
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What a run reaches under a condition.
+    """What a run reaches under a condition."""
 
-    Attributes:
-        condition: its name.
-        modality: that it changes, or "missing".
-        utterances: that the scores are of.
-        metrics: {metric: value}.
-        change: of the metric that is compared, relative to that of unchanged clips; `None` where that is 0.
-        interval: of the change.
-    """
-
-    condition: str
-    modality: str
-    utterances: int
-    metrics: dict[str, float]
-    change: float | None
-    interval: Interval | None
+    condition: str  # its name
+    modality: str  # that it changes, or "missing"
+    utterances: int  # that the scores are of
+    metrics: dict[str, float]  # {metric: value}
+    change: float | None  # of the metric that is compared, relative to that of unchanged clips; `None` where that is 0
+    interval: Interval | None  # of the change
 
 
 def robustness_card(evaluation: "Evaluation", settings: CardConfig) -> Card:
@@ -189,7 +181,7 @@ def _only(clip: Utterance, modalities: Sequence[str], kept: Sequence[str]) -> Ut
 def _known(predictions: StoredPredictions) -> StoredPredictions:
     """Those of clips of which anything is known."""
     known = predictions.predicted >= 0 if predictions.is_classification else np.isfinite(predictions.predicted)
-    return StoredPredictions(**{name: column[known] for name, column in vars(predictions).items()})
+    return predictions.taken(known)
 
 
 class _Comparison:
@@ -200,8 +192,7 @@ class _Comparison:
         self._number = dict(zip(clean.id.tolist(), numbers.tolist(), strict=True))
         self._task, self._metric = task, monitor_of(task)
         self._score = SCORES[task.kind][self._metric]
-        sizes = np.bincount(numbers, minlength=self._count).astype(np.float64)
-        self._resampling = Resampling(np.zeros(self._count, dtype=np.int64), sizes)
+        self._resampling = draws_of(numbers, self._count)
         sums = self._sums(clean)
         self._clean = float(self._score(sums.sum(0)))
         self._clean_drawn = self._score(self._resampling.resampled(sums))

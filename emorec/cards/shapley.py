@@ -47,23 +47,14 @@ def shapley_values(worth: Mapping[Subset, Array], players: Sequence[str]) -> dic
 
 @dataclass(frozen=True)
 class Contributions:
-    """What each modality adds to the outputs of N utterances.
+    """What each modality adds to the outputs of N utterances."""
 
-    Attributes:
-        id: (N,) names.
-        modalities: of the model.
-        prior: (C,) what is predicted of nothing.
-        prior_is: what the prior is, for readers.
-        outputs: (N, C) probabilities, or (N, 1) values, with all modalities.
-        shares: {modality: (N, C)}; prior + the sum of the shares = outputs.
-    """
-
-    id: list[str]
-    modalities: list[str]
-    prior: Array
-    prior_is: str
-    outputs: Array
-    shares: dict[str, Array]
+    id: list[str]  # (N,) names
+    modalities: list[str]  # of the model
+    prior: Array  # (C,) what is predicted of nothing
+    prior_is: str  # what the prior is, for readers
+    outputs: Array  # (N, C) probabilities, or (N, 1) values, with all modalities
+    shares: dict[str, Array]  # {modality: (N, C)}; prior + the sum of the shares = outputs
 
     def of_class(self, classes: NDArray[np.int64]) -> dict[str, Array]:
         """{modality: (N,)} what it adds to the output of one class (N,) of each utterance."""

@@ -20,15 +20,10 @@ LONGEST = 60  # spans of words that are left out one at a time; a longer text ha
 
 @dataclass(frozen=True)
 class Word:
-    """A word, or some that follow each other.
+    """A word, or some that follow each other."""
 
-    Attributes:
-        text: as it is written.
-        weight: what the output of the class loses without it; `None` where nothing is left without it.
-    """
-
-    text: str
-    weight: float | None
+    text: str  # as it is written
+    weight: float | None  # what the output of the class loses without it; `None` where nothing is left without it
 
 
 def why_not(member: Member) -> str | None:

@@ -23,23 +23,14 @@ Names = NDArray[np.object_]
 
 @dataclass(frozen=True, kw_only=True)
 class StoredPredictions:
-    """What a run predicts for N utterances of a split.
+    """What a run predicts for N utterances of a split."""
 
-    Attributes:
-        id: (N,) names of the utterances.
-        speaker: (N,) names, `None` where unknown.
-        dialogue: (N,) names, `None` where unknown.
-        target: (N,) class numbers, -1 where unknown; for regression values, NaN where unknown.
-        predicted: (N,) class numbers, -1 where a logit was not finite; for regression values.
-        probabilities: (N, C); (N, 0) for regression.
-    """
-
-    id: Names
-    speaker: Names
-    dialogue: Names
-    target: NDArray[Any]
-    predicted: NDArray[Any]
-    probabilities: NDArray[np.float32]
+    id: Names  # (N,) names of the utterances
+    speaker: Names  # (N,) names, `None` where unknown
+    dialogue: Names  # (N,) names, `None` where unknown
+    target: NDArray[Any]  # (N,) class numbers, -1 where unknown; for regression values, NaN where unknown
+    predicted: NDArray[Any]  # (N,) class numbers, -1 where a logit was not finite; for regression values
+    probabilities: NDArray[np.float32]  # (N, C); (N, 0) for regression
 
     def __len__(self) -> int:
         return len(self.id)
@@ -52,6 +43,16 @@ class StoredPredictions:
     def is_finite(self) -> bool:
         """Whether the run predicts something for every utterance."""
         return bool((self.predicted >= 0).all() if self.is_classification else np.isfinite(self.predicted).all())
+
+    @property
+    def is_known(self) -> NDArray[np.bool_]:
+        """(N,) true where there is a target."""
+        known: NDArray[np.bool_] = self.target >= 0 if self.is_classification else ~np.isnan(self.target)
+        return known
+
+    def taken(self, rows: NDArray[Any]) -> "StoredPredictions":
+        """Those of some rows: their numbers, or (N,) which of all."""
+        return StoredPredictions(**{name: column[rows] for name, column in vars(self).items()})
 
     def digest(self) -> str:
         """Of the names of the utterances, whatever their order; 16 hex digits."""
