@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from itertools import combinations, permutations
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,15 @@ def squared_error(predicted: Tensor, target: Tensor, rows: Tensor) -> Tensor:
     return mean_of((predicted - target).square(), rows).mean()
 
 
+class Subspaces(NamedTuple):
+    """The vectors {modality: (B, H)} of a batch, and the rows {modality: (B,)} that have the modality."""
+
+    projected: dict[str, Tensor]
+    private: dict[str, Tensor]
+    shared: dict[str, Tensor]
+    present: dict[str, Tensor]
+
+
 class SubspaceFusion(Fusion):
     """The base of fusions with a vector of each modality that is shared in kind, and one that is private.
 
@@ -83,7 +93,7 @@ class SubspaceFusion(Fusion):
         available = self.stacked(present)
         tokens = torch.stack([*private.values(), *shared.values()], dim=1)  # (B, 2 M, H)
         fused = self.joined(tokens, torch.cat([available, available], dim=1))
-        losses = self._losses(projected, private, shared, present) if self.training else {}
+        losses = self._losses(Subspaces(projected, private, shared, present)) if self.training else {}
         return FusionOutput(fused=fused, vectors=vectors, losses=losses)
 
     @abstractmethod
@@ -91,30 +101,18 @@ class SubspaceFusion(Fusion):
         """(B, H) from the private vectors and then the shared ones (B, 2 M, H), those that are available (B, 2 M)."""
 
     @abstractmethod
-    def own_losses(
-        self,
-        projected: dict[str, Tensor],
-        private: dict[str, Tensor],
-        shared: dict[str, Tensor],
-        present: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
-        """{name: scalar} beside the difference, for vectors {modality: (B, H)}."""
+    def own_losses(self, vectors: Subspaces) -> dict[str, Tensor]:
+        """{name: scalar} beside the difference."""
 
-    def _losses(
-        self,
-        projected: dict[str, Tensor],
-        private: dict[str, Tensor],
-        shared: dict[str, Tensor],
-        present: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
+    def _losses(self, vectors: Subspaces) -> dict[str, Tensor]:
+        _, private, shared, present = vectors
         pairs = [(private[name], shared[name], present[name]) for name in private]
         pairs += [
             (private[first], private[second], present[first] & present[second])
             for first, second in combinations(private, 2)
         ]
         difference = [overlap(first, second, both) for first, second, both in pairs]
-        own = self.own_losses(projected, private, shared, present)
-        return {"difference": self.difference * torch.stack(difference).sum(), **own}
+        return {"difference": self.difference * torch.stack(difference).sum(), **self.own_losses(vectors)}
 
 
 class SharedPrivate(SubspaceFusion):
@@ -157,13 +155,8 @@ class SharedPrivate(SubspaceFusion):
         joined: Tensor = self.layer(attended.flatten(1))
         return joined
 
-    def own_losses(
-        self,
-        projected: dict[str, Tensor],
-        private: dict[str, Tensor],
-        shared: dict[str, Tensor],
-        present: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
+    def own_losses(self, vectors: Subspaces) -> dict[str, Tensor]:
+        projected, private, shared, present = vectors
         rebuilt = [
             squared_error(self.decoders[name](private[name] + shared[name]), vector, present[name])
             for name, vector in projected.items()
@@ -214,13 +207,8 @@ class RouterSharedPrivate(SubspaceFusion):
         joined: Tensor = self.layer(torch.einsum("bm,bmh->bh", weights, known))
         return joined
 
-    def own_losses(
-        self,
-        projected: dict[str, Tensor],
-        private: dict[str, Tensor],
-        shared: dict[str, Tensor],
-        present: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
+    def own_losses(self, vectors: Subspaces) -> dict[str, Tensor]:
+        projected, _, shared, present = vectors
         errors = [
             squared_error(
                 self.predictors[other](shared[source]), projected[other].detach(), present[source] & present[other]

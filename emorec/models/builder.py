@@ -81,9 +81,8 @@ def make_parts(
     if config.head is not None:
         check_classical(config, task, list(made["encoders"]), others)
         return ModelParts(optimizer=optimizer, scheduler=scheduler, **made)
-    if made["others"] and made["fusion"].classifies:
-        name = type(made["fusion"]).__name__
-        raise UserError(f"fusion: expected one with a vector of all modalities for several tasks, got {name}")
+    if made["others"]:
+        raise_problems("the model", _without_vector(made["fusion"], "for several tasks"))
     if made["context"] is not None:
         _check_context(made["fusion"], made["loss"], config)
     _check_loss(made["fusion"], made["loss"], config)
@@ -123,34 +122,34 @@ def _context(config: TrainConfig) -> Context | None:
 def _check_loss(fusion: Fusion, loss: Loss, config: TrainConfig) -> None:
     """Raises a `UserError` for a loss that does not work with the fusion, or on mixtures of utterances."""
     problems = []
-    if loss.detaches_head and fusion.classifies:
-        name = type(fusion).__name__
-        problems.append(f"fusion: expected one with a vector of all modalities for detach_classifier=true, got {name}")
+    if loss.detaches_head:
+        problems += _without_vector(fusion, "for detach_classifier=true")
     if loss.reads_modality_logits and not fusion.classifies:
-        name = type(fusion).__name__
-        problems.append(
-            f"fusion: expected one with logits of each modality, such as mean_logits, for one_pass, got {name}"
-        )
-    if loss.ordinal and fusion.classifies:
-        name = type(fusion).__name__
-        problems.append(
-            f"fusion: expected one with a vector of all modalities for a loss of ordered classes, got {name}"
-        )
-    if config.model.mixup and not loss.mixes:
-        problems.append(f"model.mixup: expected 0 with a loss that compares utterances, got {config.model.mixup}")
+        expected = "one with logits of each modality, such as mean_logits, for one_pass"
+        problems.append(f"fusion: expected {expected}, got {type(fusion).__name__}")
+    if loss.ordinal:
+        problems += _without_vector(fusion, "for a loss of ordered classes")
+    if not loss.mixes:
+        problems += _with_mixup(config, "with a loss that compares utterances")
     raise_problems("the model", problems)
+
+
+def _without_vector(fusion: Fusion, why: str) -> list[str]:
+    """A line where a fusion gives logits and no vector of all modalities."""
+    expected = f"fusion: expected one with a vector of all modalities {why}"
+    return [f"{expected}, got {type(fusion).__name__}"] if fusion.classifies else []
+
+
+def _with_mixup(config: TrainConfig, why: str) -> list[str]:
+    """A line where utterances are mixed."""
+    return [f"model.mixup: expected 0 {why}, got {config.model.mixup}"] if config.model.mixup else []
 
 
 def _check_context(fusion: Fusion, loss: Loss, config: TrainConfig) -> None:
     """Raises a `UserError` for parts that do not work on the turns of dialogues."""
-    problems = []
-    if fusion.classifies:
-        name = type(fusion).__name__
-        problems.append(f"fusion: expected one with a vector of all modalities for a context, got {name}")
+    problems = [*_without_vector(fusion, "for a context"), *_with_mixup(config, "with a context")]
     if isinstance(loss, ViewLoss):
         problems.append(f"context: expected none for {type(loss).__name__}, which compares views of single utterances")
-    if config.model.mixup:
-        problems.append(f"model.mixup: expected 0 with a context, got {config.model.mixup}")
     raise_problems("the model", problems)
 
 
@@ -159,15 +158,11 @@ def _check_standardisation(fusion: Fusion, loss: Loss, config: TrainConfig) -> N
     where, problems = "model.fused_normalisation=speaker", []
     if config.group_by_speaker is None or config.group_by_speaker < FEWEST:
         problems.append(f"group_by_speaker: expected at least {FEWEST} for {where}, got {config.group_by_speaker}")
-    if fusion.classifies:
-        name = type(fusion).__name__
-        problems.append(f"fusion: expected one with a vector of all modalities for {where}, got {name}")
+    problems += [*_without_vector(fusion, f"for {where}"), *_with_mixup(config, f"for {where}")]
     if isinstance(loss, ViewLoss):
         problems.append(f"loss: expected one that trains the head for {where}, got {type(loss).__name__}")
     if config.context is not None:
         problems.append(f"context: expected none for {where}, got {config.context.target.__name__}")
-    if config.model.mixup:
-        problems.append(f"model.mixup: expected 0 for {where}, got {config.model.mixup}")
     if config.distillation.teacher is not None:
         problems.append(f"distillation.teacher: expected null for {where}, got {config.distillation.teacher!r}")
     raise_problems("the model", problems)
@@ -193,10 +188,7 @@ def _give_views(encoders: Mapping[str, TrainedPart], fusion: Fusion, config: Tra
         for modality in config.encoder.used()
         if modality not in encoders or not encoders[modality].augments
     ]
-    if fusion.classifies:
-        problems.append(f"fusion: expected one with a vector of all modalities {name}, got {type(fusion).__name__}")
-    if config.model.mixup:
-        problems.append(f"model.mixup: expected 0 {name}, got {config.model.mixup}")
+    problems += [*_without_vector(fusion, name), *_with_mixup(config, name)]
     if config.batch_size < 2:
         problems.append(f"batch_size: expected at least 2 {name}, got {config.batch_size}")
     raise_problems("the model", problems)

@@ -59,24 +59,23 @@ class ClassicalHead(nn.Module, ABC):
     Args:
         outputs: C.
         task_kind: of the task, "classification" or "regression".
+        grid: the values of the parameter that are tried.
     """
 
     parameter: ClassVar[str]  # the name of what is chosen on validation
+    of_grid: ClassVar[str]  # what its values are, for errors
     kinds: ClassVar[tuple[str, ...]] = ("classification", "regression")
 
-    def __init__(self, *, outputs: int, task_kind: str) -> None:
+    def __init__(self, *, outputs: int, task_kind: str, grid: Sequence[float]) -> None:
         super().__init__()
         if task_kind not in self.kinds:
             raise UserError(
                 f"head: expected linear_svm or knn for a task of {task_kind}, got {type(self).__name__}, which is for "
                 f"{' and '.join(self.kinds)}"
             )
-        self.outputs, self.task_kind = outputs, task_kind
-
-    @property
-    @abstractmethod
-    def grid(self) -> tuple[float, ...]:
-        """The values of the parameter that are tried."""
+        if not grid:
+            raise UserError(f"head.{self.parameter}: expected at least one {self.of_grid}, got none")
+        self.outputs, self.task_kind, self.grid = outputs, task_kind, tuple(grid)
 
     @abstractmethod
     def fit(self, features: Tensor, target: Tensor, value: float, *, seed: int) -> None:
@@ -104,7 +103,7 @@ class ClassicalHead(nn.Module, ABC):
 class _Linear(ClassicalHead):
     """A linear function of the vector."""
 
-    parameter = "C"
+    parameter, of_grid = "C", "value"
     coefficients: Tensor
     intercepts: Tensor
 
@@ -116,16 +115,10 @@ class _Linear(ClassicalHead):
         C: list[Positive],  # noqa: N803  (its name in scikit-learn and in the field)
         class_weight: Literal["balanced"] | None = None,
     ) -> None:
-        super().__init__(outputs=outputs, task_kind=task_kind)
-        if not C:
-            raise UserError("head.C: expected at least one value, got none")
-        self._grid, self.class_weight = tuple(C), class_weight
+        super().__init__(outputs=outputs, task_kind=task_kind, grid=C)
+        self.class_weight = class_weight
         self.register_buffer("coefficients", torch.zeros(outputs, 0))
         self.register_buffer("intercepts", torch.zeros(outputs))
-
-    @property
-    def grid(self) -> tuple[float, ...]:
-        return self._grid
 
     @abstractmethod
     def estimator(self, value: float, seed: int, *, dual: bool) -> Any:
@@ -204,7 +197,7 @@ class NearestNeighbours(ClassicalHead):
         weights: "uniform", or "distance" for votes inverse to the distance.
     """
 
-    parameter = "k"
+    parameter, of_grid = "k", "number"
     vectors: Tensor
     values: Tensor
     neighbours: Tensor
@@ -217,18 +210,11 @@ class NearestNeighbours(ClassicalHead):
         k: list[PositiveCount],
         weights: Literal["uniform", "distance"] = "uniform",
     ) -> None:
-        super().__init__(outputs=outputs, task_kind=task_kind)
-        if not k:
-            raise UserError("head.k: expected at least one number, got none")
-        self._grid, self.weights = tuple(k), weights
-        self.k = 0
+        super().__init__(outputs=outputs, task_kind=task_kind, grid=k)
+        self.weights, self.k = weights, 0
         self.register_buffer("vectors", torch.zeros(0, 0))
         self.register_buffer("values", torch.zeros(0, outputs))  # (N, C) one-hot classes, or (N, 1)
         self.register_buffer("neighbours", torch.zeros(1, dtype=torch.int64))
-
-    @property
-    def grid(self) -> tuple[float, ...]:
-        return self._grid
 
     def fit(self, features: Tensor, target: Tensor, value: float, *, seed: int) -> None:
         is_class = self.task_kind == "classification"
