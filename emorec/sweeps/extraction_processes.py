@@ -13,11 +13,10 @@ from emorec.config.schema import ExtractConfig
 from emorec.encoders.encoder import Encoder
 from emorec.errors import UserError
 from emorec.features.maintenance import WORKERS
-from emorec.machine import usable_cores
 from emorec.storage.folders import remove_tree
 from emorec.sweeps.launcher import Launcher, Task
-from emorec.sweeps.launchers import cores_and_memory_allow
-from emorec.sweeps.local import LocalLauncher, usable_gpus
+from emorec.sweeps.launchers import cores_and_memory_allow, local_launcher
+from emorec.sweeps.local import usable_gpus
 from emorec.sweeps.record import FAILED, JobRecord
 from emorec.sweeps.report import read_report
 from emorec.training.processes import forks, start_warm_parent
@@ -128,15 +127,6 @@ def _make_launcher(
     gpus = usable_gpus(torch.cuda.device_count())
     possible = len(gpus) if gpus and on_gpu else cores_and_memory_allow()
     slots = min(settings.slots or possible, possible) if gpus and on_gpu else settings.slots or possible
-    forked = forks(settings.start)
-    if forked:
+    if forks(settings.start):
         start_warm_parent()  # imports while this process reads the corpus
-    launcher = LocalLauncher(
-        slots=slots,
-        gpus=gpus,
-        cores=usable_cores(),
-        timeout=settings.timeout,
-        grace=settings.grace,
-        forked=forked,
-    )
-    return launcher, slots
+    return local_launcher(settings, slots=slots, gpus=gpus), slots

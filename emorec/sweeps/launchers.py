@@ -45,8 +45,13 @@ def make_launcher(
 
     gpus = usable_gpus(torch.cuda.device_count())
     slots = len(gpus) if gpus and any(map(_on_gpu, configs)) else _slots_without_gpu(configs)
+    return local_launcher(settings, slots=settings.slots or slots, gpus=gpus)
+
+
+def local_launcher(settings: LocalLauncherConfig, *, slots: int, gpus: Sequence[str]) -> LocalLauncher:
+    """A launcher of that many jobs at a time on the cores and GPUs of this machine."""
     return LocalLauncher(
-        slots=settings.slots or slots,
+        slots=slots,
         gpus=gpus,
         cores=usable_cores(),
         timeout=settings.timeout,

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,7 @@ from emorec.runs.results import SHOWN, read_metrics, remarks, scalar_metrics
 from emorec.storage.atomic import write_bytes, write_text
 from emorec.storage.digests import digest_of
 from emorec.training.evaluation import WHOLE, Evaluation, evaluate_run
-from emorec.training.lifecycle import train
-
-log = logging.getLogger(__name__)
+from emorec.training.lifecycle import finished_run
 
 OWN = "test"  # the split of the diagonal
 
@@ -69,12 +66,7 @@ def cross_corpus(
     store = CheckpointStore(configs[names[0]].config.paths.checkpoints)
     records = {}
     for name, composed in configs.items():  # all of them first: one that cannot train ends it before any is tested
-        outcome = train(composed, preparers[name])
-        record = store.read(outcome.run_id)
-        if record is None or outcome.status != "finished":
-            raise UserError(f"expected a finished run, got {outcome.line or outcome.run_id}")
-        log.info("%s", outcome.line)
-        records[name] = record
+        records[name], _ = finished_run(composed, preparers[name])
     kind, monitor = (str(records[names[0]].task[key]) for key in ("kind", "monitor"))
     metrics = list(dict.fromkeys([monitor, *SHOWN[kind]]))
     cells = [

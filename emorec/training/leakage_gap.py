@@ -1,6 +1,5 @@
 """What it is worth to know the speakers: one config under a random protocol and under one that separates speakers."""
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +19,10 @@ from emorec.reporting.evidence import BOUNDS
 from emorec.reporting.samples import Sample, Unit
 from emorec.reporting.scores import SCORES
 from emorec.reporting.statistics import CONFIDENCE, LEAST_SPREAD, Resampling
-from emorec.runs.checkpoint_store import CheckpointStore, RunRecord
+from emorec.runs.checkpoint_store import RunRecord
 from emorec.runs.results import SHOWN, read_metrics, remarks, scalar_metrics
 from emorec.runs.stored_predictions import read_predictions
-from emorec.training.lifecycle import train
-
-log = logging.getLogger(__name__)
+from emorec.training.lifecycle import finished_run
 
 STRATIFIED = "stratified"  # the random protocol of corpora that build their own splits
 
@@ -141,19 +138,14 @@ def leakage_gap(composed: Composed[TrainConfig], preparer: DataPreparer) -> str:
 
 def _trained(composed: Composed[TrainConfig], preparer: DataPreparer, protocol: str) -> Side:
     side, first = Side(protocol, [], []), composed.for_fold(0) if composed.wants_all_folds else composed
-    store = CheckpointStore(first.config.paths.checkpoints)
     folds: Sequence[int | None] = [first.values["dataset"]["fold"]]
     if composed.wants_all_folds:
         corpus, _ = preparer.components(first.config)
         folds = range(preparer.manifest(first.config, corpus).protocols[protocol].folds) or [None]
     for fold in folds:
-        outcome = train(composed.for_fold(fold), preparer)
-        record = store.read(outcome.run_id)
-        if record is None or outcome.status != "finished":
-            raise UserError(f"expected a finished run, got {outcome.line or outcome.run_id}")
-        log.info("%s", outcome.line)
+        record, folder = finished_run(composed.for_fold(fold), preparer)
         side.records.append(record)
-        side.folders.append(outcome.folder)
+        side.folders.append(folder)
     return side
 
 

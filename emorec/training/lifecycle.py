@@ -12,7 +12,7 @@ from emorec.config.schema import TrainConfig
 from emorec.datamodules.preparer import DataPreparer
 from emorec.errors import UserError
 from emorec.loggers.base import RunLogger
-from emorec.runs.checkpoint_store import CLAIM, RunRecord
+from emorec.runs.checkpoint_store import CLAIM, CheckpointStore, RunRecord
 from emorec.runs.logs import RUN_LOG_ONLY, log_to, quiet
 from emorec.runs.provenance import source_digest
 from emorec.runs.results import read_metrics, result_line
@@ -46,6 +46,20 @@ class Outcome:
     folder: Path
     line: str  # what is printed
     trained: bool = False  # whether this call trained it
+
+
+def finished_run(composed: Composed[TrainConfig], preparer: DataPreparer) -> tuple[RunRecord, Path]:
+    """Trains as `train` does, and logs the line of the run; returns its record and folder.
+
+    Raises:
+        UserError: as `train`, and where the run is not finished.
+    """
+    outcome = train(composed, preparer)
+    record = CheckpointStore(composed.config.paths.checkpoints).read(outcome.run_id)
+    if record is None or outcome.status != "finished":
+        raise UserError(f"expected a finished run, got {outcome.line or outcome.run_id}")
+    log.info("%s", outcome.line)
+    return record, outcome.folder
 
 
 def train(composed: Composed[TrainConfig], preparer: DataPreparer, loggers: Sequence[RunLogger] = ()) -> Outcome:
