@@ -16,15 +16,10 @@ POINTS = 1025  # of the distribution's quantiles, between which shares lie on li
 
 @dataclass(frozen=True)
 class Mixing:
-    """How the utterances of a batch are mixed.
+    """How the utterances of a batch are mixed."""
 
-    Attributes:
-        share: () of the utterance itself, at least a half; the rest is its partner's.
-        partner: (B,) the row of each utterance's partner.
-    """
-
-    share: Tensor
-    partner: Tensor
+    share: Tensor  # () of the utterance itself, at least a half; the rest is its partner's
+    partner: Tensor  # (B,) the row of each utterance's partner
 
     def inputs(self, values: Tensor, mask: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mixtures (B, T, I) in float32, their mask (B, T), and where there is any (B,).

@@ -12,13 +12,9 @@ from emorec.draws import uniform
 
 @dataclass(frozen=True, kw_only=True)
 class TokenAugmentation:
-    """Some tokens are hidden.
+    """Some tokens are hidden."""
 
-    Attributes:
-        dropout: probability that a token is replaced by the one that stands for a hidden or unknown token.
-    """
-
-    dropout: Share = 0.0
+    dropout: Share = 0.0  # probability that a token is replaced by the one that stands for a hidden or unknown token
 
     def vary(
         self, values: Tensor, lengths: Tensor, draw: Tensor, *, replacement: int, kept: tuple[int, ...] = ()

@@ -115,15 +115,10 @@ class FeaturesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InputsConfig:
-    """How decoded inputs of encoders that train are read; nothing here changes them.
+    """How decoded inputs of encoders that train are read; nothing here changes them."""
 
-    Attributes:
-        keep: whether they are stored; else media are decoded during training.
-        workers: threads that then decode ahead.
-    """
-
-    keep: bool = True
-    workers: PositiveCount = 2
+    keep: bool = True  # whether they are stored; else media are decoded during training
+    workers: PositiveCount = 2  # threads that then decode ahead
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,19 +57,13 @@ class EpochOrder:
 
 @dataclass(frozen=True)
 class Plan:
-    """The batches of one rank in an epoch.
+    """The batches of one rank in an epoch."""
 
-    Attributes:
-        rows: (R,) numbers of utterances, batch by batch.
-        sizes: of the batches.
-        turns: numbers of turns of the dialogues of each batch; `None` where utterances stand alone.
-        of_all: (batches, ranks), the number of targets of each batch of all ranks.
-    """
-
-    rows: Tensor
-    sizes: list[int]
+    rows: Tensor  # (R,) numbers of utterances, batch by batch
+    sizes: list[int]  # of the batches
+    # numbers of turns of the dialogues of each batch; `None` where utterances stand alone
     turns: list[list[int]] | None
-    of_all: Tensor
+    of_all: Tensor  # (batches, ranks), the number of targets of each batch of all ranks
 
     def after(self, count: int) -> "Plan":
         """What is left after the first `count` batches."""

@@ -22,21 +22,13 @@ Embed = Callable[[Any, Tensor, Tensor], Tensor]  # (network, input (N, …), mas
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of network.
+    """One kind of network."""
 
-    Attributes:
-        embed: what comes before the first layer.
-        layers: path of the list of layers in the network.
-        norm: path of the normalisation after the last layer; `None` where there is none.
-        masked: whether there is padding, which the layers must not attend to.
-        takes_mask: whether a layer takes a mask at all.
-    """
-
-    embed: Embed
-    layers: str
-    norm: str | None = None
-    masked: bool = True
-    takes_mask: bool = True
+    embed: Embed  # what comes before the first layer
+    layers: str  # path of the list of layers in the network
+    norm: str | None = None  # path of the normalisation after the last layer; `None` where there is none
+    masked: bool = True  # whether there is padding, which the layers must not attend to
+    takes_mask: bool = True  # whether a layer takes a mask at all
 
 
 def _embed_tokens(network: Any, tokens: Tensor, mask: Tensor) -> Tensor:

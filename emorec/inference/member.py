@@ -31,17 +31,11 @@ AT_ONCE = 32  # clips of which the model reads the features at a time
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a run says about N clips.
+    """What a run says about N clips."""
 
-    Attributes:
-        values: (N, C) probabilities, or (N, 1) values of a regression; NaN where nothing is known of a clip.
-        present: {modality: (N,)}, true where it was used.
-        problems: {modality: why it cannot be used} of each clip.
-    """
-
-    values: Tensor
-    present: dict[str, Tensor]
-    problems: list[dict[str, str]]
+    values: Tensor  # (N, C) probabilities, or (N, 1) values of a regression; NaN where nothing is known of a clip
+    present: dict[str, Tensor]  # {modality: (N,)}, true where it was used
+    problems: list[dict[str, str]]  # {modality: why it cannot be used} of each clip
 
     def modalities(self, number: int) -> list[str]:
         """Those of a clip that were used."""

@@ -40,19 +40,12 @@ def trim_silence(waveform: Waveform, sample_rate: int, below: float) -> Waveform
 
 @dataclass(frozen=True, kw_only=True)
 class Compression:
-    """Settings of a compressor of the dynamics.
+    """Settings of a compressor of the dynamics."""
 
-    Attributes:
-        threshold: dB of full scale; louder sound is compressed.
-        ratio: dB at the input, above the threshold, that become one dB at the output.
-        attack: time constant of the gain when the sound becomes louder, seconds.
-        release: time constant of the gain when the sound becomes quieter, seconds.
-    """
-
-    threshold: Annotated[float, Ge(-100), Le(0)]
-    ratio: Annotated[float, Ge(1), Le(100)]
-    attack: Annotated[float, Ge(0), Le(1)] = 0.005
-    release: Annotated[float, Ge(0), Le(10)] = 0.05
+    threshold: Annotated[float, Ge(-100), Le(0)]  # dB of full scale; louder sound is compressed
+    ratio: Annotated[float, Ge(1), Le(100)]  # dB at the input, above the threshold, that become one dB at the output
+    attack: Annotated[float, Ge(0), Le(1)] = 0.005  # time constant of the gain when the sound becomes louder, seconds
+    release: Annotated[float, Ge(0), Le(10)] = 0.05  # time constant of the gain when the sound becomes quieter, seconds
 
 
 def compress(waveform: Waveform, sample_rate: int, settings: Compression) -> Waveform:

@@ -72,23 +72,14 @@ def decode_track(path: Path, start: float | None, end: float | None, maximum_sec
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """The first sound track of an open file.
+    """The first sound track of an open file."""
 
-    Attributes:
-        path: the file.
-        container: PyAV's container.
-        stream: PyAV's stream.
-        rate: Hz.
-        unit: samples in a unit of the stream's times; may be less than one.
-        zero: the file's time 0, in samples after the stream's.
-    """
-
-    path: Path
-    container: Any
-    stream: Any
-    rate: int
-    unit: float
-    zero: float
+    path: Path  # the file
+    container: Any  # PyAV's container
+    stream: Any  # PyAV's stream
+    rate: int  # Hz
+    unit: float  # samples in a unit of the stream's times; may be less than one
+    zero: float  # the file's time 0, in samples after the stream's
 
     @classmethod
     def of(cls, path: Path, container: Any) -> "Track":

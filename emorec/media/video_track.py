@@ -35,52 +35,30 @@ H264_IDR, HEVC_INTRA = frozenset({5}), frozenset(range(16, 24))
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Numbering:
-    """The frames of a track, in the order in which they are shown.
+    """The frames of a track, in the order in which they are shown."""
 
-    Attributes:
-        ticks: (N,) times.
-        entries: (N,) number of the packet at which decoding starts.
-        firsts: (N,) number of the first frame that is exact if decoding starts there.
-        safe: number of a frame that is decoded exactly if any is.
-    """
-
-    ticks: NDArray[np.int64]
-    entries: NDArray[np.int64]
-    firsts: NDArray[np.int64]
-    safe: int = 0
+    ticks: NDArray[np.int64]  # (N,) times
+    entries: NDArray[np.int64]  # (N,) number of the packet at which decoding starts
+    firsts: NDArray[np.int64]  # (N,) number of the first frame that is exact if decoding starts there
+    safe: int = 0  # number of a frame that is decoded exactly if any is
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VideoTrack:
-    """The first video track of a file.
+    """The first video track of a file."""
 
-    Attributes:
-        container: FFmpeg's first name of the format.
-        codec: FFmpeg's name of the codec.
-        size: stored height and width, before rotation.
-        alone: whether the file has no other.
-        deep: whether colours have more than 8 bits; decord rounds them otherwise.
-        tick: seconds.
-        zero: ticks at time 0 of the file's clock.
-        is_timed: whether each packet has a time.
-        times: (P,) ticks at which the frames of the packets are shown.
-        shown: (P,) false where an edit list hides the frame.
-        keys: (P,) where a frame refers to no other, by its container.
-        starts: (P,) where decoding can start: all frames shown from there on are exact.
-    """
-
-    container: str
-    codec: str
-    size: tuple[int, int]
-    alone: bool
-    deep: bool
-    tick: float
-    zero: int
-    is_timed: bool
-    times: NDArray[np.int64]
-    shown: NDArray[np.bool_]
-    keys: NDArray[np.bool_]
-    starts: NDArray[np.bool_]
+    container: str  # FFmpeg's first name of the format
+    codec: str  # FFmpeg's name of the codec
+    size: tuple[int, int]  # stored height and width, before rotation
+    alone: bool  # whether the file has no other
+    deep: bool  # whether colours have more than 8 bits; decord rounds them otherwise
+    tick: float  # seconds
+    zero: int  # ticks at time 0 of the file's clock
+    is_timed: bool  # whether each packet has a time
+    times: NDArray[np.int64]  # (P,) ticks at which the frames of the packets are shown
+    shown: NDArray[np.bool_]  # (P,) false where an edit list hides the frame
+    keys: NDArray[np.bool_]  # (P,) where a frame refers to no other, by its container
+    starts: NDArray[np.bool_]  # (P,) where decoding can start: all frames shown from there on are exact
 
     @property
     def is_indexed(self) -> bool:

@@ -24,19 +24,12 @@ LOSSES: Mapping[str, type[Loss]] = {"ccc": Concordance, "mae": MeanAbsoluteError
 
 @dataclass(frozen=True)
 class OtherTask:
-    """What a model needs for another task.
+    """What a model needs for another task."""
 
-    Attributes:
-        task: what is predicted.
-        loss: of its logits.
-        weight: of its loss in the sum.
-        metrics: {name: metric}.
-    """
-
-    task: Task
-    loss: Loss
-    weight: float = 1.0
-    metrics: dict[str, Metric] = field(default_factory=dict)
+    task: Task  # what is predicted
+    loss: Loss  # of its logits
+    weight: float = 1.0  # of its loss in the sum
+    metrics: dict[str, Metric] = field(default_factory=dict)  # {name: metric}
 
 
 @dataclass(frozen=True)

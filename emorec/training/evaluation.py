@@ -37,35 +37,20 @@ WHOLE = "all"  # splits of another corpus
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A finished run, applied to a split.
+    """A finished run, applied to a split."""
 
-    Attributes:
-        text: a line that sums it up, and a table where that was asked for.
-        target: the folder with the metrics and predictions.
-        split: as asked for: "train", "val", "test" or "all".
-        record: of the run.
-        folder: of the run.
-        models: {modality: folder of the checkpoint of its encoder}, where it lies elsewhere now.
-        config: of the run, with the corpus that was read.
-        data: the corpus, its splits and features.
-        model: with the weights of the run.
-        batches: reads the utterances of the split anew.
-        utterances: number of those that were predicted.
-        metrics: {`<split>/<metric>`: value}.
-    """
-
-    text: str
-    target: Path
-    split: str
-    record: RunRecord
-    folder: Path
-    models: Mapping[str, str]
-    config: TrainConfig
-    data: PreparedData
-    model: EmotionModel
-    batches: Callable[[], Iterable[Batch]]
-    utterances: int
-    metrics: Mapping[str, float]
+    text: str  # a line that sums it up, and a table where that was asked for
+    target: Path  # the folder with the metrics and predictions
+    split: str  # as asked for: "train", "val", "test" or "all"
+    record: RunRecord  # of the run
+    folder: Path  # of the run
+    models: Mapping[str, str]  # {modality: folder of the checkpoint of its encoder}, where it lies elsewhere now
+    config: TrainConfig  # of the run, with the corpus that was read
+    data: PreparedData  # the corpus, its splits and features
+    model: EmotionModel  # with the weights of the run
+    batches: Callable[[], Iterable[Batch]]  # reads the utterances of the split anew
+    utterances: int  # number of those that were predicted
+    metrics: Mapping[str, float]  # {`<split>/<metric>`: value}
 
     @property
     def loaded_split(self) -> str:

@@ -21,15 +21,11 @@ Parts = dict[str, dict[str, Tensor]]  # {part, such as "fusion" or "encoder.audi
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """A finished run, and which of its components are taken.
-
-    Attributes:
-        chosen: components, such as "encoder", or those of one modality, such as "encoder.audio"; `None` for all that
-            fit.
-    """
+    """A finished run, and which of its components are taken."""
 
     record: RunRecord
     folder: Path
+    # components, such as "encoder", or those of one modality, such as "encoder.audio"; `None` for all that fit
     chosen: tuple[str, ...] | None
 
     @property

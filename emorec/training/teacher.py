@@ -38,15 +38,10 @@ PUBLISHED_AT_ONCE = 4096  # predictions in a shard
 
 @dataclass(frozen=True)
 class Teacher:
-    """A finished run whose predictions are learned from.
+    """A finished run whose predictions are learned from."""
 
-    Attributes:
-        record: of the run.
-        folder: the run's directory.
-    """
-
-    record: RunRecord
-    folder: Path
+    record: RunRecord  # of the run
+    folder: Path  # the run's directory
 
     @property
     def digests(self) -> dict[str, str]:

@@ -31,16 +31,11 @@ LOUDNESS = 0.1  # of noise, of full scale
 
 @dataclass(frozen=True)
 class Example:
-    """Inputs of a graph.
+    """Inputs of a graph."""
 
-    Attributes:
-        tensors: {name: values}.
-        rows: {modality: its B inputs, without padding; `None` where it is missing}.
-        sounds: {modality: the waveforms that they are computed of}, for log mel bands.
-    """
-
-    tensors: dict[str, Array]
-    rows: dict[str, list[Array | None]]
+    tensors: dict[str, Array]  # {name: values}
+    rows: dict[str, list[Array | None]]  # {modality: its B inputs, without padding; `None` where it is missing}
+    # {modality: the waveforms that they are computed of}, for log mel bands
     sounds: dict[str, list[Array | None]] = field(default_factory=dict)
 
     @property

@@ -1,7 +1,7 @@
 """One export, from a run to its folder."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,21 +44,13 @@ ONNX, SMALL = "model.onnx", "model.int8.onnx"
 
 @dataclass(frozen=True)
 class Exported:
-    """A run as a graph, with what it is compared by.
+    """A run as a graph, with what it is compared by."""
 
-    Attributes:
-        run: the run.
-        graph: in evaluation mode, on the CPU.
-        ports: {modality: its port}.
-        example: inputs by which the graph is traced, and which the folder's self-test repeats.
-        preprocess: the text of `preprocess.json`.
-    """
-
-    run: LoadedRun
-    graph: ExportGraph
-    ports: Mapping[str, Port]
-    example: Example
-    preprocess: str
+    run: LoadedRun  # the run
+    graph: ExportGraph  # in evaluation mode, on the CPU
+    ports: Mapping[str, Port]  # {modality: its port}
+    example: Example  # inputs by which the graph is traced, and which the folder's self-test repeats
+    preprocess: str  # the text of `preprocess.json`
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -89,7 +81,7 @@ def export_run(config: ExportConfig) -> str:
         lines = [] if config.quantize is None else [_quantize(folder, exported, config)]
         if pruning is not None:
             lines.insert(0, pruning.line())
-            (folder / "pruning.json").write_text(strict_json(pruning.as_json()) + "\n")
+            (folder / "pruning.json").write_text(strict_json(asdict(pruning)) + "\n")
         (folder / "preprocess.json").write_text(exported.preprocess)
         write_labels(folder, exported.graph)
         write_self_test(folder, exported.graph, exported.ports, exported.example)
@@ -115,7 +107,7 @@ def _quantize(folder: Path, exported: Exported, config: ExportConfig) -> str:
     small, method = quantized(content, lambda: calibration_inputs(validation))
     (folder / SMALL).write_bytes(small)
     found = compare({"float32": content, "int8": small}, validation, exported.graph.model.task, method)
-    (folder / "quantization.json").write_text(strict_json(found.as_json()) + "\n")
+    (folder / "quantization.json").write_text(strict_json(asdict(found)) + "\n")
     return found.line()
 
 

@@ -23,29 +23,17 @@ MEANING: Mapping[Kind, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class GraphInput:
-    """The values of one modality (B, T, …). `<name>_lengths` (B,) int64 says how many of the T are data.
+    """The values of one modality (B, T, …). `<name>_lengths` (B,) int64 says how many of the T are data."""
 
-    Attributes:
-        name: the modality.
-        kind: what the values are, a key of `MEANING`.
-        sizes: of the dimensions after time.
-        steps: T where it is fixed, else `None`.
-        shortest: the least T; a shorter input is padded with zeros.
-        longest: the largest length; `None` where only memory limits it.
-        pads_exactly: whether padding changes nothing; else all inputs of a batch have one length.
-        vocabulary: number of tokens, for kind "tokens".
-        settings: how media become values.
-    """
-
-    name: str
-    kind: Kind
-    sizes: tuple[int, ...] = ()
-    steps: int | None = None
-    shortest: int = 1
-    longest: int | None = None
-    pads_exactly: bool = True
-    vocabulary: int | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
+    name: str  # the modality
+    kind: Kind  # what the values are, a key of `MEANING`
+    sizes: tuple[int, ...] = ()  # of the dimensions after time
+    steps: int | None = None  # T where it is fixed, else `None`
+    shortest: int = 1  # the least T; a shorter input is padded with zeros
+    longest: int | None = None  # the largest length; `None` where only memory limits it
+    pads_exactly: bool = True  # whether padding changes nothing; else all inputs of a batch have one length
+    vocabulary: int | None = None  # number of tokens, for kind "tokens"
+    settings: dict[str, Any] = field(default_factory=dict)  # how media become values
 
     @property
     def lengths(self) -> str:

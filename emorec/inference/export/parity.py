@@ -16,17 +16,11 @@ Apply = Callable[[Mapping[str, Array]], tuple[Array, ...]]  # {name: input} -> t
 
 @dataclass(frozen=True)
 class Parity:
-    """How close a graph is to its run.
+    """How close a graph is to its run."""
 
-    Attributes:
-        difference: the largest one.
-        where: the sizes of the inputs of this one.
-        batches: number of those that were compared.
-    """
-
-    difference: float
-    where: str
-    batches: int
+    difference: float  # the largest one
+    where: str  # the sizes of the inputs of this one
+    batches: int  # number of those that were compared
 
 
 def difference_of(found: tuple[Array, ...], expected: tuple[Array, ...]) -> float:

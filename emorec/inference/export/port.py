@@ -32,17 +32,11 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Port:
-    """How a modality enters a graph, and how the run itself would read the same.
+    """How a modality enters a graph, and how the run itself would read the same."""
 
-    Attributes:
-        encoder: of the run.
-        reading: the first step of the graph.
-        reason: why it takes features and no media; "" where it does, or where features were asked for.
-    """
-
-    encoder: Encoder
-    reading: Reading
-    reason: str = ""
+    encoder: Encoder  # of the run
+    reading: Reading  # the first step of the graph
+    reason: str = ""  # why it takes features and no media; "" where it does, or where features were asked for
 
     @property
     def declared(self) -> GraphInput:

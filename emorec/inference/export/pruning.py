@@ -3,9 +3,8 @@
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as lightning
 import torch
@@ -28,29 +27,16 @@ from emorec.training.trainer import make_trainer
 
 @dataclass(frozen=True)
 class Pruning:
-    """What pruning changes.
+    """What pruning changes."""
 
-    Attributes:
-        share: of the units that were to be removed.
-        hidden: {"before" or "after": `model.hidden`}.
-        parameters: {"before" or "after": number of the model's own parameters}.
-        score: name of the score on validation.
-        scores: {"before", "untrained" or "after": the score}; "untrained" is that before it was trained again.
-        epochs: number of epochs that it was trained again.
-        best_epoch: whose weights are kept, chosen on validation.
-    """
-
-    share: float
-    hidden: dict[str, int]
-    parameters: dict[str, int]
-    score: str
+    share: float  # of the units that were to be removed
+    hidden: dict[str, int]  # {"before" or "after": `model.hidden`}
+    parameters: dict[str, int]  # {"before" or "after": number of the model's own parameters}
+    score: str  # name of the score on validation
+    # {"before", "untrained" or "after": the score}; "untrained" is that before it was trained again
     scores: dict[str, float]
-    epochs: int
-    best_epoch: int
-
-    def as_json(self) -> dict[str, Any]:
-        """It as plain data."""
-        return asdict(self)
+    epochs: int  # number of epochs that it was trained again
+    best_epoch: int  # whose weights are kept, chosen on validation
 
     def line(self) -> str:
         """It in words."""

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,33 +31,17 @@ EXACT = ("/front/", "/spectrogram/")  # in the names of nodes that stay as they 
 
 @dataclass(frozen=True)
 class Quantization:
-    """What 8 bits change.
+    """What 8 bits change."""
 
-    Attributes:
-        method: which operators were quantised, and how.
-        bytes: {"float32" or "int8": size of the file}.
-        size_ratio: how many times smaller the file is.
-        score: name of the score on validation.
-        scores: {"float32" or "int8": the score}.
-        utterances: number of those that were scored.
-        seconds: {"float32" or "int8": median time of a batch}.
-        speed_ratio: how many times faster it is on this machine's CPU.
-        batch: utterances of this batch.
-    """
-
-    method: str
-    bytes: dict[str, int]
-    size_ratio: float
-    score: str
-    scores: dict[str, float]
-    utterances: int
-    seconds: dict[str, float]
-    speed_ratio: float
-    batch: int
-
-    def as_json(self) -> dict[str, Any]:
-        """It as plain data."""
-        return asdict(self)
+    method: str  # which operators were quantised, and how
+    bytes: dict[str, int]  # {"float32" or "int8": size of the file}
+    size_ratio: float  # how many times smaller the file is
+    score: str  # name of the score on validation
+    scores: dict[str, float]  # {"float32" or "int8": the score}
+    utterances: int  # number of those that were scored
+    seconds: dict[str, float]  # {"float32" or "int8": median time of a batch}
+    speed_ratio: float  # how many times faster it is on this machine's CPU
+    batch: int  # utterances of this batch
 
     def line(self) -> str:
         """It in words."""
