@@ -152,10 +152,10 @@ class LightningLogger(RunLogger):
 
     def _log_results(self, record: RunRecord, metrics: Mapping[str, Any]) -> None:
         results = {name: value for name, value in scalar_metrics(metrics).items() if name.startswith("test/")}
+        self._log({**results, "best_epoch": record.best_epoch}, record.best_epoch)
         if isinstance(self._logger, TensorBoardLogger):
             for name, image in confusion_images(metrics).items():
                 self._logger.experiment.add_image(name, image, record.best_epoch, dataformats="HWC")
-        self._log({**results, "best_epoch": record.best_epoch}, record.best_epoch)
 
     def _log(self, metrics: Mapping[str, Any], epoch: int | None) -> None:
         assert self._logger is not None

@@ -104,10 +104,12 @@ def test_the_group_may_read_the_files_whatever_the_umask(folder: Path) -> None:
     before = os.umask(0o077)
     try:
         log_run(make(), folder)
+        log_run(tensorboard(), folder)
     finally:
         os.umask(before)
     assert {path.name for path in (folder / "csv").iterdir()} == {"hparams.yaml", "logged.json", "metrics.csv"}
-    for path in (folder / "csv", *(folder / "csv").iterdir()):
+    assert list((folder / "tensorboard").glob("events.*"))
+    for path in folder.rglob("*"):
         assert path.stat().st_mode & 0o060 == 0o060, path
 
 

@@ -234,7 +234,7 @@ def test_the_group_may_read_what_wandb_wrote_whatever_the_umask(tmp_path: Path) 
         log_run(offline(), folder)
     finally:
         os.umask(before)
-    for path in (*(folder / "wandb").rglob("*"), *(folder / "tensorboard").rglob("*")):
+    for path in (folder / "wandb").rglob("*"):
         assert path.stat().st_mode & 0o060 == 0o060, path
 
 
