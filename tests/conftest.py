@@ -50,8 +50,7 @@ def shared_choices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(autouse=True)
 def unflushed_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are not flushed to disk: only a power cut would tell the difference, and a run waits a good part of its time
-    for the disk."""
+    """Files are not flushed to disk: only a power cut would tell the difference, and a run waits long for the disk."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
