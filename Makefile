@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-fast test-slurm check bench clean
+.PHONY: demo test test-fast test-slurm check bench tables clean
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(f"expected Python 3.11 or newer, got {sys.version.split()[0]}; set PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -21,8 +21,8 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@ $(VENV)/.installed
 
 demo: $(VENV)/.installed
-	$(BIN)/emorec train -m experiment=demo_text,demo_audio,demo_video,demo_all seed=0,1
-	$(BIN)/emorec report dataset=demo
+	$(BIN)/emorec train -m experiment=benchmark_demo
+	$(BIN)/emorec report benchmark=demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -41,6 +41,9 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.benchmarks
+
+tables: $(VENV)/.installed
+	$(BIN)/python -m tests.readme_tables
 
 clean:
 	rm -rf $(VENV) build dist

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 
 @contextmanager
@@ -17,7 +18,12 @@ def quick_imports() -> Iterator[None]:
     try:
         yield
     finally:
-        if gc.get_freeze_count() == 0:
-            gc.freeze()
+        _freeze()
         if was_on:
             gc.enable()
+
+
+@cache
+def _freeze() -> None:
+    """Freezes what there is, once; asking the collector whether something is frozen takes as long as counting it."""
+    gc.freeze()

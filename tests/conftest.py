@@ -6,14 +6,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 
+from emorec.config.composition import Composer
 from emorec.datasets.demo import VERSION, make_corpus
 from emorec.training.processes import ForkedProcess, start_warm_parent
 
@@ -25,6 +29,32 @@ def tone(seconds: float, rate: int = 16_000, pitch: float = 220.0, level: float 
     """A sine, (samples,)."""
     time = np.arange(round(seconds * rate)) / rate
     return (level * np.sin(2 * np.pi * pitch * time)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def shared_choices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What emorec's own files compose to is kept between tests, as a multirun keeps it for its jobs, since composing
+    takes as long as a small training. The tests of composing go without."""
+    if request.module.__name__ == "tests.config.test_composition":
+        return
+    compose = Composer._composed
+
+    def composed(self: "Composer[Any]", overrides: Sequence[str]) -> DictConfig:
+        if self.line.config_dir is None and not any(word.startswith("hydra.") for word in overrides):
+            self = Composer(replace(self.line, multirun=True), self.schema)
+            self._chosen = _CHOSEN.setdefault(self.line.config_name, {})
+        return compose(self, overrides)
+
+    monkeypatch.setattr(Composer, "_composed", composed)
+
+
+@pytest.fixture(autouse=True)
+def unflushed_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are not flushed to disk: only a power cut would tell the difference, and a run waits long for the disk."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+_CHOSEN: dict[str, dict[tuple[str, ...], DictConfig]] = {}  # {config: {overrides that choose files: its config}}
 
 
 @pytest.fixture

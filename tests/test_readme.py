@@ -9,9 +9,18 @@ import soundfile
 import yaml
 
 from emorec.cli import main
+from emorec.config.command_line import parse
+from emorec.config.composition import compose_once, composer
+from emorec.config.schema import ReportConfig, TrainConfig
+from emorec.escaping import for_markdown
+from emorec.markdown import with_deviation
+from emorec.reporting.benchmarks import OWN, methods_of
+from emorec.sweeps.expansion import expand_lines
 from tests.conftest import REPOSITORY
+from tests.readme_tables import tables_in
 
 README = (REPOSITORY / "README.md").read_text()
+EXPERIMENTS = REPOSITORY / "conf" / "experiment"
 
 
 def block(heading: str) -> str:
@@ -99,3 +108,25 @@ def test_a_table_written_by_hand_is_trained_on_as_shown(
     assert "splits are made: group_k_fold" in capsys.readouterr().out
     assert main(["train", *words, "encoder/video=none", "trainer.max_epochs=3"]) == 0
     assert "test/uar=" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", [path.stem.removeprefix("benchmark_") for path in EXPERIMENTS.glob("benchmark_*.yaml")]
+)
+def test_the_table_of_a_benchmark_has_its_methods_and_the_published_figures(name: str) -> None:
+    """Whether its figures are those of runs is for `make tables`."""
+    line = parse("train", ["-m", f"experiment=benchmark_{name}"])
+    with composer(line, TrainConfig) as own_composer:
+        jobs = expand_lines(own_composer.compose(line.overrides).jobs, line.overrides, name)
+        methods = methods_of({str(number): words for number, words in enumerate(jobs)})
+    composed = compose_once("report", ReportConfig, [f"benchmark={name}"])
+    assert composed is not None
+    assert composed.config.benchmark is not None
+    assert composed.config.benchmark.sweep == f"benchmark_{name}"
+    lines = tables_in(README)[name].partition("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert {row[0] for row in rows if row[-1] == OWN} == {for_markdown(method) for method in methods.values()}
+    assert [(row[0], *row[4:]) for row in rows if row[-1] != OWN] == [
+        (for_markdown(item.method), with_deviation(item.value, item.deviation), item.protocol, item.source)
+        for item in composed.config.benchmark.published
+    ]

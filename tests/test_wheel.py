@@ -36,8 +36,8 @@ def test_the_wheel_carries_the_style_and_the_script_of_the_page(wheel: Path) -> 
 def test_an_installed_wheel_finds_its_configs_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "environment", with_pip=False)
     python = tmp_path / "environment" / "bin" / "python"
-    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
-    subprocess.run(install, check=True)
+    options = ["--quiet", "--no-deps", "--no-index", "--no-compile", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, "-m", "pip", "--python", python, "install", *options, wheel], check=True)
     # The dependencies are taken from this environment; a plain path does not bring its editable installs along.
     site = subprocess.run(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from emorec.commands.report_gap import gap
 from emorec.config.command_line import quoted
 from emorec.config.composition import compose_once
-from emorec.config.schema import ReportConfig
+from emorec.config.schema import BenchmarkConfig, ReportConfig
 from emorec.errors import UserError
 from emorec.runs.logs import start_logging
 
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     start_logging()
     config = composed.config
     from emorec.reporting.aggregate import check_rank, finished_runs, grouped, matching, with_predictions
+    from emorec.reporting.benchmarks import benchmark_tables
     from emorec.reporting.comparison import compare
     from emorec.reporting.report import are_drawn, write_report
     from emorec.reporting.tables import make_tables
@@ -46,6 +47,9 @@ def main(arguments: Sequence[str]) -> int:
     check_rank(config.rank)
     if config.output.parent == config.paths.checkpoints:  # a folder elsewhere is the user's own choice
         check_real_folder(config.output)
+    jobs = {} if config.benchmark is None else _jobs_of(config, config.benchmark)
+    if jobs:
+        filters["run"] = [*jobs]
     folders = [Path(value).expanduser() for value in filters.pop("folder", ())]
     store = CheckpointStore(config.paths.checkpoints)
     runs = with_predictions(matching(finished_runs(store, folders), filters), store)
@@ -62,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         config.output,
         tables,
         compare(tables, config.compared),
+        [] if config.benchmark is None else benchmark_tables(config.benchmark, tables, jobs),
         figures=config.figures,
         explore=partial(_explore, config),
         projection=config.projection,
@@ -78,6 +83,24 @@ def _explore(config: ReportConfig, run: "Run") -> "Exploration | None":
     from emorec.inference.exploring import explore
 
     return explore(run, config)
+
+
+def _jobs_of(config: ReportConfig, benchmark: BenchmarkConfig) -> dict[str, list[str]]:
+    """{id of a run: the overrides of its job} of a benchmark's sweep.
+
+    Raises:
+        UserError: it has not been run.
+    """
+    from emorec.sweeps.record import read_sweep
+
+    folder = config.paths.checkpoints / "sweeps" / benchmark.sweep
+    if not folder.is_dir():
+        hint = f"emorec train -m experiment={benchmark.sweep}"
+        raise UserError(f"benchmark: expected a sweep in {folder}, found none ({hint})")
+    jobs = {job.run_id: job.overrides for job in read_sweep(folder).all_jobs if job.run_id and job.status == "finished"}
+    if not jobs:
+        raise UserError(f"benchmark: expected finished runs in sweep {benchmark.sweep}, found none ({folder})")
+    return jobs
 
 
 def _with_texts(word: str) -> str:

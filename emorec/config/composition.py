@@ -24,7 +24,7 @@ from emorec.config.hydra_errors import hydra_errors
 from emorec.config.interpolations import check_interpolations
 from emorec.config.keys import flat
 from emorec.config.locations import config_folder, register_resolvers
-from emorec.config.schema import CommandConfig
+from emorec.config.schema import CommandConfig, SweepConfig
 from emorec.config.sources import register_sources
 from emorec.config.validation import validated
 from emorec.errors import UserError
@@ -59,6 +59,16 @@ class Composed(Generic[C]):
     def wants_all_folds(self) -> bool:
         """Whether it stands for one run for each fold."""
         return bool((self.values.get("dataset") or {}).get("fold") == ALL_FOLDS)
+
+    @property
+    def jobs(self) -> list[str]:
+        """The overrides of the jobs that it stands for; empty for a single run.
+
+        Raises:
+            UserError: they are no list of texts.
+        """
+        sweep = self.values.get("sweep") or {}
+        return validated(SweepConfig, sweep, heading="sweep").jobs or []
 
     def for_fold(self, fold: int | None) -> "Composed[C]":
         """The same for one fold of the protocol."""

@@ -219,9 +219,15 @@ class DistillationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """The multirun that a run belongs to."""
+    """The multirun that a run belongs to.
+
+    Attributes:
+        jobs: the overrides of its jobs, separated by spaces, in lines each of which may hold several values of a key;
+            `None` for a single run.
+    """
 
     name: SweepName
+    jobs: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +296,8 @@ class TrainConfig(ExtractConfig):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
+        if self.sweep.jobs:
+            yield f"sweep.jobs: expected null for a single run (emorec train -m runs them), got {len(self.sweep.jobs)}"
         yield from self._problems_of_tasks()
         ranks, precision = self.trainer.world_size, str(self.trainer.precision)
         if self.batch_size_per == "step" and self.batch_size % ranks:
@@ -456,6 +464,40 @@ class ExportConfig(CommandConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PublishedFigure:
+    """A result of others.
+
+    Attributes:
+        method: what gave it.
+        metric: of test, such as "uar".
+        value: as a share of 1, as emorec's own metrics are.
+        deviation: over what `protocol` says.
+        protocol: how it was split and chosen.
+        source: a paper, or a file of a public repository.
+    """
+
+    method: str
+    metric: str
+    value: float
+    deviation: NonNegative | None = None
+    protocol: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """A table that one command makes again.
+
+    Attributes:
+        sweep: the name of the sweep that trains its runs.
+        published: what stands beside them.
+    """
+
+    sweep: SweepName
+    published: list[PublishedFigure] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportConfig(CommandConfig):
     """`emorec report`, and the commands that look after stores.
 
@@ -463,6 +505,7 @@ class ReportConfig(CommandConfig):
         rank: the metric of validation that groups are ranked by, such as "val/uar"; `None` for each task's monitor.
         compare: ids of groups, or first digits of them, the baseline first; "best" for the best group by validation
             against all others of its contest, "all" for the same.
+        benchmark: the runs of its sweep are reported, beside published figures.
         ensemble: whether each group is scored as an ensemble too.
         cluster: what is resampled for intervals; `None` for dialogues where there are any, else speakers, else
             utterances.
@@ -474,6 +517,7 @@ class ReportConfig(CommandConfig):
     output: Path
     rank: str | None = None
     compare: str | list[str] | None = None
+    benchmark: BenchmarkConfig | None = None
     ensemble: bool = False
     cluster: Literal["speaker", "dialogue", "utterance"] | None = None
     resamples: Annotated[int, Ge(100), Le(1_000_000)] = 10_000

@@ -43,17 +43,24 @@ def text(value: object) -> str:
     return escape(for_terminal(str(value)))
 
 
-def page_of(tables: Sequence[Table], comparisons: Sequence[Comparison], views: Sequence[GroupView]) -> str:
+def page_of(
+    tables: Sequence[Table],
+    comparisons: Sequence[Comparison],
+    views: Sequence[GroupView],
+    benchmarks: Sequence[TextTable] = (),
+) -> str:
     """The page.
 
     Args:
         tables: of the report.
         comparisons: of groups of these tables.
         views: of the groups that are shown in detail.
+        benchmarks: tables of groups beside published figures.
     """
     count = sum(len(row.group.runs) for table in tables for row in table.rows)
     shown = {id(view.row): view for view in views}
     parts = [f"<h1>Report</h1><p class=note>{count} runs, emorec {text(__version__)}</p>"]
+    parts += [_written(item, f"benchmark{number}") for number, item in enumerate(benchmarks)]
     for number, table in enumerate(tables):
         written = tables_of_contest(table, calibration=True)
         written += [comparison_table(item) for item in comparisons if item.table is table]

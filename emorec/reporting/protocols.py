@@ -6,7 +6,7 @@ from emorec.reporting.aggregate import Run
 from emorec.runs.results import SHARED_NOTE, SPEAKER_NOTE
 
 
-def protocol_of(run: Run, metric: str) -> str:
+def protocol_of(run: Run, metric: str, separates: str | None = None) -> str:
     """`ravdess:five_fold(speakers):uar:speaker-normalised`: corpus, protocol, metric, and what else a reader must know.
 
     The protocol names in parentheses who is never in two splits, which older runs do not record. Of a corpus of one's
@@ -15,9 +15,11 @@ def protocol_of(run: Run, metric: str) -> str:
     Args:
         run: of which the number is.
         metric: such as "uar" or "test/uar"; the split is left out.
+        separates: who is never in two splits, where the run does not record it.
     """
     data, config = run.record.data, run.config
-    corpus, table, separates = str(data.get("dataset", "")), config.get("dataset.table"), data.get("separates")
+    corpus, table = str(data.get("dataset", "")), config.get("dataset.table")
+    separates = data.get("separates") or separates
     parts = [f"{corpus}({Path(str(table)).name})" if table else corpus]
     parts.append(f"{data.get('protocol', '')}({separates})" if separates else str(data.get("protocol", "")))
     parts.append(metric.rpartition("/")[2])

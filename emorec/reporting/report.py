@@ -13,7 +13,7 @@ from emorec.reporting.latex_tables import document_of, latex_of
 from emorec.reporting.page import GroupView, page_of
 from emorec.reporting.pooled import Pooled
 from emorec.reporting.tables import Table
-from emorec.reporting.text_tables import comparison_table, tables_of
+from emorec.reporting.text_tables import TextTable, comparison_table, missing_table, tables_of
 from emorec.runs.results import SHOWN
 from emorec.storage.atomic import write_bytes, write_text
 from emorec.storage.folders import check_real_folder, list_folder
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from emorec.reporting.figures import Picture
 
 FIGURES = ("confusion_", "curves_", "classes_", "reliability_", "roc_", "scatter_", "projection_")  # in `figures/`
-COMPARISONS = "comparisons.csv"
+BENCHMARK, COMPARISONS = "benchmark.md", "comparisons.csv"
 MOST_DRAWN = 20  # groups whose figures are drawn unless all are asked for
 
 Drawn = Literal["auto", "all", "none"]
@@ -33,6 +33,7 @@ def write_report(
     folder: Path,
     tables: Sequence[Table],
     comparisons: Sequence[Comparison] = (),
+    benchmarks: Sequence[TextTable] = (),
     *,
     figures: Drawn = "auto",
     explore: "Explore" = lambda _: None,
@@ -42,7 +43,7 @@ def write_report(
 
     The files are `report.html`, a page of all of it that needs no other file, `report.md`, `groups.csv`, `runs.csv`,
     `tables.tex` for papers, `report.tex`, a document of these tables, and `figures/` as PNG and PDF; with comparisons
-    `comparisons.csv` too.
+    `comparisons.csv` too, and with benchmarks `benchmark.md`.
 
     All of it is made before the first file is written. Files are replaced one by one, and figures of an earlier report
     are removed last: after an error or a kill, every figure that `report.md` links to still exists.
@@ -51,6 +52,7 @@ def write_report(
         folder: to write to.
         tables: of the report.
         comparisons: of groups of these tables.
+        benchmarks: tables of groups beside published figures, which `benchmark.md` holds as well.
         figures: "auto" draws them where there are at most 20 groups.
         explore: reads the corpus and the vectors of a run; asked for the first run of the best group of each table.
         projection: how vectors are shown in the plane.
@@ -60,16 +62,22 @@ def write_report(
     """
     check_real_folder(drawn := folder / "figures")
     compared = [comparison_table(comparison).as_markdown() for comparison in comparisons]
+    beside = [table.as_markdown() for table in benchmarks]
     draws = are_drawn(tables, figures)
     views = [view for table in tables for view in _views(table, explore, projection)] if draws else []
     files = {
-        "report.md": "\n".join(["# Report\n", tables_of(tables, calibration=True), *compared, *_sections(views)]),
+        "report.md": "\n".join(
+            ["# Report\n", tables_of(tables, calibration=True), *beside, *compared, *_sections(views)]
+        ),
         "groups.csv": groups_csv(tables),
         "runs.csv": runs_csv(tables),
         "tables.tex": latex_of(tables, comparisons),
         "report.tex": document_of(tables, comparisons),
-        "report.html": page_of(tables, comparisons, views),
+        "report.html": page_of(tables, comparisons, views, benchmarks),
     }
+    if benchmarks:
+        missing = [item.as_markdown() for table in tables for item in missing_table(table)]
+        files[BENCHMARK] = "\n".join([*beside, *missing])
     if comparisons:
         files[COMPARISONS] = comparisons_csv(comparisons)
     pictures: dict[str, bytes] = {}
@@ -84,9 +92,9 @@ def write_report(
     for path in [*list_folder(drawn, "*.png"), *list_folder(drawn, "*.pdf")]:
         if path.name not in pictures and path.name.startswith(FIGURES):
             path.unlink(missing_ok=True)
-    if not comparisons:  # those of an earlier report would pass for this one's
-        (folder / COMPARISONS).unlink(missing_ok=True)
-    return "\n".join([tables_of(tables), *compared])
+    for name in {BENCHMARK, COMPARISONS} - files.keys():  # those of an earlier report would pass for this one's
+        (folder / name).unlink(missing_ok=True)
+    return "\n".join([tables_of(tables), *beside, *compared])
 
 
 def are_drawn(tables: Sequence[Table], figures: Drawn) -> bool:

@@ -48,6 +48,7 @@ class Row:
         ensemble: {"test/uar": …} of the mean of its runs' probabilities; empty where none was asked for.
         ensemble_of: what it joins: "2 seeds", "5 folds × 2 seeds".
         missing: {modalities: mean of the monitor on test with these alone}.
+        separates: who is never in two splits of its contest; `None` where no run of it records that.
     """
 
     group: Group
@@ -57,11 +58,11 @@ class Row:
     ensemble: Mapping[str, Estimate] = field(default_factory=dict)
     ensemble_of: str = ""
     missing: Mapping[str, float] = field(default_factory=dict)
+    separates: str | None = None
 
     def protocol(self, metric: str) -> str:
         """How a number is cited."""
-        runs = self.group.runs
-        return protocol_of(next((run for run in runs if run.record.data.get("separates")), runs[0]), metric)
+        return protocol_of(self.group.runs[0], metric, self.separates)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,9 @@ def make_tables(
                 evidence[split] = found
         keys = tuple(distinctions(own))
         table = Table(contest, texts[contest], ranked_by(contest, rank)[0], keys, (), evidence)
-        rows = [_row(table, group, ensembles=ensembles) for group in own]
+        recorded = (run.record.data.get("separates") for group in own for run in group.runs)
+        separates = next(filter(None, recorded), None)
+        rows = [replace(_row(table, group, ensembles=ensembles), separates=separates) for group in own]
         tables.append(replace(table, rows=tuple(_placed(rows, contest, rank))))
     if unit is not None and groups and not any(table.evidence for table in tables):
         raise UserError(f"cluster: expected what the stored predictions name, got {unit}, which none of them does")

@@ -14,6 +14,7 @@ from emorec.errors import UserError
 from emorec.machine import has_gpu_driver, usable_cores
 
 FOLD = "dataset.fold"
+OF_LINES = ("experiment", "sweep.jobs")  # keys that choose the lines of `expand_lines`
 FEWEST_JOBS = 4  # fewer jobs do not make up for the seconds in which a second process imports
 
 
@@ -50,8 +51,32 @@ def may_fork(overrides: Sequence[str]) -> bool:
 
 def expand_folds(overrides: Sequence[str], folds: int) -> list[list[str]]:
     """One list of overrides a fold, instead of `dataset.fold=all`; one list, without a fold, if `folds` is 0."""
-    others = [override for override in overrides if override.lstrip("+").partition("=")[0] != FOLD]
+    others = [override for override in overrides if key_of(override) != FOLD]
     return [[*others, f"{FOLD}={fold}"] for fold in (range(folds) if folds else ("null",))]
+
+
+def expand_lines(lines: Sequence[str], overrides: Sequence[str], name: str) -> list[list[str]]:
+    """One list of overrides for each job of an experiment that stands for several.
+
+    Args:
+        lines: the overrides of one job, or of several, separated by spaces.
+        overrides: those of the command line, which take the place of a line's; `experiment` chose the lines.
+        name: of the sweep.
+    """
+    own = [override for override in overrides if key_of(override) not in OF_LINES]
+    keys = {key_of(override) for override in own}
+    named = [] if "sweep.name" in keys else [f"sweep.name={name}"]
+    jobs = [
+        (*(override for override in job if key_of(override) not in keys), *own, *named)
+        for line in lines
+        for job in expand(line.split())
+    ]
+    return [list(job) for job in dict.fromkeys(jobs)]
+
+
+def key_of(override: str) -> str:
+    """The key that an override sets, such as `dataset.fold`."""
+    return override.lstrip("+~").partition("=")[0]
 
 
 def varying(jobs: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -13,7 +13,7 @@ from emorec.errors import UserError, choose, raise_interruption
 from emorec.features.devices import release_memory
 from emorec.runs.results import line_metrics
 from emorec.storage.atomic import write_text
-from emorec.sweeps.expansion import expand, expand_folds
+from emorec.sweeps.expansion import OF_LINES, expand, expand_folds, expand_lines, key_of
 from emorec.sweeps.record import JobRecord
 from emorec.training.lifecycle import finished_record
 from emorec.training.run_context import prepare_run
@@ -51,11 +51,14 @@ class Preparers:
 def plan(composer: Composer[TrainConfig], preparers: Preparers) -> list[PlannedJob]:
     """All jobs of a command line; a job whose config is wrong is marked as invalid."""
     planned: list[PlannedJob] = []
-    waiting = expand(composer.line.overrides)
+    waiting, lines = expand(composer.line.overrides), _Lines(composer)
     while waiting:
         overrides = waiting.pop(0)
         record, composed = JobRecord(len(planned) + 1, overrides), None
         try:
+            if jobs := lines.jobs(overrides):
+                waiting[:0] = jobs
+                continue
             composed = composer.compose(overrides)
             if composed.wants_all_folds:
                 folds = _count_folds(composed.for_fold(0).config, preparers)
@@ -68,6 +71,24 @@ def plan(composer: Composer[TrainConfig], preparers: Preparers) -> list[PlannedJ
             mark_invalid(record, str(error))
         planned.append(PlannedJob(record, composed))
     return planned
+
+
+class _Lines:
+    """The jobs that experiments such as `benchmark_demo` stand for."""
+
+    def __init__(self, composer: Composer[TrainConfig]) -> None:
+        self._composer = composer
+        self._known: dict[tuple[str, ...], Composed[TrainConfig]] = {}  # {overrides that choose: what they compose to}
+
+    def jobs(self, overrides: Sequence[str]) -> list[list[str]]:
+        """The overrides of each job; empty where the overrides are those of a single one."""
+        chosen = tuple(override for override in overrides if key_of(override) in OF_LINES)
+        if not chosen:
+            return []
+        if chosen not in self._known:  # other overrides are for the jobs, whose configs may have other keys
+            self._known[chosen] = self._composer.compose(chosen)
+        composed = self._known[chosen]
+        return expand_lines(composed.jobs, overrides, composed.values["sweep"]["name"]) if composed.jobs else []
 
 
 def mark_invalid(record: JobRecord, error: str) -> None:

@@ -15,6 +15,8 @@ from emorec.config.locations import config_folder
 from emorec.config.schema import SCHEMAS, CommandConfig, EvaluateConfig, OptimizerComponent, TrainConfig, TuneConfig
 from emorec.config.validation import validated
 from emorec.errors import UserError
+from emorec.reporting.benchmarks import methods_of
+from emorec.sweeps.expansion import expand_lines
 from tests.discovery import names
 
 CONFIGS = config_folder()
@@ -24,9 +26,10 @@ REQUIRED = {
     "export": ["run=0123456789ab", "to=folder"],
     "tune": ["study.name=first"],
 }  # what a command line must give
-PARTS = ("card", "media", "missing", "search")  # groups that other groups or another command compose
+PARTS = ("benchmark", "card", "media", "missing", "search")  # groups that other groups or another command compose
 GROUPS = sorted({path.parent.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*/*.yaml")} - set(PARTS))
-CHOICES = [(group, name) for group in GROUPS for name in names(group, without=())]
+BENCHMARKS = [name for name in names("experiment") if name.startswith("benchmark_")]  # each stands for many jobs
+CHOICES = [(group, name) for group in GROUPS for name in names(group, without=()) if name not in BENCHMARKS]
 
 
 @pytest.fixture
@@ -105,6 +108,21 @@ def test_every_choice_of_every_group_fits(choices: list[tuple[str, str]]) -> Non
         assert composed.choices[group] == name
         if "_target_" in nodes[group]:
             check_component(composed.config, group, nodes[group])
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_method_of_a_benchmark_fits(name: str) -> None:
+    with composer(parse("train", ["-m"]), TrainConfig) as open_composer:
+        jobs = expand_lines(open_composer.compose([f"experiment={name}"]).jobs, [], name)
+    methods = methods_of({str(number): words for number, words in enumerate(jobs)})
+    assert len(methods) == len(jobs)
+    for number in {method: int(number) for number, method in methods.items()}.values():
+        assert isinstance(compose(*jobs[number]).config, TrainConfig)
+
+
+def test_an_experiment_that_stands_for_many_jobs_is_no_single_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "experiment=benchmark_demo"]) == 2
+    assert "sweep.jobs: expected null for a single run (emorec train -m runs them), got 1" in capsys.readouterr().err
 
 
 def check_component(config: TrainConfig, group: str, node: Any) -> None:

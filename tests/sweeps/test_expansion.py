@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from emorec.errors import UserError
-from emorec.sweeps.expansion import expand, expand_folds, may_fork, varying
+from emorec.sweeps.expansion import expand, expand_folds, expand_lines, may_fork, varying
 
 
 def test_a_multirun_is_the_product_of_all_values() -> None:
@@ -58,3 +58,26 @@ def test_jobs_are_likely_to_be_forked_where_there_are_several_or_they_are_asked_
     assert may_fork(overrides) is expected
     monkeypatch.setattr("emorec.sweeps.expansion.has_gpu_driver", lambda: True)
     assert not may_fork(overrides)
+
+
+LINES = ["experiment=ours head=knn,linear_svm seed=0", "experiment=ours,theirs seed=0,1"]
+
+
+def test_an_experiment_of_several_stands_for_the_jobs_of_its_lines() -> None:
+    jobs = expand_lines(LINES, ["experiment=table", "dataset.root=/data", "++sweep.jobs=null"], "table")
+    rest = ["dataset.root=/data", "sweep.name=table"]
+    assert jobs == [
+        ["experiment=ours", "head=knn", "seed=0", *rest],
+        ["experiment=ours", "head=linear_svm", "seed=0", *rest],
+        ["experiment=ours", "seed=0", *rest],
+        ["experiment=ours", "seed=1", *rest],
+        ["experiment=theirs", "seed=0", *rest],
+        ["experiment=theirs", "seed=1", *rest],
+    ]
+
+
+def test_the_command_line_takes_the_place_of_what_a_line_says() -> None:
+    assert expand_lines(LINES, ["experiment=table", "seed=3", "sweep.name=again", "head=knn"], "table") == [
+        ["experiment=ours", "seed=3", "sweep.name=again", "head=knn"],
+        ["experiment=theirs", "seed=3", "sweep.name=again", "head=knn"],
+    ]

@@ -91,7 +91,7 @@ def export_run(config: ExportConfig) -> str:
         (folder / "README.md").write_text(header + card_of(run, exported.graph, config.format, lines))
     size = sum(path.stat().st_size for path in target.iterdir()) / 1e6
     line = f"run {run.record.run_id}: {config.format}, {size:.1f} MB  {target}"
-    close = f"largest difference from torch {parity.difference:.1e} over {parity.batches} batches ({parity.where})"
+    close = f"largest difference from torch {parity}"
     features = [f"{name} is read as features: {port.reason}" for name, port in exported.ports.items() if port.reason]
     return "\n".join([line, *features, close, *lines])
 
