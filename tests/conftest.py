@@ -49,8 +49,13 @@ def shared_choices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture(autouse=True)
-def unflushed_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are not flushed to disk: only a power cut would tell the difference, and a run waits long for the disk."""
+def unflushed_files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are not flushed to disk: only a power cut would tell the difference, and a run waits long for the disk.
+
+    Tests of faults go without, since they kill processes in the middle of that.
+    """
+    if request.module.__name__.startswith("tests.faults."):
+        return
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
