@@ -33,7 +33,7 @@ def test_the_wheel_carries_the_style_and_the_script_of_the_page(wheel: Path) -> 
     assert {"emorec/reporting/page.css", "emorec/reporting/page.js"} <= set(zipfile.ZipFile(wheel).namelist())
 
 
-def test_an_installed_wheel_finds_its_configs_from_any_folder(wheel: Path, tmp_path: Path) -> None:
+def test_an_installed_wheel_finds_its_configs_from_any_folder(wheel: Path, tmp_path: Path, small_demo: Path) -> None:
     venv.create(tmp_path / "environment", with_pip=False)
     python = tmp_path / "environment" / "bin" / "python"
     options = ["--quiet", "--no-deps", "--no-index", "--no-compile", "--disable-pip-version-check"]
@@ -70,6 +70,6 @@ def test_an_installed_wheel_finds_its_configs_from_any_folder(wheel: Path, tmp_p
     assert where.stdout.startswith(str(tmp_path))
     printed = emorec("train", "--cfg", "job", "--resolve")
     assert f"cache: {tmp_path / 'work'}/cache" in printed
-    words = ["dataset.limit=48", "trainer.max_epochs=1", "encoder/video=none"]
+    words = [f"dataset.root={small_demo}", "trainer.max_epochs=1", "encoder/video=none"]
     assert "test/uar=" in emorec("train", *words)
     assert (tmp_path / "work" / "checkpoints").is_dir()
