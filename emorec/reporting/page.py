@@ -86,7 +86,8 @@ def _table(headers: Iterable[str], rows: Iterable[Sequence[str]], *, name: str =
 
 def _written(table: TextTable, name: str) -> str:
     """A table in words, with a field that filters its rows where there are many."""
-    rows = [[_link(row[0]), *(_marked(cell) for cell in row[1:])] for row in table.rows]
+    first = _link if table.headers[0] == "group" else text
+    rows = [[first(row[0]), *(_marked(cell) for cell in row[1:])] for row in table.rows]
     title = f"<h3>{text(table.title)}</h3>" if table.title else ""
     notes = [CODE.sub(r"<code>\1</code>", text(note)) for note in table.notes if note]
     below = "".join(f"<p class=note>{note}</p>" for note in notes)
